@@ -1,0 +1,231 @@
+"""The tensor contract between data, networks, criterion and evaluation.
+
+Shape letters used in the whole project: B images, H W pixels, T objects of a batch (all images
+together), L decoder layers, Q queries, C classes, P matched pairs, N images of an optimizer step.
+
+Boxes are (centre x, centre y, width, height) in [0, 1] of the unpadded image unless a name says
+`boxes_xyxy` (absolute pixels) or `boxes_xywh` (absolute pixels, as in a COCO file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Step(NamedTuple):
+    """Facts of one whole optimizer step: all ranks, all accumulated micro-batches.
+
+    With them a micro-batch normalises its losses, sizes its denoising groups and pads its images
+    exactly as the undivided batch would.
+    """
+
+    counts: Tensor  # [N] int64 on the CPU: objects of every image of the step
+    size: tuple[int, int]  # (H, W) of the largest image of the step
+    index: int  # global step, from 0
+    seed: int = 0  # every random draw inside the step is a function of (seed, index, image id)
+
+    @property
+    def num_boxes(self) -> int:
+        """Objects in the step, at least 1: the divisor of the box losses."""
+        return max(int(self.counts.sum()), 1)
+
+    @property
+    def max_count(self) -> int:
+        """Objects of the fullest image of the step: sizes the denoising groups."""
+        return int(self.counts.max()) if self.counts.numel() else 0
+
+
+class Annotations(NamedTuple):
+    """What COCO evaluation needs, straight from the annotation file, never through a resize.
+
+    Flat over the images of a batch (`counts` splits it), on the CPU, float64 where COCO is:
+    a round trip through normalised float32 boxes moves an AP.
+    """
+
+    boxes_xywh: Tensor  # [A, 4] float64, pixels of the original image
+    areas: Tensor  # [A] float64, the annotation's own area (of the segmentation where it has one)
+    labels: Tensor  # [A] int64, head index
+    crowd: Tensor  # [A] bool
+    counts: tuple[int, ...]  # annotations of each image, crowds included
+
+
+class Targets(NamedTuple):
+    """The objects of a batch, flat; image b owns `counts[b]` consecutive rows."""
+
+    labels: Tensor  # [T] int64 in [0, num_classes)
+    boxes: Tensor  # [T, 4] float32
+    counts: tuple[int, ...]  # objects of each image, python integers: reading them costs no sync
+
+    @property
+    def image_index(self) -> Tensor:
+        """[T] int64 on the device of `labels`: the image of each object."""
+        images = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.int64))
+        return images.to(self.labels.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank.
+
+    `images` are uint8 as the data path delivers them and float after `InputContract.normalize`.
+    `image_ids` and `original_sizes` (h, w) name and size the images as they are in the source.
+    """
+
+    images: Tensor  # [B, 3, H, W], zero-padded at the bottom and right
+    padding: Tensor  # [B, H, W] bool, True on padding
+    targets: Targets
+    image_ids: tuple[int, ...]
+    original_sizes: tuple[tuple[int, int], ...]
+    step: Step | None = None  # None outside training
+    annotations: Annotations | None = None  # None in training
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Moves what the network and criterion read; step facts and annotations stay on the CPU."""
+        targets = self.targets._replace(
+            labels=self.targets.labels.to(device, non_blocking=non_blocking),
+            boxes=self.targets.boxes.to(device, non_blocking=non_blocking),
+        )
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            padding=self.padding.to(device, non_blocking=non_blocking),
+            targets=targets,
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by a DataLoader with `pin_memory=True`."""
+        targets = self.targets._replace(
+            labels=self.targets.labels.pin_memory(), boxes=self.targets.boxes.pin_memory()
+        )
+        return replace(
+            self, images=self.images.pin_memory(), padding=self.padding.pin_memory(), targets=targets
+        )
+
+    def padded_to(self, size: tuple[int, int]) -> Batch:
+        """The same batch with images and padding grown to `size` (H, W) at the bottom and right.
+
+        Raises:
+            ValueError: if the images are already larger than `size`.
+        """
+        height, width = self.images.shape[-2:]
+        if (height, width) == tuple(size):
+            return self
+        if height > size[0] or width > size[1]:
+            raise ValueError(f"images of {height}x{width} do not fit into the step's size {size[0]}x{size[1]}")
+        grow = (0, size[1] - width, 0, size[0] - height)
+        return replace(self, images=F.pad(self.images, grow), padding=F.pad(self.padding, grow, value=True))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image after its transform: what a dataset returns and `collate` takes."""
+
+    image: Tensor  # [3, h, w] uint8
+    labels: Tensor  # [n] int64
+    boxes: Tensor  # [n, 4] float32, cxcywh in [0, 1]
+    image_id: int
+    original_size: tuple[int, int]  # (h, w) before any transform
+    annotations: Annotations | None = None  # counts has one entry; None in training
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks samples into a batch, zero-padded to the largest height and width among them."""
+    height = max(s.image.shape[1] for s in samples)
+    width = max(s.image.shape[2] for s in samples)
+    images = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
+    padding = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        _, h, w = sample.image.shape
+        images[row, :, :h, :w] = sample.image
+        padding[row, :h, :w] = False
+    return Batch(
+        images=images,
+        padding=padding,
+        targets=Targets(
+            labels=torch.cat([s.labels for s in samples]),
+            boxes=torch.cat([s.boxes.reshape(-1, 4) for s in samples]),
+            counts=tuple(len(s.labels) for s in samples),
+        ),
+        image_ids=tuple(s.image_id for s in samples),
+        original_sizes=tuple(s.original_size for s in samples),
+        annotations=_concatenate([s.annotations for s in samples]),
+    )
+
+
+def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | None:
+    present = [a for a in annotations if a is not None]
+    if len(present) < len(annotations):
+        return None
+    return Annotations(
+        boxes_xywh=torch.cat([a.boxes_xywh for a in present]),
+        areas=torch.cat([a.areas for a in present]),
+        labels=torch.cat([a.labels for a in present]),
+        crowd=torch.cat([a.crowd for a in present]),
+        counts=tuple(count for a in present for count in a.counts),
+    )
+
+
+class Predictions(NamedTuple):
+    """Raw outputs of one set of queries. Leading dimensions are [B] or [L, B]."""
+
+    logits: Tensor  # [..., Q, C] before sigmoid or softmax
+    boxes: Tensor  # [..., Q, 4] cxcywh in [0, 1]
+    extras: Mapping[str, Tensor] = {}  # family-specific outputs, e.g. box distributions
+
+
+class Pairs(NamedTuple):
+    """Matched (query, object) pairs of one layer; `target` indexes the flat rows of `Targets`."""
+
+    image: Tensor  # [P] int64
+    query: Tensor  # [P] int64
+    target: Tensor  # [P] int64
+
+
+Hungarian = Literal["hungarian"]
+HUNGARIAN: Hungarian = "hungarian"
+
+
+@dataclass(frozen=True)
+class OutputSet:
+    """A named set of supervised outputs and the rule that pairs its queries with objects.
+
+    Attributes:
+        name: prefix of its loss entries, e.g. `decoder`, `encoder`, `denoising`.
+        predictions: [L, B, Q, ...], all layers of the set.
+        matching: `HUNGARIAN` per layer and image, or the pairs themselves (the same in all layers).
+        groups: Q is split into this many equal groups, each matched on its own (Group DETR).
+        divisor: the losses are divided by (boxes of the step) x this; denoising passes its groups.
+        class_agnostic: every object counts as class 0 (Deformable DETR's encoder proposals).
+    """
+
+    name: str
+    predictions: Predictions
+    matching: Hungarian | Pairs = HUNGARIAN
+    groups: int = 1
+    divisor: float = 1.0
+    class_agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network returns: the predictions to use, and the sets to supervise (training only)."""
+
+    final: Predictions  # [B, Q, ...]
+    supervised: tuple[OutputSet, ...] = field(default=())
+
+
+class Detections(NamedTuple):
+    """Detections of one image, best score first."""
+
+    scores: Tensor  # [K] float in [0, 1]
+    labels: Tensor  # [K] int64, head index
+    boxes_xyxy: Tensor  # [K, 4] pixels of the original image, not clipped

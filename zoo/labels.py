@@ -1,0 +1,102 @@
+"""One label map from annotation file to head index to exported prediction.
+
+A class has three identities: its id in the source (COCO's 1..90 with holes, YOLO's line number,
+VOC's name order), its name, and the index of its logit in the head. Mixing two of them up shifts
+every label and shows only as an AP of 0. So one object holds all three, is made by the datamodule,
+and travels in checkpoint, manifest, export and prediction file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Classes in head order.
+
+    Attributes:
+        names: name of each class.
+        source_ids: id of each class in the annotation source; unique.
+        head_indices: index of each class's logit; unique, below `num_classes`. Contiguous heads
+            have 0..n-1; heads on raw COCO ids have holes.
+        num_classes: width of the head without a no-object logit.
+    """
+
+    names: tuple[str, ...]
+    source_ids: tuple[int, ...]
+    head_indices: tuple[int, ...]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.source_ids) == len(self.head_indices):
+            raise ValueError(
+                f"label map with {len(self.names)} names, {len(self.source_ids)} source ids and "
+                f"{len(self.head_indices)} head indices; each class needs one of each"
+            )
+        for what, values in (("source id", self.source_ids), ("head index", self.head_indices)):
+            if len(set(values)) < len(values):
+                twice = sorted({v for v in values if values.count(v) > 1})
+                raise ValueError(f"{what} {twice} given to more than one class")
+        if self.head_indices and not 0 <= min(self.head_indices) <= max(self.head_indices) < self.num_classes:
+            raise ValueError(
+                f"head indices {min(self.head_indices)}..{max(self.head_indices)} do not fit a head of "
+                f"{self.num_classes} classes"
+            )
+
+    @classmethod
+    def contiguous(cls, names: Sequence[str], source_ids: Sequence[int]) -> LabelMap:
+        """Head index = position in the given order."""
+        return cls(tuple(names), tuple(source_ids), tuple(range(len(names))), len(names))
+
+    @classmethod
+    def category_id(cls, names: Sequence[str], source_ids: Sequence[int]) -> LabelMap:
+        """Head index = source id, holes included: DETR's 91 COCO classes."""
+        return cls(tuple(names), tuple(source_ids), tuple(source_ids), max(source_ids) + 1)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> LabelMap:
+        """Inverse of `to_dict`."""
+        classes = state["classes"]
+        return cls(
+            names=tuple(str(c["name"]) for c in classes),
+            source_ids=tuple(int(c["source_id"]) for c in classes),
+            head_indices=tuple(int(c["head_index"]) for c in classes),
+            num_classes=int(state["num_classes"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, for checkpoints, manifests and prediction files."""
+        rows = zip(self.names, self.source_ids, self.head_indices, strict=True)
+        return {
+            "num_classes": self.num_classes,
+            "classes": [{"name": n, "source_id": s, "head_index": h} for n, s, h in rows],
+        }
+
+    @cached_property
+    def head_of_source(self) -> dict[int, int]:
+        """source id -> head index."""
+        return dict(zip(self.source_ids, self.head_indices, strict=True))
+
+    @cached_property
+    def source_of_head(self) -> dict[int, int]:
+        """head index -> source id; indices of holes are absent."""
+        return dict(zip(self.head_indices, self.source_ids, strict=True))
+
+    @cached_property
+    def name_of_head(self) -> dict[int, str]:
+        """head index -> name; indices of holes are absent."""
+        return dict(zip(self.head_indices, self.names, strict=True))
+
+    def difference(self, other: LabelMap) -> str | None:
+        """One line that tells the first way in which two maps disagree; None if they are equal."""
+        if self.num_classes != other.num_classes:
+            return f"{self.num_classes} classes against {other.num_classes}"
+        for head in sorted({*self.head_indices, *other.head_indices}):
+            mine, theirs = self.name_of_head.get(head), other.name_of_head.get(head)
+            if mine != theirs:
+                return f"head index {head} is {mine!r} in one and {theirs!r} in the other"
+        return None
