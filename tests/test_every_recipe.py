@@ -15,7 +15,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 PUBLISHED_RECIPES = [r for r in RECIPES if r.stem.endswith("_coco_72e")]
 EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detr.yaml").read_text())
 
-# recipe key -> key of the extract; `*` steps into a size's entry
+# recipe key -> key of the size's entry in the extract
 WHERE = {
     "about.params": "params",
     "about.published.AP": "results.AP",
@@ -45,6 +45,8 @@ WHERE = {
     "model.losses.giou": "loss.weights.giou",
     "model.schedule.lr": "optimizer.lr",
     "model.schedule.weight_decay": "optimizer.weight_decay",
+    "model.schedule.betas.0": "optimizer.betas.0",
+    "model.schedule.betas.1": "optimizer.betas.1",
     "model.schedule.global_batch_size": "batch.total",
     "model.ema.decay": "ema.decay",
     "model.ema.warmup_steps": "ema.warmups",
