@@ -12,7 +12,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -43,6 +43,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 NARROW = 0.01
 # values that one chunk of the bootstrap may hold (int32), about 80 MB
 CHUNK = 20_000_000
+IMAGES_AT_ONCE = 500
 
 
 class CocoAP(Metric):
@@ -320,10 +321,7 @@ class Evaluation:
     @cached_property
     def matches(self) -> list[ClassMatches]:
         """What AP needs of each image, per class: matched once, accumulated as often as wanted."""
-        if not self.data.classes:
-            return []
-        whole = {"all": AREAS["all"]}
-        return _class_matches(self.data, _run(self.data, self.backend, whole, MAX_DETECTIONS[-1:]))
+        return _class_matches(self.data, self.backend)
 
     def resampled(self, weights: Integers) -> dict[str, Floats]:
         """AP and AP50 when image i counts `weights[s, i]` times, for each sample s.
@@ -505,38 +503,74 @@ class ClassMatches:
     objects: Integers  # [N] objects that count, per image
 
 
-def _class_matches(data: Collected, evaluator: Any) -> list[ClassMatches]:
-    """Regroups the evaluator's per-image records by class, images ascending, then by score."""
+def _class_matches(data: Collected, backend: Backend) -> list[ClassMatches]:
+    """Detections of every class that has objects, with the evaluator's verdicts on each."""
+    ranked = _ranked(data)
+    owner = ranked.detection_labels * len(data.images) + ranked.detection_image
+    true = np.zeros((len(IOUS), len(owner)), dtype=bool)
+    area = ranked.detections[:, 2] * ranked.detections[:, 3]
+    # only where an object of the class is in the image is there anything to match
+    outside = (area < AREAS["all"][0]) | (area > AREAS["all"][1])
+    ignored = np.repeat(outside[None], len(IOUS), axis=0)
+    objects = {
+        int(head): np.zeros(len(data.images), dtype=np.int64)
+        for head in np.unique(data.annotation_labels[:, 0])
+    }
     row_of = {int(image): row for row, image in enumerate(data.images[:, 0])}
-    records: dict[int, list[tuple[int, Any]]] = {head: [] for head in data.classes}
-    for record in evaluator.evalImgs:
-        if record is not None:
-            records[int(record["category_id"])].append((row_of[int(record["image_id"])], record))
-    return [_of_class(sorted(r, key=lambda pair: pair[0]), len(data.images)) for r in records.values() if r]
+    for record in _records(ranked, backend):
+        head, row = int(record["category_id"]), row_of[int(record["image_id"])]
+        objects[head][row] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
+        first = int(np.searchsorted(owner, head * len(data.images) + row))
+        found = slice(first, first + len(record["dtScores"]))
+        if found.start < found.stop:
+            ignored[:, found] = np.asarray(record["dtIgnore"]).astype(bool)
+            true[:, found] = np.asarray(record["dtMatches"]).astype(bool) & ~ignored[:, found]
+    classes = []
+    for head, counts in objects.items():
+        start, stop = np.searchsorted(ranked.detection_labels, [head, head + 1])
+        best = start + np.argsort(-ranked.detections[start:stop, 4], kind="stable")
+        classes.append(ClassMatches(ranked.detection_image[best], true[:, best], ignored[:, best], counts))
+    return classes
 
 
-def _of_class(records: list[tuple[int, Any]], num_images: int) -> ClassMatches:
-    objects = np.zeros(num_images, dtype=np.int64)
-    for row, record in records:
-        objects[row] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
-    counts = [len(record["dtScores"]) for _, record in records]
-    scores = np.concatenate([np.asarray(record["dtScores"], dtype=np.float64) for _, record in records])
+def _ranked(data: Collected) -> Collected:
+    """Detections by class, image, falling score, cut to the protocol's number per class and image."""
+    order = np.lexsort((-data.detections[:, 4], data.detection_image, data.detection_labels))
+    owner = data.detection_labels[order] * len(data.images) + data.detection_image[order]
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    return _with_detections(data, order[rank < MAX_DETECTIONS[-1]])
 
-    def flags(name: str) -> Flags:
-        parts = [
-            np.asarray(record[name]).reshape(len(IOUS), n)
-            for (_, record), n in zip(records, counts, strict=True)
-        ]
-        return np.concatenate(parts, axis=1).astype(bool)
 
-    best_first = np.argsort(-scores, kind="stable")
-    ignored = flags("dtIgnore")[:, best_first]
-    return ClassMatches(
-        image=np.repeat([row for row, _ in records], counts)[best_first],
-        true=flags("dtMatches")[:, best_first] & ~ignored,
-        ignored=ignored,
-        objects=objects,
+def _with_detections(data: Collected, rows: npt.NDArray[Any]) -> Collected:
+    return data._replace(
+        detections=data.detections[rows],
+        detection_labels=data.detection_labels[rows],
+        detection_image=data.detection_image[rows],
     )
+
+
+def _records(data: Collected, backend: Backend) -> Iterator[Any]:
+    """The evaluator's record of every image and class with annotations, a few images at a time.
+
+    Records are nested Python lists: those of a whole COCO val set take gigabytes.
+    """
+    annotated = data.annotation_labels[:, 0] * len(data.images) + data.annotation_image
+    owner = data.detection_labels * len(data.images) + data.detection_image
+    matchable = np.isin(owner, annotated)
+    for start in range(0, len(data.images), IMAGES_AT_ONCE):
+        rows = np.arange(start, min(start + IMAGES_AT_ONCE, len(data.images)))
+        truth = np.flatnonzero(np.isin(data.annotation_image, rows))
+        if not len(truth):
+            continue
+        part = _with_detections(
+            data, np.flatnonzero(matchable & np.isin(data.detection_image, rows))
+        )._replace(
+            annotations=data.annotations[truth],
+            annotation_labels=data.annotation_labels[truth],
+            annotation_image=data.annotation_image[truth],
+        )
+        evaluator = _run(part, backend, {"all": AREAS["all"]}, MAX_DETECTIONS[-1:])
+        yield from (record for record in evaluator.evalImgs if record is not None)
 
 
 def _weighted_ap(matches: ClassMatches, weights: Integers) -> Floats:
