@@ -1,0 +1,274 @@
+"""The datamodule that all data sets share: steps, loaders, label map, summary.
+
+A subclass has a typed `__init__`, which is the recipe's schema, and says how its folder is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from datamodules.datasets import EvaluationDataset, TrainingDataset, read_targets
+from datamodules.index import AnnotationIndex, Fault
+from datamodules.loaders import EvaluationLoader, StepLoader
+from datamodules.samplers import StepBatchSampler
+from datamodules.summary import DataSummary, summarize
+from datamodules.transforms.presets import build_transform
+from zoo.labels import LabelMap
+from zoo.preprocess import InputContract
+
+_FAULTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """What a subclass reads: the splits by their role, and how their classes map to the head.
+
+    `splits` has `train` and `val`; `test` where the data set has one.
+    """
+
+    format: str
+    splits: Mapping[str, AnnotationIndex]
+    label_map: LabelMap
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How an optimizer step is cut over ranks and micro-batches."""
+
+    batch_size: int
+    accumulation: int
+    world_size: int
+    rank: int
+
+
+class DetectionDataModule(LightningDataModule, ABC):
+    """Loaders that deliver `zoo.batch.Batch`.
+
+    Args:
+        input: how an image becomes the network's input.
+        train_transform: name of a preset of `datamodules.transforms.presets`.
+        batch_size: images of a micro-batch on one device, at most; see `plan_steps`.
+        eval_batch_size: images of an evaluation batch.
+        num_workers: worker processes of each loader; 0 loads in the main process.
+        seed: of the order of the images and of every random draw of a transform.
+        flip_both: also flip training images top to bottom.
+        skip_broken: train without the images and objects that are at fault instead of refusing.
+        limit_train, limit_eval: use the first so many images only.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: InputContract,
+        train_transform: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        flip_both: bool = False,
+        skip_broken: bool = False,
+        limit_train: int | None = None,
+        limit_eval: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        self.input = input
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.skip_broken = skip_broken
+        self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
+        self._transform = build_transform(train_transform, input, flip_both)
+        self._data: LoadedData | None = None
+        self._split: _Split | None = None
+        self._skip = 0
+        self._epoch = 0
+
+    @abstractmethod
+    def load(self) -> LoadedData:
+        """Reads the annotations; bad ones become faults."""
+
+    # ------------------------------------------------------------------ reading
+
+    def read(self) -> LoadedData:
+        """The annotations, read at the first call. Reports faults, refuses nothing."""
+        if self._data is None:
+            data = self.load()
+            splits = {n: _limited(index, self._limits.get(n)) for n, index in data.splits.items()}
+            self._data = replace(data, splits=splits)
+        return self._data
+
+    def setup(self, stage: str) -> None:
+        """Reads, and refuses data with errors.
+
+        Raises:
+            ValueError: naming the first faults, unless `skip_broken` is set; also for an empty split.
+        """
+        data = self.read()
+        errors = [f for f in data.faults if f.severity == "error"]
+        if errors and not self.skip_broken:
+            shown = "\n".join(f"  {f}" for f in errors[:_FAULTS_SHOWN])
+            more = f"\n  ... and {len(errors) - _FAULTS_SHOWN} more" if len(errors) > _FAULTS_SHOWN else ""
+            raise ValueError(
+                f"the data set has {len(errors)} errors:\n{shown}{more}\n"
+                "Correct them (`zoo data check` lists all), or set skip_broken: true to train without what is "
+                "at fault."
+            )
+        wanted = ("train",) if stage == "fit" else ()
+        for name in wanted:
+            if not len(data.splits[name]):
+                raise ValueError(
+                    f"the {name} split has no image; faults: {[str(f) for f in data.faults[:3]]}"
+                )
+
+    @property
+    def label_map(self) -> LabelMap:
+        """Classes of the data set and their head indices."""
+        return self.read().label_map
+
+    def digest(self) -> str:
+        """sha256 over file names, annotations and label map: equal for equal data in any place."""
+        digest = hashlib.sha256()
+        data = self.read()
+        for name, index in sorted(data.splits.items()):
+            digest.update(name.encode() + b"\0")
+            index.update_digest(digest)
+        digest.update(repr(data.label_map.to_dict()).encode())
+        return digest.hexdigest()
+
+    def summary(self) -> DataSummary:
+        """Splits, classes, faults."""
+        data = self.read()
+        return summarize(data.format, data.splits, data.label_map, data.faults)
+
+    # ------------------------------------------------------------------ steps
+
+    def plan_steps(self, global_batch_size: int, world_size: int, rank: int) -> int:
+        """Cuts steps of `global_batch_size` images into the largest micro-batches that `batch_size` allows.
+
+        Returns:
+            the micro-batches that one device accumulates per step.
+
+        Raises:
+            ValueError: if no cut keeps the number, or the training set is smaller than a step.
+        """
+        if global_batch_size < 1 or global_batch_size % world_size:
+            raise ValueError(
+                f"global_batch_size {global_batch_size} cannot be split over {world_size} devices; it must be "
+                "a "
+                f"multiple of {world_size}: change the number of devices or the recipe's number"
+            )
+        num_images = len(self.read().splits["train"])
+        if num_images < global_batch_size:
+            raise ValueError(
+                f"the training set has {num_images} images, fewer than one step of global_batch_size "
+                f"{global_batch_size}; add images or lower global_batch_size"
+            )
+        per_device = global_batch_size // world_size
+        size = next(b for b in range(min(self.batch_size, per_device), 0, -1) if per_device % b == 0)
+        self._split = _Split(size, per_device // size, world_size, rank)
+        return self._split.accumulation
+
+    def skip_batches(self, n: int) -> None:
+        """The next training iterator leaves out its first `n` micro-batches, as used before a resume."""
+        if n < 0:
+            raise ValueError(f"cannot skip {n} batches")
+        self._skip = n
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next training iterator where there is no trainer to ask."""
+        self._epoch = epoch
+
+    def _current_epoch(self) -> int:
+        return int(self.trainer.current_epoch) if self.trainer is not None else self._epoch
+
+    def _take_skip(self) -> int:
+        skip, self._skip = self._skip, 0
+        return skip
+
+    # ------------------------------------------------------------------ loaders
+
+    def training_dataset(self) -> TrainingDataset:
+        """Augmented training images, indexed by (epoch, row)."""
+        return TrainingDataset(self.read().splits["train"], self.label_map, self._transform, self.seed)
+
+    def train_dataloader(self) -> StepLoader:
+        """Micro-batches with the facts of their step.
+
+        Without `plan_steps` a step is one micro-batch of `batch_size` on one device.
+        """
+        dataset = self.training_dataset()
+        split = self._split or _Split(min(self.batch_size, max(1, len(dataset))), 1, 1, 0)
+        sampler = StepBatchSampler(
+            len(dataset), self.seed, batch_size=split.batch_size, accumulation=split.accumulation,
+            world_size=split.world_size, rank=split.rank,
+        )  # fmt: skip
+        return StepLoader(
+            dataset,
+            sampler,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            pad_to_step=self.input.padding == "step",
+            current_epoch=self._current_epoch,
+            take_skip=self._take_skip,
+        )
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """The validation split."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """The test split, or the validation split where there is no other."""
+        return self._evaluation_loader("test" if "test" in self.read().splits else "val")
+
+    def _evaluation_loader(self, name: str) -> EvaluationLoader:
+        index = self.read().splits[name]
+        if not len(index):
+            raise ValueError(f"the {name} split has no image to evaluate")
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+        dataset = EvaluationDataset(index, self.label_map, self.input)
+        return EvaluationLoader(dataset, self.eval_batch_size, self.num_workers, world, rank)
+
+    # ------------------------------------------------------------------ preflight
+
+    def dropped_object_share(self, num_images: int) -> tuple[int, int]:
+        """(dropped, total) objects over the first images of epoch 0: what the training transform loses."""
+        dataset = self.training_dataset()
+        rows = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset)), dtype=np.int64).tolist()
+        total = sum(len(read_targets(dataset.index, row, self.label_map).labels) for row in rows)
+        kept = sum(len(dataset[(0, row)].labels) for row in rows)
+        return total - kept, total
+
+
+def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:
+    return index if limit is None or limit >= len(index) else index.take(np.arange(limit))
+
+
+def held_out(index: AnnotationIndex, fraction: float, seed: int) -> tuple[AnnotationIndex, AnnotationIndex]:
+    """(kept, held out): a seeded random share of the images, in their order, at least one in each part.
+
+    Raises:
+        ValueError: if there are fewer than two images, or the fraction is not in (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction is {fraction}; it must be above 0 and below 1")
+    if len(index) < 2:
+        raise ValueError(
+            f"{len(index)} image cannot be divided into training and validation; add images or a val split"
+        )
+    number = min(max(1, round(len(index) * fraction)), len(index) - 1)
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).numpy()
+    kept, out = np.sort(order[number:]), np.sort(order[:number])
+    return replace(index.take(kept), faults=()), replace(index.take(out), faults=())

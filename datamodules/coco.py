@@ -1,0 +1,77 @@
+"""COCO 2017: annotations/instances_{train,val}2017.json, train2017/, val2017/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.formats import coco
+from zoo.preprocess import InputContract
+
+
+class CocoDataModule(DetectionDataModule):
+    """The COCO layout, under the published label spaces.
+
+    Args:
+        root: folder with annotations/ and one image folder a split.
+        labels: `contiguous` (80 classes) or `category_id` (91, the raw ids with their holes).
+        train_split, eval_split: names of the image folder and of instances_<split>.json.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        labels: Literal["contiguous", "category_id"],
+        input: InputContract,
+        train_transform: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        train_split: str = "train2017",
+        eval_split: str = "val2017",
+        flip_both: bool = False,
+        skip_broken: bool = False,
+        limit_train: int | None = None,
+        limit_eval: int | None = None,
+    ) -> None:
+        super().__init__(
+            input=input,
+            train_transform=train_transform,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            flip_both=flip_both,
+            skip_broken=skip_broken,
+            limit_train=limit_train,
+            limit_eval=limit_eval,
+        )
+        self._root = Path(root).expanduser().resolve()
+        self._labels: Literal["contiguous", "category_id"] = labels
+        self._names = {"train": train_split, "val": eval_split}
+
+    def load(self) -> LoadedData:
+        """Reads both annotation files; sizes of images are taken from them, not from the images.
+
+        Raises:
+            ValueError: if a file of the layout is missing.
+        """
+        files = {
+            role: self._root / "annotations" / f"instances_{name}.json" for role, name in self._names.items()
+        }
+        folders = {role: self._root / name for role, name in self._names.items()}
+        absent = [
+            str(p.relative_to(self._root)) for p in (*files.values(), *folders.values()) if not p.exists()
+        ]
+        if absent:
+            raise ValueError(
+                f"{self._root} lacks {', '.join(sorted(set(absent)))}; set `root` to the COCO folder, "
+                "train_split and "
+                "eval_split to the splits in it"
+            )
+        loaded = {role: coco.load(file) for role, file in files.items()}
+        source = coco.assemble("coco", self._root, files, folders, loaded, verify_sizes=False)
+        return LoadedData("coco", source.splits, source.label_map(self._labels), tuple(source.faults))

@@ -1,0 +1,128 @@
+"""Any folder of images and boxes: COCO json, Roboflow export, YOLO, Pascal VOC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.base import DetectionDataModule, LoadedData, held_out
+from datamodules.formats.detect import Format, read
+from datamodules.formats.source import Source
+from datamodules.index import AnnotationIndex, Fault, concatenate
+from zoo.preprocess import InputContract
+
+
+class CustomDataModule(DetectionDataModule):
+    """A user's own data set; classes are contiguous in the order of their source ids.
+
+    Args:
+        root: folder of the data set.
+        format: `auto` detects it.
+        train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
+            trains on train and evaluates on val, or on test where there is no val.
+        val_fraction: share of the training images to evaluate on where there is no other split.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        input: InputContract,
+        train_transform: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        format: Format = "auto",
+        train_split: str = "auto",
+        eval_split: str = "auto",
+        val_fraction: float = 0.1,
+        flip_both: bool = False,
+        skip_broken: bool = False,
+        limit_train: int | None = None,
+        limit_eval: int | None = None,
+    ) -> None:
+        super().__init__(
+            input=input,
+            train_transform=train_transform,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            flip_both=flip_both,
+            skip_broken=skip_broken,
+            limit_train=limit_train,
+            limit_eval=limit_eval,
+        )
+        self._root = Path(root).expanduser().resolve()
+        self._format: Format = format
+        self._train_split = train_split
+        self._eval_split = eval_split
+        self._val_fraction = val_fraction
+
+    def load(self) -> LoadedData:
+        """Detects the format, reads it, and gives each split its role.
+
+        Raises:
+            ValueError: if the layout is unknown or a split that was asked for does not exist.
+        """
+        source = read(self._root, self._format)
+        train = _joined(source, "train" if self._train_split == "auto" else self._train_split, "train_split")
+        splits, notes = self._roles(source, train)
+        return LoadedData(source.format, splits, source.label_map(), (*source.faults, *notes))
+
+    def _roles(
+        self, source: Source, train: AnnotationIndex
+    ) -> tuple[dict[str, AnnotationIndex], list[Fault]]:
+        if self._eval_split != "auto":
+            splits = {"train": train, "val": _joined(source, self._eval_split, "eval_split")}
+            if "test" in source.splits:
+                splits["test"] = source.splits["test"]
+            return splits, _shared_images(splits)
+        evaluation = next((s for s in ("val", "test") if s in source.splits and len(source.splits[s])), None)
+        if evaluation is None:
+            kept, out = held_out(train, self._val_fraction, self.seed)
+            note = _note(
+                "no_val_split",
+                f"there is no validation split, so {len(out)} of {len(train)} training images, drawn with "
+                "seed "
+                f"{self.seed}, are held out for evaluation; make a val split to choose them",
+            )
+            return {"train": kept, "val": out}, [note]
+        splits = {"train": train, "val": source.splits[evaluation]}
+        if evaluation == "val" and "test" in source.splits and len(source.splits["test"]):
+            splits["test"] = source.splits["test"]
+        notes = []
+        if evaluation == "test":
+            notes.append(
+                _note("test_as_val", "there is no validation split, so the test split is evaluated on")
+            )
+        return splits, notes + _shared_images(splits)
+
+
+def _note(kind: str, message: str) -> Fault:
+    return Fault("warning", kind, ".", None, message)
+
+
+def _joined(source: Source, names: str, argument: str) -> AnnotationIndex:
+    parts = [n.strip() for n in names.split("+")]
+    absent = [n for n in parts if n not in source.splits]
+    if absent:
+        raise ValueError(
+            f"{argument} {names!r}: {source.root} has no split {', '.join(absent)}; it has "
+            f"{', '.join(source.splits)}"
+        )
+    indices = [source.splits[n] for n in parts]
+    return indices[0] if len(indices) == 1 else concatenate(indices)
+
+
+def _shared_images(splits: dict[str, AnnotationIndex]) -> list[Fault]:
+    """A warning if the splits as used share images; those of the files themselves are faults already."""
+    shared = len(set(splits["train"].files.tolist()) & set(splits["val"].files.tolist()))
+    if not shared:
+        return []
+    return [
+        _note(
+            "train_in_val",
+            f"{shared} images are trained and evaluated on; the score is not that of unseen data",
+        )
+    ]

@@ -1,0 +1,95 @@
+"""Map-style datasets: an index row to a `Sample`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from datamodules.images import open_image
+from datamodules.index import AnnotationIndex
+from datamodules.samplers import Key, derived_seed
+from datamodules.targets import ImageTargets, resized_targets, training_targets
+from datamodules.transforms.presets import TrainTransform
+from zoo.batch import Annotations, Sample
+from zoo.labels import LabelMap
+from zoo.preprocess import InputContract
+
+
+def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
+    """Training targets of an image, labels as head indices."""
+    objects = index.objects(row)
+    return training_targets(
+        torch.from_numpy(objects.boxes_xywh), _head_indices(objects.source_ids, label_map), objects.crowd.tolist(),
+        index.size(row),
+    )  # fmt: skip
+
+
+def read_image(index: AnnotationIndex, row: int) -> Image.Image:
+    """The decoded image, RGB, in the frame of its boxes."""
+    return open_image(index.path(row), int(index.image_ids[row]), index.size(row))
+
+
+def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
+    return [label_map.head_of_source[i] for i in source_ids.tolist()]
+
+
+class TrainingDataset(Dataset[Sample]):
+    """Augmented images. dataset[(epoch, row)] is a pure function of (seed, epoch, row)."""
+
+    def __init__(
+        self, index: AnnotationIndex, label_map: LabelMap, transform: TrainTransform, seed: int
+    ) -> None:
+        self.index = index
+        self._label_map = label_map
+        self._transform = transform
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, row = key
+        image = read_image(self.index, row)
+        targets = read_targets(self.index, row, self._label_map)
+        with torch.random.fork_rng(devices=[]):
+            # the transforms draw from torch's global generator only
+            torch.manual_seed(derived_seed(self._seed, epoch, row))
+            out = self._transform(image, targets)
+        return Sample(
+            image=out.image,
+            labels=out.labels,
+            boxes=out.boxes,
+            image_id=int(self.index.image_ids[row]),
+            original_size=self.index.size(row),
+        )
+
+
+class EvaluationDataset(Dataset[Sample]):
+    """Images after the input contract's resize, with the annotations as the file has them."""
+
+    def __init__(self, index: AnnotationIndex, label_map: LabelMap, input: InputContract) -> None:
+        self.index = index
+        self._label_map = label_map
+        self._input = input
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Sample:
+        size = self.index.size(row)
+        image = self._input.resize_image(read_image(self.index, row))
+        targets = read_targets(self.index, row, self._label_map)
+        labels, boxes = resized_targets(targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
+        return Sample(image, labels, boxes, int(self.index.image_ids[row]), size, self._annotations(row))
+
+    def _annotations(self, row: int) -> Annotations:
+        objects = self.index.objects(row)
+        return Annotations(
+            boxes_xywh=torch.from_numpy(objects.boxes_xywh.copy()),
+            areas=torch.from_numpy(objects.areas.copy()),
+            labels=torch.tensor(_head_indices(objects.source_ids, self._label_map), dtype=torch.int64),
+            crowd=torch.from_numpy(objects.crowd.copy()),
+            counts=(len(objects.source_ids),),
+        )

@@ -1,0 +1,51 @@
+"""Roboflow's COCO export: train/, valid/ and test/ with images and _annotations.coco.json in each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.formats import coco
+from datamodules.formats.source import Source, split_of
+from datamodules.index import Fault, shown_path
+
+FILE = "_annotations.coco.json"
+_PLACEHOLDER = 0
+
+
+def annotation_files(root: Path) -> dict[str, Path]:
+    """Per split: annotation file; a folder that is itself one split counts as train."""
+    found = {split_of(f.parent.name): f for f in sorted(root.glob(f"*/{FILE}"))}
+    files = {split: found[split] for split in ("train", "val", "test") if split in found}
+    if not files and (root / FILE).is_file():
+        files = {"train": root / FILE}
+    return {str(split): file for split, file in files.items()}
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the export; category 0 without annotations is Roboflow's name for the project, no class."""
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no {FILE} in train/, valid/ or test/")
+    loaded = {split: coco.load(file) for split, file in files.items()}
+    without = _placeholder(loaded)
+    source = coco.assemble(
+        "roboflow_coco", root, files, {split: f.parent for split, f in files.items()}, loaded,
+        verify_sizes=verify_sizes, without=without,
+    )  # fmt: skip
+    if not without:
+        return source
+    first = next(iter(files))
+    name = next(c.name for c in loaded[first].categories if c.id == _PLACEHOLDER)
+    note = Fault(
+        "warning", "placeholder_category", shown_path(files[first], root), _PLACEHOLDER,
+        f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and is left out of the "
+        "classes; nothing to do unless it was meant as a class",
+    )  # fmt: skip
+    return Source(source.format, root, source.classes, source.splits, (note, *source.notes))
+
+
+def _placeholder(loaded: dict[str, coco.CocoFile]) -> frozenset[int]:
+    listed = any(c.id == _PLACEHOLDER for content in loaded.values() for c in content.categories)
+    used = any(a.category_id == _PLACEHOLDER for content in loaded.values() for a in content.annotations)
+    others = any(c.id != _PLACEHOLDER for content in loaded.values() for c in content.categories)
+    return frozenset({_PLACEHOLDER}) if listed and others and not used else frozenset()

@@ -1,0 +1,118 @@
+"""What every format reader returns, and the steps they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from datamodules.images import ImageFolder, frame_size
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from zoo.labels import LabelMap
+
+SPLITS = ("train", "val", "test")
+_SPLIT_WORDS = {"train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val",
+                "validation": "val", "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as read from its folder.
+
+    Attributes:
+        format: `coco`, `roboflow_coco`, `yolo` or `voc`.
+        root: the folder that was read.
+        classes: source id -> name, in head order.
+        splits: `train`, `val`, `test`, those that exist (COCO: also as named in the recipe).
+        notes: faults of the folder as a whole; those of a split are in its index.
+    """
+
+    format: str
+    root: Path
+    classes: Mapping[int, str]
+    splits: Mapping[str, AnnotationIndex]
+    notes: tuple[Fault, ...] = ()
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All faults, errors first, otherwise in the order they were found."""
+        every = [*self.notes, *(f for index in self.splits.values() for f in index.faults)]
+        return sorted(every, key=lambda f: f.severity != "error")
+
+    def label_map(self, labels: Literal["contiguous", "category_id"] = "contiguous") -> LabelMap:
+        """The label map of the data set.
+
+        Raises:
+            ValueError: if the data set has no class.
+        """
+        if not self.classes:
+            raise ValueError(
+                f"{self.root}: the {self.format} data set has no class; annotate at least one object"
+            )
+        make = LabelMap.contiguous if labels == "contiguous" else LabelMap.category_id
+        return make(list(self.classes.values()), list(self.classes))
+
+
+def split_of(name: str) -> str | None:
+    """`train`, `val` or `test` for train2017, instances_val, valid, ...; None for any other word."""
+    words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
+    return next((_SPLIT_WORDS[w] for w in reversed(words) if w in _SPLIT_WORDS), None)
+
+
+def add_checked_image(
+    builder: IndexBuilder,
+    folder: ImageFolder,
+    name: str,
+    image_id: int,
+    declared: tuple[int, int] | None,
+    verify_size: bool,
+) -> None:
+    """Finds the image, reconciles its size and adds it, or excludes it with a fault.
+
+    Args:
+        builder: the split's index under construction.
+        folder: where the images are.
+        name: file name as the annotations give it.
+        image_id: its id.
+        declared: (h, w) in the annotations, None if they have none.
+        verify_size: read the file's header even if a size is declared.
+    """
+    path, remark = folder.find(name)
+    if path is None:
+        builder.exclude_image(image_id)
+        builder.fault(
+            "error", "missing_image", folder.folder / name, image_id,
+            f"there is no such file in {folder.folder}; the image and its objects are left out; put the file "
+            "there or "
+            "remove it from the annotations",
+        )  # fmt: skip
+        return
+    if remark:
+        builder.fault(
+            "warning", "file_name", name, image_id, f"{remark}; correct the name in the annotations"
+        )
+    if verify_size or declared is None:
+        frame = frame_size(path, declared)
+        if frame.size is None:
+            builder.exclude_image(image_id)
+            builder.fault("error", frame.kind, path, image_id, frame.message)
+            return
+        if frame.kind:
+            builder.fault("warning", frame.kind, path, image_id, frame.message)
+        declared = frame.size
+    assert declared is not None
+    builder.add_image(path, image_id, declared)
+
+
+def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterable[Fault]:
+    """A warning for every image that is listed in two splits: its score is not that of unseen data."""
+    seen: dict[str, str] = {}
+    for name, index in splits.items():
+        for row, file in enumerate(index.files.tolist()):
+            if file in seen and seen[file] != name:
+                yield Fault(
+                    "warning", "leak", shown_path(index.path(row), root), int(index.image_ids[row]),
+                    f"the image is in {seen[file]} and in {name}; keep it in one of them",
+                )  # fmt: skip
+            seen.setdefault(file, name)

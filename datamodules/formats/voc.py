@@ -1,0 +1,184 @@
+"""Pascal VOC xml: Annotations/, JPEGImages/ and ImageSets/Main/, also one folder down, or xml beside images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from datamodules.formats.coco import similar_names
+from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.images import SUFFIXES, ImageFolder
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass
+class _Record:
+    """One xml file."""
+
+    file: Path
+    image: str
+    size: tuple[int, int] | None = None
+    names: list[str] = field(default_factory=list)
+    corners: list[Corners | None] = field(default_factory=list)
+    error: str = ""
+
+
+def find_base(root: Path) -> Path | None:
+    """The folder with Annotations/*.xml: `root` or a folder in it."""
+    for base in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
+        if (base / "Annotations").is_dir() and next((base / "Annotations").glob("*.xml"), None):
+            return base
+    return None
+
+
+def flat_folders(root: Path) -> dict[str, Path]:
+    """Per split: folder of xml files beside their images: train/, valid/, test/, or the folder itself."""
+    found = {
+        split_of(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)
+    }
+    folders = {split: found[split] for split in ("train", "val", "test") if split in found}
+    return folders or ({"train": root} if next(root.glob("*.xml"), None) else {})
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """A VOC folder; classes in alphabetical order, their ids the position therein.
+
+    Raises:
+        ValueError: if there is no xml.
+    """
+    base = find_base(root)
+    if base is not None:
+        records = {f.stem: _parse(f) for f in sorted((base / "Annotations").glob("*.xml"))}
+        images = next(
+            (base / d for d in ("JPEGImages", "images", "Images") if (base / d).is_dir()), base / "JPEGImages"
+        )
+        members, notes = _image_sets(root, base, records)
+        listed = {
+            split: (images, [records[s] for s in stems if s in records]) for split, stems in members.items()
+        }
+    else:
+        notes = []
+        listed = {s: (d, [_parse(f) for f in sorted(d.glob("*.xml"))]) for s, d in flat_folders(root).items()}
+    if not listed:
+        raise ValueError(f"{root} has no Annotations/*.xml and no xml beside images")
+    every = [record for _, records_ in listed.values() for record in records_]
+    names = sorted({name for record in every for name in record.names})
+    classes = dict(enumerate(names))
+    zero_based = _zero_based(every)
+    splits = {s: _read_split(root, d, r, classes, zero_based, verify_sizes) for s, (d, r) in listed.items()}
+    notes += similar_names(shown_path(base or root, root), classes)
+    return Source("voc", root, classes, splits, (*notes, *image_overlaps(root, splits)))
+
+
+def _image_sets(
+    root: Path, base: Path, records: Mapping[str, _Record]
+) -> tuple[dict[str, list[str]], list[Fault]]:
+    """Per split: file stems, from ImageSets/Main; everything is `train` where there is none."""
+    sets = {}
+    for name in ("train", "trainval", "val", "test"):
+        file = base / "ImageSets" / "Main" / f"{name}.txt"
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            sets[name] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    if "train" not in sets and "trainval" in sets:
+        held_out = set(sets.get("val", []))
+        sets["train"] = [stem for stem in sets["trainval"] if stem not in held_out]
+    members = {split: sets[split] for split in ("train", "val", "test") if split in sets}
+    if not members:
+        return {"train": list(records)}, []
+    notes = []
+    for split, stems in members.items():
+        for stem in stems:
+            if stem not in records:
+                notes.append(Fault("error", "missing_annotation", f"{shown_path(base, root)}/ImageSets/Main/{split}.txt",
+                    stem, f"there is no Annotations/{stem}.xml; the image is left out; add it or remove the line"))  # fmt: skip
+    listed = {stem for stems in members.values() for stem in stems}
+    for stem in sorted(set(records) - listed):
+        notes.append(Fault("warning", "unlisted", shown_path(records[stem].file, root), stem,
+            "no list in ImageSets/Main names it; it is left out; add it to train.txt to use it"))  # fmt: skip
+    return members, notes
+
+
+def _parse(file: Path) -> _Record:
+    try:
+        tree = ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        return _Record(file, "", error=f"not well-formed xml: {error}")
+    record = _Record(file, (tree.findtext("filename") or "").strip(), _size(tree))
+    for element in tree.iter("object"):
+        record.names.append((element.findtext("name") or "").strip())
+        record.corners.append(_corners(element))
+    return record
+
+
+def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    try:
+        height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
+    except ValueError:
+        return None
+    return (height, width) if min(height, width) > 0 else None
+
+
+def _corners(element: ElementTree.Element) -> Corners | None:
+    try:
+        x0, y0, x1, y1 = (
+            float(element.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax")
+        )
+    except ValueError:
+        return None
+    return x0, y0, x1, y1
+
+
+def _zero_based(records: Iterable[_Record]) -> bool:
+    """Whether any box starts at 0: VOC counts pixels from 1, some tools from 0."""
+    return any(c is not None and min(c[:2]) < 1 for record in records for c in record.corners)
+
+
+def _xywh(corners: Corners | None, zero_based: bool) -> tuple[float, ...] | None:
+    """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide is a click, of size 0."""
+    if corners is None:
+        return None
+    x0, y0, x1, y1 = corners
+    if zero_based or x1 <= x0 or y1 <= y0:
+        return x0, y0, x1 - x0, y1 - y0
+    return x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1
+
+
+def _read_split(
+    root: Path,
+    folder: Path,
+    records: list[_Record],
+    classes: Mapping[int, str],
+    zero_based: bool,
+    verify_sizes: bool,
+) -> AnnotationIndex:
+    builder = IndexBuilder(root, classes)
+    images = ImageFolder(folder)
+    id_of = {name: source_id for source_id, name in classes.items()}
+    number = 0
+    for image_id, record in enumerate(records):
+        if record.error:
+            builder.fault("error", "malformed_xml", record.file, image_id, f"{record.error}; the image is left out; "
+                          "export it again")  # fmt: skip
+            continue
+        name = _image_name(images, record)
+        add_checked_image(builder, images, name, image_id, record.size, verify_sizes)
+        for class_name, corners in zip(record.names, record.corners, strict=True):
+            number += 1
+            builder.add_object(
+                image_id, _xywh(corners, zero_based), id_of[class_name], number, file=record.file
+            )
+    return builder.build()
+
+
+def _image_name(images: ImageFolder, record: _Record) -> str:
+    """The image shares the stem of the xml; `filename` inside is often that of an earlier project."""
+    for suffix in (".jpg", *sorted(SUFFIXES)):
+        path, remark = images.find(record.file.stem + suffix)
+        if path is not None and not remark:
+            return path.name
+    return record.image or f"{record.file.stem}.jpg"

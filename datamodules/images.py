@@ -1,0 +1,140 @@
+"""Image files: finding them by the name an annotation file gives, their size, their RGB pixels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+_ORIENTATION = 0x0112  # EXIF tag
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
+# what PIL raises on damaged, cut, foreign or absurdly large files
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class FrameSize(NamedTuple):
+    """The frame of the boxes: (h, w), or None and the fault if it cannot be known."""
+
+    size: tuple[int, int] | None
+    kind: str = ""  # of the fault; empty if there is none
+    message: str = ""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in `folder`, by name; hidden files (.DS_Store, ._x.jpg) are none."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
+
+
+def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(h, w) as displayed, after the EXIF rotation, and (h, w) of the raw pixels; decodes nothing.
+
+    Raises:
+        ValueError: naming the file, if it is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is no readable image: {error}") from error
+    return ((width, height) if sideways else (height, width)), (height, width)
+
+
+def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
+    """Reconciles the (h, w) that an annotation file declares with that of the image file."""
+    try:
+        displayed, raw = header_size(path)
+    except ValueError as error:
+        return FrameSize(None, "unreadable_image", f"{error}; the image is left out; replace or remove it")
+    if declared is None or declared == displayed:
+        return FrameSize(displayed)
+    if declared == raw:
+        return FrameSize(raw)
+    if declared == displayed[::-1]:
+        return FrameSize(
+            displayed, "swapped_size",
+            f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
+            f"{displayed[1]}x{displayed[0]}; taken as the image has it",
+        )  # fmt: skip
+    return FrameSize(
+        None, "wrong_size",
+        f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
+        f"{displayed[1]}x{displayed[0]}, so its boxes fit another version of it; the image is left out; "
+        "export the annotations again for this image",
+    )  # fmt: skip
+
+
+def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
+    """Decodes to RGB in the frame of the boxes, whose (h, w) is `size`.
+
+    Raises:
+        ValueError: naming file and id, if the file cannot be decoded or has another size.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = _in_frame(opened, size)
+            if image is not None:
+                return to_rgb(image)
+            found = opened.size
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from the "
+            ""
+            "annotations; `zoo data check` lists all such files"
+        ) from error
+    raise ValueError(
+        f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
+        f"{size[1]}x{size[0]} "
+        "(width x height); correct the annotations; `zoo data check` lists all such files"
+    )
+
+
+def _in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        turned = ImageOps.exif_transpose(image)
+        if (turned.height, turned.width) == size:
+            return turned
+    return image if (image.height, image.width) == size else None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL would clip it to white); alpha is dropped."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # PIL warns when a transparent palette goes to RGB directly
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class ImageFolder:
+    """Finds images by the names an annotation file gives them, also where the spelling is a little off."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # one listing instead of one system call an image
+        self._names = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
+        self._by_case = {name.lower(): name for name in sorted(self._names)}
+
+    def find(self, name: str) -> tuple[Path | None, str]:
+        """The file, and a remark if it is not spelled as `name`; (None, "") if there is none."""
+        if name in self._names or (
+            "/" in name and not name.startswith("/") and (self.folder / name).is_file()
+        ):
+            return self.folder / name, ""
+        forward = name.replace("\\", "/")
+        for guess in (forward, forward.rsplit("/", 1)[-1]):
+            if not guess.startswith("/") and guess and (self.folder / guess).is_file():
+                return self.folder / guess, f"found as {guess}"
+        on_disk = self._by_case.get(forward.rsplit("/", 1)[-1].lower())
+        if on_disk is None:
+            return None, ""
+        return self.folder / on_disk, f"found as {on_disk}"

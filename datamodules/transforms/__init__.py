@@ -1,0 +1,1 @@
+"""Training transforms, by the name a recipe gives them."""
