@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """[..., 4] (centre x, centre y, w, h) to (x0, y0, x1, y1), same unit."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
+    centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -21,18 +23,24 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalised IoU (arXiv 1902.09630) of xyxy boxes, elementwise over broadcast shapes.
 
-    For all pairs of [N, 4] and [M, 4], pass `a[:, None]` and `b[None]`. The caller vouches that
-    corners are ordered; a degenerate pair of empty boxes gives nan, as in the official code.
+    For all pairs of [N, 4] and [M, 4], pass `a[:, None]` and `b[None]`. Corners must be ordered; two
+    boxes whose common hull is empty give nan, as in the official code.
 
     Returns:
         (iou, giou), each of the broadcast shape without its last dimension.
     """
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    overlap = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    union = area_a + area_b - intersection
+    return iou_and_giou_of_corners(a.unbind(-1), b.unbind(-1))
+
+
+def iou_and_giou_of_corners(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`iou_and_giou` of boxes given as four tensors x0, y0, x1, y1: no strided reads in large costs."""
+    ax0, ay0, ax1, ay1 = a
+    bx0, by0, bx1, by1 = b
+    width = torch.minimum(ax1, bx1).sub_(torch.maximum(ax0, bx0)).clamp_(min=0)
+    height = torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0)
+    intersection = width * height
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - intersection
     iou = intersection / union
-    hull = (torch.max(a[..., 2:], b[..., 2:]) - torch.min(a[..., :2], b[..., :2])).clamp(min=0)
-    hull_area = hull[..., 0] * hull[..., 1]
-    return iou, iou - (hull_area - union) / hull_area
+    hull_width = torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)
+    hull = hull_width * (torch.maximum(ay1, by1) - torch.minimum(ay0, by0))
+    return iou, iou - (hull - union) / hull

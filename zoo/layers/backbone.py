@@ -1,0 +1,270 @@
+"""Backbones: timm ResNets with the official details, frozen batch normalisation, published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.resnet import BasicBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+# ImageNet weights of the RT-DETR backbones, converted from Paddle by the authors.
+# Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/nn/backbone/presnet.py, donwload_url
+_PRESNET = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
+PUBLISHED_WEIGHTS = {
+    "resnet18_vd": _PRESNET + "ResNet18_vd_pretrained_from_paddle.pth",
+    "resnet34_vd": _PRESNET + "ResNet34_vd_pretrained_from_paddle.pth",
+    "resnet50_vd_ssld_v2": _PRESNET + "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
+    "resnet101_vd_ssld": _PRESNET + "ResNet101_vd_ssld_pretrained_from_paddle.pth",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which backbone, from which weights, and what of it trains.
+
+    Attributes:
+        name: a timm ResNet-D (`resnet18d`, `resnet34d`, `resnet50d`, `resnet101d`), or `residual`
+            for the small network of `widths`.
+        weights: `random`, a name in `PUBLISHED_WEIGHTS`, or a path to a state dict. Absence is
+            never silent, so the word is required.
+        freeze_stem: the stem's convolutions do not train.
+        frozen_norm: every batch normalisation is a constant affine map.
+        widths: `residual` only: channels of two stem convolutions and three stages.
+    """
+
+    name: str
+    weights: str
+    freeze_stem: bool
+    frozen_norm: bool
+    widths: list[int] = field(default_factory=list)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and affine, all four of them buffers."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Replaces every BatchNorm2d below `module` by a FrozenBatchNorm2d with the same numbers."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, child.eps)
+            state = child.state_dict()
+            state.pop("num_batches_tracked")
+            frozen.load_state_dict(state)
+            # timm's BatchNorm variants fuse an activation; plain ResNets use nn.BatchNorm2d alone
+            setattr(module, name, frozen)
+        else:
+            freeze_batch_norm(child)
+
+
+class ResNetD(nn.Module):
+    """ResNet "vd" (arXiv 1812.01187): features of strides 8, 16 and 32.
+
+    timm's resnet18d and 34d lack the 1x1 projection that the official basic blocks have in the first
+    block of the first stage (stride 1, equal width), so it is added.
+    Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/nn/backbone/presnet.py
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        model = timm.create_model(name, pretrained=False)
+        first = model.layer1[0]
+        if isinstance(first, BasicBlock) and first.downsample is None:
+            width = first.conv2.out_channels
+            # index 0 is the average pool of strided shortcuts, so that names agree across stages
+            first.downsample = nn.Sequential(
+                nn.Identity(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
+            )
+        self.conv1 = model.conv1
+        self.bn1 = model.bn1
+        self.act1 = model.act1
+        self.maxpool = model.maxpool
+        for stage in STAGES:
+            setattr(self, stage, getattr(model, stage))
+        self.channels = tuple(info["num_chs"] for info in model.feature_info[2:])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to three maps of strides 8, 16, 32."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        features = []
+        for stage in STAGES:
+            x = getattr(self, stage)(x)
+            features.append(x)
+        return features[1:]
+
+    def stem(self) -> list[nn.Module]:
+        """The modules before the first stage."""
+        return [self.conv1, self.bn1]
+
+
+class ResidualBackbone(nn.Module):
+    """A few residual blocks for small images and no pretraining: strides 8, 16 and 32.
+
+    Two stride-2 convolutions, then three stages of one stride-2 basic block each.
+    """
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        if len(widths) != 5:
+            raise ValueError(f"backbone.widths needs five numbers (two stem, three stages), got {widths}")
+        self.conv1 = nn.Sequential(
+            _conv_norm_relu(3, widths[0], stride=2), _conv_norm_relu(widths[0], widths[1], stride=2)
+        )
+        self.stages = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths[1:], widths[2:], strict=False))
+        self.channels = tuple(widths[2:])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to three maps of strides 8, 16, 32."""
+        x = self.conv1(images)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+    def stem(self) -> list[nn.Module]:
+        """The modules before the first stage."""
+        return [self.conv1]
+
+
+class ResidualBlock(nn.Module):
+    """Stride-2 basic block with a 1x1 projection."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = _conv_norm_relu(channels_in, channels_out, stride=2)
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 1, stride=2, bias=False), nn.BatchNorm2d(channels_out)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H/2, W/2]."""
+        return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
+
+
+def _conv_norm_relu(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+def build_backbone(config: BackboneConfig) -> ResNetD | ResidualBackbone:
+    """The backbone of `config`, weights loaded, norms and stem frozen as it says.
+
+    Raises:
+        ValueError: unknown name or weights.
+        ConnectionError: published weights are not in the cache and cannot be fetched.
+    """
+    backbone: ResNetD | ResidualBackbone
+    if config.name == "residual":
+        backbone = ResidualBackbone(config.widths)
+    elif config.name in ("resnet18d", "resnet34d", "resnet50d", "resnet101d"):
+        backbone = ResNetD(config.name)
+    else:
+        raise ValueError(
+            f"backbone.name is {config.name!r}; known: resnet18d, resnet34d, resnet50d, resnet101d, residual"
+        )
+    if config.weights != "random":
+        backbone.load_state_dict(read_backbone_weights(config.weights))
+    if config.frozen_norm:
+        freeze_batch_norm(backbone)
+    if config.freeze_stem:
+        for part in backbone.stem():
+            part.requires_grad_(False)
+    return backbone
+
+
+def read_backbone_weights(weights: str) -> dict[str, Tensor]:
+    """State dict in our key layout from a published name or a path to a .pth file.
+
+    Raises:
+        ValueError: neither a known name nor a file.
+        ConnectionError: the download failed; names `weights: random` as the way out.
+    """
+    if weights in PUBLISHED_WEIGHTS:
+        url = PUBLISHED_WEIGHTS[weights]
+        try:
+            state = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise ConnectionError(
+                f"backbone weights {weights!r} could not be fetched from {url}: {error}. Put the file into "
+                f"{torch.hub.get_dir()}/checkpoints, give its path, or train from scratch with weights: random"
+            ) from error
+    elif Path(weights).is_file():
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    else:
+        raise ValueError(
+            f"backbone.weights is {weights!r}: not a file, and not one of random, {', '.join(PUBLISHED_WEIGHTS)}"
+        )
+    return {key: value for key, value in from_presnet(state).items()}
+
+
+# The official stem is three named ConvNorm blocks; timm's is conv1 = [conv, bn, act, conv, bn, act, conv], bn1.
+_STEM = {
+    "conv1.conv1_1.conv": "conv1.0",
+    "conv1.conv1_1.norm": "conv1.1",
+    "conv1.conv1_2.conv": "conv1.3",
+    "conv1.conv1_2.norm": "conv1.4",
+    "conv1.conv1_3.conv": "conv1.6",
+    "conv1.conv1_3.norm": "bn1",
+}
+_BLOCK = {
+    "branch2a.conv": "conv1",
+    "branch2a.norm": "bn1",
+    "branch2b.conv": "conv2",
+    "branch2b.norm": "bn2",
+    "branch2c.conv": "conv3",
+    "branch2c.norm": "bn3",
+    # a strided shortcut nests its ConvNorm behind an average pool
+    "short.conv.conv": "downsample.1",
+    "short.conv.norm": "downsample.2",
+    "short.conv": "downsample.1",
+    "short.norm": "downsample.2",
+}
+
+
+def from_presnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official PResNet keys (`conv1.conv1_1.conv.weight`, `res_layers.0.blocks.0...`) to ours.
+
+    Raises:
+        KeyError: a key that the layout does not know.
+    """
+    return {_from_presnet_key(key): value for key, value in state.items()}
+
+
+def _from_presnet_key(key: str) -> str:
+    module, _, leaf = key.rpartition(".")
+    if module in _STEM:
+        return f"{_STEM[module]}.{leaf}"
+    parts = module.split(".", 4)
+    if len(parts) == 5 and parts[0] == "res_layers" and parts[4] in _BLOCK:
+        return f"layer{int(parts[1]) + 1}.{parts[3]}.{_BLOCK[parts[4]]}.{leaf}"
+    raise KeyError(f"{key!r} is not a key of the official PResNet")
