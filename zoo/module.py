@@ -1,0 +1,305 @@
+"""DetectionModule: the one training loop that every family shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from zoo.batch import Batch, Detections, Step
+from zoo.criterion import SetCriterion
+from zoo.ema import EmaConfig, ModelEma
+from zoo.evaluation import CocoAP
+from zoo.labels import LabelMap
+from zoo.postprocess import TopKSigmoid
+from zoo.preprocess import InputContract
+from zoo.schedule import Schedule
+
+CHECKPOINT_FORMAT = 1
+
+
+class DetectionData(Protocol):
+    """What the loop asks of a datamodule; `zoo` never imports one."""
+
+    label_map: LabelMap
+    input: InputContract
+
+    def plan_steps(self, global_batch_size: int, world_size: int, rank: int) -> int:
+        """Micro-batches a device accumulates to keep `global_batch_size`."""
+        ...
+
+    def skip_batches(self, consumed: int) -> None:
+        """Starts the first training epoch after `consumed` micro-batches."""
+        ...
+
+    def digest(self) -> str:
+        """Fingerprint of the annotations."""
+        ...
+
+
+class DetectionModule(LightningModule):
+    """Trains a set-prediction detector: network -> criterion; postprocess -> CocoAP.
+
+    A family subclasses this once, in its own file, builds the parts below and overrides no hook:
+    families differ in their parts, not in how a step runs.
+    """
+
+    network: nn.Module  # Batch with normalised images -> Outputs
+    criterion: SetCriterion
+    postprocess: TopKSigmoid  # (Predictions, original sizes) -> Detections of each image
+    class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
+
+    def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.schedule = schedule
+        self.init_args = {k: plain(v) for k, v in init_args.items() if k not in ("self", "__class__")}
+        self.label_map: LabelMap | None = None
+        self.input: InputContract | None = None
+        self.data_digest: str | None = None
+        self.ema: ModelEma | None = None
+        self.val_ap = CocoAP()
+        self._losses: dict[str, Tensor] = {}
+        self._averaged_step = 0
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def average(self, config: EmaConfig | None) -> None:
+        """Starts the moving average of `network`; a subclass calls this last in its `__init__`."""
+        self.ema = None if config is None else ModelEma(self.network, config)
+
+    @property
+    def evaluation_network(self) -> nn.Module:
+        """The network that is evaluated and released: the average if there is one."""
+        return self.network if self.ema is None else self.ema.network
+
+    def model_block(self) -> dict[str, Any]:
+        """Class path and plain arguments, as in a recipe or manifest."""
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": self.init_args}
+
+    def adopt(self, label_map: LabelMap, contract: InputContract) -> None:
+        """Takes over what an output index means and how images are prepared.
+
+        Raises:
+            ValueError: the head is not as wide as the label map; names both.
+        """
+        if label_map.num_classes != self.num_classes:
+            names = ", ".join(label_map.names[:5]) + (", ..." if len(label_map.names) > 5 else "")
+            raise ValueError(
+                f"the head has num_classes {self.num_classes}, but the data has {label_map.num_classes} "
+                f"({len(label_map.names)} classes: {names}). Set model.init_args.num_classes to "
+                f"{label_map.num_classes}, or use the data the head was made for"
+            )
+        self.label_map, self.input = label_map, contract
+
+    # -- Lightning hooks --------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Binds data and model, and finds the split that keeps the global batch."""
+        data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.adopt(data.label_map, data.input)
+        self.data_digest = data.digest()
+        if stage == "fit":
+            self.trainer.accumulate_grad_batches = data.plan_steps(
+                self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The schedule's groups and learning rate."""
+        optimizer = self.schedule.optimizer(self.network)
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        scheduler = self.schedule.scheduler(optimizer, per_epoch, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Remembers where the average stands."""
+        self._averaged_step = self.trainer.global_step
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes dropout a function of (seed, step, micro-batch, rank)."""
+        step = required_step(batch)
+        torch.manual_seed(draw_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the loss of the whole step."""
+        losses = self.losses(batch)
+        total = torch.stack([value.sum() for value in losses.values()]).sum()
+        self._log_losses(losses, total, batch)
+        # Lightning divides by the micro-batches and DDP by the ranks; the loss is normalised already
+        return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Averages the weights once per optimizer step."""
+        if self.trainer.global_step != self._averaged_step:
+            self._averaged_step = self.trainer.global_step
+            if self.ema is not None:
+                self.ema.update(self.network)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collects detections."""
+        self.val_ap.update(self.detect(batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """AP over all ranks."""
+        scores = self.val_ap.compute()
+        self.log_dict({f"val/{name}": torch.tensor(value) for name, value in scores.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last evaluation only now, so that its details can be read until here."""
+        self.val_ap.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self.val_ap.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """AP over all ranks."""
+        scores = self.val_ap.compute()
+        self.log_dict({f"test/{name}": torch.tensor(value) for name, value in scores.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a registry needs to know, plain values only."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        checkpoint["zoo"] = {
+            "format": CHECKPOINT_FORMAT,
+            "model": self.model_block(),
+            "label_map": None if self.label_map is None else self.label_map.to_dict(),
+            "input": None if self.input is None else self.input.to_dict(),
+            "data_digest": self.data_digest,
+            "consumed_batches": progress.completed,
+            "epoch": self.trainer.current_epoch,
+            "step": self.trainer.global_step,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Tells the data where the interrupted epoch stood.
+
+        Raises:
+            ValueError: the checkpoint is not ours, or of another label map.
+        """
+        facts = checkpoint.get("zoo")
+        if facts is None:
+            raise ValueError("not a checkpoint of this project: it has no 'zoo' entry")
+        if self.label_map is not None and facts["label_map"] is not None:
+            difference = self.label_map.difference(LabelMap.from_dict(facts["label_map"]))
+            if difference:
+                raise ValueError(f"the checkpoint was trained with another label map than this data has: {difference}")
+        if self.trainer.state.fn == "fit":
+            data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
+            data.skip_batches(facts["consumed_batches"])
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """{`set/term`: [L]} weighted losses of a training batch; uint8 images are normalised first."""
+        batch = self.normalized(batch)
+        return self.criterion(self.network(batch).supervised, batch.targets, required_step(batch))
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Detections of each image, in pixels of the original images, from the evaluation network."""
+        network = self.evaluation_network
+        was_training = network.training
+        network.eval()
+        try:
+            outputs = network(self.normalized(batch))
+        finally:
+            network.train(was_training)
+        return self.postprocess(outputs.final, batch.original_sizes)
+
+    def normalized(self, batch: Batch) -> Batch:
+        """Float images; those that are float already stay."""
+        if batch.images.dtype != torch.uint8:
+            return batch
+        if self.input is None:
+            raise ValueError("no input contract: fit with a datamodule, or load the model with zoo.load")
+        return self.input.normalize(batch)
+
+    def _log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
+        """Logs the loss of the whole step as this rank sees it, when its last micro-batch is done."""
+        for name, value in {**{k: v.sum() for k, v in losses.items()}, "loss": total}.items():
+            value = value.detach()
+            self._losses[name] = self._losses[name] + value if name in self._losses else value
+        loop = self.trainer.fit_loop.epoch_loop
+        if loop._accumulated_batches_reached() or loop._num_ready_batches_reached():
+            scale = self.trainer.world_size
+            values = {f"train/{name}": value * scale for name, value in self._losses.items()}
+            self.log("train/loss", values.pop("train/loss"), prog_bar=True, batch_size=len(batch))
+            if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                self.log_dict(values, batch_size=len(batch))
+            self._losses = {}
+
+
+def required_step(batch: Batch) -> Step:
+    """The batch's step facts.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if batch.step is None:
+        raise ValueError("training needs Batch.step, the facts of the whole optimizer step")
+    return batch.step
+
+
+def draw_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else."""
+    key = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(key, "little") >> 1
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths to dicts, lists and strings: what a safe loader reads back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = None) -> DetectionModule:
+    """The module of a `{class_path, init_args}` block from a recipe or manifest.
+
+    Args:
+        block: class_path must be under `zoo.architectures.`: a manifest is data, not code to import.
+        backbone_weights: `random` when the weights are loaded afterwards, so nothing is fetched.
+
+    Raises:
+        ValueError: a foreign class path, or arguments that do not fit the signature.
+    """
+    path = str(block["class_path"])
+    module_name, _, class_name = path.rpartition(".")
+    if not re.fullmatch(r"zoo\.architectures\.[a-z0-9_]+\.[A-Za-z0-9_]+", path):
+        raise ValueError(f"class_path {path!r} is not under zoo.architectures.; nothing else is imported")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"class_path {path!r} names no architecture of this version: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, DetectionModule)):
+        raise ValueError(f"class_path {path!r} is not a detection module")
+    init_args = dict(block["init_args"])
+    if backbone_weights is not None:
+        init_args["backbone"] = {**init_args["backbone"], "weights": backbone_weights}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "model")
+    try:
+        config = parser.parse_object({"model": init_args})
+    except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
+        raise ValueError(f"init_args do not fit {path}: {error}") from error
+    module: DetectionModule = parser.instantiate(config).model
+    return module

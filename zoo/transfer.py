@@ -1,0 +1,101 @@
+"""Starting from other weights: what is copied, what starts new, and telling the user which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoo.labels import LabelMap
+from zoo.module import DetectionModule
+
+Head = Literal["keep", "new", "by_class_name"]
+
+
+@dataclass
+class LoadReport:
+    """Tensors by what happened to them, and classes whose rows were carried over."""
+
+    copied: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        lines = [f"copied {len(self.copied)} tensors"]
+        if self.classes:
+            lines.append(f"class rows carried over by name: {', '.join(self.classes)}")
+        if self.reinitialised:
+            lines.append(f"re-initialised {len(self.reinitialised)}: {', '.join(self.reinitialised)}")
+        if self.left_out:
+            lines.append(f"left out {len(self.left_out)}: {', '.join(self.left_out)}")
+        return lines
+
+
+def load_weights(
+    module: DetectionModule,
+    state: Mapping[str, Tensor],
+    head: Head,
+    source_map: LabelMap | None = None,
+    target_map: LabelMap | None = None,
+) -> LoadReport:
+    """Loads a network's state dict, treating the tensors whose rows are classes as `head` says.
+
+    Args:
+        module: its network receives the weights, and its average starts again from them.
+        state: in our key layout.
+        head: `keep` all rows (strict), start the class tensors `new`, or copy the rows of classes
+            that both maps name (`by_class_name`).
+        source_map, target_map: of the weights and of the new data.
+
+    Raises:
+        ValueError: a key or shape does not fit; names it.
+    """
+    if head == "by_class_name" and (source_map is None or target_map is None):
+        raise ValueError("head: by_class_name needs the label maps of the weights and of the data")
+    own = module.network.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"weights of another network: {len(missing)} keys missing (first: {missing[:3]}), "
+            f"{len(unknown)} not known (first: {unknown[:3]})"
+        )
+    report = LoadReport()
+    loaded = {}
+    for name, value in own.items():
+        if re.search(module.class_tensors, name) and head != "keep":
+            loaded[name] = value.clone()
+            if head == "by_class_name":
+                assert source_map is not None
+                assert target_map is not None
+                report.classes = copy_rows(loaded[name], state[name], source_map, target_map)
+            report.reinitialised.append(name)
+        elif state[name].shape != value.shape:
+            raise ValueError(
+                f"{name} is {list(state[name].shape)} in the weights and {list(value.shape)} here; a head for "
+                "other classes needs head: new or by_class_name"
+            )
+        else:
+            loaded[name] = state[name]
+            report.copied.append(name)
+    module.network.load_state_dict(loaded)
+    if module.ema is not None:
+        module.ema.restart(module.network)
+    return report
+
+
+@torch.no_grad()
+def copy_rows(target: Tensor, source: Tensor, source_map: LabelMap, target_map: LabelMap) -> list[str]:
+    """Copies the class rows that both maps name, in place; returns the names."""
+    from_row = {name: head for head, name in source_map.name_of_head.items()}
+    names = []
+    for head, name in target_map.name_of_head.items():
+        if name in from_row:
+            target[head] = source[from_row[name]].to(target.dtype)
+            names.append(name)
+    return names
