@@ -1,0 +1,83 @@
+"""RT-DETR equals lyuwenyu/RT-DETR@068dfde on every stored case; ids are `<folder>/<case>`.
+
+`GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
+where that exists, else the cases committed with the package.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules.targets import ImageTargets, resized_targets, training_targets
+from zoo.module import build_module
+from zoo.verification.cases import COMMITTED, Case, find_cases
+from zoo.verification.rt_detr import run_structure, runner_of
+
+ROOT = Path(__file__).parents[2]
+SIZES = {"r18vd": "r18", "r34vd": "r34", "r50vd": "r50", "r50vd_m": "r50m", "r101vd": "r101"}
+
+
+def golden_dir() -> Path:
+    if os.environ.get("GOLDEN_DIR"):
+        return Path(os.environ["GOLDEN_DIR"])
+    beside = ROOT.parent / "shared" / "golden"
+    return beside if beside.is_dir() else COMMITTED
+
+
+def collect() -> list:
+    """An empty directory becomes a test that fails, not a collection of nothing."""
+    try:
+        return [pytest.param(case, id=case.id) for case in find_cases(golden_dir(), ["rtdetr"])]
+    except FileNotFoundError as error:
+        return [pytest.param(error, id="rtdetr/no_cases_found")]
+
+
+def assert_all_pass(comparisons) -> None:
+    assert comparisons
+    failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("case", collect())
+def test_official_case(case):
+    assert isinstance(case, Case), str(case)
+    assert_all_pass(runner_of(case)(case))
+
+
+@pytest.mark.parametrize("prefix", ["im0/", "im1/", "im2/", "im3/"], ids=lambda p: f"rtdetr/preprocess_val targets {p}")
+def test_targets_equal_the_official_data_path(prefix):
+    """Crowds and boxes without width dropped, boxes clipped, resized, thin ones dropped, normalised."""
+    case = Case(golden_dir(), "rtdetr", "preprocess_val")
+    width, height = case[f"{prefix}input_wh"].tolist()
+    coco_80 = Case(golden_dir(), "rtdetr", "postprocess_bbox")["label_to_coco_category"].tolist()
+    categories = [coco_80.index(c) for c in case[f"{prefix}ann_category"].tolist()]
+    crowd = [index == 3 for index in range(len(categories))]
+    targets = training_targets(case[f"{prefix}ann_bbox_xywh"], categories, crowd, (height, width))
+    assert targets.labels.tolist() == case[f"{prefix}target_labels"].tolist()
+    torch.testing.assert_close(targets.boxes_xyxy, case[f"{prefix}target_boxes_xyxy"], rtol=0, atol=1e-4)
+    size = tuple(case[f"{prefix}out_chw"].tolist()[1:])
+    scale = torch.tensor([size[1] / width, size[0] / height] * 2)
+    resized = targets.boxes_xyxy * scale
+    torch.testing.assert_close(resized, case[f"{prefix}val_boxes_xyxy_resized"], rtol=0, atol=1e-3)
+    labels, boxes = resized_targets(ImageTargets(*targets), (height, width), size)
+    assert labels.tolist() == case[f"{prefix}train_labels"].tolist()
+    torch.testing.assert_close(boxes, case[f"{prefix}train_boxes_cxcywh"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SIZES, ids=lambda name: f"structure/rtdetr_{name}_6x_coco")
+def test_full_size_network_has_the_official_structure(name):
+    """Tensor names, shapes, parameter counts, frozen parameters and optimizer groups, from the recipe."""
+    facts = json.loads((golden_dir() / "structure" / f"rtdetr_{name}_6x_coco.json").read_text())
+    recipe = yaml.safe_load((ROOT / "recipes" / "rt_detr" / f"{SIZES[name]}_coco_72e.yaml").read_text())
+    recipe["model"]["init_args"]["ema"] = None
+    module = build_module(recipe["model"], backbone_weights="random")
+    assert_all_pass(run_structure(facts, module.network, module.schedule))
+
+
+def test_find_cases_fails_on_an_empty_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no official numbers"):
+        find_cases(tmp_path, ["rtdetr"])

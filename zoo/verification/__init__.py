@@ -1,0 +1,1 @@
+"""Official numbers and the code that compares ours with them."""

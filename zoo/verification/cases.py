@@ -1,0 +1,179 @@
+"""Reading cases of official numbers: `<folder>/<case>.npz` with a `<case>.json` that explains it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.batch import Targets
+
+COMMITTED = Path(__file__).parent / "official"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: arrays computed by an official repository, and its conventions."""
+
+    root: Path
+    folder: str
+    name: str
+
+    @property
+    def id(self) -> str:
+        """`<folder>/<case>`."""
+        return f"{self.folder}/{self.name}"
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The json: source, notes, config."""
+        facts: dict[str, Any] = json.loads((self.root / self.folder / f"{self.name}.json").read_text())
+        return facts
+
+    @cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The npz, read as needed."""
+        file: Mapping[str, np.ndarray] = np.load(self.root / self.folder / f"{self.name}.npz", allow_pickle=False)
+        return file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.from_numpy(np.array(self.arrays[name]))
+
+    def strings(self, name: str) -> list[str]:
+        """An array of names."""
+        return [str(s) for s in self.arrays[name]]
+
+    def targets(self, prefix: str = "") -> Targets:
+        """Targets stored as concatenation with counts."""
+        return Targets(
+            labels=self[f"{prefix}targets/labels"],
+            boxes=self[f"{prefix}targets/boxes"],
+            counts=tuple(int(n) for n in self[f"{prefix}targets/count"]),
+        )
+
+    def images(self, name: str) -> Tensor:
+        """Images stored as int8 thirty-seconds, float64 (exact)."""
+        return self[name].double() / 32
+
+    def bits(self, name: str) -> Tensor:
+        """A bit-packed boolean array with its `<name>_shape`."""
+        shape = self.arrays[f"{name}_shape"]
+        unpacked = np.unpackbits(self.arrays[name], axis=-1)[..., : shape[-1]]
+        return torch.from_numpy(unpacked.reshape(shape).astype(bool))
+
+    def weights(self, prefix: str = "w/") -> dict[str, Tensor]:
+        """A state dict under its official keys, float64 (exact) but for integer buffers."""
+        return read_weights(self.arrays, prefix)
+
+    def shared_weights(self, name: str) -> dict[str, Tensor]:
+        """A file of `shared/`, beside this case."""
+        return read_weights(np.load(self.root / "shared" / f"{name}.npz", allow_pickle=False), "")
+
+
+def read_weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
+    """Weights stored as integers times a power of two, ties resolved."""
+
+    def array(name: str) -> np.ndarray:
+        return np.asarray(arrays[prefix + name])
+
+    names = [n[len(prefix) :] for n in arrays if n.startswith(prefix)]
+    scale = dict(zip(array("::scale_keys").tolist(), array("::scale_values").tolist(), strict=True))
+    state = {}
+    for name in names:
+        if name.endswith("::raw"):
+            state[name.removesuffix("::raw")] = torch.from_numpy(array(name))
+        elif "::" not in name:
+            state[name] = torch.from_numpy(array(name).astype(np.float64) * scale[name])
+    if prefix + "::same_as_keys" in arrays:
+        ties = zip(array("::same_as_keys").tolist(), array("::same_as_values").tolist(), strict=True)
+        for key, same in ties:
+            if key:
+                state[key] = state[same]
+    return state
+
+
+def find_cases(root: Path, folders: Iterable[str]) -> list[Case]:
+    """All cases of some folders.
+
+    Raises:
+        FileNotFoundError: there is none: a proof that compares nothing must not pass.
+    """
+    cases = [
+        Case(root, folder, path.stem) for folder in folders for path in sorted((root / folder).glob("*.npz"))
+    ]
+    if not cases:
+        raise FileNotFoundError(f"no official numbers in {root}: expected {', '.join(folders)} with .npz files")
+    return cases
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity against its official value; `difference` is relative to the largest official value."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """nan never passes."""
+        return self.difference <= self.tolerance
+
+
+def compare(what: str, ours: Tensor, official: Tensor, tolerance: float) -> Comparison:
+    """Largest absolute difference over the largest official absolute value; different shapes never pass."""
+    if ours.shape != official.shape:
+        return Comparison(f"{what} (shape {list(ours.shape)} against {list(official.shape)})", np.inf, tolerance)
+    if official.numel() == 0:
+        return Comparison(what, 0.0, tolerance)
+    ours, official = ours.detach().double(), official.double()
+    largest = official.abs().max().clamp(min=1e-30)
+    difference = (ours - official).abs().max()
+    return Comparison(what, float(difference if difference == 0 else difference / largest), tolerance)
+
+
+def compare_exact(what: str, ours: Any, official: Any) -> Comparison:
+    """Equality of plain values or tensors."""
+    equal = torch.equal(ours, official) if isinstance(ours, Tensor) else ours == official
+    return Comparison(what, 0.0 if equal else np.inf, 0.0)
+
+
+def compare_summary(
+    case: Case, prefix: str, ours: Mapping[str, Tensor], tolerance: float
+) -> list[Comparison]:
+    """Many named tensors against their stored norms and sampled values.
+
+    The difference is relative to the largest value of the whole list, as in the stored noise floor.
+    """
+    names = case.strings(f"{prefix}/names")
+    missing = [n for n in names if n not in ours]
+    extra = sorted(ours.keys() - set(names))
+    results = [compare_exact(f"{prefix} names (missing {missing[:3]}, extra {extra[:3]})", [missing, extra], [[], []])]
+    if missing or extra:
+        return results
+    counts = case[f"{prefix}/sample_count"].tolist()
+    most = max(counts)
+    sampled = torch.cat([sample(ours[n].detach().double(), most) for n in names])
+    l2 = torch.stack([ours[n].detach().double().norm() for n in names])
+    results.append(compare(f"{prefix} sampled values", sampled, case[f"{prefix}/sample_values"], tolerance))
+    results.append(compare(f"{prefix} norms", l2, case[f"{prefix}/l2"], tolerance))
+    return results
+
+
+def sample(tensor: Tensor, most: int) -> Tensor:
+    """Values at evenly spaced flat positions, all of them when there are no more than `most`."""
+    flat = tensor.flatten()
+    if flat.numel() <= most:
+        return flat
+    positions = np.unique(np.trunc(np.linspace(0, flat.numel() - 1, most)).astype(np.int64))
+    return flat[torch.from_numpy(positions)]

@@ -1,0 +1,562 @@
+"""RT-DETR against lyuwenyu/RT-DETR@068dfde, rtdetr_pytorch: one function for each kind of case."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo.architectures.rt_detr import DecoderConfig, RtDetr, from_published
+from zoo.batch import Batch, OutputSet, Pairs, Predictions, Step, Targets
+from zoo.boxes import cxcywh_to_xyxy
+from zoo.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
+from zoo.ema import EmaConfig, ModelEma
+from zoo.layers.backbone import BackboneConfig
+from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
+from zoo.layers.hybrid_encoder import EncoderConfig
+from zoo.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
+from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.postprocess import TopKSigmoid
+from zoo.preprocess import InputContract
+from zoo.schedule import ParamRule, Schedule
+from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
+
+COSTS = MatchCosts(label=2, l1=5, giou=2)
+WEIGHTS = {"label": 1.0, "l1": 5.0, "giou": 2.0}
+EMA = EmaConfig(decay=0.9999, warmup_steps=2000)
+INPUT = InputContract(resize="stretch", size=(640, 640), backend="pil")
+# float64 differences come from summation order alone
+EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
+
+
+def criterion(label_loss: str = "vfl") -> SetCriterion:
+    """The official criterion with one of its label losses."""
+    losses: dict[str, LabelLoss] = {
+        "vfl": Varifocal(alpha=0.75, gamma=2.0),
+        "focal": SigmoidFocal(alpha=0.75, gamma=2.0),
+        "bce": BinaryCrossEntropy(),
+    }
+    terms = [LabelTerm(WEIGHTS["label"], losses[label_loss]), L1Term(WEIGHTS["l1"]), GiouTerm(WEIGHTS["giou"])]
+    return SetCriterion(HungarianMatcher(COSTS, focal_cost), terms)
+
+
+def whole_step(targets: Targets) -> Step:
+    """Facts of a step that is one batch on one device."""
+    return Step(torch.tensor(targets.counts, dtype=torch.int64), (0, 0), 0)
+
+
+def layer_of_official(name: str, num_layers: int) -> tuple[str, int]:
+    """`final`, `aux_1`, `dn_0` to (our set, layer); the last aux is the encoder's selection in v1."""
+    if name == "final":
+        return "decoder", num_layers - 1
+    kind, index = name.split("_")
+    if kind == "dn":
+        return "denoising", int(index)
+    return ("encoder", 0) if int(index) == num_layers - 1 else ("decoder", int(index))
+
+
+def official_losses(losses: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Ours under the official names."""
+    term = {"label": "loss_vfl", "l1": "loss_bbox", "giou": "loss_giou"}
+    named = {}
+    for key, values in losses.items():
+        output_set, kind = key.split("/")
+        for layer, value in enumerate(values):
+            if output_set == "decoder":
+                suffix = "" if layer == num_layers - 1 else f"_aux_{layer}"
+            else:
+                suffix = f"_aux_{num_layers - 1}" if output_set == "encoder" else f"_dn_{layer}"
+            named[term[kind] + suffix] = value
+    return named
+
+
+# -- criterion ------------------------------------------------------------------------------------
+
+
+def run_criterion(case: Case) -> list[Comparison]:
+    """Matched pairs, every loss before and after its weight, total, gradient of every input."""
+    # the official BCE subtracts in place from a float32 one-hot, so its float64 run is rounded to float32
+    exact = SINGLE if "bce" in case.facts["config"].get("losses", "") else EXACT
+    results = []
+    for precision, dtype, value, gradient in (
+        ("f32", torch.float32, SINGLE, SINGLE_GRADIENT),
+        ("f64", torch.float64, exact, exact),
+    ):
+        if f"{precision}/total" in case:
+            results += _criterion_in(case, precision, dtype, value, gradient)
+    return results
+
+
+def _criterion_in(
+    case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
+) -> list[Comparison]:
+    names = sorted({k.split("/")[1] for k in case.arrays if k.startswith("in/")})
+    num_layers = sum(n.startswith("aux") for n in names)
+    inputs = {
+        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes")) for n in names
+    }
+    targets = case.targets()
+    sets = _sets(case, inputs, num_layers, targets)
+    label = "vfl" if "losses" not in case.facts["config"] else _label_loss(case.facts["config"]["losses"])
+    ours = criterion(label)
+    step = whole_step(targets)
+    losses = ours(sets, targets, step)
+    total = torch.stack([v.sum() for v in losses.values()]).sum()
+    total.backward()
+    results = [compare(f"{precision} total", total, case[f"{precision}/total"], tolerance)]
+    named = official_losses(losses, num_layers)
+    results += _compare_losses(case, precision, named, tolerance, label)
+    for n, (logits, boxes) in inputs.items():
+        for kind, tensor in (("logits", logits), ("boxes", boxes)):
+            key = f"{precision}/grad/{n}/{kind}"
+            if key in case:
+                results.append(compare(key, _gradient(tensor), case[key], gradient_tolerance))
+    with torch.no_grad():
+        matches = ours.match(sets, targets, step)
+    return results + _compare_pairs(case, precision, matches, names, num_layers, targets)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _label_loss(losses: str) -> str:
+    return re.findall(r"'(\w+)'", losses)[0]
+
+
+def _sets(
+    case: Case, inputs: Mapping[str, Sequence[Tensor]], num_layers: int, targets: Targets
+) -> list[OutputSet]:
+    layers: dict[str, list[str]] = {}
+    for name in sorted(inputs, key=lambda n: layer_of_official(n, num_layers)[1]):
+        layers.setdefault(layer_of_official(name, num_layers)[0], []).append(name)
+    sets = []
+    for output_set, members in layers.items():
+        predictions = Predictions(
+            torch.stack([inputs[n][0] for n in members]), torch.stack([inputs[n][1] for n in members])
+        )
+        if output_set == "denoising":
+            groups = int(case["dn/num_group"])
+            pairs = _positive_pairs(case, "dn/", targets, groups)
+            sets.append(OutputSet(output_set, predictions, pairs, divisor=groups))
+        else:
+            sets.append(OutputSet(output_set, predictions))
+    return sets
+
+
+def _positive_pairs(case: Case, prefix: str, targets: Targets, groups: int) -> Pairs:
+    """The stored positive positions as pairs: k-th of each group with object k."""
+    counts = case[f"{prefix}positive_idx_count"].tolist()
+    starts = np.concatenate([[0], np.cumsum(targets.counts)])
+    target = [torch.arange(starts[i], starts[i + 1]).repeat(groups) for i in range(len(counts))]
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return Pairs(image, case[f"{prefix}positive_idx"], torch.cat(target))
+
+
+def _compare_losses(
+    case: Case, precision: str, named: Mapping[str, Tensor], tolerance: float, label: str
+) -> list[Comparison]:
+    results = []
+    for kind, values in (("loss_weighted", "values"), ("loss", "unweighted")):
+        names = [n.replace(f"loss_{label}", "loss_vfl") for n in case.strings(f"{precision}/{kind}/names")]
+        ours = torch.stack([named[n] / _weight_of(n, kind) for n in names])
+        results.append(compare_exact(f"{precision} {kind} entries", set(names), set(named)))
+        results.append(compare(f"{precision} {kind}", ours, case[f"{precision}/{kind}/{values}"], tolerance))
+    return results
+
+
+def _weight_of(name: str, kind: str) -> float:
+    if kind == "loss_weighted":
+        return 1.0
+    return {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}["_".join(name.split("_")[:2])]
+
+
+def _compare_pairs(
+    case: Case, precision: str, matches: Matches, names: Sequence[str], num_layers: int, targets: Targets
+) -> list[Comparison]:
+    results = []
+    starts = torch.tensor([0, *np.cumsum(targets.counts).tolist()])
+    for name in names:
+        key = f"{precision}/match/{name}"
+        if f"{key}/count" not in case:
+            continue
+        output_set, layer = layer_of_official(name, num_layers)
+        matched = matches[output_set]
+        _, images, queries = matched.outputs.predictions.logits.shape[:3]
+        rows = matched.rows.view(matched.num_layers, -1)[layer]
+        objects = matched.objects.view(matched.num_layers, -1)[layer]
+        image, query = rows // queries % images, rows % queries
+        ours = set(zip(image.tolist(), query.tolist(), (objects - starts[image]).tolist(), strict=True))
+        official_image = torch.arange(images).repeat_interleave(case[f"{key}/count"])
+        official = set(
+            zip(official_image.tolist(), case[f"{key}/pred"].tolist(), case[f"{key}/target"].tolist(), strict=True)
+        )
+        results.append(compare_exact(key, ours, official))
+    return results
+
+
+# -- network --------------------------------------------------------------------------------------
+
+
+def build(case: Case, freeze_stem: bool) -> RtDetr:
+    """The case's network with its weights, float64, loaded strictly through `from_published`."""
+    config = case.facts["config"]
+    depth = config.get("depth") or int(case.name.split("_r")[1][:2])
+    dim, heads, ffn, points = config["hidden_dim"], config["nhead"], config["dim_feedforward"], 3
+    network = RtDetr(
+        num_classes=config["num_classes"],
+        backbone=BackboneConfig(
+            name=f"resnet{depth}d", weights="random", freeze_stem=freeze_stem, frozen_norm=depth >= 50
+        ),
+        encoder=EncoderConfig(
+            dim=dim, num_heads=heads, ffn_dim=ffn, expansion=config["expansion"], num_blocks=3
+        ),
+        decoder=DecoderConfig(
+            dim=dim,
+            num_queries=config["num_queries"],
+            num_layers=config["decoder_layers"],
+            eval_layers=config.get("eval_idx", config["decoder_layers"] - 1) + 1,
+            num_heads=heads,
+            num_points=points,
+            ffn_dim=ffn,
+            num_denoising=config["num_denoising"],
+            label_noise=0.5,
+            box_noise=1.0,
+            learned_queries=config.get("learnt_init_query", False),
+        ),
+    ).double()
+    backbone = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
+    network.load_state_dict(from_published(backbone | case.weights()), strict=True)
+    return network
+
+
+def our_name(key: str) -> str:
+    """Our name of an official state-dict key."""
+    return next(iter(from_published({key: torch.empty(0)})))
+
+
+def stored_denoising(case: Case, prefix: str, targets: Targets) -> DenoisingQueries | None:
+    """The denoising part that the official run used."""
+    if f"{prefix}labels" not in case:
+        return None
+    groups = int(case[f"{prefix}num_group"])
+    return DenoisingQueries(
+        labels=case[f"{prefix}labels"].long(),
+        boxes_unactivated=case[f"{prefix}bbox_unact"],
+        blocked=case.bits(f"{prefix}attn_mask"),
+        pairs=_positive_pairs(case, prefix, targets, groups),
+        groups=groups,
+    )
+
+
+def run_forward(case: Case) -> list[Comparison]:
+    """Logits and boxes of every layer, features, selected queries; in evaluation or train mode."""
+    network = build(case, freeze_stem=bool(case.facts["config"].get("freeze")))
+    training = "train_mode" in case.name
+    # float32 against float64 of the official code itself differs this much with batch statistics
+    logit_tolerance, box_tolerance = (2e-3, 2e-4) if training else (1e-3, 1e-4)
+    results = []
+    for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
+        logits, boxes = (1e-9, 1e-9) if precision == "f64" else (logit_tolerance, box_tolerance)
+        network = build(case, freeze_stem=False).to(dtype).train(training)
+        results += _forward_in(case, network, precision, dtype, logits, boxes)
+    return results
+
+
+@torch.no_grad()
+def _forward_in(
+    case: Case, network: RtDetr, precision: str, dtype: torch.dtype, logit_tolerance: float, box_tolerance: float
+) -> list[Comparison]:
+    targets = case.targets() if "targets/count" in case else Targets(torch.empty(0), torch.empty(0, 4), ())
+    denoising = stored_denoising(case, "dn/", targets)
+    features = network.backbone(case.images("images").to(dtype))
+    maps = network.encoder(features)
+    outputs = network.decoder(maps, denoising)
+    layers = {"": outputs.final}
+    for supervised in outputs.supervised:
+        count = len(supervised.predictions.logits)
+        for layer in range(count):
+            suffix = {"decoder": f"aux_{layer}/", "encoder": "aux_%d/" % _decoder_layers(network)}
+            layers[suffix.get(supervised.name, f"dn_{layer}/")] = Predictions(
+                supervised.predictions.logits[layer], supervised.predictions.boxes[layer]
+            )
+    if outputs.supervised:  # the last decoder layer is the final prediction, the encoder follows it
+        layers["aux_%d/" % (_decoder_layers(network) - 1)] = layers.pop("aux_%d/" % _decoder_layers(network))
+    results = []
+    for name, predictions in layers.items():
+        key = f"{precision}/{name}pred"
+        results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logit_tolerance))
+        results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], box_tolerance))
+    if precision == "f64":
+        for part, tensors in (("backbone", features), ("encoder", maps)):
+            names = case.strings(f"f64/inter/{part}/names")
+            results += compare_summary(case, f"f64/inter/{part}", dict(zip(names, tensors, strict=True)), 1e-9)
+        if "f64/bn_after_forward/names" in case:
+            ours = {our: b for our, b in network.named_buffers()}
+            official = {n: ours[our_name(n)] for n in case.strings("f64/bn_after_forward/names")}
+            results += compare_summary(case, "f64/bn_after_forward", official, 1e-9)
+    return results
+
+
+def _decoder_layers(network: RtDetr) -> int:
+    return network.decoder.config.num_layers
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def run_train_steps(case: Case) -> list[Comparison]:
+    """Five optimizer steps: losses, gradients, norm, parameters, BatchNorm buffers, EMA."""
+    stem = "backbone.conv1.conv1_1.conv.weight"
+    network = build(case, freeze_stem=stem not in case.strings("step1/grad/names")).train()
+    official = {our_name(k): k for k in _official_keys(case)}
+    optimizer = torch.optim.AdamW(_official_groups(case, network), lr=1e-4, weight_decay=1e-4)
+    ema = ModelEma(network, EMA)
+    results: list[Comparison] = []
+    for index, batch in enumerate(case["batch_schedule"].tolist()):
+        targets = case.targets(f"batch{batch}/")
+        denoising = stored_denoising(case, f"batch{batch}/dn/", targets)
+        images = case.images(f"batch{batch}/images")
+        outputs = network.decoder(network.encoder(network.backbone(images)), denoising)
+        losses = criterion()(outputs.supervised, targets, whole_step(targets))
+        total = torch.stack([v.sum() for v in losses.values()]).sum()
+        optimizer.zero_grad()
+        total.backward()
+        number = index + 1
+        tolerance = 1e-9 if number == 1 else 1e-7
+        names = case.strings(f"step{number}/loss/names")
+        named = official_losses(losses, _decoder_layers(network))
+        ours = torch.stack([named[n] for n in names])
+        results.append(compare(f"step {number} losses", ours, case[f"step{number}/loss/values"], tolerance))
+        results.append(compare(f"step {number} total", total, case["total_loss"][index], tolerance))
+        if number == 1:
+            gradients = {official[n]: p.grad for n, p in network.named_parameters() if p.grad is not None}
+            results += compare_summary(case, "step1/grad", gradients, 1e-8)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        results.append(compare(f"step {number} norm", norm, case["grad_norm_before_clip"][index], 1e-7))
+        optimizer.step()
+        ema.update(network)
+        if number in (1, 5):
+            results += _compare_state(case, network, official, number)
+    averaged = {official[n]: v for n, v in ema.network.state_dict().items()}
+    wanted = case.strings("after_step5/ema/names")
+    return results + compare_summary(case, "after_step5/ema", {n: averaged[n] for n in wanted}, 1e-8)
+
+
+def _official_keys(case: Case) -> list[str]:
+    depth = int(case.name.split("_r")[1][:2])
+    backbone = case.shared_weights(f"weights_presnet{depth}")
+    return [*(f"backbone.{k}" for k in backbone), *case.weights()]
+
+
+def _official_groups(case: Case, network: RtDetr) -> list[dict]:
+    parameters = dict(network.named_parameters())
+    return [
+        {
+            "params": [parameters[our_name(n)] for n in group["names"]],
+            **{k: v for k, v in group.items() if k in ("lr", "weight_decay")},
+        }
+        for group in case.facts["param_groups"]
+    ]
+
+
+def _compare_state(case: Case, network: RtDetr, official: Mapping[str, str], number: int) -> list[Comparison]:
+    state = {official[n]: v for n, v in network.state_dict().items()}
+    results = []
+    for kind in ("param", "buffers"):
+        names = case.strings(f"after_step{number}/{kind}/names")
+        ours = {n: state[n] for n in names}
+        results += compare_summary(case, f"after_step{number}/{kind}", ours, 1e-8)
+    return results
+
+
+def run_schedule(case: Case) -> list[Comparison]:
+    """Learning rates of all groups and epochs, EMA decay and an example."""
+    decays = torch.tensor([EMA.decay_at(n) for n in range(5001)], dtype=torch.float64)
+    results = [compare("EMA decay", decays, case["ema_decay_at_update"], 1e-12)]
+    weights = case["ema_example/weights"]
+    holder = torch.nn.Linear(2, 2, bias=False).double()
+    holder.weight.data.copy_(weights[0])
+    ema = ModelEma(holder, EMA)
+    averages = []
+    for value in weights[1:]:
+        holder.weight.data.copy_(value)
+        ema.update(holder)
+        averages.append(ema.network.weight.detach().clone())
+    results.append(compare("EMA example", torch.stack(averages), case["ema_example/ema_after_update"], 1e-12))
+    base = {"r18": [1e-5, 1e-5, 1e-4, 1e-4], "r50": [1e-5, 1e-4, 1e-4, 1e-4], "r101": [1e-6, 1e-4]}
+    schedule = Schedule(
+        lr=1e-4, weight_decay=1e-4, rules=[], warmup_steps=0, drop_epochs=[1000], global_batch_size=16
+    )
+    for name, rates in base.items():
+        factors = [schedule.factor(epoch * 7392, 7392, 72 * 7392) for epoch in range(72)]
+        ours = torch.tensor([[rate * f for rate in rates] for f in factors], dtype=torch.float64)
+        results.append(compare(f"lr {name}", ours, case[f"lr_epoch/{name}"], 1e-12))
+    return results
+
+
+# -- denoising, input, output ---------------------------------------------------------------------
+
+
+def run_denoising(case: Case) -> list[Comparison]:
+    """Layout, mask and positives exactly; boxes and labels without noise; ranges with noise."""
+    config, targets = case.facts["config"], case.targets()
+    batch = Batch(
+        images=torch.empty(len(targets.counts), 3, 0, 0),
+        padding=torch.empty(len(targets.counts), 0, 0, dtype=torch.bool),
+        targets=targets,
+        image_ids=tuple(range(len(targets.counts))),
+        original_sizes=((1, 1),) * len(targets.counts),
+        step=whole_step(targets),
+    )
+
+    def queries(label_noise: float, box_noise: float) -> DenoisingQueries | None:
+        return contrastive_denoising(
+            batch,
+            num_classes=config["num_classes"],
+            num_queries=config["num_queries"],
+            num_denoising=config["num_denoising"],
+            label_noise=label_noise,
+            box_noise=box_noise,
+        )
+
+    clean = queries(0.0, 1e-30)
+    if "returns_none" in case:
+        return [compare_exact("no denoising part", clean is None, bool(case["returns_none"]))]
+    assert clean is not None
+    width = max(targets.counts)
+    results = [
+        compare_exact("groups", clean.groups, int(case["num_group"])),
+        compare_exact("mask", clean.blocked, case.bits("attn_mask")),
+        compare_exact("mask builder", attention_block(clean.groups, width, config["num_queries"], clean.labels.device),
+                      case.bits("attn_mask")),
+        compare_exact("positives", clean.pairs.query, case["positive_idx"]),
+        compare_exact("labels", clean.labels, case["clean/labels"].long()),
+        compare("boxes", clean.boxes_unactivated, case["clean/bbox"], 1e-5),
+    ]
+    pairs = positive_pairs(targets.counts, clean.groups, width, clean.labels.device)
+    results.append(compare_exact("pairs", pairs.query, case["positive_idx"]))
+    noisy = queries(1.0, 1.0)
+    assert noisy is not None
+    return [*results, *_noise_ranges(case, clean, noisy, width, config["num_classes"])]
+
+
+def _noise_ranges(
+    case: Case, clean: DenoisingQueries, noisy: DenoisingQueries, width: int, num_classes: int
+) -> list[Comparison]:
+    """Padding keeps its label; corners of positives move by less than half a size, negatives by up to one."""
+    real = case["clean/labels"].long() != num_classes
+    before = clean.boxes_unactivated.sigmoid().double()
+    noised = noisy.boxes_unactivated.sigmoid().double()
+    after = cxcywh_to_xyxy(noised)
+    half = before[..., 2:].repeat(1, 1, 2) / 2
+    low_corner = cxcywh_to_xyxy(before)
+    negative = (torch.arange(real.shape[1]) // width % 2).double()[None, :, None]
+    moved = (after - low_corner).abs() / half.clamp(min=1e-9)
+    clipped = (after < 1e-4) | (after > 1 - 1e-4)
+    slack = 2e-3  # the logit clamps at 1e-5
+    # corners of a negative may cross; its negative size is clamped and its corners cannot be told any more
+    crossed = (noised[..., 2:] < 1e-4).repeat(1, 1, 2) & (negative > 0)
+    in_range = ((moved <= 1 + negative + slack) & ((moved >= negative - slack) | clipped)) | crossed
+    return [
+        compare_exact("padding keeps its label", bool((noisy.labels[~real] == num_classes).all()), True),
+        compare_exact("labels in range", bool((noisy.labels[real] < num_classes).all()), True),
+        compare_exact("corner shifts in range", bool(in_range[real].all()), True),
+        compare_exact("something moved", bool(moved[real].max() > 0.5), True),
+    ]
+
+
+def run_postprocess(case: Case) -> list[Comparison]:
+    """Top 300 of queries x classes: scores, labels, boxes in pixels."""
+    sizes = tuple((int(h), int(w)) for w, h in case["orig_target_sizes_wh"].tolist())
+    results = []
+    for precision, dtype in (("f32", torch.float32), ("f64", torch.float64)):
+        detections = TopKSigmoid(300)(Predictions(case["logits"].to(dtype), case["boxes"].to(dtype)), sizes)
+        scores = torch.stack([d.scores for d in detections])
+        boxes = torch.stack([d.boxes_xyxy for d in detections])
+        labels = torch.stack([d.labels for d in detections])
+        largest = float(case[f"{precision}/boxes"].abs().max())
+        results += [
+            compare(f"{precision} scores", scores, case[f"{precision}/scores"], 1e-6),
+            compare_exact(f"{precision} labels", labels, case[f"{precision}/labels"]),
+            compare(f"{precision} boxes", boxes, case[f"{precision}/boxes"], 1e-3 / largest),
+        ]
+    return results
+
+
+def run_preprocess(case: Case) -> list[Comparison]:
+    """The val resize: sizes exact, pixels within 1e-5 (PIL backend) and one grey level (fast one)."""
+    results = []
+    index = 0
+    while f"im{index}/input_png" in case:
+        prefix = f"im{index}/"
+        image = Image.open(io.BytesIO(case.arrays[f"{prefix}input_png"].tobytes())).convert("RGB")
+        rows = case[f"{prefix}sample_yx"].tolist()
+        for backend, tolerance in (("pil", 1e-5), ("fast", 1.001 / 255)):
+            pixels = INPUT.with_backend(backend).resize_image(image).float() / 255  # type: ignore[arg-type]
+            results.append(compare_exact(f"{prefix}size {backend}", list(pixels.shape), case[f"{prefix}out_chw"].tolist()))
+            sampled = pixels[:, rows][:, :, rows]
+            results.append(compare(f"{prefix}pixels {backend}", sampled, case[f"{prefix}sample_pixels"], tolerance))
+        index += 1
+    return results
+
+
+# -- structure ------------------------------------------------------------------------------------
+
+
+def run_structure(facts: Mapping, network: RtDetr, rules: Schedule) -> list[Comparison]:
+    """Names, shapes, kinds, counts and optimizer groups of a full-size network.
+
+    Args:
+        facts: a json of `structure/`.
+        network: ours, built from the recipe.
+        rules: the recipe's schedule.
+    """
+    parameters = dict(network.named_parameters())
+    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
+    ours = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
+    official = {our_name(n): (shape, what) for n, shape, _, what in facts["state_dict"]}
+    # our frozen norms keep no counter; neither do the official ones
+    groups = rules.groups(network.named_parameters())
+    ours_groups = {(g["lr"], g["weight_decay"], n) for g in groups for n in g["param_names"]}
+    official_groups = {
+        (g.get("lr", 1e-4), g.get("weight_decay", 1e-4), our_name(n)) for g in facts["param_groups"] for n in g["names"]
+    }
+    total = sum(p.numel() for p in parameters.values())
+    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    frozen = {n for n, p in parameters.items() if not p.requires_grad}
+    return [
+        compare_exact("tensors", ours, official),
+        compare_exact("parameters", total, facts["params_total"]),
+        compare_exact("trainable parameters", trainable, facts["params_requires_grad"]),
+        compare_exact("frozen", frozen, {our_name(n) for n in facts["param_names_requires_grad_false"]}),
+        compare_exact("optimizer groups", ours_groups, official_groups),
+    ]
+
+
+RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
+    "criterion": run_criterion,
+    "forward": run_forward,
+    "train_steps": run_train_steps,
+    "schedule_ema": run_schedule,
+    "denoising": run_denoising,
+    "postprocess_bbox": run_postprocess,
+    "preprocess_val": run_preprocess,
+}
+
+
+def runner_of(case: Case) -> Callable[[Case], list[Comparison]]:
+    """The function that compares a case.
+
+    Raises:
+        KeyError: no function knows this kind of case.
+    """
+    for prefix, runner in RUNNERS.items():
+        if case.name.startswith(prefix):
+            return runner
+    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(RUNNERS)}")
