@@ -122,8 +122,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             more = f"\n  ... and {len(errors) - _FAULTS_SHOWN} more" if len(errors) > _FAULTS_SHOWN else ""
             raise ValueError(
                 f"the data set has {len(errors)} errors:\n{shown}{more}\n"
-                "Correct them (`zoo data check` lists all), or set skip_broken: true to train without what is "
-                "at fault."
+                "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
             )
         wanted = ("train",) if stage == "fit" else ()
         for name in wanted:
@@ -165,9 +164,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         """
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ValueError(
-                f"global_batch_size {global_batch_size} cannot be split over {world_size} devices; it must be "
-                "a "
-                f"multiple of {world_size}: change the number of devices or the recipe's number"
+                f"global_batch_size {global_batch_size} cannot be split over {world_size} devices; it must "
+                f"be a multiple of {world_size}: change the number of devices or the recipe's number"
             )
         num_images = len(self.read().splits["train"])
         if num_images < global_batch_size:
@@ -211,9 +209,13 @@ class DetectionDataModule(LightningDataModule, ABC):
         dataset = self.training_dataset()
         split = self._split or _Split(min(self.batch_size, max(1, len(dataset))), 1, 1, 0)
         sampler = StepBatchSampler(
-            len(dataset), self.seed, batch_size=split.batch_size, accumulation=split.accumulation,
-            world_size=split.world_size, rank=split.rank,
-        )  # fmt: skip
+            len(dataset),
+            self.seed,
+            batch_size=split.batch_size,
+            accumulation=split.accumulation,
+            world_size=split.world_size,
+            rank=split.rank,
+        )
         return StepLoader(
             dataset,
             sampler,

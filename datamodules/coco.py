@@ -69,8 +69,7 @@ class CocoDataModule(DetectionDataModule):
         if absent:
             raise ValueError(
                 f"{self._root} lacks {', '.join(sorted(set(absent)))}; set `root` to the COCO folder, "
-                "train_split and "
-                "eval_split to the splits in it"
+                "train_split and eval_split to the splits in it"
             )
         loaded = {role: coco.load(file) for role, file in files.items()}
         source = coco.assemble("coco", self._root, files, folders, loaded, verify_sizes=False)

@@ -84,8 +84,7 @@ class CustomDataModule(DetectionDataModule):
             note = _note(
                 "no_val_split",
                 f"there is no validation split, so {len(out)} of {len(train)} training images, drawn with "
-                "seed "
-                f"{self.seed}, are held out for evaluation; make a val split to choose them",
+                f"seed {self.seed}, are held out for evaluation; make a val split to choose them",
             )
             return {"train": kept, "val": out}, [note]
         splits = {"train": train, "val": source.splits[evaluation]}

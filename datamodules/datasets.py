@@ -21,9 +21,11 @@ def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> Image
     """Training targets of an image, labels as head indices."""
     objects = index.objects(row)
     return training_targets(
-        torch.from_numpy(objects.boxes_xywh), _head_indices(objects.source_ids, label_map), objects.crowd.tolist(),
+        torch.from_numpy(objects.boxes_xywh),
+        _head_indices(objects.source_ids, label_map),
+        objects.crowd.tolist(),
         index.size(row),
-    )  # fmt: skip
+    )
 
 
 def read_image(index: AnnotationIndex, row: int) -> Image.Image:

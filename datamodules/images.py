@@ -57,16 +57,18 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
         return FrameSize(raw)
     if declared == displayed[::-1]:
         return FrameSize(
-            displayed, "swapped_size",
+            displayed,
+            "swapped_size",
             f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
             f"{displayed[1]}x{displayed[0]}; taken as the image has it",
-        )  # fmt: skip
+        )
     return FrameSize(
-        None, "wrong_size",
+        None,
+        "wrong_size",
         f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
         f"{displayed[1]}x{displayed[0]}, so its boxes fit another version of it; the image is left out; "
         "export the annotations again for this image",
-    )  # fmt: skip
+    )
 
 
 def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
@@ -84,14 +86,13 @@ def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
             found = opened.size
     except _UNREADABLE as error:
         raise ValueError(
-            f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from the "
-            ""
-            "annotations; `zoo data check` lists all such files"
+            f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from "
+            "the annotations; `zoo data check` lists all such files"
         ) from error
     raise ValueError(
         f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
-        f"{size[1]}x{size[0]} "
-        "(width x height); correct the annotations; `zoo data check` lists all such files"
+        f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
+        "files"
     )
 
 
@@ -104,7 +105,7 @@ def _in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL would clip it to white); alpha is dropped."""
+    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL clips it to white); alpha is dropped."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))

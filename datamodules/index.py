@@ -123,9 +123,15 @@ class AnnotationIndex:
         for name in self.files.tolist():
             digest.update(name.encode() + b"\0")
         for column in (
-            self.image_ids, self.sizes, self.offsets, self.boxes_xywh, self.source_ids,
-            self.areas, self.crowd, self.annotation_ids,
-        ):  # fmt: skip
+            self.image_ids,
+            self.sizes,
+            self.offsets,
+            self.boxes_xywh,
+            self.source_ids,
+            self.areas,
+            self.crowd,
+            self.annotation_ids,
+        ):
             digest.update(np.ascontiguousarray(column).tobytes())
 
 
@@ -191,10 +197,13 @@ class IndexBuilder:
         if image_id in self._row_of:
             first = self._files[self._row_of[image_id]]
             self.fault(
-                "error", "duplicate_image_id", path, image_id,
+                "error",
+                "duplicate_image_id",
+                path,
+                image_id,
                 f"image id {image_id} is already that of {first}; this image is left out; give it an id of "
                 "its own",
-            )  # fmt: skip
+            )
             return
         self._row_of[image_id] = len(self._files)
         self._files.append(relative(path, self._root))
@@ -216,30 +225,37 @@ class IndexBuilder:
         if row is None:
             if image_id not in self._excluded:
                 self.fault(
-                    "error", "unknown_image", file, annotation_id,
-                    f"annotation {annotation_id} is for image id {image_id}, which is not listed; it is left "
-                    "out; "
-                    "list the image or remove the annotation",
-                )  # fmt: skip
+                    "error",
+                    "unknown_image",
+                    file,
+                    annotation_id,
+                    f"annotation {annotation_id} is for image id {image_id}, which is not listed; it is "
+                    "left out; list the image or remove the annotation",
+                )
             return
         where = self._files[row]
         if not isinstance(source_id, int) or source_id not in self._classes:
             self.fault(
-                "error", "unknown_category", where, annotation_id,
-                f"category {source_id!r} is not in the class list ({_few(self._classes)}); the object is left "
-                "out; "
-                "add the class or correct the annotation",
-            )  # fmt: skip
+                "error",
+                "unknown_category",
+                where,
+                annotation_id,
+                f"category {source_id!r} is not in the class list ({_few(self._classes)}); the object is "
+                "left out; add the class or correct the annotation",
+            )
             return
         box = self._judged(box_xywh, self._sizes[row], where, annotation_id)
         if box is None:
             return
         if annotation_id in self._seen_annotations:
             self.fault(
-                "warning", "duplicate_annotation_id", where, annotation_id,
+                "warning",
+                "duplicate_annotation_id",
+                where,
+                annotation_id,
                 f"annotation id {annotation_id} is used more than once; both objects are kept; number them "
                 "anew",
-            )  # fmt: skip
+            )
         self._seen_annotations.add(annotation_id)
         self._rows.append(row)
         self._boxes.append(box)
@@ -255,36 +271,46 @@ class IndexBuilder:
         box = _four_numbers(raw)
         if box is None or box[2] < 0 or box[3] < 0:
             self.fault(
-                "error", "invalid_box", where, annotation_id,
-                f"box {raw!r} must be four finite numbers x, y, width, height with a size of at least 0; the "
-                "object "
-                "is left out; correct or remove it",
-            )  # fmt: skip
+                "error",
+                "invalid_box",
+                where,
+                annotation_id,
+                f"box {raw!r} must be four finite numbers x, y, width, height with a size of at least 0; "
+                "the object is left out; correct or remove it",
+            )
             return None
         x, y, w, h = box
         if w == 0 or h == 0:
             self.fault(
-                "warning", "zero_area", where, annotation_id,
+                "warning",
+                "zero_area",
+                where,
+                annotation_id,
                 f"box {list(box)} has no area; the object is left out; draw it again or remove it",
-            )  # fmt: skip
+            )
             return None
         height, width = size
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             self.fault(
-                "warning", "outside", where, annotation_id,
-                f"box {list(box)} lies outside the {width}x{height} image; the object is left out; correct or "
-                "remove it",
-            )  # fmt: skip
+                "warning",
+                "outside",
+                where,
+                annotation_id,
+                f"box {list(box)} lies outside the {width}x{height} image; the object is left out; correct "
+                "or remove it",
+            )
             return None
         beyond = max(-x, -y, x + w - width, y + h - height)
         if beyond > _OUTSIDE_TOLERANCE:
             self.fault(
-                "warning", "partly_outside", where, annotation_id,
+                "warning",
+                "partly_outside",
+                where,
+                annotation_id,
                 f"box {list(box)} passes the edge of the {width}x{height} image by {beyond:.1f} pixels; "
-                "training clips "
-                "it, evaluation takes it as it is; correct it if the image was cropped or resized after "
-                "labelling",
-            )  # fmt: skip
+                "training clips it, evaluation takes it as it is; correct it if the image was cropped or "
+                "resized after labelling",
+            )
         return box
 
     def build(self) -> AnnotationIndex:

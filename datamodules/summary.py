@@ -57,8 +57,8 @@ class DataSummary:
         for name, split in self.splits.items():
             crowd = f", {split.crowd} of them crowds" if split.crowd else ""
             out.append(
-                f"{name}: {split.images} images, {split.objects} objects{crowd}, {split.empty} images without "
-                "any"
+                f"{name}: {split.images} images, {split.objects} objects{crowd}, {split.empty} images "
+                "without any"
             )
         out += [
             f"class {row.head_index} {row.name!r} (id {row.source_id} in the source): "

@@ -62,8 +62,7 @@ def load(path: Path) -> CocoFile:
         except ValueError as error:
             raise ValueError(
                 f"{path} is no COCO annotation file: {error or strict}; it needs the lists images, "
-                "annotations and "
-                "categories"
+                "annotations and categories"
             ) from error
 
 
@@ -82,7 +81,7 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
                     str(category.id),
                     f"category {category.id!r} named {category.name!r} is left out; it needs an integer id "
                     "and a name",
-                )  # fmt: skip
+                )
             )
         elif category.id in classes:
             faults.append(
@@ -91,10 +90,9 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
                     "duplicate_category",
                     shown,
                     category.id,
-                    f"category id {category.id} is {classes[category.id]!r} and {category.name!r}; the first "
-                    "is taken; "
-                    "give each class one id",
-                )  # fmt: skip
+                    f"category id {category.id} is {classes[category.id]!r} and {category.name!r}; the "
+                    "first is taken; give each class one id",
+                )
             )
         else:
             classes[category.id] = category.name
@@ -108,11 +106,13 @@ def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
         key = name.strip().casefold()
         if key in first:
             yield Fault(
-                "warning", "similar_classes", file, source_id,
+                "warning",
+                "similar_classes",
+                file,
+                source_id,
                 f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case or "
-                "spaces only; "
-                "they are kept apart; merge them if they mean the same",
-            )  # fmt: skip
+                "spaces only; they are kept apart; merge them if they mean the same",
+            )
         first.setdefault(key, source_id)
 
 
@@ -132,10 +132,13 @@ def read_split(
     for image in content.images:
         if not isinstance(image.id, int) or not isinstance(image.file_name, str):
             builder.fault(
-                "error", "invalid_image", file, str(image.id),
-                f"image {image.id!r} with file_name {image.file_name!r} is left out; it needs an integer id "
-                "and a name",
-            )  # fmt: skip
+                "error",
+                "invalid_image",
+                file,
+                str(image.id),
+                f"image {image.id!r} with file_name {image.file_name!r} is left out; it needs an integer "
+                "id and a name",
+            )
             continue
         add_checked_image(builder, images, image.file_name, image.id, _declared_size(image), verify_sizes)
     shown = shown_path(file, root)
@@ -193,7 +196,7 @@ def _holds_boxes(file: Path) -> bool:
 
 
 def image_folder(root: Path, file: Path, names: list[str]) -> Path:
-    """The folder that holds most of `names`: beside, above or below the annotation file, by the usual names."""
+    """The folder that holds most of `names`: beside, above or below the annotation file, by usual names."""
     stem = file.stem.removeprefix("instances_")
     split = split_of(stem)
     words = dict.fromkeys(w for w in (stem, split, "valid" if split == "val" else None) if w)
@@ -260,8 +263,10 @@ def class_differences(file: str, expected: Mapping[int, str], found: Mapping[int
         ours, theirs = expected.get(source_id), found.get(source_id)
         if ours != theirs:
             yield Fault(
-                "error", "class_list", file, source_id,
-                f"category {source_id} is {theirs!r} here and {ours!r} in the other splits; give all splits "
-                "one class "
-                "list",
-            )  # fmt: skip
+                "error",
+                "class_list",
+                file,
+                source_id,
+                f"category {source_id} is {theirs!r} here and {ours!r} in the other splits; give all "
+                "splits one class list",
+            )

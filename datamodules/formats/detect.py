@@ -19,7 +19,7 @@ _READERS: dict[str, Callable[..., Source]] = {
 }
 _UNDERSTOOD = """\
 Layouts that are understood:
-  COCO json              annotations/instances_train.json, annotations/instances_val.json, train/*.jpg, val/*.jpg
+  COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
   Roboflow COCO export   train/_annotations.coco.json, train/*.jpg, valid/..., test/...
   YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels)
   Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt"""

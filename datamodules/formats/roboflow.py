@@ -29,18 +29,26 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     loaded = {split: coco.load(file) for split, file in files.items()}
     without = _placeholder(loaded)
     source = coco.assemble(
-        "roboflow_coco", root, files, {split: f.parent for split, f in files.items()}, loaded,
-        verify_sizes=verify_sizes, without=without,
-    )  # fmt: skip
+        "roboflow_coco",
+        root,
+        files,
+        {split: f.parent for split, f in files.items()},
+        loaded,
+        verify_sizes=verify_sizes,
+        without=without,
+    )
     if not without:
         return source
     first = next(iter(files))
     name = next(c.name for c in loaded[first].categories if c.id == _PLACEHOLDER)
     note = Fault(
-        "warning", "placeholder_category", shown_path(files[first], root), _PLACEHOLDER,
-        f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and is left out of the "
-        "classes; nothing to do unless it was meant as a class",
-    )  # fmt: skip
+        "warning",
+        "placeholder_category",
+        shown_path(files[first], root),
+        _PLACEHOLDER,
+        f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and is left out of "
+        "the classes; nothing to do unless it was meant as a class",
+    )
     return Source(source.format, root, source.classes, source.splits, (note, *source.notes))
 
 

@@ -11,9 +11,17 @@ from datamodules.images import ImageFolder, frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from zoo.labels import LabelMap
 
-SPLITS = ("train", "val", "test")
-_SPLIT_WORDS = {"train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val",
-                "validation": "val", "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "trainval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,13 @@ def add_checked_image(
     if path is None:
         builder.exclude_image(image_id)
         builder.fault(
-            "error", "missing_image", folder.folder / name, image_id,
-            f"there is no such file in {folder.folder}; the image and its objects are left out; put the file "
-            "there or "
-            "remove it from the annotations",
-        )  # fmt: skip
+            "error",
+            "missing_image",
+            folder.folder / name,
+            image_id,
+            f"there is no such file in {folder.folder}; the image and its objects are left out; put the "
+            "file there or remove it from the annotations",
+        )
         return
     if remark:
         builder.fault(
@@ -112,7 +122,10 @@ def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterabl
         for row, file in enumerate(index.files.tolist()):
             if file in seen and seen[file] != name:
                 yield Fault(
-                    "warning", "leak", shown_path(index.path(row), root), int(index.image_ids[row]),
+                    "warning",
+                    "leak",
+                    shown_path(index.path(row), root),
+                    int(index.image_ids[row]),
                     f"the image is in {seen[file]} and in {name}; keep it in one of them",
-                )  # fmt: skip
+                )
             seen.setdefault(file, name)

@@ -1,4 +1,4 @@
-"""Pascal VOC xml: Annotations/, JPEGImages/ and ImageSets/Main/, also one folder down, or xml beside images."""
+"""Pascal VOC xml: Annotations/, JPEGImages/ and ImageSets/Main/, also a folder down, or xml beside images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flat_folders(root: Path) -> dict[str, Path]:
     found = {
         split_of(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)
     }
-    folders = {split: found[split] for split in ("train", "val", "test") if split in found}
+    folders: dict[str, Path] = {split: found[split] for split in ("train", "val", "test") if split in found}
     return folders or ({"train": root} if next(root.glob("*.xml"), None) else {})
 
 
@@ -87,19 +87,36 @@ def _image_sets(
     if "train" not in sets and "trainval" in sets:
         held_out = set(sets.get("val", []))
         sets["train"] = [stem for stem in sets["trainval"] if stem not in held_out]
-    members = {split: sets[split] for split in ("train", "val", "test") if split in sets}
+    members: dict[str, list[str]] = {
+        split: sets[split] for split in ("train", "val", "test") if split in sets
+    }
     if not members:
         return {"train": list(records)}, []
     notes = []
     for split, stems in members.items():
         for stem in stems:
             if stem not in records:
-                notes.append(Fault("error", "missing_annotation", f"{shown_path(base, root)}/ImageSets/Main/{split}.txt",
-                    stem, f"there is no Annotations/{stem}.xml; the image is left out; add it or remove the line"))  # fmt: skip
+                notes.append(
+                    Fault(
+                        "error",
+                        "missing_annotation",
+                        f"{shown_path(base, root)}/ImageSets/Main/{split}.txt",
+                        stem,
+                        f"there is no Annotations/{stem}.xml; the image is left out; add it or remove the "
+                        "line",
+                    )
+                )
     listed = {stem for stems in members.values() for stem in stems}
     for stem in sorted(set(records) - listed):
-        notes.append(Fault("warning", "unlisted", shown_path(records[stem].file, root), stem,
-            "no list in ImageSets/Main names it; it is left out; add it to train.txt to use it"))  # fmt: skip
+        notes.append(
+            Fault(
+                "warning",
+                "unlisted",
+                shown_path(records[stem].file, root),
+                stem,
+                "no list in ImageSets/Main names it; it is left out; add it to train.txt to use it",
+            )
+        )
     return members, notes
 
 
@@ -162,8 +179,13 @@ def _read_split(
     number = 0
     for image_id, record in enumerate(records):
         if record.error:
-            builder.fault("error", "malformed_xml", record.file, image_id, f"{record.error}; the image is left out; "
-                          "export it again")  # fmt: skip
+            builder.fault(
+                "error",
+                "malformed_xml",
+                record.file,
+                image_id,
+                f"{record.error}; the image is left out; export it again",
+            )
             continue
         name = _image_name(images, record)
         add_checked_image(builder, images, name, image_id, record.size, verify_sizes)

@@ -34,7 +34,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 
 def image_folders(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Per split: image folder, and split -> the path in data.yaml that does not exist and was not replaced."""
+    """Per split its image folder; per lost split the path in data.yaml that does not exist."""
     found: dict[str, Path] = {}
     lost: dict[str, str] = {}
     for split, keys in _SPLIT_KEYS.items():
@@ -103,18 +103,21 @@ def _classes(
                 return dict(enumerate(line.strip() for line in lines if line.strip())), []
     used = sorted({row for f in folders.values() for row in _used_classes(label_folder(f))})
     note = Fault(
-        "warning", "no_class_names", str(root), None,
+        "warning",
+        "no_class_names",
+        str(root),
+        None,
         f"there is no data.yaml or classes.txt, so the classes {used} are named by their numbers; add "
-        "data.yaml with "
-        "names",
-    )  # fmt: skip
+        "data.yaml with names",
+    )
     return {c: f"class_{c}" for c in used}, [note]
 
 
 def _class_count(file: str, count: object, classes: Mapping[int, str]) -> list[Fault]:
     if count is None or count == len(classes):
         return []
-    message = f"nc is {count} but there are {len(classes)} names {list(classes.values())}; names is taken; correct nc"
+    names = list(classes.values())
+    message = f"nc is {count} but there are {len(classes)} names {names}; names is taken; correct nc"
     return [Fault("error", "class_list", file, None, message)]
 
 
@@ -153,11 +156,13 @@ def _read_split(root: Path, folder: Path, classes: Mapping[int, str]) -> Annotat
         file, _ = known.find(f"{path.stem}.txt")
         if file is None:
             builder.fault(
-                "warning", "no_label_file", path, image_id,
+                "warning",
+                "no_label_file",
+                path,
+                image_id,
                 f"there is no {shown_path(labels / path.stem, root)}.txt; the image counts as one without "
-                "objects; "
-                "write an empty file if that is so",
-            )  # fmt: skip
+                "objects; write an empty file if that is so",
+            )
             continue
         number = _read_labels(builder, file, image_id, frame.size, number)
     stems = {p.stem for p in images}
@@ -190,8 +195,13 @@ def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[i
         if row is None:
             continue
         if row in seen:
-            builder.fault("warning", "duplicate_object", file, line_number, f"line {line_number} repeats an earlier one "
-                          f"({line.strip()}); it is left out; remove it")  # fmt: skip
+            builder.fault(
+                "warning",
+                "duplicate_object",
+                file,
+                line_number,
+                f"line {line_number} repeats an earlier one ({line.strip()}); it is left out; remove it",
+            )
             continue
         seen.add(row)
         source_id, cx, cy, w, h = row
@@ -212,8 +222,13 @@ def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple
         )
         return None
     if len(values) > 6 and len(values) % 2 == 1:
-        builder.fault("warning", "polygon", file, line, f"line {line} is a polygon; its bounding box is taken; nothing to "
-                      "do unless masks were meant")  # fmt: skip
+        builder.fault(
+            "warning",
+            "polygon",
+            file,
+            line,
+            f"line {line} is a polygon; its bounding box is taken; nothing to do unless masks were meant",
+        )
         xs, ys = values[1::2], values[2::2]
         values = [
             values[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -19,7 +20,8 @@ class SafeIoUCrop(v2.RandomIoUCrop):
         """Empty for tiny images, else torchvision's."""
         if min(_canvas(flat_inputs)) < _SMALLEST_CROPPED:
             return {}
-        return super().make_params(flat_inputs)
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return params
 
 
 class ZoomCrop(v2.Transform):
@@ -78,17 +80,9 @@ class RandomTranspose(v2.Transform):
             return tv_tensors.BoundingBoxes(swapped, format="XYXY", canvas_size=(width, height))
         if isinstance(inpt, tv_tensors.Image):
             return tv_tensors.wrap(inpt.as_subclass(torch.Tensor).transpose(-1, -2), like=inpt)
-        if isinstance(inpt, torch.Tensor):  # labels
-            return inpt
-        return (
-            inpt.transpose(inpt.Transpose.TRANSPOSE) if hasattr(inpt, "Transpose") else _transposed_pil(inpt)
-        )
-
-
-def _transposed_pil(image: Any) -> Any:
-    from PIL import Image
-
-    return image.transpose(Image.Transpose.TRANSPOSE)
+        if isinstance(inpt, Image.Image):
+            return inpt.transpose(Image.Transpose.TRANSPOSE)
+        return inpt
 
 
 def _canvas(flat_inputs: list[Any]) -> tuple[int, int]:
