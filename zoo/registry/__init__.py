@@ -1,0 +1,1 @@
+"""Published weights: safetensors and a manifest, versions and aliases, never a pickle."""

@@ -1,0 +1,178 @@
+"""Checkpoint files that survive a crash and that nobody has to trust.
+
+Lightning's own writer renames from `$TMPDIR`, which is a copy when that is another file system: a
+kill left an empty last.ckpt in one of six trials. Here the temporary file lies beside its target.
+And a checkpoint holds plain values and tensors only, so that loading one executes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import secrets
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+# what torch.load(weights_only=True) rebuilds without importing anything of ours
+_PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+_TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
+_CONTAINERS = (dict, OrderedDict, list, tuple, set)
+_TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
+_FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # another machine's process cannot be asked whether it lives
+
+
+class UnsafeCheckpointError(ValueError):
+    """A checkpoint holds, or would hold, objects that only running code can rebuild."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning plugin: temporary file in the same directory, fsync, rename; plain values only.
+
+    A reader sees the old file or the new one, never a part. Temporary files of killed processes are
+    swept at the first save into a directory. Remote paths (`s3://...`) keep Lightning's writer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._swept: set[Path] = set()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Writes `checkpoint` to `path`.
+
+        Raises:
+            UnsafeCheckpointError: if it holds anything but plain values and tensors, naming where.
+        """
+        refuse_objects(checkpoint)
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in self._swept:
+            sweep_temporaries(target.parent)
+            self._swept.add(target.parent)
+        write_atomically(target, lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads `path`; `weights_only` is always True, whatever Lightning asks for."""
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(path, map_location)
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cpu") -> dict[str, Any]:
+    """The checkpoint in a .ckpt or .pth file, without executing anything it contains.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UnsafeCheckpointError: if it is a pickle that needs code to load.
+        ValueError: if it is damaged, or no checkpoint at all.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().splitlines()
+        reason = next((line.strip() for line in first if "GLOBAL" in line or "Unsupported" in line), first[0])
+        raise UnsafeCheckpointError(
+            f"{path} was not loaded: it is damaged or holds objects other than tensors and plain values "
+            f"({reason}). Nothing in it was executed. Save the bare state dict, or convert the file where "
+            "it was made."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dictionary")
+    return checkpoint
+
+
+def refuse_objects(value: Any, where: str = "checkpoint") -> None:
+    """Raises UnsafeCheckpointError at the first value that is neither plain nor a tensor."""
+    # exact types: a subclass (np.float64, an enum) pickles as a reference to its class
+    if type(value) in _PLAIN_TYPES or type(value) in _TENSOR_TYPES:
+        return
+    if type(value) not in _CONTAINERS:
+        raise UnsafeCheckpointError(
+            f"{where} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, "
+            "numbers, strings and containers of these, so that loading it runs no code. Convert it first."
+        )
+    if isinstance(value, dict):
+        for key, item in value.items():
+            refuse_objects(key, f"a key of {where}")
+            refuse_objects(item, f"{where}[{key!r}]")
+    else:
+        for index, item in enumerate(value):
+            refuse_objects(item, f"{where}[{index}]")
+
+
+def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
+    """Calls `write(file)` on a temporary file beside `target`, makes it durable, renames it."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Removes the temporary files of processes that are gone; returns what it removed."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    removed = []
+    for path in sorted(folder.iterdir()):
+        match = _TEMPORARY.match(path.name)
+        if match is None:
+            continue
+        if match["host"] == host:
+            stale = not _is_running(int(match["pid"]))
+        else:
+            stale = time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_SECONDS
+        if stale:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable; file systems that cannot sync a directory are left as they are."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,312 @@
+"""The manifest: everything that is known about published weights, in one reviewed YAML file.
+
+It comes from other people, so reading one executes nothing, has limits, and believes nothing: keys
+are known keys, file names are plain, model classes live under `zoo.architectures.`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from zoo.labels import LabelMap
+from zoo.registry.names import check_name
+
+MANIFEST_FILE = "manifest.yaml"
+WEIGHTS_FILE = "model.safetensors"
+_LONGEST_MANIFEST = 1 << 20  # bytes; Objects365's 365 classes take 25 kB
+_DEEPEST = 24
+_FILE_TYPES = (".safetensors", ".json", ".yaml", ".md", ".txt")
+_CLASS_PATH = re.compile(r"^zoo\.architectures\.[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9]*$")
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+Words = Annotated[str, msgspec.Meta(min_length=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+
+
+class ManifestError(ValueError):
+    """A manifest breaks a rule; the message names the file, the key and the rule."""
+
+
+class _Block(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Unknown keys are errors: a typo must not become an unread fact."""
+
+
+class FileEntry(_Block, kw_only=True, frozen=True):
+    """One file beside the manifest."""
+
+    path: Words
+    size: Count
+    sha256: Sha256
+
+
+class Origin(_Block, kw_only=True, frozen=True):
+    """Where the weights come from.
+
+    `converted` weights are made at the first pull from `file`, the published checkpoint, which is then
+    thrown away. Few authors publish a hash; `sha256` is then null until the first pull notes what it
+    got (trust on first use), and later pulls hold it to that.
+    """
+
+    kind: Literal["trained", "converted"]
+    file: str | None = None
+    converter: str | None = None
+    size: Count | None = None
+    sha256: Sha256 | None = None
+    pinned: Literal["published", "first_use"] | None = None
+    note: str = ""
+
+
+class TrainedBy(_Block, kw_only=True, frozen=True):
+    """The code that made the weights, and how its schedule differs from the recipes named here."""
+
+    code: Words
+    differs: list[Words] = []
+
+
+class ModelBlock(_Block, kw_only=True, frozen=True):
+    """Equals the recipe's `model:` block."""
+
+    class_path: str
+    init_args: dict[str, Any]
+
+
+class ClassRow(_Block, kw_only=True, frozen=True):
+    """One class in its three identities."""
+
+    name: Words
+    source_id: int
+    head_index: Count
+
+
+class LabelMapBlock(_Block, kw_only=True, frozen=True):
+    """`zoo.labels.LabelMap.to_dict`."""
+
+    num_classes: Count
+    classes: list[ClassRow]
+
+
+class InputBlock(_Block, kw_only=True, frozen=True):
+    """`zoo.preprocess.InputContract.to_dict`, checked here without importing torch."""
+
+    resize: Literal["stretch", "shortest"]
+    size: tuple[int, int]
+    mean: list[float] = []
+    std: list[float] = []
+    backend: Literal["fast", "pil"] = "fast"
+    padding: Literal["batch", "step"] = "batch"
+
+
+class PublishedScores(_Block, kw_only=True, frozen=True):
+    """What the authors claim, in their unit. Nobody here has checked it."""
+
+    source: Words
+    dataset: Words
+    unit: Literal["percent"] = "percent"
+    AP: Percent
+    AP50: Percent | None = None
+    AP75: Percent | None = None
+    APs: Percent | None = None
+    APm: Percent | None = None
+    APl: Percent | None = None
+    note: str = ""
+
+
+class MeasuredScores(_Block, kw_only=True, frozen=True):
+    """What a run of ours measured on these weights; there is none without the run and its commit."""
+
+    run: RunId
+    git_commit: Commit
+    date: Words
+    dataset: Words
+    split: Words
+    unit: Literal["fraction"] = "fraction"
+    AP: Fraction
+    AP50: Fraction | None = None
+    AP75: Fraction | None = None
+    APs: float | None = None  # COCO's -1 where no object has that size
+    APm: float | None = None
+    APl: float | None = None
+    AR1: float | None = None
+    AR10: float | None = None
+    AR100: float | None = None
+    interval: dict[str, tuple[float, float]] | None = None
+    protocol: dict[str, Any] | None = None
+    hardware: str = ""
+
+
+class DataBlock(_Block, kw_only=True, frozen=True):
+    """The training data."""
+
+    name: Words
+    split: Words
+    digest: str | None = None
+
+
+class Lineage(_Block, kw_only=True, frozen=True):
+    """The run and code that made the weights; nulls for weights that others made."""
+
+    run: RunId | None = None
+    git_commit: Commit | None = None
+    dirty: bool | None = None
+    parent: str | None = None
+
+
+class Manifest(_Block, kw_only=True, frozen=True):
+    """One version of one published model. `default` marks the tag that the bare name means."""
+
+    name: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    family: Words
+    default: bool = False
+    license: Words
+    model: ModelBlock
+    label_map: LabelMapBlock
+    input: InputBlock
+    files: list[FileEntry]
+    sources: list[Words] = []
+    origin: Origin
+    recipes: list[Words] = []
+    trained_by: TrainedBy
+    data: DataBlock
+    lineage: Lineage = Lineage()
+    published: PublishedScores | None = None
+    measured: MeasuredScores | None = None
+    params: Count | None = None
+    macs: Count | None = None
+    counted: str = ""  # how params and macs were counted
+    created: Words
+    tool_versions: dict[str, str] = {}
+
+    def labels(self) -> LabelMap:
+        """The label map as the object that everything else uses."""
+        return LabelMap.from_dict(msgspec.to_builtins(self.label_map))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def to_yaml(self) -> str:
+        """The file's text; `parse_manifest` is the inverse."""
+        plain = msgspec.json.decode(msgspec.json.encode(self))
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+    def file(self, path: str) -> FileEntry | None:
+        """The entry of a file, None if it has none."""
+        return next((entry for entry in self.files if entry.path == path), None)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file.
+
+    Raises:
+        ManifestError: naming the file and the rule it breaks.
+    """
+    with open(path, "rb") as file:
+        return parse_manifest(file.read(_LONGEST_MANIFEST + 1), str(path))
+
+
+def parse_manifest(text: str | bytes, where: str = "manifest") -> Manifest:
+    """The manifest in a YAML text; `where` names it in errors."""
+    raw = text.encode() if isinstance(text, str) else text
+    plain = load_plain_yaml(raw, where)
+    try:
+        manifest = msgspec.convert(plain, Manifest)
+        check_manifest(manifest)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+    return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Rules that go across fields.
+
+    Raises:
+        ValueError: naming the value and the rule.
+    """
+    check_name(manifest.name)
+    if not _CLASS_PATH.fullmatch(manifest.model.class_path):
+        raise ValueError(
+            f"model.class_path {manifest.model.class_path!r} is not a class in a module of "
+            "zoo.architectures; nothing else is imported for a manifest"
+        )
+    for entry in manifest.files:
+        check_file_name(entry.path)
+    paths = [entry.path for entry in manifest.files]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"files lists a path twice: {sorted(paths)}")
+    if manifest.origin.kind == "trained" and WEIGHTS_FILE not in paths:
+        raise ValueError(f"files has no {WEIGHTS_FILE}, and weights of origin `trained` have no other source")
+    if manifest.origin.kind == "converted" and not (manifest.sources and manifest.origin.converter):
+        raise ValueError("weights of origin `converted` need sources and origin.converter")
+    converter = manifest.origin.converter
+    if converter is not None and not re.fullmatch(r"zoo\.architectures\.[a-z0-9_]+\.[a-z0-9_]+", converter):
+        raise ValueError(f"origin.converter {converter!r} is not a function in a module of zoo.architectures")
+    labels, width = manifest.labels(), manifest.model.init_args.get("num_classes")
+    if width is not None and width != labels.num_classes:
+        raise ValueError(f"model.init_args.num_classes is {width}, label_map is for {labels.num_classes}")
+    if len(manifest.input.mean) != len(manifest.input.std) or len(manifest.input.mean) not in (0, 3):
+        raise ValueError("input.mean and input.std must both have three values, or none")
+
+
+def check_file_name(name: str) -> str:
+    """`name`, if it is plain: one path component of a type that runs no code when read."""
+    plain = PurePosixPath(name).name == name and not re.search(r"[\\/:\x00-\x1f]", name)
+    if not plain or name.startswith("."):
+        raise ValueError(f"file name {name!r} is not plain; no folders, no separators, no leading dot")
+    if not name.endswith(_FILE_TYPES):
+        raise ValueError(
+            f"file {name!r} is of no allowed type ({', '.join(_FILE_TYPES)}); a pickle (.pt, .pth, .ckpt, "
+            ".bin, .pkl) runs code when it is read and is never part of a published model"
+        )
+    return name
+
+
+def load_plain_yaml(raw: bytes, where: str) -> Any:
+    """Plain YAML values within limits of size and depth; anchors, aliases and double keys refused.
+
+    Raises:
+        ManifestError: naming `where` and the limit.
+    """
+    if len(raw) > _LONGEST_MANIFEST:
+        raise ManifestError(f"{where} is larger than {_LONGEST_MANIFEST} bytes, which no manifest is")
+    try:
+        depth = 0
+        for event in yaml.parse(raw, Loader=_PARSER):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise ManifestError(f"{where} uses YAML anchors, which can unfold without end; write it out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ManifestError(f"{where} is nested deeper than {_DEEPEST} levels")
+        return yaml.load(raw, Loader=_PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{where} is not plain YAML: {error}") from error
+
+
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(_PARSER):
+    """SafeLoader that refuses a key given twice, where PyYAML keeps the last in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The mapping, once its keys are known to differ."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[Any] = set()
+        for key in keys:
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"key {key!r} is no string{node.start_mark}")
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} is given twice{node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)

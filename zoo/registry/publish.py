@@ -1,0 +1,326 @@
+"""From a training run to a version in the registry: safetensors, manifest, MLflow model version."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zoo.registry.backend import Backend, connect, experiment_id, resolve_backend
+from zoo.registry.lineage import DISTRIBUTION
+from zoo.registry.manifest import (
+    METRICS,
+    WEIGHTS_FILE,
+    DataBlock,
+    InputBlock,
+    LabelMapBlock,
+    Lineage,
+    Manifest,
+    MeasuredScores,
+    ModelBlock,
+    Origin,
+    TrainedBy,
+)
+from zoo.registry.names import check_alias, check_name, logged_model_name
+from zoo.registry.store import LocalRegistry, refuse_builtin_name, with_files
+from zoo.registry.weights import Released, count, ready_module, released_from_checkpoint, save_weights
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+MEASURED_FILE = "measured.json"  # artifact of a run: the fields of MeasuredScores but run and git_commit
+RECIPE_FILE = "recipe.yaml"
+_TOOLS = ("torch", "torchvision", "lightning", "timm", DISTRIBUTION)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publishing made. `mlflow_version` is None if MLflow could not be told, see `note`."""
+
+    manifest: Manifest
+    folder: Path
+    alias: str | None
+    mlflow_version: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What MLflow knows of the run that trained the weights."""
+
+    run_id: str
+    experiment_id: str
+    tags: dict[str, str]
+    scores: dict[str, Any] | None
+    recipe: str | None
+
+    @property
+    def commit(self) -> str | None:
+        return self.tags.get("zoo.git_commit")
+
+
+def publish(
+    source: str | Path,
+    name: str,
+    *,
+    alias: str | None = None,
+    registry: str | Path | None = None,
+    root: str | Path | None = None,
+    tracking_uri: str | None = None,
+    run_id: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    license: str = "not stated",
+    parent: str | None = None,
+    data_name: str = "custom",
+    data_split: str = "train",
+) -> Published:
+    """Publishes the released weights of a run or checkpoint as the next version of `name`.
+
+    Args:
+        source: an MLflow run id, or the path of a checkpoint.
+        name: full name; built-in names are refused.
+        alias: pointed to the new version, e.g. `champion`.
+        registry: folder of the registry; see `registry_root`.
+        root: folder of the embedded MLflow store, see `resolve_backend`.
+        tracking_uri: of an MLflow server.
+        run_id: of the run that wrote the checkpoint, if `source` is a path.
+        measured: scores of exactly these weights: fields of `MeasuredScores` except run and git_commit. By
+            default the run's artifact `measured.json`, else the run's validation metrics at the
+            checkpoint's step.
+        license: of the weights.
+        parent: name of the model that training started from.
+        data_name: what they were trained on.
+        data_split: the part of it that they were trained on.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or run without one.
+        ValueError: a name or checkpoint that breaks a rule; or `measured` without a run and its commit.
+    """
+    check_name(name)
+    refuse_builtin_name(name)
+    if alias is not None:
+        check_alias(alias)
+    backend = resolve_backend(root, tracking_uri)
+    path, run_id = _checkpoint_of(source, run_id, backend)
+    released = released_from_checkpoint(path)
+    run = _read_run(run_id, int(released.facts["step"]), backend) if run_id else None
+    scores = _measured(run, measured, data_name)
+    manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))
+    store = LocalRegistry(registry)
+
+    def make(version: int, folder: Path) -> Manifest:
+        save_weights(released.state, folder / WEIGHTS_FILE)
+        if run is not None and run.recipe is not None:
+            (folder / RECIPE_FILE).write_text(run.recipe, encoding="utf-8")
+        return with_files(msgspec.structs.replace(manifest, version=version), folder)
+
+    manifest = store.add(make, name)
+    if alias is not None:
+        store.set_alias(name, alias, manifest.version)
+    folder = store.folder(name, manifest.version)
+    number, note = _tell_mlflow(manifest, folder, alias, backend, run)
+    return Published(manifest, folder, alias, number, note)
+
+
+def _checkpoint_of(source: str | Path, run_id: str | None, backend: Backend) -> tuple[Path, str | None]:
+    """(checkpoint, run id or None)."""
+    if Path(source).is_file():
+        return Path(source), run_id
+    if not re.fullmatch(r"[0-9a-f]{32}", str(source)):
+        raise FileNotFoundError(f"{source} is neither a checkpoint file nor an MLflow run id (32 hex digits)")
+    tags = _get_run(str(source), backend)[1].data.tags
+    noted = tags.get("zoo.checkpoint")
+    if not noted or not Path(noted).is_file():
+        where = f"its checkpoint {noted} is gone" if noted else "it noted no checkpoint"
+        raise FileNotFoundError(
+            f"run {source}: {where}; name a checkpoint file instead, and the run with run_id={source}"
+        )
+    return Path(noted), str(source)
+
+
+def _get_run(run_id: str, backend: Backend) -> tuple[MlflowClient, Any]:
+    """Client and run.
+
+    Raises:
+        ValueError: the store has no such run.
+        ConnectionError: the store does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(backend)
+    try:
+        return client, client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise ValueError(f"there is no run {run_id} at {backend.uri}") from error
+        raise ConnectionError(f"MLflow at {backend.uri} does not answer: {error.message}") from error
+
+
+def _read_run(run_id: str, step: int, backend: Backend) -> _Run | None:
+    """What MLflow knows of the run; None if its server does not answer, which stops no publishing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client, run = _get_run(run_id, backend)
+        scores, recipe = _read_artifacts(client, run_id)
+        if scores is not None and scores.pop("step", step) != step:
+            scores = None  # of another checkpoint than this one
+        if scores is None:
+            scores = _scores_at(client, run_id, step)
+    except (MlflowException, OSError) as error:
+        log.warning("run %s is left out of the manifest, with its scores: %s", run_id, error)
+        return None
+    return _Run(run_id, str(run.info.experiment_id), dict(run.data.tags), scores, recipe)
+
+
+def _read_artifacts(client: MlflowClient, run_id: str) -> tuple[dict[str, Any] | None, str | None]:
+    """(measured.json, recipe.yaml) of a run, None where it has none."""
+    there = {item.path for item in client.list_artifacts(run_id)}
+    texts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in there & {MEASURED_FILE, RECIPE_FILE}:
+            texts[name] = Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+    return json.loads(texts[MEASURED_FILE]) if MEASURED_FILE in texts else None, texts.get(RECIPE_FILE)
+
+
+def _scores_at(client: MlflowClient, run_id: str, step: int) -> dict[str, Any] | None:
+    """Validation metrics of the epoch in which the checkpoint was written; None if there are none."""
+    scores = {}
+    for metric in METRICS:
+        history = client.get_metric_history(run_id, f"val/{metric}")
+        # Lightning logs an evaluation after `step` optimizer steps at `step` or one before
+        values = [m.value for m in history if m.step in (step, step - 1)]
+        if values:
+            scores[metric] = values[-1]
+    return {**scores, "split": "val"} if "AP" in scores else None
+
+
+def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str) -> MeasuredScores | None:
+    """The measured scores, or None where they cannot be accounted for."""
+    scores = dict(given) if given is not None else (run.scores if run is not None else None)
+    if scores is None:
+        return None
+    if run is None or run.commit is None:
+        missing = "no run that could be read" if run is None else f"run {run.run_id} without a git commit"
+        if given is not None:
+            raise ValueError(
+                f"measured scores need the run that made the weights and its commit; there is {missing}"
+            )
+        log.warning("the measured scores are left out of the manifest: there is %s", missing)
+        return None
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    defaults = {"date": today, "dataset": data_name, "hardware": run.tags.get("zoo.hardware", "")}
+    try:
+        facts = {"run": run.run_id, "git_commit": run.commit}
+        return msgspec.convert({**defaults, **scores, **facts}, MeasuredScores)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"measured scores: {error}") from error
+
+
+def _manifest(
+    released: Released,
+    name: str,
+    run: _Run | None,
+    scores: MeasuredScores | None,
+    license: str,
+    parent: str | None,
+    data: tuple[str, str],
+) -> Manifest:
+    """The manifest without files, of version 1. Building the module proves that the weights fit."""
+    params, macs, counted = count(ready_module(released), released.input)
+    tools = {tool: metadata.version(tool) for tool in _TOOLS}
+    dirty = run.tags.get("zoo.git_dirty") if run is not None else None
+    return Manifest(
+        name=name,
+        version=1,
+        family=released.model["class_path"].split(".")[2],
+        license=license,
+        model=msgspec.convert(released.model, ModelBlock),
+        label_map=msgspec.convert(released.label_map.to_dict(), LabelMapBlock),
+        input=msgspec.convert(released.input.to_dict(), InputBlock),
+        files=[],
+        origin=Origin(kind="trained"),
+        trained_by=TrainedBy(code=f"{DISTRIBUTION} {tools[DISTRIBUTION]}"),
+        data=DataBlock(name=data[0], split=data[1], digest=released.facts.get("data_digest")),
+        lineage=Lineage(
+            run=run.run_id if run is not None else None,
+            git_commit=run.commit if run is not None else None,
+            dirty=None if dirty is None else dirty == "true",
+            parent=parent,
+        ),
+        measured=scores,
+        params=params,
+        macs=macs,
+        counted=counted,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        tool_versions=tools,
+    )
+
+
+def _tell_mlflow(
+    manifest: Manifest, folder: Path, alias: str | None, backend: Backend, run: _Run | None
+) -> tuple[int | None, str]:
+    """(version in MLflow's Model Registry, note). The folder is published already, so a failure is told."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return register(
+            connect(backend), manifest, folder, alias, backend, run.experiment_id if run else None
+        ), ""
+    except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
+        note = (
+            f"{manifest.name}:{manifest.version} is in {folder}, but not in MLflow at {backend.uri}: {error}"
+        )
+        log.warning("%s", note)
+        return None, note
+
+
+def register(
+    client: MlflowClient,
+    manifest: Manifest,
+    folder: Path,
+    alias: str | None,
+    backend: Backend,
+    experiment: str | None = None,
+) -> int:
+    """Makes a LoggedModel with the folder's files and a model version that points to it.
+
+    No flavour is written: a pyfunc would need code, and MLflow's own way to bring it is a pickle.
+    """
+    from mlflow.exceptions import MlflowException
+
+    run_id = manifest.lineage.run
+    weights = manifest.file(WEIGHTS_FILE)
+    tags = {"zoo.name": manifest.name, "zoo.version": str(manifest.version)}
+    tags["zoo.sha256"] = weights.sha256 if weights is not None else ""
+    model = client.create_logged_model(
+        experiment_id=experiment or experiment_id(client, backend),
+        name=logged_model_name(manifest.name),
+        source_run_id=run_id,
+        tags=tags,
+        model_type="detector",
+    )
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    try:
+        client.create_registered_model(manifest.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"models:/{model.model_id}"
+    version = client.create_model_version(manifest.name, source, run_id, tags, model_id=model.model_id)
+    if alias is not None:
+        client.set_registered_model_alias(manifest.name, alias, str(version.version))
+    return int(version.version)

@@ -1,0 +1,348 @@
+"""The user's registry: a folder of published versions, and the manifests that come with the package.
+
+    <root>/<name>/<version>/manifest.yaml, model.safetensors, ...
+    <root>/<name>/aliases/<alias>           holds a version number
+
+A version is staged in a hidden folder and renamed, so that it is there whole or not at all, and is
+never written again. Built-in manifests are package data and read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from filelock import FileLock
+
+from zoo.registry.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    Manifest,
+    ManifestError,
+    check_file_name,
+    check_manifest,
+    read_manifest,
+)
+from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
+
+BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
+DEFAULT_ROOT = Path("mlruns", "registry")
+_CHUNK = 1 << 20
+
+
+class UnknownModelError(LookupError):
+    """No manifest has the name; the message lists those that do."""
+
+
+class DamagedModelError(ValueError):
+    """A file is not what its manifest says; the message names file, expected and found."""
+
+
+def registry_root(root: str | Path | None = None) -> Path:
+    """Argument, then ZOO_REGISTRY, then ./mlruns/registry; absolute."""
+    return Path(root or os.environ.get("ZOO_REGISTRY") or DEFAULT_ROOT).absolute()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reference means. `folder` is None for a built-in manifest, whose files are pulled."""
+
+    manifest: Manifest
+    kind: Literal["local", "builtin"]
+    folder: Path | None = None
+
+
+class LocalRegistry:
+    """Published versions in a folder. Reading needs no lock; writing takes one per name."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = registry_root(root)
+
+    def names(self) -> list[str]:
+        """Names with at least one version."""
+        if not self.root.is_dir():
+            return []
+        folders = sorted(p.name for p in self.root.iterdir() if is_name(p.name))
+        return [name for name in folders if self.versions(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """Version numbers, ascending."""
+        folder = self.root / check_name(name)
+        if not folder.is_dir():
+            return []
+        numbers = [int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
+        return sorted(n for n in numbers if (folder / str(n) / MANIFEST_FILE).is_file())
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Version of each alias."""
+        folder = self.root / check_name(name) / "aliases"
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {p.name: _alias_version(p) for p in files if not p.name.startswith(".")}
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Points `alias` to an existing version.
+
+        Raises:
+            UnknownModelError: if there is no such version.
+        """
+        check_alias(alias)
+        if version not in self.versions(name):
+            raise UnknownModelError(f"{name} has no version {version}; it has {self.versions(name)}")
+        folder = self.root / name / "aliases"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.lock(name):
+            temporary = folder / f".{alias}.{secrets.token_hex(4)}"
+            _write_durably(temporary, f"{version}\n".encode())
+            os.replace(temporary, folder / alias)
+
+    def folder(self, name: str, version: int) -> Path:
+        """Where a version lies."""
+        return self.root / check_name(name) / str(version)
+
+    def manifest(self, reference: Reference) -> Manifest:
+        """The manifest of a version, an alias, or the latest version.
+
+        Raises:
+            UnknownModelError: naming what there is.
+            ManifestError: if the manifest is not of this name and version.
+        """
+        version = self._version(reference)
+        path = self.folder(reference.name, version) / MANIFEST_FILE
+        manifest = read_manifest(path)
+        if (manifest.name, manifest.version) != (reference.name, version):
+            raise ManifestError(f"{path} is the manifest of {manifest.name}:{manifest.version}")
+        return manifest
+
+    def add(self, make: Callable[[int, Path], Manifest], name: str) -> Manifest:
+        """Adds the next version of `name`.
+
+        Args:
+            make: called with the version number and an empty folder; writes the files there and returns
+                the manifest, which is written beside them.
+            name: full name.
+
+        Raises:
+            ValueError: if a built-in manifest has the name, or a file and its entry differ.
+        """
+        refuse_builtin_name(name)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.lock(name):
+            parent = self.root / name
+            parent.mkdir(exist_ok=True)
+            for left_over in parent.glob(".staging-*"):  # of a killed process: the lock is ours
+                shutil.rmtree(left_over)
+            taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
+            version = max(taken, default=0) + 1
+            staging = parent / f".staging-{secrets.token_hex(4)}"
+            staging.mkdir()
+            try:
+                manifest = make(version, staging)
+                if (manifest.name, manifest.version) != (name, version):
+                    raise ValueError(f"made {manifest.name}:{manifest.version}, expected {name}:{version}")
+                finish_folder(staging, manifest)
+                os.rename(staging, parent / str(version))
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                if not any(parent.iterdir()):
+                    parent.rmdir()
+                raise
+            sync_folder(parent)
+        return manifest
+
+    def lock(self, name: str) -> FileLock:
+        """Held while a version or alias of `name` is written."""
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{check_name(name)}.lock")
+
+    def _version(self, reference: Reference) -> int:
+        versions = self.versions(reference.name)
+        if not versions:
+            raise UnknownModelError(f"{reference.name} is not in the registry {self.root}")
+        if reference.version is not None:
+            if reference.version not in versions:
+                raise UnknownModelError(
+                    f"{reference.name} has no version {reference.version}; it has {versions}"
+                )
+            return reference.version
+        if reference.alias is not None:
+            aliases = self.aliases(reference.name)
+            if reference.alias not in aliases:
+                known = ", ".join(f"@{a}" for a in aliases) or "no aliases"
+                raise UnknownModelError(f"{reference.name} has no alias @{reference.alias}; it has {known}")
+            return aliases[reference.alias]
+        return versions[-1]
+
+
+def builtin_manifests() -> dict[str, Path]:
+    """File of each manifest that comes with the package, by name."""
+    return {path.stem: path for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))}
+
+
+def available(registry: str | Path | None = None) -> list[str]:
+    """Full names of all models: built-in, then the user's.
+
+    Raises:
+        ValueError: if a name is in both.
+    """
+    builtin, local = list(builtin_manifests()), LocalRegistry(registry).names()
+    for name in local:
+        refuse_builtin_name(name)
+    return builtin + local
+
+
+def find(text: str, registry: str | Path | None = None) -> Found:
+    """The manifest that `NAME[@alias|:version]` means; a bare name means its default or only tag.
+
+    Raises:
+        UnknownModelError: no such name, version or alias; lists the names there are.
+        ValueError: a name in both the package and the registry, or a bare name with several tags.
+    """
+    reference = parse_reference(text)
+    names = available(registry)
+    if reference.name not in names:
+        name = _default_tag(reference.name, names)
+        reference = Reference(name, reference.version, reference.alias)
+    builtin = builtin_manifests()
+    if reference.name not in builtin:
+        local = LocalRegistry(registry)
+        manifest = local.manifest(reference)
+        return Found(manifest, "local", local.folder(manifest.name, manifest.version))
+    manifest = read_manifest(builtin[reference.name])
+    if reference.alias is not None or reference.version not in (None, manifest.version):
+        raise UnknownModelError(
+            f"{reference}: {reference.name} comes with the package, in version {manifest.version} and "
+            "without aliases"
+        )
+    return Found(manifest, "builtin")
+
+
+def refuse_builtin_name(name: str) -> None:
+    """Raises ValueError if the package has a manifest of this name, or one that `name` abbreviates."""
+    for builtin in builtin_manifests():
+        if name in (builtin, base_name(builtin)):
+            raise ValueError(
+                f"{name!r} is the name of a built-in model; a registry may not hold it too. Choose another, "
+                f"as in {base_name(builtin)}.mine"
+            )
+
+
+def verify_folder(folder: Path, manifest: Manifest) -> None:
+    """Hashes every file again: size and time stamps do not tell a damaged file.
+
+    Raises:
+        DamagedModelError: naming the file, what was expected and what was found.
+    """
+    for entry in manifest.files:
+        path = folder / check_file_name(entry.path)
+        if not path.is_file() or path.is_symlink():
+            raise DamagedModelError(f"{path} is missing, or is a link; publish or pull it again")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise DamagedModelError(f"{path} has {size} bytes, its manifest says {entry.size}")
+        digest = sha256_of(path)
+        if digest != entry.sha256:
+            raise DamagedModelError(f"{path} has sha256 {digest}, its manifest says {entry.sha256}")
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+
+
+def finish_folder(folder: Path, manifest: Manifest) -> None:
+    """Checks a staged folder against its manifest, writes the manifest, makes all of it durable."""
+    check_manifest(manifest)
+    verify_folder(folder, manifest)
+    extra = {p.name for p in folder.iterdir()} - {entry.path for entry in manifest.files}
+    if extra:
+        raise ValueError(f"{folder} holds {sorted(extra)}, which the manifest does not list")
+    for entry in manifest.files:
+        with open(folder / entry.path, "rb") as file:
+            os.fsync(file.fileno())
+    _write_durably(folder / MANIFEST_FILE, manifest.to_yaml().encode())
+    sync_folder(folder)
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of a file."""
+    return FileEntry(path=check_file_name(path.name), size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_safetensors(path: Path) -> None:
+    """Reads the header only; needs no torch.
+
+    Raises:
+        DamagedModelError: if the file is not in the safetensors format, whatever its name says.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if 2 <= length <= min(size - 8, 100 << 20) else b""
+    try:
+        entries = json.loads(header)
+        ends = [row["data_offsets"][1] for key, row in entries.items() if key != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedModelError(f"{path} is not a safetensors file, whatever its name says") from error
+    if max(ends, default=0) != size - 8 - length:
+        raise DamagedModelError(
+            f"{path} is a cut safetensors file: {size} bytes, {max(ends) + 8 + length} needed"
+        )
+
+
+def with_files(manifest: Manifest, folder: Path) -> Manifest:
+    """The manifest with entries for the files that lie in `folder`."""
+    entries = [file_entry(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST_FILE]
+    return msgspec.structs.replace(manifest, files=entries)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _default_tag(name: str, names: list[str]) -> str:
+    """The full name that a bare name means."""
+    tags = [full for full in names if base_name(full) == name and full != name]
+    if len(tags) == 1:
+        return tags[0]
+    builtin = builtin_manifests()
+    defaults = [full for full in tags if full in builtin and read_manifest(builtin[full]).default]
+    if len(defaults) == 1:
+        return defaults[0]
+    if tags:
+        raise ValueError(f"{name!r} has several tags and no default: {', '.join(tags)}; name one")
+    raise UnknownModelError(f"no model is called {name!r}; there are: {', '.join(names)}")
+
+
+def _alias_version(path: Path) -> int:
+    text = path.read_text(encoding="ascii").strip()
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise ManifestError(f"alias file {path} holds {text[:40]!r}, not a version number")
+    return int(text)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

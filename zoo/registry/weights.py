@@ -1,0 +1,118 @@
+"""Weights in and out of files: a checkpoint's released network, safetensors, a ready module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.batch import Sample, collate
+from zoo.checkpoint_io import read_checkpoint
+from zoo.labels import LabelMap
+from zoo.module import DetectionModule, build_module
+from zoo.preprocess import InputContract
+from zoo.registry.manifest import WEIGHTS_FILE, Manifest
+
+_RAW, _AVERAGED = "network.", "ema.network."
+COUNTED = (
+    "params: of the training graph, re-parametrisable branches unfused, frozen ones included; macs: "
+    "torch.utils.flop_counter / 2, batch 1, evaluation, {height}x{width}, grid_sample not counted"
+)
+
+
+@dataclass(frozen=True)
+class Released:
+    """A network's weights and what is needed to use them. Keys are those of `module.network`."""
+
+    state: dict[str, Tensor]
+    model: dict[str, Any]
+    label_map: LabelMap
+    input: InputContract
+    facts: dict[str, Any]  # the checkpoint's "zoo" block; empty for a manifest
+
+
+def released_from_checkpoint(path: str | Path) -> Released:
+    """What a checkpoint of ours would publish: the averaged weights if it has any, else the raw ones.
+
+    Raises:
+        ValueError: if it is no checkpoint of ours, or of a run that never met its data.
+    """
+    checkpoint = read_checkpoint(path)
+    facts = checkpoint.get("zoo")
+    if not isinstance(facts, dict) or "state_dict" not in checkpoint:
+        raise ValueError(
+            f"{path} has no `zoo` block with model, label map and input contract: it was not written by "
+            "zoo fit or zoo finetune"
+        )
+    if facts.get("label_map") is None or facts.get("input") is None:
+        raise ValueError(f"{path} has no label map or input contract; it was saved before any data was read")
+    state = checkpoint["state_dict"]
+    prefix = _AVERAGED if any(key.startswith(_AVERAGED) for key in state) else _RAW
+    network = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return Released(
+        network,
+        facts["model"],
+        LabelMap.from_dict(facts["label_map"]),
+        InputContract.from_dict(facts["input"]),
+        facts,
+    )
+
+
+def released_from_folder(folder: Path, manifest: Manifest) -> Released:
+    """The weights beside a manifest. The caller has checked their hashes."""
+    plain = manifest.to_dict()
+    return Released(
+        load_file(folder / WEIGHTS_FILE),
+        plain["model"],
+        manifest.labels(),
+        InputContract.from_dict(plain["input"]),
+        {},
+    )
+
+
+def ready_module(released: Released) -> DetectionModule:
+    """The module with these weights, in evaluation mode; loads strictly and fetches nothing.
+
+    Raises:
+        ValueError: if the weights are of another network, naming keys.
+    """
+    module = build_module(released.model, backbone_weights="random")
+    load_strictly(module, released.state)
+    module.adopt(released.label_map, released.input)
+    return module.eval()
+
+
+def load_strictly(module: DetectionModule, state: Mapping[str, Tensor]) -> None:
+    """Loads a network's state dict into the module, and its average if it has one."""
+    try:
+        module.network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise ValueError(
+            f"the weights are of another network than the model block: {' '.join(lines)}"
+        ) from error
+    if module.ema is not None:
+        module.ema.restart(module.network)
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; tensors that share memory are written out each on its own."""
+    plain = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, str]:
+    """(params, macs, how they were counted) of the network at the contract's size."""
+    params = sum(p.numel() for p in module.network.parameters())
+    height, width = contract.size
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    sample = Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
+    with FlopCounterMode(display=False) as counter:
+        module.detect(collate([sample]))
+    return params, counter.get_total_flops() // 2, COUNTED.format(height=height, width=width)
