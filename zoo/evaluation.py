@@ -348,10 +348,11 @@ class Evaluation:
     def interval(
         self, samples: int = 200, seed: int = 0, confidence: float = 0.95
     ) -> dict[str, tuple[float, float]]:
-        """Percentile bootstrap over images: how far AP and AP50 would move on other images like these.
+        """Bootstrap over images: how far AP and AP50 would move on other images like these.
 
-        A function of the images and the arguments alone. Stretched to hold the score itself, which
-        percentiles of few images can miss. (nan, nan) without objects.
+        A function of the images and the arguments alone. Percentiles, moved so that the samples' mean
+        lies on the score: copies of an image favour rare classes, which lifts every sample (measured
+        +0.014 on 206 COCO images, nearly one standard deviation). (nan, nan) without objects.
 
         Raises:
             ValueError: if samples < 1 or confidence is not within (0, 1).
@@ -369,9 +370,11 @@ class Evaluation:
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]
         intervals = {}
         for name, values in self.resampled(drawn).items():
-            low, high = np.nanquantile(values, tails) if not np.isnan(values).all() else (np.inf, -np.inf)
             score = self.scores[name]
-            intervals[name] = (min(float(low), score), max(float(high), score))
+            valid = values[~np.isnan(values)]
+            ends = np.quantile(valid, tails) - (valid.mean() - score) if len(valid) else [score, score]
+            # few images make few distinct samples, whose percentiles need not enclose their mean
+            intervals[name] = (max(0.0, min(float(ends[0]), score)), min(1.0, max(float(ends[1]), score)))
         return intervals
 
     def coco_results(self, label_map: LabelMap | None = None) -> list[dict[str, Any]]:

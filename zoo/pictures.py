@@ -248,10 +248,10 @@ def curves(
             if bands and name in bands:
                 low, high = bands[name]
                 label = f"95% of {name}: [{low:.2f}, {high:.2f}]"
-                axes.errorbar(
-                    steps[-1], values[-1], [[values[-1] - low], [high - values[-1]]],
-                    color=colour, capsize=5, linewidth=1.2, label=label,
-                )  # fmt: skip
+                end = (steps[-1], steps[-1])
+                axes.plot(
+                    end, (low, high), color=colour, marker="_", markersize=10, linewidth=1.2, label=label
+                )
         axes.set(xlabel="step", title=title)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

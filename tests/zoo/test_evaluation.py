@@ -320,6 +320,24 @@ def test_interval_is_seeded_and_holds_the_score():
         metric.interval(samples=0)
 
 
+def test_interval_of_rare_classes_is_centred():
+    """Copies of an image favour a rare class; uncorrected, the score would sit at the lower end."""
+    rng = np.random.default_rng(2)
+    images = []
+    for image_id in range(60):
+        label = image_id % 30
+        wrong = [
+            [k, 200, 200, 260, 260, s] for k, s in zip(rng.integers(0, 30, 40), rng.random(40), strict=True)
+        ]
+        found = [*wrong, [label, 10, 10, 60, 60, 0.5 + rng.random() / 2]]
+        images.append(one_image(image_id, found, [[label, 10, 10, 50, 50, 2500, 0]]))
+    evaluation = filled(images).evaluation()
+    samples = evaluation.resampled(rng.multinomial(60, np.full(60, 1 / 60), size=200))["AP"]
+    score, (low, high) = evaluation.scores["AP"], evaluation.interval()["AP"]
+    assert samples.mean() > score + samples.std()
+    assert 0.5 < (high - score) / (score - low) < 2
+
+
 def test_chunks_of_the_bootstrap_do_not_show(monkeypatch):
     evaluation = filled(hard_images()).evaluation()
     whole = evaluation.interval(50)
