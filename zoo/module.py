@@ -116,6 +116,7 @@ class DetectionModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The schedule's groups and learning rate."""
         optimizer = self.schedule.optimizer(self.network)
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
         total = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
         scheduler = self.schedule.scheduler(optimizer, per_epoch, total)

@@ -21,6 +21,7 @@ from zoo.layers.backbone import BackboneConfig, build_backbone, from_presnet
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising import DenoisingQueries, contrastive_denoising, image_generator, inverse_sigmoid
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig, HybridEncoder
+from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.losses import Varifocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
@@ -150,7 +151,7 @@ class Decoder(nn.Module):
         """Fused maps [B, C, H_i, W_i], fine to coarse, to outputs; supervised sets in training only."""
         maps = [project(f) for project, f in zip(self.input_proj, features, strict=True)]
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
-        memory = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        memory = torch.cat([to_tokens(m) for m in maps], dim=1)
         selection = self.select(memory, sizes)
         content, reference, blocked = selection.content, selection.reference, None
         if denoising is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.memory_format import to_map, to_tokens
 from zoo.layers.position import sincos_2d
 
 
@@ -146,8 +147,7 @@ class HybridEncoder(nn.Module):
         """Self-attention over all positions of the coarsest map."""
         height, width = x.shape[-2:]
         position = sincos_2d(height, width, self.dim).to(x)
-        tokens = self.encoder[0](x.flatten(2).transpose(1, 2), position)
-        return tokens.transpose(1, 2).reshape(x.shape)
+        return to_map(self.encoder[0](to_tokens(x), position), height, width)
 
     def top_down(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature pyramid, coarse to fine; the activated laterals are what the way back up meets."""
