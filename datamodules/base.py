@@ -6,6 +6,7 @@ A subclass has a typed `__init__`, which is the recipe's schema, and says how it
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from zoo.labels import LabelMap
 from zoo.preprocess import InputContract
 
 _FAULTS_SHOWN = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

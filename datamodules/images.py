@@ -54,7 +54,12 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
     if declared is None or declared == displayed:
         return FrameSize(displayed)
     if declared == raw:
-        return FrameSize(raw)
+        return FrameSize(
+            raw,
+            "rotation_ignored",
+            "the annotation gives the size before the photograph's EXIF rotation, so its boxes are taken to be "
+            "in that frame; check them in a picture",
+        )
     if declared == displayed[::-1]:
         return FrameSize(
             displayed,

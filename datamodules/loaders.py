@@ -70,6 +70,16 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the position is in our own part of the checkpoint and comes back by `skip_batches`.
+
+        That there is one tells Lightning that a resume within an epoch is exact.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """See `state_dict`."""
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, skip = self._current_epoch(), self._take_skip()
         first_step, skip_inside = divmod(skip, self._sampler.accumulation)

@@ -68,7 +68,8 @@ def generate_shapes(root: str | Path, num_train: int, num_val: int, seed: int, s
 
 
 def _write_split(folder: Path, number: int, seed: tuple[int, int], size: int) -> dict[str, Any]:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(number):
         image, shapes = draw_image(np.random.default_rng([*seed, image_id]), size)
         name = f"{image_id:05d}.png"
@@ -181,7 +182,8 @@ def _regular(corners: int) -> Points:
 
 def _rotated(points: Points, angle: float) -> Points:
     c, s = math.cos(angle), math.sin(angle)
-    return points @ np.array([[c, s], [-s, c]])
+    rotated: Points = points @ np.array([[c, s], [-s, c]])
+    return rotated
 
 
 def _overlap(a: Corners, b: Corners) -> float:

@@ -100,7 +100,11 @@ def add_checked_image(
         return
     if remark:
         builder.fault(
-            "warning", "file_name", name, image_id, f"{remark}; correct the name in the annotations"
+            "warning",
+            "file_name",
+            folder.folder / name,
+            image_id,
+            f"{remark}; correct the name in the annotations",
         )
     if verify_size or declared is None:
         frame = frame_size(path, declared)
