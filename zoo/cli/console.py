@@ -1,0 +1,47 @@
+"""Where the commands write: words for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+class Console:
+    """Prints lines to stdout, or to stderr when stdout is reserved for one JSON document."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        """One or more lines for a person."""
+        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Left-aligned columns, numbers right-aligned; two spaces between them."""
+        self.say(format_table(header, rows))
+
+    def result(self, document: dict[str, Any] | list[Any]) -> None:
+        """The JSON document; printed only with `--json`, and then alone on stdout."""
+        if self.as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """`header` and `rows` as aligned text; None prints as a dash, floats with three decimals."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
+
+    def line(values: Sequence[str]) -> str:
+        padded = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *(line(row) for row in cells)])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

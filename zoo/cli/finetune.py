@@ -1,0 +1,317 @@
+"""`zoo finetune`: reads the data, writes one complete recipe, and runs exactly what `zoo fit` runs on it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.custom import CustomDataModule
+from zoo.cli import catalogue, recipes
+from zoo.cli.console import Console
+from zoo.cli.recipes import Recipe
+from zoo.preprocess import InputContract
+from zoo.registry.manifest import Manifest
+from zoo.registry.store import UnknownModelError, find
+
+# what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
+ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
+STRIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user asked for; None means the recipe's."""
+
+    model: str
+    data: Path
+    epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    devices: str | None = None
+    image_size: str | None = None
+    name: str | None = None
+    weights: str | None = None
+    lr: float | None = None
+    seed: int | None = None
+    output: Path | None = None
+    overfit_first: bool = False
+    registry: Path | None = None
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Start:
+    """What a model name means: the recipe to start from and the weights that belong to it."""
+
+    recipe: Recipe
+    family_name: str  # e.g. rt_detr_r18, also for a model of the registry that began as one
+    weights: str | None  # registry reference of its weights; None if there are none
+    manifest: Manifest | None = None
+
+
+def finetune(choices: Choices, console: Console) -> dict[str, Any]:
+    """The whole command; returns the metrics document.
+
+    Raises:
+        ValueError, OSError: naming what to change: the data, the model's name, or the weights.
+    """
+    from zoo.cli.report import report
+    from zoo.cli.sharing import register
+    from zoo.cli.training import new_folder, train
+
+    start = starting_point(choices.model, choices.registry)
+    recipe, notes = complete_recipe(start, choices)
+    data = read_data(recipe)
+    notes += fit_to_data(recipe, data, choices)
+    if recipe["init_from"]["source"] == start.weights:
+        fetch_published(start, choices)
+    name = choices.name or f"{start.family_name}.{slug(choices.data.resolve().name)}"
+    recipe["about"]["name"] = name.partition(".")[0]
+    recipe["about"]["tag"] = name.partition(".")[2] or "custom"
+    folder = choices.output or new_folder(name.replace(".", "-"))
+    announce(recipe, data, notes, console)
+    run = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
+    splits = ["val", "test"] if "test" in run.data.read().splits else ["val"]
+    document = report(run, splits, console)
+    registered = register(run, document, splits[-1], name, choices.registry, start.weights, console)
+    if registered is not None:
+        document["registered"] = registered
+        console.say("\ntry it:")
+        console.say(f"  zoo predict {registered} {example_image(run.data)}")
+    console.result(document)
+    return document
+
+
+def starting_point(name: str, registry: Path | None) -> Start:
+    """The recipe and weights behind a model of the zoo or of the user's registry.
+
+    Raises:
+        ValueError: there is no such model; names the nearest.
+    """
+    try:
+        entry = catalogue.find(name)
+    except ValueError as unknown:
+        try:
+            found = find(name, registry)
+        except (UnknownModelError, ValueError):
+            raise unknown from None
+        if found.folder is None or not (found.folder / "recipe.yaml").is_file():
+            raise ValueError(f"{name} has no recipe beside its weights; finetune a model of `zoo list`") from None
+        recipe = recipes.load(found.folder / "recipe.yaml")
+        reference = f"{found.manifest.name}:{found.manifest.version}"
+        return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
+    size = recipes.load(recipes.resolve(entry["recipes"][0]))
+    if entry["published"] is None:
+        return Start(size, entry["name"], None)
+    recipe = recipes.load(recipes.resolve(f"{entry['family']}/finetune"))
+    arguments = recipe["model"]["init_args"]
+    arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
+    recipe["model"]["class_path"] = size["model"]["class_path"]
+    return Start(recipe, entry["name"], f"{entry['name']}.{entry['tag']}")
+
+
+def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
+    """The recipe with every choice in it, and what to tell the user; num_classes comes with the data."""
+    recipe = copy.deepcopy(start.recipe)
+    arguments, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
+    recipe["about"] = {
+        "name": start.family_name, "tag": "custom", "family": recipe["about"]["family"], "license": "not stated",
+        "published": None, "measured": None, "sources": [],
+    }  # fmt: skip
+    keep = {k: data[k] for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")}
+    keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction")}
+    recipe["data"] = {
+        "class_path": "datamodules.custom.CustomDataModule",
+        "init_args": {"root": str(choices.data.expanduser().resolve()), **keep},
+    }
+    recipe["tracking"].pop("run_id", None)
+    notes = choose_weights(recipe, start, choices.weights)
+    if choices.image_size is not None:
+        size = parse_size(choices.image_size)
+        recipe["data"]["init_args"]["input"]["size"] = size
+        if arguments.get("multi_scale"):
+            arguments["multi_scale"] = []
+            notes.append("multi_scale is switched off, for it would undo --image-size")
+    if choices.batch_size is not None:
+        arguments["schedule"]["global_batch_size"] = choices.batch_size
+        recipe["data"]["init_args"]["batch_size"] = choices.batch_size
+    if choices.lr is not None:
+        scale_learning_rate(arguments["schedule"], choices.lr)
+    if choices.epochs is not None:
+        trainer["max_epochs"] = choices.epochs
+    if choices.max_steps is not None:
+        trainer["max_steps"], trainer["max_epochs"] = choices.max_steps, -1
+    if choices.devices is not None:
+        trainer["devices"] = int(choices.devices) if choices.devices.isdigit() else choices.devices
+    if choices.seed is not None:
+        recipe["seed_everything"] = recipe["data"]["init_args"]["seed"] = choices.seed
+    recipes.apply_overrides(recipe, choices.overrides)
+    return recipe, notes
+
+
+def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[str]:
+    """Writes `init_from` and the backbone's weights; never random without saying so.
+
+    Raises:
+        ValueError: published weights of a model that has none.
+        FileNotFoundError: a path that is none.
+    """
+    backbone = recipe["model"]["init_args"]["backbone"]
+    recipe["init_from"] = {"source": "none", "head": "keep"}
+    if weights is None and start.weights is None:
+        weights = "random"
+    if weights == "random":
+        return ["weights: random; the whole network learns from your images alone", *_from_scratch(recipe)]
+    backbone["weights"] = "random"  # the detector's weights hold the backbone's too
+    if weights in (None, "published"):
+        if start.weights is None:
+            raise ValueError(
+                f"{start.family_name} has no published weights; train it from scratch with --weights random, or "
+                "start from a checkpoint with --weights PATH"
+            )
+        recipe["init_from"] = {"source": start.weights, "head": "by_class_name"}
+        return [f"weights: {start.weights}; classes of the same name keep their rows, the others start new"]
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights {weights!r} is neither published nor random nor a file")
+    recipe["init_from"] = {"source": str(path.resolve()), "head": _head_for(path)}
+    return [f"weights: {path} (head: {recipe['init_from']['head']})"]
+
+
+def _head_for(path: Path) -> str:
+    """Class rows can be carried over by name only if the file says what its rows are."""
+    if path.suffix == ".safetensors":
+        return "new"
+    from zoo.checkpoint_io import read_checkpoint
+
+    return "by_class_name" if "zoo" in read_checkpoint(path) else "new"
+
+
+def _from_scratch(recipe: Recipe) -> list[str]:
+    """Undoes what is meant for trained weights: slow or frozen parts would never learn."""
+    arguments, notes = recipe["model"]["init_args"], []
+    backbone, schedule = arguments["backbone"], arguments["schedule"]
+    backbone["weights"] = "random"
+    frozen = [k for k in ("freeze_stem", "frozen_norm") if backbone.get(k)]
+    for key in frozen:
+        backbone[key] = False
+    if frozen:
+        notes.append(f"backbone {' and '.join(frozen)} switched off: random weights have to learn")
+    kept = []
+    for rule in schedule["rules"]:
+        slow = rule.pop("lr", None) if rule.get("lr") is not None and rule["lr"] < schedule["lr"] else None
+        if slow is not None:
+            notes.append(f"{rule['match']} learns at {schedule['lr']:g} instead of {slow:g}")
+        if rule.keys() - {"match"}:
+            kept.append(rule)
+    schedule["rules"] = kept
+    return notes
+
+
+def scale_learning_rate(schedule: dict[str, Any], lr: float) -> None:
+    """Sets the learning rate; those of the rules keep their ratio to it."""
+    ratio = lr / schedule["lr"]
+    schedule["lr"] = lr
+    for rule in schedule["rules"]:
+        if rule.get("lr") is not None:
+            rule["lr"] = rule["lr"] * ratio
+
+
+def parse_size(text: str) -> list[int]:
+    """`640` or `480x640` (height x width) to [h, w].
+
+    Raises:
+        ValueError: not of that form, or no multiples of 32.
+    """
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    if match is None:
+        raise ValueError(f"--image-size {text!r} is neither N nor HxW, as in 640 or 480x640")
+    size = [int(match[1]), int(match[2] or match[1])]
+    if any(side % STRIDE or not side for side in size):
+        near = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in size)
+        raise ValueError(f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}")
+    return size
+
+
+def read_data(recipe: Recipe) -> CustomDataModule:
+    """The data set as the recipe will read it, label map and summary included; refuses faulty data."""
+    arguments = dict(recipe["data"]["init_args"])
+    arguments["input"] = InputContract.from_dict(arguments["input"])
+    data = CustomDataModule(**arguments)
+    data.setup("fit")
+    return data
+
+
+def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> list[str]:
+    """Writes what only the data tells: num_classes, and a batch and warm-up that a small set allows."""
+    notes = []
+    arguments, trainer = recipe["model"]["init_args"], recipe["trainer"]
+    schedule = arguments["schedule"]
+    train = data.read().splits["train"]
+    arguments["num_classes"] = data.label_map.num_classes
+    if len(train) < schedule["global_batch_size"] and choices.batch_size is None:
+        smaller = 1 << (len(train).bit_length() - 1)
+        notes.append(f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {len(train)} images")
+        schedule["global_batch_size"] = smaller
+        recipe["data"]["init_args"]["batch_size"] = min(smaller, recipe["data"]["init_args"]["batch_size"])
+    per_epoch = max(1, len(train) // schedule["global_batch_size"])
+    limit = trainer.get("max_steps", -1)
+    steps = limit if limit and limit > 0 else per_epoch * trainer["max_epochs"]
+    if schedule["warmup_steps"] > steps // 10:
+        shorter = max(1, steps // 10)
+        notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
+        schedule["warmup_steps"] = shorter
+    fullest = int(np.diff(train.offsets).max(initial=0))
+    queries = arguments["decoder"]["num_queries"]
+    if fullest > queries:
+        notes.append(
+            f"an image holds {fullest} objects, the model finds at most {queries}: "
+            f"--model.decoder.num_queries {-(-fullest // 50) * 50} would find all"
+        )
+    notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
+    return notes
+
+
+def fetch_published(start: Start, choices: Choices) -> None:
+    """Makes the published weights ready before anything else takes time.
+
+    Raises:
+        ConnectionError: they cannot be fetched; names `--weights random`.
+    """
+    from zoo.registry.download import DownloadError
+    from zoo.registry.pull import pull
+
+    assert start.weights is not None
+    try:
+        pull(start.weights, registry=choices.registry)
+    except DownloadError as error:
+        raise ConnectionError(
+            f"the weights of {start.weights} cannot be fetched: {error} Or train from scratch: --weights random"
+        ) from error
+
+
+def announce(recipe: Recipe, data: CustomDataModule, notes: list[str], console: Console) -> None:
+    """Data, label map, and what was decided, before anything takes time."""
+    console.say(f"data        {recipe['data']['init_args']['root']}")
+    for line in data.summary().lines():
+        console.say(f"  {line}")
+    height, width = recipe["data"]["init_args"]["input"]["size"]
+    console.say(f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {height}x{width}")
+    for note in notes:
+        console.say(f"  {note}")
+
+
+def example_image(data: CustomDataModule | Any) -> str:
+    """An image of the val split, for the line to copy."""
+    index = data.read().splits["val"]
+    return str(index.path(0))
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and single underscores: a tag that a registry name may have."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "custom"

@@ -1,0 +1,279 @@
+"""The `zoo` command. Only what a command needs is imported, so that `zoo --help` costs no torch.
+
+Dotted overrides (`--model.schedule.lr 1e-4`) are taken out of the arguments first; Typer reads the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.cli import recipes, signals
+from zoo.cli.console import Console
+
+app = typer.Typer(
+    name="zoo",
+    help="Fine-tune, train, check and share DETR-family detectors. Start with `zoo demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+data_app = typer.Typer(help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Overrides = list[tuple[str, str]]
+TAKES_OVERRIDES = ("finetune", "fit", "validate", "test")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+Configs = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", help="Recipe: a path, a name such as rt_detr/r50_coco_72e, or several to merge."),
+]
+Registry = Annotated[
+    Path | None, typer.Option("--registry", help="Local registry; default $ZOO_REGISTRY or ./mlruns/registry.")
+]
+
+
+@app.command()
+def finetune(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Model of `zoo list`, or a name in the registry.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder: COCO, Roboflow COCO, YOLO or Pascal VOC; detected.")],
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images per step, over all devices.")
+    ] = None,
+    devices: Annotated[str | None, typer.Option("--devices", help="How many, or auto.")] = None,
+    image_size: Annotated[str | None, typer.Option("--image-size", help="HxW or N, multiples of 32.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name in the registry; default: folder and model.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="published, random, or a file. Nothing is ever random in silence."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
+    ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails.")
+    ] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Train on your own images: from a folder to an AP, pictures and a registered model."""
+    from zoo.cli.finetune import Choices, finetune as run
+
+    choices = Choices(
+        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
+        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, output=output,
+        overfit_first=preflight, registry=registry, overrides=context.obj,
+    )  # fmt: skip
+    run(choices, Console(as_json))
+
+
+@app.command()
+def fit(
+    context: typer.Context,
+    config: Configs = None,
+    ckpt_path: Annotated[
+        str | None, typer.Option("--ckpt-path", help="Resume: a checkpoint, or `last` of the run in --output.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
+    ] = None,
+    preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco"""
+    from zoo.cli.training import fit_recipe
+
+    fit_recipe(
+        configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, folder=output, overfit_first=preflight,
+        console=Console(as_json),
+    )  # fmt: skip
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
+    config: Configs = None,
+    ckpt_path: Annotated[str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
+    decoder_layers: Annotated[
+        str | None, typer.Option("--decoder-layers", help="e.g. 6,5,4,3: AP and ms per image for each.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """AP of a model on the val split, with its interval."""
+    from zoo.cli.evaluating import evaluate
+
+    evaluate("validate", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
+             decoder_layers=decoder_layers, output=output, registry=registry, console=Console(as_json))  # fmt: skip
+
+
+@app.command()
+def test(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
+    config: Configs = None,
+    ckpt_path: Annotated[str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """AP of a model on the test split, with its interval."""
+    from zoo.cli.evaluating import evaluate
+
+    evaluate("test", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
+             decoder_layers=None, output=output, registry=registry, console=Console(as_json))  # fmt: skip
+
+
+@app.command()
+def predict(
+    items: Annotated[
+        list[str],
+        typer.Argument(help="MODEL, then images: files, folders, http(s) URLs or data URIs.", metavar="MODEL IMAGE..."),
+    ],
+    ckpt_path: Annotated[
+        str | None, typer.Option("--ckpt-path", help="Checkpoint; then every argument is an image.")
+    ] = None,
+    threshold: Annotated[float, typer.Option("--threshold", min=0.0, max=1.0)] = 0.3,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the JSON and the drawn pictures.")] = Path(
+        "predictions"
+    ),
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Detect objects: zoo predict my_model photo.jpg"""
+    from zoo.cli.predicting import predict as run
+
+    model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
+    run(model=model, sources=sources, threshold=threshold, output=output, registry=registry, console=Console(as_json))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: about two minutes.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of data, run and pictures.")] = Path("zoo_demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole cycle offline in about two minutes: data, training, AP, registry, prediction."""
+    from zoo.cli.demo import DEFAULT_STEPS, demo as run
+
+    run(seed=seed, steps=steps or DEFAULT_STEPS, output=output, console=Console(as_json))
+
+
+@app.command(name="list")
+def list_models(registry: Registry = None, as_json: Json = False) -> None:
+    """Models of the zoo and of your registry."""
+    from zoo.cli.listing import list_models as run
+
+    run(registry, Console(as_json))
+
+
+@app.command()
+def info(name: str, registry: Registry = None, as_json: Json = False) -> None:
+    """Everything known about one model."""
+    from zoo.cli.listing import info as run
+
+    run(name, registry, Console(as_json))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME:version.")],
+    output: Annotated[Path | None, typer.Option("--output", help="Copy the verified files here.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Fetch from this file or address instead, e.g. without network.")
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model and check every hash."""
+    from zoo.cli.sharing import pull as run
+
+    run(name, output, source, registry, Console(as_json))
+
+
+@app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="MLflow run id, or the folder of a run.")],
+    name: Annotated[str, typer.Option("--name")],
+    alias: Annotated[list[str] | None, typer.Option("--alias", help="e.g. champion; may be repeated.")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Register the best checkpoint of a run as safetensors with a manifest."""
+    from zoo.cli.sharing import publish as publish_run
+
+    publish_run(run, name, alias or [], registry, Console(as_json))
+
+
+@data_app.command()
+def check(folder: Path, as_json: Json = False) -> None:
+    """Format, splits, classes with their source ids, and every fault, by file and id."""
+    from zoo.cli.data import check as run
+
+    run(folder, Console(as_json))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """One command to its exit code. Errors are one line on stderr; ZOO_DEBUG=1 shows the traceback."""
+    signals.install()
+    try:
+        plain, overrides = recipes.split_overrides(argv)
+        if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
+            raise ValueError(
+                f"--{overrides[0][0]}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
+                "`zoo fit --config NAME --trainer.max_epochs 1`"
+            )
+        result: Any = app(args=plain, standalone_mode=False, obj=overrides)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except signals.Terminated:
+        return _fail("ended by SIGTERM", 143)
+    except (ValueError, OSError, LookupError) as error:
+        # a KeyError or IndexError is a fault of ours, never a way to tell the user something
+        if isinstance(error, (KeyError, IndexError)) or os.environ.get("ZOO_DEBUG"):
+            raise
+        return _fail(_message(error), 2)
+    except Exception as error:
+        # Typer's own usage errors know how to present themselves
+        if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):
+            raise
+        return _fail(error.format_message(), 2)
+    return int(result or 0)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

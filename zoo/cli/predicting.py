@@ -1,0 +1,170 @@
+"""`zoo predict`: files, folders, addresses and data URIs to boxes, JSON and drawn pictures."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from zoo.cli.console import Console
+from zoo.detector import Detector, Prediction, load, read_picture
+from zoo.pictures import draw_detections
+
+MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
+SECONDS = 20.0  # without an answer from a server
+PICTURE_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+PREDICTIONS_FILE = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to look at: how the user named it, a name for its files, its bytes or path."""
+
+    given: str
+    stem: str
+    content: Path | bytes
+
+
+def predict(
+    *, model: str, sources: Sequence[str], threshold: float, output: Path, registry: Path | None, console: Console
+) -> None:
+    """Detects in every source, prints each detection, writes predictions.json and a picture for each."""
+    if not sources:
+        raise ValueError("nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address")
+    pictures = [picture for source in sources for picture in open_source(source)]
+    detector = load_detector(model, registry)
+    output.mkdir(parents=True, exist_ok=True)
+    documents = []
+    used: set[str] = set()
+    for picture in pictures:
+        image = read_picture(picture.content)
+        assert isinstance(image, Image.Image)
+        prediction = detector.predict(image, threshold)
+        drawn = output / f"{_unique(picture.stem, used)}_detections.png"
+        draw_detections(image, prediction.to_detections(), detector.label_map, threshold).save(drawn)
+        documents.append({"source": picture.given[:200], "picture": str(drawn), **prediction.to_dict()})
+        say(picture, prediction, drawn, console)
+    result = {"model": detector.name, "threshold": threshold, "predictions": documents}
+    (output / PREDICTIONS_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    console.say(f"{output / PREDICTIONS_FILE}")
+    console.result(result)
+
+
+def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:
+    """One line per detection, then where the picture is."""
+    console.say(f"{picture.given[:120]}")
+    for label, score, box in zip(prediction.labels, prediction.scores, prediction.boxes_xyxy, strict=True):
+        location = ", ".join(f"{value:.2f}" for value in box)
+        console.say(f"Detected {label} with confidence {score:.3f} at location [{location}]")
+    if not len(prediction):
+        console.say(f"nothing scores {prediction.threshold} or more; try a lower --threshold")
+    console.say(f"drawn       {drawn}")
+
+
+def load_detector(model: str, registry: Path | None) -> Detector:
+    """The detector of a registry name, a checkpoint file, or a run folder.
+
+    Raises:
+        FileNotFoundError: a run folder without a finished run.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        metrics = path / "metrics.json"
+        if not metrics.is_file():
+            raise FileNotFoundError(f"{path} is no run folder: it has no metrics.json; name a checkpoint file")
+        document: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+        path = Path(document["checkpoint"])
+    if path.is_file():
+        return Detector.from_checkpoint(path)
+    if path.suffix in (".ckpt", ".pth"):
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    return load(model, registry)
+
+
+def open_source(source: str) -> Iterator[Source]:
+    """The pictures behind a file, folder, http(s) address or data URI.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without pictures.
+        ValueError: too large, no picture, or an address of another kind.
+        ConnectionError: the server does not answer in time.
+    """
+    scheme = urllib.parse.urlsplit(source).scheme.lower() if ":" in source[:12] else ""
+    if scheme == "data":
+        yield Source(source[:40] + "...", "data_uri", decode_data_uri(source))
+    elif scheme in ("http", "https"):
+        name = Path(urllib.parse.urlsplit(source).path).stem
+        yield Source(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
+    elif len(scheme) > 1:
+        raise ValueError(f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file")
+    elif Path(source).is_dir():
+        found = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in PICTURE_TYPES)
+        if not found:
+            raise FileNotFoundError(f"folder {source} holds no picture ({', '.join(PICTURE_TYPES)})")
+        for path in found:
+            yield Source(str(path), path.stem, path)
+    elif Path(source).is_file():
+        yield Source(source, Path(source).stem, Path(source))
+    else:
+        raise FileNotFoundError(f"{source} is neither a file nor a folder")
+
+
+def decode_data_uri(uri: str) -> bytes:
+    """The bytes of `data:[type][;base64],...`."""
+    if len(uri) > MAX_BYTES * 4 // 3 + 200:
+        raise ValueError(f"the data URI has {len(uri)} characters; a picture may have {MAX_BYTES} bytes")
+    header, comma, payload = uri.partition(",")
+    if not comma:
+        raise ValueError(f"{uri[:40]!r} is no data URI: it has no comma; write data:image/png;base64,...")
+    if not header.lower().endswith(";base64"):
+        return urllib.parse.unquote_to_bytes(payload)
+    try:
+        return base64.b64decode(urllib.parse.unquote(payload), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the data URI {uri[:40]!r}... is not valid base64: {error}") from error
+
+
+def fetch(address: str) -> bytes:
+    """The bytes behind an http(s) address, within limits of size and time."""
+    request = urllib.request.Request(address, headers={"User-Agent": "detr-zoo"})
+    try:
+        with _OPENER.open(request, timeout=SECONDS) as answer:
+            declared = int(answer.headers.get("Content-Length") or 0)
+            content: bytes = b"" if declared > MAX_BYTES else answer.read(MAX_BYTES + 1)
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"{address} could not be fetched: {reason}") from error
+    if declared > MAX_BYTES or len(content) > MAX_BYTES:
+        raise ValueError(f"{address} is larger than {MAX_BYTES >> 20} MB, which no picture here may be")
+    return content
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """None ends the redirect with the server's answer as an error."""
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.URLError(f"redirected to {newurl[:60]}, which is not fetched")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_HttpOnly)
+
+
+def _unique(stem: str, used: set[str]) -> str:
+    name, number = stem, 2
+    while name in used:
+        name, number = f"{stem}_{number}", number + 1
+    used.add(name)
+    return name

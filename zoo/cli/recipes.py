@@ -1,0 +1,182 @@
+"""Recipes by name or path, dotted overrides, and the nearest key to a mistyped one. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Recipe = dict[str, Any]
+_OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
+_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+MAX_BYTES = 1 << 20
+
+
+def bundled() -> dict[str, Path]:
+    """`<family>/<recipe>` -> file, for every recipe that comes with the package, also from a wheel."""
+    root = Path(str(resources.files("recipes")))
+    return {f"{p.parent.name}/{p.stem}": p for p in sorted(root.glob("*/*.yaml"))}
+
+
+def resolve(name: str) -> Path:
+    """The file of a recipe given as path, as `<family>/<recipe>`, or as zoo name with or without its tag.
+
+    Raises:
+        FileNotFoundError: naming the recipes that come nearest.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    files = bundled()
+    key = name.removeprefix("recipes/").removesuffix(".yaml")
+    if key in files:
+        return files[key]
+    for recipe in files.values():
+        about = load(recipe).get("about", {})
+        if key in (about.get("name"), f"{about.get('name')}.{about.get('tag')}") and about.get("tag") != "finetune":
+            return recipe
+    near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
+    raise FileNotFoundError(
+        f"no recipe {name!r}: neither a file nor one of {', '.join(files)}"
+        + (f"; did you mean {near!r}?" if near else "")
+    )
+
+
+def load(path: Path) -> Recipe:
+    """One recipe file as a plain dict.
+
+    Raises:
+        ValueError: if the file is larger than a recipe can be, or no YAML mapping.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {MAX_BYTES}")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds {type(recipe).__name__}; a recipe is a mapping of keys to values")
+    return recipe
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Separates `--a.b.c value` and `--a.b.c=value` from the other arguments.
+
+    Raises:
+        ValueError: if an override has no value.
+    """
+    plain: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        match = _OVERRIDE.match(token)
+        if match is None:
+            plain.append(token)
+        elif match["value"] is not None:
+            overrides.append((match["key"], match["value"]))
+        elif rest and not _OVERRIDE.match(rest[0]):
+            overrides.append((match["key"], rest.pop(0)))
+        else:
+            raise ValueError(f"{token} needs a value: {token} VALUE or {token}=VALUE")
+    return plain, overrides
+
+
+def parse_value(text: str) -> Any:
+    """The value of an override, as YAML; `1e-4` is a number here, as on every command line."""
+    if _FLOAT.match(text) and not re.match(r"^[-+]?\d+$", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not a value: {' '.join(str(error).split())}") from error
+
+
+def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> None:
+    """Writes each override into the recipe; `model.x` and `model.init_args.x` mean the same.
+
+    Under `model` and `data` a recipe is complete, so a key must be there already.
+
+    Raises:
+        ValueError: for a key that the recipe does not have, naming the nearest one.
+    """
+    for key, text in overrides:
+        node: Any = recipe
+        *parents, last = key.split(".")
+        if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
+            parents.insert(1, "init_args")
+        for depth, parent in enumerate(parents):
+            if not isinstance(node, dict) or parent not in node:
+                raise unknown_key(key, parent, node, parents[:depth])
+            node = node[parent]
+        if not isinstance(node, dict) or (last not in node and parents[0] != "trainer"):
+            raise unknown_key(key, last, node, parents)
+        node[last] = parse_value(text)
+
+
+def unknown_key(key: str, part: str, node: Any, parents: Sequence[str]) -> ValueError:
+    """The error for an override whose `part` is no key of `node`."""
+    valid = [str(k) for k in node] if isinstance(node, Mapping) else []
+    near = nearest(part, valid)
+    hint = f"; did you mean {'.'.join([*parents, near]).replace('.init_args', '')!r}?" if near else ""
+    return ValueError(f"the recipe has no key {key!r}{hint or f'; valid here: {chr(44).join(valid) or None}'}")
+
+
+def nearest(word: str, valid: Iterable[str]) -> str | None:
+    """The valid word that looks most like `word`, or None if none does."""
+    found = difflib.get_close_matches(word, sorted(set(valid)), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as YAML in its own key order, short lists on one line."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
+    flow = all(isinstance(v, (int, float, str)) for v in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flow)
+
+
+_Dumper.add_representer(list, _list)
+
+
+def merge(base: Recipe, over: Recipe) -> Recipe:
+    """`over` on `base`, key by key; lists are replaced, `key+` appends; a new class_path drops old arguments."""
+    merged = dict(base)
+    if "class_path" in over and over["class_path"] != base.get("class_path"):
+        merged.pop("init_args", None)
+    for key, value in over.items():
+        name = key.removesuffix("+")
+        old = merged.get(name)
+        if key != name:
+            merged[name] = [*(old or []), *(value if isinstance(value, list) else [value])]
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[name] = merge(old, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def read(configs: Sequence[str], overrides: Iterable[tuple[str, str]]) -> Recipe:
+    """Several recipes merged in order, then the overrides: one complete recipe.
+
+    Raises:
+        ValueError: if none is given.
+    """
+    if not configs:
+        raise ValueError("--config is missing: a recipe's path or name, as in --config rt_detr/r18_coco_72e")
+    recipe: Recipe = {}
+    for name in configs:
+        recipe = merge(recipe, load(resolve(name)))
+    apply_overrides(recipe, overrides)
+    return recipe

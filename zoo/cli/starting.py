@@ -1,0 +1,63 @@
+"""`init_from`: the weights that a training starts from, wherever they are."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.checkpoint_io import read_checkpoint
+from zoo.cli.console import Console
+from zoo.cli.lightning import InitFrom
+from zoo.labels import LabelMap
+from zoo.module import DetectionModule
+from zoo.registry.pull import published_state, pull
+from zoo.registry.weights import released_from_checkpoint, released_from_folder
+from zoo.transfer import load_weights
+
+State = dict[str, Tensor]
+
+
+def start_from(
+    init: InitFrom, module: DetectionModule, labels: LabelMap, registry: Path | None, console: Console
+) -> None:
+    """Loads what `init` names into `module` and prints what was copied, re-initialised and left out."""
+    if init.source == "none":
+        return
+    state, source_map = read_weights(init.source, module, registry)
+    report = load_weights(module, state, init.head, source_map=source_map, target_map=labels)
+    console.say(f"weights from {init.source} (head: {init.head})")
+    for line in report.lines():
+        console.say(f"  {line}")
+
+
+def read_weights(source: str, module: DetectionModule, registry: Path | None) -> tuple[State, LabelMap | None]:
+    """State dict in our key layout and, where it is known, the label map of its head.
+
+    Args:
+        source: a checkpoint of ours, an official checkpoint, a .safetensors file, or a registry name.
+        module: of the architecture that an official file is converted for.
+        registry: of the user.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        from safetensors.torch import load_file
+
+        return load_file(path), None
+    if path.is_file():
+        checkpoint = read_checkpoint(path)
+        if "zoo" in checkpoint:
+            released = released_from_checkpoint(path)
+            return released.state, released.label_map
+        convert = importlib.import_module(type(module).__module__).from_published
+        try:
+            return convert(published_state(checkpoint)), None
+        except KeyError as error:
+            raise ValueError(f"{path} is no checkpoint of this architecture: {error.args[0]}") from error
+    if path.suffix or len(path.parts) > 1 and not path.name.count(":"):
+        if "/" in source or path.suffix in (".ckpt", ".pth", ".safetensors"):
+            raise FileNotFoundError(f"init_from.source: there is no file {source}")
+    pulled = pull(source, registry=registry)
+    released = released_from_folder(pulled.folder, pulled.manifest)
+    return released.state, released.label_map
