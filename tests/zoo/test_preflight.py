@@ -1,0 +1,104 @@
+"""Preflight passes on sound data and names the fault on data with one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules.custom import CustomDataModule
+from datamodules.shapes import generate_shapes
+from zoo.module import build_module
+from zoo.preflight import PreflightError, check_dropped, run_preflight
+from zoo.preprocess import InputContract
+from zoo.schedule import ParamRule
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "rt_detr" / "tiny.yaml"
+
+
+class Planted:
+    """Sound data with a fault in its annotations."""
+
+    def __init__(self, data, fault):
+        self.data, self.fault = data, fault
+
+    def train_dataloader(self):
+        return self.data.train_dataloader()
+
+    def val_dataloader(self):
+        for batch in self.data.val_dataloader():
+            yield replace(batch, annotations=self.fault(batch.annotations))
+
+    def dropped_object_share(self, num_images):
+        return self.data.dropped_object_share(num_images)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp("shapes"), 16, 8, seed=0, size=96)
+
+
+@pytest.fixture
+def data(shapes):
+    module = CustomDataModule(
+        root=str(shapes), input=InputContract(resize="stretch", size=(96, 96)), train_transform="none",
+        batch_size=8, eval_batch_size=4, num_workers=0, seed=0,
+    )  # fmt: skip
+    module.setup("fit")
+    return module
+
+
+@pytest.fixture
+def model(data):
+    torch.manual_seed(0)
+    module = build_module(yaml.safe_load(RECIPE.read_text())["model"])
+    module.adopt(data.label_map, data.input)
+    return module
+
+
+def test_sound_data_pass_and_leave_a_picture(model, data, tmp_path):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    report = run_preflight(model, data, tmp_path, overfit=True)
+    assert (tmp_path / "training_images.png").stat().st_size > 1000
+    text = "\n".join(report.lines())
+    assert "all " in text
+    assert "overfits 4 images: AP50" in text
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def shifted(annotations):
+    return annotations._replace(labels=(annotations.labels + 1) % 4)
+
+
+def corners_as_sizes(annotations):
+    boxes = annotations.boxes_xywh
+    return annotations._replace(boxes_xywh=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [(shifted, "labels are off by -1"), (corners_as_sizes, r"\(x0, y0, x1, y1\) read as \(x, y, w, h\)")],
+)
+def test_a_planted_fault_is_named(model, data, tmp_path, fault, named):
+    with pytest.raises(PreflightError, match=named):
+        run_preflight(model, Planted(data, fault), tmp_path, overfit=True)
+
+
+def test_a_frozen_head_is_named(model, data, tmp_path):
+    model.schedule = replace(model.schedule, rules=[ParamRule(match="dec_score_head", freeze=True)])
+    with pytest.raises(PreflightError, match=r"class head does not train \(decoder.dec_score_head"):
+        run_preflight(model, data, tmp_path, overfit=True)
+
+
+def test_a_loss_that_is_not_finite_is_named(model, data, tmp_path):
+    with torch.no_grad():
+        model.network.decoder.enc_score_head.bias.fill_(torch.nan)
+    with pytest.raises((PreflightError, FloatingPointError), match="encoder|not finite"):
+        run_preflight(model, data, tmp_path)
+
+
+def test_transforms_that_lose_everything_are_named():
+    assert check_dropped(1, 4) == "transforms drop 1 of 4 objects (25%)"
+    with pytest.raises(PreflightError, match="drops all 4 objects"):
+        check_dropped(4, 4)
