@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -96,6 +97,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         self._split: _Split | None = None
         self._skip = 0
         self._epoch = 0
+        self._told = False
 
     @abstractmethod
     def load(self) -> LoadedData:
@@ -126,12 +128,13 @@ class DetectionDataModule(LightningDataModule, ABC):
                 f"the data set has {len(errors)} errors:\n{shown}{more}\n"
                 "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
             )
-        wanted = ("train",) if stage == "fit" else ()
-        for name in wanted:
-            if not len(data.splits[name]):
-                raise ValueError(
-                    f"the {name} split has no image; faults: {[str(f) for f in data.faults[:3]]}"
-                )
+        if data.faults and not self._told:
+            kinds = Counter(f.kind for f in data.faults)
+            counts = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
+            _log.warning("faults in the data: %s; `zoo data check` lists them", counts)
+            self._told = True
+        if stage == "fit" and not len(data.splits["train"]):
+            raise ValueError(f"the train split has no image; faults: {[str(f) for f in data.faults[:3]]}")
 
     @property
     def label_map(self) -> LabelMap:

@@ -57,8 +57,8 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
         return FrameSize(
             raw,
             "rotation_ignored",
-            "the annotation gives the size before the photograph's EXIF rotation, so its boxes are taken to be "
-            "in that frame; check them in a picture",
+            "the annotation gives the size before the photograph's EXIF rotation, so its boxes are taken "
+            "to be in that frame; check them in a picture",
         )
     if declared == displayed[::-1]:
         return FrameSize(

@@ -150,8 +150,13 @@ def test_setup_refuses_errors_unless_told_to_skip(tmp_path):
     assert [b.image_ids for b in data.train_dataloader()] == [(20,)]
 
 
-def test_warnings_do_not_stop_setup(tmp_path):
-    module(write_coco(tmp_path / "set", CASES["zero area"][0])).setup("fit")
+def test_warnings_do_not_stop_setup_and_are_told_once(tmp_path, caplog):
+    data = module(write_coco(tmp_path / "set", CASES["zero area"][0]))
+    for stage in ("fit", "validate"):
+        data.setup(stage)
+    assert [r.getMessage() for r in caplog.records if r.name == "datamodules.base"] == [
+        "faults in the data: 1 x zero_area; `zoo data check` lists them"
+    ]
 
 
 def test_setup_shows_five_errors_of_many(tmp_path):
@@ -293,6 +298,15 @@ def test_unparsable_json_names_the_file(tmp_path):
     (root / "annotations/instances_train.json").write_text('{"images": [')
     with pytest.raises(ValueError, match=r"instances_train\.json is no COCO annotation file"):
         read(root)
+
+
+def test_boxes_in_the_frame_before_the_rotation_are_a_warning(tmp_path):
+    root = write_coco(tmp_path / "set")
+    with Image.open(root / "train/0.jpg") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(root / "train/0.jpg", exif=exif)
+    assert [(f.severity, f.kind, f.id) for f in read(root).faults] == [("warning", "rotation_ignored", 10)]
 
 
 def rotated_photo(path, orientation: int) -> Image.Image:

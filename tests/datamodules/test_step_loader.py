@@ -266,6 +266,7 @@ class SaveAndStop(pl.Callback):
             raise KeyError("crash")
 
 
+@pytest.mark.filterwarnings("error:.*dataloader is not resumable")
 @pytest.mark.parametrize("stop", [1, 4, 5])
 def test_lightning_epochs_and_resume_within_one(root, tmp_path, stop):
     whole, first, second = Recorder(), Recorder(), Recorder()
