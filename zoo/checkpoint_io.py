@@ -95,8 +95,9 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cp
             f"({reason}). Nothing in it was executed. Save the bare state dict, or convert the file where "
             "it was made."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a malformed stream makes the unpickler raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dictionary")
     return checkpoint

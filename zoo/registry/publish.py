@@ -319,8 +319,14 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{model.model_id}"
-    version = client.create_model_version(manifest.name, source, run_id, tags, model_id=model.model_id)
+    # not `models:/<id>`: MLflow would look that up in the process's global store, not in this one
+    version = client.create_model_version(
+        manifest.name,
+        source=model.artifact_location,
+        run_id=run_id,
+        tags={**tags, "zoo.logged_model": model.model_id},
+        model_id=model.model_id,
+    )
     if alias is not None:
         client.set_registered_model_alias(manifest.name, alias, str(version.version))
     return int(version.version)

@@ -174,17 +174,17 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
     manifest = parse_manifest(fetch_text(address, _LONGEST_MANIFEST), address)
     if manifest.origin.kind == "converted" and not manifest.files:
         raise ManifestError(f"{address} lists no files; only built-in manifests are converted")
-    for version in store.versions(manifest.name):
-        here = read_manifest(store.folder(manifest.name, version) / MANIFEST_FILE)
-        if here.files == manifest.files:
-            verify_folder(store.folder(manifest.name, version), here)
-            return Pulled(here, store.folder(manifest.name, version), "local", False)
     folder_address = urllib.parse.urljoin(address, ".")
     sources = [*manifest.sources, folder_address]
-    # outside the registry, so that a cut download is resumed by the next call
+    # outside the version's folder, so that a cut download is resumed by the next call
     downloads = store.root / ".downloads" / manifest.name
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(store.root / ".downloads" / f"{manifest.name}.lock"):
+        for version in store.versions(manifest.name):
+            here = read_manifest(store.folder(manifest.name, version) / MANIFEST_FILE)
+            if here.files == manifest.files:
+                verify_folder(store.folder(manifest.name, version), here)
+                return Pulled(here, store.folder(manifest.name, version), "local", False)
         for entry in manifest.files:
             target = downloads / entry.path
             fetcher.first(_addresses(sources, entry.path), target, Expected(entry.size, entry.sha256))

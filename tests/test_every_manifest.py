@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from zoo.module import build_module
+from zoo.registry.manifest import read_manifest
+from zoo.registry.names import base_name
+from zoo.registry.store import BUILTIN_FOLDER
+from zoo.registry.weights import count
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(BUILTIN_FOLDER.glob("*.yaml"))
+MANIFESTS = {path.stem: read_manifest(path) for path in FILES}
+every = pytest.mark.parametrize("name", list(MANIFESTS))
+
+
+def test_manifests_were_found():
+    sizes = {"r18", "r34", "r50m", "r50", "r101"}
+    assert {f"rt_detr_{size}.coco_72e" for size in sizes} <= set(MANIFESTS)
+    assert {path.name for path in BUILTIN_FOLDER.iterdir()} == {path.name for path in FILES}
+
+
+@every
+def test_file_is_named_as_its_model_and_written_as_the_writer_writes(name):
+    assert MANIFESTS[name].name == name
+    assert (BUILTIN_FOLDER / f"{name}.yaml").read_text(encoding="utf-8") == MANIFESTS[name].to_yaml()
+
+
+@every
+def test_family_is_that_of_the_class_and_of_the_name(name):
+    manifest = MANIFESTS[name]
+    assert manifest.model.class_path.split(".")[2] == manifest.family
+    assert base_name(name).startswith(f"{manifest.family}_")
+
+
+def test_each_bare_name_has_one_default_tag():
+    bare = [base_name(name) for name, manifest in MANIFESTS.items() if manifest.default]
+    assert sorted(bare) == sorted({base_name(name) for name in MANIFESTS})
+
+
+@every
+def test_model_and_input_equal_those_of_each_recipe(name):
+    manifest = MANIFESTS[name].to_dict()
+    assert manifest["recipes"]
+    for recipe_name in manifest["recipes"]:
+        recipe = yaml.safe_load((ROOT / "recipes" / f"{recipe_name}.yaml").read_text(encoding="utf-8"))
+        assert manifest["model"] == recipe["model"]
+        assert manifest["input"] == {
+            **recipe["data"]["init_args"]["input"],
+            "size": tuple(manifest["input"]["size"]),
+        }
+        about = recipe["about"]
+        assert {k: about[k] for k in ("params", "macs", "sources", "license")} == {
+            k: manifest[k] for k in ("params", "macs", "sources", "license")
+        }
+        for metric in ("AP", "AP50"):
+            assert manifest["published"][metric] == about["published"][metric]
+
+
+@every
+def test_origin_is_accounted_for(name):
+    manifest = MANIFESTS[name]
+    assert manifest.license == "Apache-2.0"
+    assert all(
+        source.startswith("https://") and source.endswith(manifest.origin.file) for source in manifest.sources
+    )
+    if manifest.origin.sha256 is None:
+        assert manifest.origin.pinned is None
+        assert "no hash" in manifest.origin.note
+    assert manifest.trained_by.differs
+    assert manifest.data.name != "" or manifest.data.digest is not None
+
+
+@every
+def test_published_and_measured_are_apart(name):
+    manifest = MANIFESTS[name]
+    assert manifest.published is not None
+    assert 1 < manifest.published.AP < 100
+    if manifest.measured is not None:
+        assert 0 < manifest.measured.AP < 1
+
+
+@every
+def test_labels_are_cocos_80_of_91(name):
+    labels = MANIFESTS[name].labels()
+    assert (len(labels.names), labels.num_classes) == (80, 80)
+    rows = dict(zip(labels.source_ids, labels.names, strict=True))
+    assert (rows[1], rows[44], rows[90]) == ("person", "bottle", "toothbrush")
+    assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91} & set(rows)
+    assert list(labels.source_ids) == sorted(labels.source_ids)
+
+
+@pytest.mark.parametrize("name", ["rt_detr_r18.coco_72e"])
+def test_params_and_macs_are_those_of_the_network(name):
+    check_counts(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in MANIFESTS if n != "rt_detr_r18.coco_72e"])
+def test_params_and_macs_are_those_of_the_larger_networks(name):
+    check_counts(name)
+
+
+def check_counts(name):
+    from zoo.preprocess import InputContract
+
+    manifest = MANIFESTS[name]
+    module = build_module(manifest.to_dict()["model"], backbone_weights="random")
+    contract = InputContract.from_dict(manifest.to_dict()["input"])
+    module.adopt(manifest.labels(), contract)
+    params, macs, counted = count(module, contract)
+    assert params == manifest.params
+    assert macs == pytest.approx(manifest.macs, rel=0.01)
+    assert counted.split(";")[1] == manifest.counted.split(";")[1]

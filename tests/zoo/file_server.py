@@ -1,0 +1,72 @@
+"""A loopback web server with Range requests that can be told to misbehave."""
+
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FileServer:
+    """Serves `files` (path -> bytes). `cuts`: bytes after which the next replies end, one entry a reply.
+
+    `requests` holds (path, Range header or None) of each request.
+    """
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.cuts: list[int] = []
+        self.statuses: list[int] = []
+        self.requests: list[tuple[str, str | None]] = []
+        self.ranges = True
+        self.etag = '"v1"'
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def do_GET(self):
+                outer.reply(self)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def reply(self, handler):
+        asked = handler.headers.get("Range")
+        self.requests.append((handler.path, asked))
+        if self.statuses:
+            handler.send_error(self.statuses.pop(0))
+            return
+        content = self.files.get(handler.path)
+        if content is None:
+            handler.send_error(404)
+            return
+        start, status = 0, 200
+        condition = handler.headers.get("If-Range")
+        if asked and self.ranges and condition in (None, self.etag):
+            start, status = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]), 206
+            if start >= len(content):
+                handler.send_response(416)
+                handler.send_header("Content-Range", f"bytes */{len(content)}")
+                handler.end_headers()
+                return
+        body = content[start:]
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        if status == 206:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        handler.end_headers()
+        if self.cuts:
+            body = body[: self.cuts.pop(0)]
+        handler.wfile.write(body)

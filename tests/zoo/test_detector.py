@@ -1,0 +1,136 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from registry_case import INPUT, LABELS, tiny_checkpoint, tiny_module
+
+from zoo.batch import Detections
+from zoo.detector import Detector, read_picture
+from zoo.labels import LabelMap
+from zoo.preprocess import InputContract
+
+
+@pytest.fixture
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def detector():
+    module = tiny_module()
+    module.adopt(LABELS, InputContract.from_dict(INPUT))
+    return Detector(module, "tiny")
+
+
+def encoded(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_path_bytes_picture_and_tensor_give_the_same(detector, picture, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(picture))
+    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), encoded(picture), picture, tensor]
+    first, *others = [detector.predict(form, threshold=0.0) for form in forms]
+    assert len(first) > 0
+    assert all(other == first for other in others)
+    assert first.size == (40, 90)
+
+
+def fixed(detector, monkeypatch, scores, heads, boxes):
+    found = Detections(torch.tensor(scores), torch.tensor(heads), torch.tensor(boxes))
+    monkeypatch.setattr(detector.module, "detect", lambda batch: [found])
+
+
+def test_a_prediction_carries_names_source_ids_and_the_label_map(detector, picture, monkeypatch):
+    fixed(
+        detector, monkeypatch, [0.9, 0.5, 0.2], [1, 2, 0], [[-3.0, 1, 20, 30], [5, 5, 95, 41], [0, 0, 1, 1]]
+    )
+    prediction = detector.predict(picture, threshold=0.5)
+    assert prediction.to_dict() == {
+        "model": "tiny",
+        "height": 40,
+        "width": 90,
+        "threshold": 0.5,
+        "detections": [
+            {
+                "label": "square",
+                "source_id": 3,
+                "score": pytest.approx(0.9),
+                "box_xyxy": [0.0, 1.0, 20.0, 30.0],
+            },
+            {"label": "no", "source_id": 12, "score": 0.5, "box_xyxy": [5.0, 5.0, 90.0, 40.0]},
+        ],
+        "label_map": LABELS.to_dict(),
+    }
+    assert prediction.to_detections().labels.tolist() == [1, 2]
+
+
+def test_a_head_index_without_a_class_is_left_out(detector, picture, monkeypatch):
+    detector.label_map = LabelMap(("disc", "square"), (7, 3), (0, 2), 3)
+    fixed(detector, monkeypatch, [0.9, 0.8], [1, 2], [[0.0, 0, 1, 1], [0, 0, 2, 2]])
+    assert detector.predict(picture).labels == ["square"]
+
+
+def test_boxes_are_those_of_the_upright_picture(detector, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert detector.predict(tmp_path / "turned.jpg").size == (90, 40)
+    assert read_picture(tmp_path / "turned.jpg").size == (40, 90)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_other_colour_modes_are_converted(detector, picture, mode):
+    converted = Image.fromarray(np.zeros((40, 90), np.uint16)) if mode == "I;16" else picture.convert(mode)
+    assert detector.predict(converted).size == (40, 90)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "says"),
+    [
+        ("none.jpg", FileNotFoundError, r"none\.jpg"),
+        (b"no picture", ValueError, "the data is not a picture"),
+        (torch.zeros(3, 4, 4), ValueError, r"float32 \[3, 4, 4\]"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError, r"\[4, 4, 3\]"),
+    ],
+)
+def test_what_is_no_picture_is_a_clear_error(detector, image, error, says):
+    with pytest.raises(error, match=says):
+        detector.predict(image)
+
+
+def test_a_cut_picture_and_an_impossible_threshold_are_errors(detector, picture, tmp_path):
+    (tmp_path / "cut.png").write_bytes(encoded(picture)[:3000])
+    with pytest.raises(ValueError, match=r"cut\.png is not a picture"):
+        detector.predict(tmp_path / "cut.png")
+    for threshold in (-0.1, 30, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            detector.predict(picture, threshold)
+
+
+def test_a_checkpoint_detects_as_its_module_does(detector, picture, tmp_path):
+    tiny_checkpoint(tmp_path / "a.ckpt")
+    loaded = Detector.from_checkpoint(tmp_path / "a.ckpt")
+    assert loaded.predict(picture, 0.0).boxes_xyxy == detector.predict(picture, 0.0).boxes_xyxy
+    assert not loaded.module.training
+
+
+def test_a_module_that_never_met_its_data_is_refused():
+    with pytest.raises(ValueError, match="no label map"):
+        Detector(tiny_module(), "tiny")
+
+
+def test_importing_zoo_and_listing_imports_no_torch():
+    script = (
+        "import sys, zoo; names = zoo.available()\n"
+        "assert 'rt_detr_r18.coco_72e' in names, names\n"
+        "assert not {'torch', 'lightning', 'mlflow', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
