@@ -277,12 +277,10 @@ def _canvas(image: Tensor | Picture, longest: int | None) -> tuple[Picture, floa
         image = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     longer = max(image.size)
     scale = (longest or max(longer, LEGIBLE)) / longer
-    picture = image.convert("RGB")
+    picture = image.convert("RGB")  # a copy even of an RGB image
     if scale != 1:
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
-    elif picture is image:
-        picture = image.copy()
     return picture, scale
 
 
