@@ -1,4 +1,4 @@
-"""Contract over recipes/**/*.yaml: complete, flat, every published number as published and with its source."""
+"""Contract over recipes/**/*.yaml: complete, flat, each published number as published and with its source."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_recipe_is_complete_and_flat(path: Path) -> None:
         "about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking",
     ]  # fmt: skip
     assert recipe["about"]["family"] == path.parent.name
-    assert recipe["model"]["init_args"]["backbone"]["weights"], "absent weights would train from scratch in silence"
+    assert recipe["model"]["init_args"]["backbone"]["weights"], (
+        "absent weights would train from scratch in silence"
+    )
     assert not re.search(r"(?m)^\s*(__include__|_base_|defaults)\s*:", path.read_text())
 
 

@@ -38,7 +38,9 @@ class Progress(Callback):
         self._next = time.monotonic() + PLAIN_SECONDS
         if self.use_bar and trainer.is_global_zero:
             total = total_steps(trainer)
-            self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=False
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,7 +67,8 @@ class Progress(Callback):
             self._best, mark = ap, "  best so far"
         line = (
             f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  "
-            f"loss {_metric(trainer, 'train/loss'):7.3f}  AP {ap:.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{mark}"
+            f"loss {_metric(trainer, 'train/loss'):7.3f}  "
+            f"AP {ap:.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{mark}"
         )
         if self._bar is not None:
             self._bar.clear()
@@ -120,7 +123,9 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.series = {name: [(int(s), float(v)) for s, v in points] for name, points in state_dict["series"].items()}
+        self.series = {
+            name: [(int(s), float(v)) for s, v in points] for name, points in state_dict["series"].items()
+        }
 
     def add(self, trainer: Trainer, names: list[str]) -> None:
         """Appends the present value of each metric."""

@@ -1,4 +1,4 @@
-"""What the zoo holds, read from recipes and manifests alone: for `zoo list` and `zoo info`. Imports no torch."""
+"""What the zoo holds, from recipes and manifests alone: for `zoo list` and `zoo info`. No torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def models() -> dict[str, dict[str, Any]]:
         if about["tag"] == "finetune":
             finetune[about["family"]] = key
             continue
-        entry = entries.setdefault(about["name"], {field: about.get(field) for field in FIELDS} | {"recipes": []})
+        entry = entries.setdefault(
+            about["name"], {field: about.get(field) for field in FIELDS} | {"recipes": []}
+        )
         entry["recipes"].append(key)
     for entry in entries.values():
         if entry["published"] is not None and entry["family"] in finetune:
@@ -42,7 +44,8 @@ def find(name: str) -> dict[str, Any]:
             return entry
     near = recipes.nearest(name, entries)
     raise ValueError(
-        f"no model {name!r}; `zoo list` shows {', '.join(entries)}" + (f"; did you mean {near!r}?" if near else "")
+        f"no model {name!r}; `zoo list` shows {', '.join(entries)}"
+        + (f"; did you mean {near!r}?" if near else "")
     )
 
 

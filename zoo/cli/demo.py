@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ DEFAULT_STEPS = 2000
 NUM_TRAIN, NUM_VAL = 2500, 400
 SIZE = 128
 PASSES = 8  # validations on the way
+MARKER = ".zoo_demo"
 
 
 def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
         metrics.json's content.
     """
     begun = time.monotonic()
-    output = output.absolute()
+    output = empty_folder(output)
     console.say(f"1/5  data: {NUM_TRAIN} + {NUM_VAL} images of {', '.join(CLASSES)}, made now")
     folder = generate_shapes(output / "data", NUM_TRAIN, NUM_VAL, seed, SIZE)
     faults = check(folder, decode_images=False).faults
@@ -71,6 +73,23 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     return document
 
 
+def empty_folder(output: Path) -> Path:
+    """The folder of the demo, emptied of an earlier demo.
+
+    Raises:
+        FileExistsError: it holds something that no demo put there.
+    """
+    output = output.absolute()
+    marker = output / MARKER
+    if output.exists() and any(output.iterdir()):
+        if not marker.is_file():
+            raise FileExistsError(f"{output} is not empty and not an earlier demo; choose another --output")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.write_text("made by zoo demo, which empties this folder when it runs again\n", encoding="utf-8")
+    return output
+
+
 def demo_recipe(data: Path, seed: int, steps: int) -> recipes.Recipe:
     """The tiny recipe on the shapes, for a fixed number of steps."""
     recipe = copy.deepcopy(recipes.load(recipes.resolve("rt_detr/tiny")))
@@ -93,7 +112,9 @@ def closing(output: Path, document: dict[str, Any], reference: str, console: Con
     """Where everything is, and what to do next."""
     registry = shlex.quote(str(output / "registry"))
     database = shlex.quote(f"sqlite:///{Path('mlruns', 'mlflow.db').absolute()}")
-    console.say(f"\nAP {document['val']['AP']:.3f} after {document['demo_seconds']:.0f} s. Everything is below {output}:")
+    console.say(
+        f"\nAP {document['val']['AP']:.3f} after {document['demo_seconds']:.0f} s. All is below {output}:"
+    )
     for what in ("run/curves.png", "run/gallery.png", "predictions/new_image_detections.png",
                  "predictions/predictions.json", "run/recipe.yaml", "metrics.json"):  # fmt: skip
         console.say(f"  {output / what}")

@@ -101,7 +101,9 @@ def starting_point(name: str, registry: Path | None) -> Start:
         except (UnknownModelError, ValueError):
             raise unknown from None
         if found.folder is None or not (found.folder / "recipe.yaml").is_file():
-            raise ValueError(f"{name} has no recipe beside its weights; finetune a model of `zoo list`") from None
+            raise ValueError(
+                f"{name} has no recipe beside its weights; finetune a model of `zoo list`"
+            ) from None
         recipe = recipes.load(found.folder / "recipe.yaml")
         reference = f"{found.manifest.name}:{found.manifest.version}"
         return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
@@ -120,10 +122,18 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     recipe = copy.deepcopy(start.recipe)
     arguments, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
     recipe["about"] = {
-        "name": start.family_name, "tag": "custom", "family": recipe["about"]["family"], "license": "not stated",
-        "published": None, "measured": None, "sources": [],
-    }  # fmt: skip
-    keep = {k: data[k] for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")}
+        "name": start.family_name,
+        "tag": "custom",
+        "family": recipe["about"]["family"],
+        "license": "not stated",
+        "published": None,
+        "measured": None,
+        "sources": [],
+    }
+    keep = {
+        k: data[k]
+        for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
+    }
     keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction")}
     recipe["data"] = {
         "class_path": "datamodules.custom.CustomDataModule",
@@ -171,8 +181,8 @@ def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[st
     if weights in (None, "published"):
         if start.weights is None:
             raise ValueError(
-                f"{start.family_name} has no published weights; train it from scratch with --weights random, or "
-                "start from a checkpoint with --weights PATH"
+                f"{start.family_name} has no published weights; train it from scratch with --weights random, "
+                "or start from a checkpoint with --weights PATH"
             )
         recipe["init_from"] = {"source": start.weights, "head": "by_class_name"}
         return [f"weights: {start.weights}; classes of the same name keep their rows, the others start new"]
@@ -234,7 +244,9 @@ def parse_size(text: str) -> list[int]:
     size = [int(match[1]), int(match[2] or match[1])]
     if any(side % STRIDE or not side for side in size):
         near = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in size)
-        raise ValueError(f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}")
+        raise ValueError(
+            f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}"
+        )
     return size
 
 
@@ -256,7 +268,9 @@ def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> lis
     arguments["num_classes"] = data.label_map.num_classes
     if len(train) < schedule["global_batch_size"] and choices.batch_size is None:
         smaller = 1 << (len(train).bit_length() - 1)
-        notes.append(f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {len(train)} images")
+        notes.append(
+            f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {len(train)} images"
+        )
         schedule["global_batch_size"] = smaller
         recipe["data"]["init_args"]["batch_size"] = min(smaller, recipe["data"]["init_args"]["batch_size"])
     per_epoch = max(1, len(train) // schedule["global_batch_size"])
@@ -291,7 +305,8 @@ def fetch_published(start: Start, choices: Choices) -> None:
         pull(start.weights, registry=choices.registry)
     except DownloadError as error:
         raise ConnectionError(
-            f"the weights of {start.weights} cannot be fetched: {error} Or train from scratch: --weights random"
+            f"the weights of {start.weights} cannot be fetched: {error} "
+            "Or train from scratch: --weights random"
         ) from error
 
 
@@ -301,7 +316,9 @@ def announce(recipe: Recipe, data: CustomDataModule, notes: list[str], console: 
     for line in data.summary().lines():
         console.say(f"  {line}")
     height, width = recipe["data"]["init_args"]["input"]["size"]
-    console.say(f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {height}x{width}")
+    console.say(
+        f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {height}x{width}"
+    )
     for note in notes:
         console.say(f"  {note}")
 

@@ -164,6 +164,7 @@ def quiet() -> None:
         r".*isinstance\(treespec.*",
         r".*tried to call `self.log\(.*",
         r".*litlogger.*",
+        r".*could not find the monitored key.*",  # an epoch that is not validated
         r"Found \d+ module\(s\) in eval mode.*",
         r".*Lightning couldn't infer the batch size.*",
     ):

@@ -31,7 +31,10 @@ def list_models(registry: Path | None, console: Console) -> None:
 
 def info(name: str, registry: Path | None, console: Console) -> None:
     """All facts of one model."""
-    entry = next((e for e in catalogue.registered(registry) if name in (e["name"], f"{e['name']}:{e['version']}")), None)
+    entry = next(
+        (e for e in catalogue.registered(registry) if name in (e["name"], f"{e['name']}:{e['version']}")),
+        None,
+    )
     entry = entry or catalogue.find(name)
     console.result(entry)
     if console.as_json:
@@ -49,7 +52,9 @@ def _lines(value: Any) -> list[str]:
         return [str(v) for v in value] or ["-"]
     if isinstance(value, dict):
         return [f"{k}: {v}" for k, v in value.items()]
-    return [f"{value:,}".replace(",", " ") if isinstance(value, int) else "-" if value is None else str(value)]
+    return [
+        f"{value:,}".replace(",", " ") if isinstance(value, int) else "-" if value is None else str(value)
+    ]
 
 
 def _millions(params: int | None) -> str:

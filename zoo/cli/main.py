@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-data_app = typer.Typer(help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 
 Overrides = list[tuple[str, str]]
@@ -34,10 +36,13 @@ TAKES_OVERRIDES = ("finetune", "fit", "validate", "test")
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Configs = Annotated[
     list[str] | None,
-    typer.Option("--config", "-c", help="Recipe: a path, a name such as rt_detr/r50_coco_72e, or several to merge."),
+    typer.Option(
+        "--config", "-c", help="Recipe: a path, a name such as rt_detr/r50_coco_72e, or several to merge."
+    ),
 ]
 Registry = Annotated[
-    Path | None, typer.Option("--registry", help="Local registry; default $ZOO_REGISTRY or ./mlruns/registry.")
+    Path | None,
+    typer.Option("--registry", help="Local registry; default $ZOO_REGISTRY or ./mlruns/registry."),
 ]
 
 
@@ -45,7 +50,9 @@ Registry = Annotated[
 def finetune(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model of `zoo list`, or a name in the registry.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder: COCO, Roboflow COCO, YOLO or Pascal VOC; detected.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder: COCO, Roboflow COCO, YOLO or Pascal VOC; detected.")
+    ],
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[
@@ -53,7 +60,9 @@ def finetune(
     ] = None,
     devices: Annotated[str | None, typer.Option("--devices", help="How many, or auto.")] = None,
     image_size: Annotated[str | None, typer.Option("--image-size", help="HxW or N, multiples of 32.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name in the registry; default: folder and model.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the registry; default: folder and model.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option("--weights", help="published, random, or a file. Nothing is ever random in silence."),
@@ -64,13 +73,15 @@ def finetune(
         Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
     ] = None,
     preflight: Annotated[
-        bool, typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails.")
+        bool,
+        typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails."),
     ] = False,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """Train on your own images: from a folder to an AP, pictures and a registered model."""
-    from zoo.cli.finetune import Choices, finetune as run
+    from zoo.cli.finetune import Choices
+    from zoo.cli.finetune import finetune as run
 
     choices = Choices(
         model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
@@ -85,7 +96,8 @@ def fit(
     context: typer.Context,
     config: Configs = None,
     ckpt_path: Annotated[
-        str | None, typer.Option("--ckpt-path", help="Resume: a checkpoint, or `last` of the run in --output.")
+        str | None,
+        typer.Option("--ckpt-path", help="Resume: a checkpoint, or `last` of the run in --output."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
@@ -93,13 +105,17 @@ def fit(
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco"""
+    """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
     from zoo.cli.training import fit_recipe
 
     fit_recipe(
-        configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, folder=output, overfit_first=preflight,
+        configs=config or [],
+        overrides=context.obj,
+        ckpt_path=ckpt_path,
+        folder=output,
+        overfit_first=preflight,
         console=Console(as_json),
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -107,72 +123,114 @@ def validate(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
     config: Configs = None,
-    ckpt_path: Annotated[str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")] = None,
+    ckpt_path: Annotated[
+        str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
     decoder_layers: Annotated[
         str | None, typer.Option("--decoder-layers", help="e.g. 6,5,4,3: AP and ms per image for each.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
+    ] = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """AP of a model on the val split, with its interval."""
     from zoo.cli.evaluating import evaluate
 
-    evaluate("validate", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
-             decoder_layers=decoder_layers, output=output, registry=registry, console=Console(as_json))  # fmt: skip
+    evaluate(
+        "validate",
+        model=model,
+        configs=config or [],
+        overrides=context.obj,
+        ckpt_path=ckpt_path,
+        data=data,
+        decoder_layers=decoder_layers,
+        output=output,
+        registry=registry,
+        console=Console(as_json),
+    )
 
 
-@app.command()
-def test(
+@app.command(name="test")
+def score_test_split(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
     config: Configs = None,
-    ckpt_path: Annotated[str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")] = None,
+    ckpt_path: Annotated[
+        str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
+    ] = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """AP of a model on the test split, with its interval."""
     from zoo.cli.evaluating import evaluate
 
-    evaluate("test", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
-             decoder_layers=None, output=output, registry=registry, console=Console(as_json))  # fmt: skip
+    evaluate(
+        "test",
+        model=model,
+        configs=config or [],
+        overrides=context.obj,
+        ckpt_path=ckpt_path,
+        data=data,
+        decoder_layers=None,
+        output=output,
+        registry=registry,
+        console=Console(as_json),
+    )
 
 
 @app.command()
 def predict(
     items: Annotated[
         list[str],
-        typer.Argument(help="MODEL, then images: files, folders, http(s) URLs or data URIs.", metavar="MODEL IMAGE..."),
+        typer.Argument(
+            help="MODEL, then images: files, folders, http(s) URLs or data URIs.", metavar="MODEL IMAGE..."
+        ),
     ],
     ckpt_path: Annotated[
         str | None, typer.Option("--ckpt-path", help="Checkpoint; then every argument is an image.")
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", min=0.0, max=1.0)] = 0.3,
-    output: Annotated[Path, typer.Option("--output", help="Folder of the JSON and the drawn pictures.")] = Path(
-        "predictions"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder of the JSON and the drawn pictures.")
+    ] = Path("predictions"),
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """Detect objects: zoo predict my_model photo.jpg"""
+    """Detect objects, as in: zoo predict my_model photo.jpg."""
     from zoo.cli.predicting import predict as run
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
-    run(model=model, sources=sources, threshold=threshold, output=output, registry=registry, console=Console(as_json))
+    run(
+        model=model,
+        sources=sources,
+        threshold=threshold,
+        output=output,
+        registry=registry,
+        console=Console(as_json),
+    )
 
 
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: about two minutes.")] = None,
-    output: Annotated[Path, typer.Option("--output", help="Folder of data, run and pictures.")] = Path("zoo_demo"),
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: about two minutes.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of data, run and pictures.")] = Path(
+        "zoo_demo"
+    ),
     as_json: Json = False,
 ) -> None:
     """The whole cycle offline in about two minutes: data, training, AP, registry, prediction."""
-    from zoo.cli.demo import DEFAULT_STEPS, demo as run
+    from zoo.cli.demo import DEFAULT_STEPS
+    from zoo.cli.demo import demo as run
 
     run(seed=seed, steps=steps or DEFAULT_STEPS, output=output, console=Console(as_json))
 
@@ -198,7 +256,8 @@ def pull(
     name: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME:version.")],
     output: Annotated[Path | None, typer.Option("--output", help="Copy the verified files here.")] = None,
     source: Annotated[
-        str | None, typer.Option("--source", help="Fetch from this file or address instead, e.g. without network.")
+        str | None,
+        typer.Option("--source", help="Fetch from this file or address instead, e.g. without network."),
     ] = None,
     registry: Registry = None,
     as_json: Json = False,
@@ -213,7 +272,9 @@ def pull(
 def publish(
     run: Annotated[str, typer.Argument(help="MLflow run id, or the folder of a run.")],
     name: Annotated[str, typer.Option("--name")],
-    alias: Annotated[list[str] | None, typer.Option("--alias", help="e.g. champion; may be repeated.")] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", help="e.g. champion; may be repeated.")
+    ] = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:

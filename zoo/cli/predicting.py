@@ -36,11 +36,19 @@ class Source:
 
 
 def predict(
-    *, model: str, sources: Sequence[str], threshold: float, output: Path, registry: Path | None, console: Console
+    *,
+    model: str,
+    sources: Sequence[str],
+    threshold: float,
+    output: Path,
+    registry: Path | None,
+    console: Console,
 ) -> None:
     """Detects in every source, prints each detection, writes predictions.json and a picture for each."""
     if not sources:
-        raise ValueError("nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address")
+        raise ValueError(
+            "nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
+        )
     pictures = [picture for source in sources for picture in open_source(source)]
     detector = load_detector(model, registry)
     output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +89,9 @@ def load_detector(model: str, registry: Path | None) -> Detector:
     if path.is_dir():
         metrics = path / "metrics.json"
         if not metrics.is_file():
-            raise FileNotFoundError(f"{path} is no run folder: it has no metrics.json; name a checkpoint file")
+            raise FileNotFoundError(
+                f"{path} is no run folder: it has no metrics.json; name a checkpoint file"
+            )
         document: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
         path = Path(document["checkpoint"])
     if path.is_file():
@@ -106,7 +116,9 @@ def open_source(source: str) -> Iterator[Source]:
         name = Path(urllib.parse.urlsplit(source).path).stem
         yield Source(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
     elif len(scheme) > 1:
-        raise ValueError(f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file")
+        raise ValueError(
+            f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file"
+        )
     elif Path(source).is_dir():
         found = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in PICTURE_TYPES)
         if not found:

@@ -38,7 +38,10 @@ def resolve(name: str) -> Path:
         return files[key]
     for recipe in files.values():
         about = load(recipe).get("about", {})
-        if key in (about.get("name"), f"{about.get('name')}.{about.get('tag')}") and about.get("tag") != "finetune":
+        if (
+            key in (about.get("name"), f"{about.get('name')}.{about.get('tag')}")
+            and about.get("tag") != "finetune"
+        ):
             return recipe
     near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
     raise FileNotFoundError(
@@ -124,7 +127,9 @@ def unknown_key(key: str, part: str, node: Any, parents: Sequence[str]) -> Value
     valid = [str(k) for k in node] if isinstance(node, Mapping) else []
     near = nearest(part, valid)
     hint = f"; did you mean {'.'.join([*parents, near]).replace('.init_args', '')!r}?" if near else ""
-    return ValueError(f"the recipe has no key {key!r}{hint or f'; valid here: {chr(44).join(valid) or None}'}")
+    return ValueError(
+        f"the recipe has no key {key!r}{hint or f'; valid here: {chr(44).join(valid) or None}'}"
+    )
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
@@ -151,7 +156,10 @@ _Dumper.add_representer(list, _list)
 
 
 def merge(base: Recipe, over: Recipe) -> Recipe:
-    """`over` on `base`, key by key; lists are replaced, `key+` appends; a new class_path drops old arguments."""
+    """`over` on `base`, key by key; lists are replaced, `key+` appends.
+
+    Another class_path drops the arguments of the old one.
+    """
     merged = dict(base)
     if "class_path" in over and over["class_path"] != base.get("class_path"):
         merged.pop("init_args", None)

@@ -84,7 +84,8 @@ def scores_of(
         **{key: _number(value) for key, value in evaluation.scores.items()},
         "interval": {key: [_number(v) for v in band] for key, band in interval.items()},
         "per_class": {
-            labels.name_of_head.get(head, f"class {head}"): _number(ap) for head, ap in evaluation.per_class.items()
+            labels.name_of_head.get(head, f"class {head}"): _number(ap)
+            for head, ap in evaluation.per_class.items()
         },
         "note": small_set_note(interval["AP"], evaluation.num_images),
     }
@@ -113,7 +114,9 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
 def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
     """Loss and AP over the steps, with the interval of the final AP."""
     path = run.folder / "curves.png"
-    shown = {n: p for n, p in run.history.series.items() if n in ("train/loss", "val/AP", "val/AP50", "val/AP75")}
+    shown = {
+        n: p for n, p in run.history.series.items() if n in ("train/loss", "val/AP", "val/AP50", "val/AP75")
+    }
     bands = {f"val/{key}": tuple(band) for key, band in scores.get("val", {}).get("interval", {}).items()}
     known = {n: band for n, band in bands.items() if n in shown and None not in band}
     curves(shown, path, bands=known)
@@ -142,7 +145,9 @@ def original_shape(batch: Batch, index: int) -> Image.Image:
     return Image.fromarray(pixels.numpy()).resize((w, h), Image.Resampling.BICUBIC)
 
 
-def _first_batches(module: DetectionModule, data: DetectionDataModule) -> Iterator[tuple[Batch, list[Detections]]]:
+def _first_batches(
+    module: DetectionModule, data: DetectionDataModule
+) -> Iterator[tuple[Batch, list[Detections]]]:
     seen = 0
     for batch in data.val_dataloader():
         found = [Detections(*(t.cpu() for t in d)) for d in module.detect(batch.to(module.device))]

@@ -111,7 +111,9 @@ def _dataclass(values: Mapping[str, Any], kind: type, where: str) -> None:
     fields = [f for f in dataclasses.fields(kind) if f.init]
     _known(values, tuple(f.name for f in fields), where)
     required = [
-        f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     _complete(values, required, where)
     hints = typing.get_type_hints(kind)
@@ -122,7 +124,9 @@ def _dataclass(values: Mapping[str, Any], kind: type, where: str) -> None:
 def _complete(values: Mapping[str, Any], required: list[str], where: str) -> None:
     lacking = [name for name in required if name not in values]
     if lacking:
-        raise ValueError(f"the recipe lacks {', '.join(f'{where}.{name}' for name in lacking)}; it has no default")
+        raise ValueError(
+            f"the recipe lacks {', '.join(f'{where}.{name}' for name in lacking)}; it has no default"
+        )
 
 
 def _value(value: Any, hint: Any, where: str) -> None:

@@ -45,7 +45,9 @@ def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:
     """The best checkpoint of a run folder and the run that wrote it."""
     metrics = folder / "metrics.json"
     if not metrics.is_file():
-        raise FileNotFoundError(f"{folder} has no metrics.json: the run is not finished; name a checkpoint file")
+        raise FileNotFoundError(
+            f"{folder} has no metrics.json: the run is not finished; name a checkpoint file"
+        )
     document = json.loads(metrics.read_text(encoding="utf-8"))
     return document["checkpoint"], {"run_id": document["run"]}
 
@@ -60,7 +62,8 @@ def pull(name: str, output: Path | None, source: str | None, registry: Path | No
         shutil.copytree(folder, output, dirs_exist_ok=True)
         folder = output
     manifest = pulled.manifest
-    console.say(f"{manifest.name}:{manifest.version}  {folder}  ({'fetched' if pulled.downloaded else 'here already'})")
+    how = "fetched" if pulled.downloaded else "here already"
+    console.say(f"{manifest.name}:{manifest.version}  {folder}  ({how})")
     for entry in manifest.files:
         console.say(f"  {entry.path}  {entry.size} bytes  sha256 {entry.sha256[:16]}... checked")
     console.result(
@@ -76,9 +79,14 @@ def pull(name: str, output: Path | None, source: str | None, registry: Path | No
 
 
 def register(
-    run: TrainedRun, document: dict[str, Any], split: str, name: str, registry: Path | None, parent: str | None,
+    run: TrainedRun,
+    document: dict[str, Any],
+    split: str,
+    name: str,
+    registry: Path | None,
+    parent: str | None,
     console: Console,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Publishes the best checkpoint of a finished run under `name`; `name:version`, or None off rank zero."""
     from zoo.cli.report import measured
     from zoo.cli.training import is_rank_zero

@@ -32,7 +32,9 @@ def start_from(
         console.say(f"  {line}")
 
 
-def read_weights(source: str, module: DetectionModule, registry: Path | None) -> tuple[State, LabelMap | None]:
+def read_weights(
+    source: str, module: DetectionModule, registry: Path | None
+) -> tuple[State, LabelMap | None]:
     """State dict in our key layout and, where it is known, the label map of its head.
 
     Args:
@@ -55,7 +57,7 @@ def read_weights(source: str, module: DetectionModule, registry: Path | None) ->
             return convert(published_state(checkpoint)), None
         except KeyError as error:
             raise ValueError(f"{path} is no checkpoint of this architecture: {error.args[0]}") from error
-    if path.suffix or len(path.parts) > 1 and not path.name.count(":"):
+    if path.suffix or (len(path.parts) > 1 and not path.name.count(":")):
         if "/" in source or path.suffix in (".ckpt", ".pth", ".safetensors"):
             raise FileNotFoundError(f"init_from.source: there is no file {source}")
     pulled = pull(source, registry=registry)

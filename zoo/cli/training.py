@@ -87,7 +87,11 @@ def find_checkpoint(ckpt_path: str | None, folder: Path | None) -> tuple[Path | 
         if not path.is_file():
             raise FileNotFoundError(f"--ckpt-path {path} does not exist")
         return path, folder or path.resolve().parent
-    found = [folder / "last.ckpt"] if folder else sorted(RUNS.glob("*/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    found = (
+        [folder / "last.ckpt"]
+        if folder
+        else sorted(RUNS.glob("*/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    )
     if not found or not found[-1].is_file():
         raise FileNotFoundError(f"--ckpt-path last: no last.ckpt in {folder or RUNS}; name the file")
     return found[-1], found[-1].parent
@@ -168,9 +172,8 @@ def preflight(
     if not is_rank_zero():
         return
     report = run_preflight(module, data, folder, overfit=overfit)
-    console.say("preflight")
     for line in report.lines():
-        console.say(f"  {line}")
+        console.say(line)
 
 
 def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, folder: Path) -> None:
@@ -222,7 +225,9 @@ def load_best(trainer: Trainer, module: DetectionModule) -> tuple[Path, int]:
         ValueError: if the run wrote no checkpoint.
     """
     callback = trainer.checkpoint_callback
-    path = callback.best_model_path or callback.last_model_path if isinstance(callback, ModelCheckpoint) else ""
+    path = (
+        callback.best_model_path or callback.last_model_path if isinstance(callback, ModelCheckpoint) else ""
+    )
     if not path:
         raise ValueError("the run wrote no checkpoint: no epoch was completed; give it more steps")
     checkpoint = read_checkpoint(path)
@@ -243,7 +248,9 @@ def hardware(trainer: Trainer) -> str:
     """e.g. `2 x NVIDIA H200` or `CPU, 2 cores`."""
     if trainer.strategy.root_device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(trainer.strategy.root_device)}"
-    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return (
+        f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    )
 
 
 def _continued(recipe: Recipe, folder: Path) -> Recipe:
