@@ -1,0 +1,208 @@
+"""Does the matching loss cost less than transformers' on equal inputs?
+
+Forward and backward of the whole criterion, process CPU time, both in one process in turns:
+    python benchmarks/loss.py [--rounds 15] [--threads 1] [--json]
+Values and gradients are compared first; a difference ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from transformers import RTDetrConfig
+from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
+
+from zoo.batch import OutputSet, Predictions, Step, Targets
+from zoo.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
+from zoo.layers.denoising import positive_pairs
+from zoo.losses import Varifocal
+from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
+
+Gradients = dict[str, Tensor]
+TO_HOST = {"cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__"}
+
+
+@dataclass
+class Contest:
+    """Two implementations of one loss on the same numbers; each call returns total and gradients."""
+
+    family: str
+    size: str
+    ours: Callable[[], tuple[Tensor, Gradients]]
+    theirs: Callable[[], tuple[Tensor, Gradients]]
+    on_host: list[Tensor]  # inputs that stay on the host by contract
+
+
+class CountTransfers(TorchFunctionMode):
+    """Counts device-to-host transfers that a run would make if predictions and targets were on a GPU.
+
+    Runs on the CPU, so it follows what is on the host by contract: what a transfer returned, `host`,
+    tensors made without a device, and whatever is computed from those alone.
+    """
+
+    def __init__(self, host: list[Tensor]) -> None:
+        super().__init__()
+        self.count = 0
+        self.host = {id(t): t for t in host}  # holding the tensors keeps their ids their own
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        on_host = all(id(t) in self.host for t in tensors)
+        self.count += name in TO_HOST and not on_host
+        result = func(*args, **kwargs)
+        sent = name == "to" and any(isinstance(a, torch.device) for a in args)
+        made_on_device = not tensors and kwargs.get("device") is not None
+        if name == "cpu" or (on_host and not sent and not made_on_device):
+            self.host.update({id(t): t for t in tree_leaves(result) if isinstance(t, Tensor)})
+        return result
+
+
+def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 6) -> Contest:
+    """RT-DETR: six layers, the encoder's selection, and denoising queries of seven groups."""
+    generator = torch.Generator().manual_seed(0)
+    counts = [14, *torch.randint(1, 14, (batch - 1,), generator=generator).tolist()]
+    groups, width = 100 // max(counts), max(counts)
+    noised = 2 * groups * width
+
+    def leaf(*shape: int, boxes: bool = False) -> Tensor:
+        values = torch.rand(*shape, generator=generator) if boxes else torch.randn(*shape, generator=generator) - 3
+        if boxes:
+            values = torch.cat([0.2 + 0.6 * values[..., :2], 0.02 + 0.3 * values[..., 2:]], -1)
+        return values.requires_grad_()
+
+    logits, boxes = leaf(layers, batch, noised + queries, classes), leaf(layers, batch, noised + queries, 4, boxes=True)
+    enc_logits, enc_boxes = leaf(batch, queries, classes), leaf(batch, queries, 4, boxes=True)
+    labels = torch.randint(classes, (sum(counts),), generator=generator)
+    objects = leaf(sum(counts), 4, boxes=True).detach()
+    leaves = {"logits": logits, "boxes": boxes, "encoder logits": enc_logits, "encoder boxes": enc_boxes}
+
+    def finish(total: Tensor) -> tuple[Tensor, Gradients]:
+        gradients = torch.autograd.grad(total, list(leaves.values()))
+        return total.detach(), dict(zip(leaves, gradients, strict=True))
+
+    criterion = SetCriterion(
+        HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
+        [LabelTerm(1.0, Varifocal()), L1Term(5.0), GiouTerm(2.0)],
+    )
+    targets, step = Targets(labels, objects, tuple(counts)), Step(torch.tensor(counts), (640, 640), 0)
+
+    def ours() -> tuple[Tensor, Gradients]:
+        pairs = positive_pairs(targets.counts, groups, width, labels.device)
+        sets = [
+            OutputSet("decoder", Predictions(logits[:, :, noised:], boxes[:, :, noised:])),
+            OutputSet("encoder", Predictions(enc_logits[None], enc_boxes[None])),
+            OutputSet("denoising", Predictions(logits[:, :, :noised], boxes[:, :, :noised]), pairs, divisor=groups),
+        ]
+        losses = criterion(sets, targets, step)
+        return finish(torch.stack([v.sum() for v in losses.values()]).sum())
+
+    config = RTDetrConfig(num_labels=classes, num_queries=queries, auxiliary_loss=True)
+    dicts = [
+        {"class_labels": c, "boxes": b}
+        for c, b in zip(labels.split(counts), objects.split(counts), strict=True)
+    ]
+    every = [torch.arange(n) for n in counts]
+    starts = torch.arange(groups)[:, None] * 2 * width
+    meta = {
+        "dn_positive_idx": [(starts + e).flatten() for e in every],
+        "dn_num_group": groups,
+        "dn_num_split": [noised, queries],
+    }
+
+    def theirs() -> tuple[Tensor, Gradients]:
+        by_image, boxes_by_image = logits.transpose(0, 1), boxes.transpose(0, 1)
+        total, _, _ = RTDetrForObjectDetectionLoss(
+            by_image[:, -1], dicts, labels.device, boxes_by_image[:, -1], config,
+            outputs_class=by_image, outputs_coord=boxes_by_image,
+            enc_topk_logits=enc_logits, enc_topk_bboxes=enc_boxes, denoising_meta_values=meta,
+        )  # fmt: skip
+        return finish(total)
+
+    size = f"batch {batch}, {queries} queries, {classes} classes, {layers} layers + encoder, {groups} denoising groups"
+    return Contest("rt_detr", f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts])
+
+
+def check_equal(contest: Contest) -> tuple[float, float]:
+    """(relative difference of the loss, largest difference of a gradient over its largest value)."""
+    (mine, my_gradients), (other, other_gradients) = contest.ours(), contest.theirs()
+    value = float((mine - other).abs() / other.abs())
+    gradient = max(
+        float((my_gradients[n] - g).abs().max() / g.abs().max()) for n, g in other_gradients.items()
+    )
+    if value > 1e-4 or gradient > 1e-4:
+        raise SystemExit(f"{contest.family}: not the same loss: value {value:.1e}, gradient {gradient:.1e}")
+    return value, gradient
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Process CPU milliseconds."""
+    start = time.process_time()
+    run()
+    return 1000 * (time.process_time() - start)
+
+
+def transfers(run: Callable[[], object], on_host: list[Tensor]) -> int:
+    """Device-to-host transfers of one forward and backward pass."""
+    with CountTransfers(on_host) as counter:
+        run()
+    return counter.count
+
+
+def measure(contest: Contest, rounds: int) -> dict[str, object]:
+    """One row of the table."""
+    value, gradient = check_equal(contest)
+    mine, other = [], []
+    for index in range(rounds):
+        pair = [(contest.ours, mine), (contest.theirs, other)]
+        for run, times in pair if index % 2 else reversed(pair):
+            times.append(timed(run))
+    return {
+        "family": contest.family,
+        "size": contest.size,
+        "ours_ms": round(statistics.median(mine), 1),
+        "transformers_ms": round(statistics.median(other), 1),
+        "ratio_transformers": round(statistics.median(b / a for a, b in zip(mine, other, strict=True)), 1),
+        "transfers": transfers(contest.ours, contest.on_host),
+        "transfers_transformers": transfers(contest.theirs, contest.on_host),
+        "loss_difference": value,
+        "gradient_difference": gradient,
+    }
+
+
+def main() -> None:
+    """Prints a table; with --json one object last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = [measure(contest, options.rounds) for contest in (rt_detr(),)]
+    machine = f"{platform.processor() or platform.machine()}, {options.threads} thread(s)"
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {machine}")
+    for row in rows:
+        print(f"\n{row['family']}: {row['size']}, forward + backward, median of {options.rounds}, CPU time")
+        print(f"  ours {row['ours_ms']} ms   transformers {row['transformers_ms']} ms   ", end="")
+        print(f"{row['ratio_transformers']}x less")
+        print(f"  device-to-host transfers: ours {row['transfers']}, transformers {row['transfers_transformers']}")
+        print(f"  loss differs by {row['loss_difference']:.1e}, gradients by {row['gradient_difference']:.1e}")
+    if options.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
