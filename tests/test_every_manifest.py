@@ -111,5 +111,8 @@ def check_counts(name):
     module.adopt(manifest.labels(), contract)
     params, macs, counted = count(module, contract)
     assert params == manifest.params
-    assert macs == pytest.approx(manifest.macs, rel=0.01)
-    assert counted.split(";")[1] == manifest.counted.split(";")[1]
+    # the manifest counts the official network, which runs the encoder's box head (d -> d -> d -> 4) on all
+    # 8400 tokens of a 640x640 image; ours runs it on the 300 selected ones
+    dim = manifest.model.init_args["decoder"]["dim"]
+    assert manifest.macs - macs == (8400 - 300) * (2 * dim * dim + 4 * dim)
+    assert manifest.counted.split("; ")[1] == counted.split("; ")[1]

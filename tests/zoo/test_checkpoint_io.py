@@ -116,7 +116,8 @@ def test_kill_in_mid_write_leaves_the_old_file_and_the_rest_is_swept(tmp_path):
     AtomicCheckpointIO().save_checkpoint(plain(), tmp_path / "last.ckpt")
     script = (
         "import sys, time; from pathlib import Path; from zoo.checkpoint_io import write_atomically\n"
-        "def slow(file):\n    file.write(b'x' * 99); file.flush()\n    print('writing', flush=True); time.sleep(60)\n"
+        "def slow(file):\n    file.write(b'x' * 99); file.flush()\n"
+        "    print('writing', flush=True); time.sleep(60)\n"
         f"write_atomically(Path({str(tmp_path / 'last.ckpt')!r}), slow)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:

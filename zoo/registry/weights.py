@@ -113,12 +113,6 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
     height, width = contract.size
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     sample = Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
-    # attention's fused path is one operator that the counter does not know
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            module.detect(collate([sample]))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with FlopCounterMode(display=False) as counter:
+        module.detect(collate([sample]))
     return params, counter.get_total_flops() // 2, COUNTED.format(height=height, width=width)
