@@ -69,7 +69,6 @@ class DetectionModule(LightningModule):
         self.ema: ModelEma | None = None
         self.val_ap = CocoAP()
         self._losses: dict[str, Tensor] = {}
-        self._averaged_step = 0
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -122,10 +121,6 @@ class DetectionModule(LightningModule):
         scheduler = self.schedule.scheduler(optimizer, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_train_start(self) -> None:
-        """Remembers where the average stands."""
-        self._averaged_step = self.trainer.global_step
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, step, micro-batch, rank)."""
         step = required_step(batch)
@@ -139,12 +134,11 @@ class DetectionModule(LightningModule):
         # Lightning divides by the micro-batches and DDP by the ranks; the loss is normalised already
         return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Averages the weights once per optimizer step."""
-        if self.trainer.global_step != self._averaged_step:
-            self._averaged_step = self.trainer.global_step
-            if self.ema is not None:
-                self.ema.update(self.network)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Averages the weights after each step, before any callback may save them."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collects detections."""
@@ -174,14 +168,15 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a registry needs to know, plain values only."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        # processed, not completed: a callback saves before the loop counts the batch as completed
+        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
         checkpoint["zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "model": self.model_block(),
             "label_map": None if self.label_map is None else self.label_map.to_dict(),
             "input": None if self.input is None else self.input.to_dict(),
             "data_digest": self.data_digest,
-            "consumed_batches": progress.completed,
+            "consumed_batches": processed % max(1, int(self.trainer.num_training_batches)),
             "epoch": self.trainer.current_epoch,
             "step": self.trainer.global_step,
         }
