@@ -31,11 +31,7 @@ def list_models(registry: Path | None, console: Console) -> None:
 
 def info(name: str, registry: Path | None, console: Console) -> None:
     """All facts of one model."""
-    entry = next(
-        (e for e in catalogue.registered(registry) if name in (e["name"], f"{e['name']}:{e['version']}")),
-        None,
-    )
-    entry = entry or catalogue.find(name)
+    entry = catalogue.find_registered(name, registry) or catalogue.find(name)
     console.result(entry)
     if console.as_json:
         return

@@ -15,6 +15,7 @@ Recipe = dict[str, Any]
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 MAX_BYTES = 1 << 20
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def bundled() -> dict[str, Path]:
@@ -59,7 +60,7 @@ def load(path: Path) -> Recipe:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {MAX_BYTES}")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
