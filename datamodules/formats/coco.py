@@ -67,7 +67,7 @@ def load(path: Path) -> CocoFile:
 
 
 def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, str], list[Fault]]:
-    """Classes in ascending order of id, and what is wrong with the list."""
+    """Classes in the order of the file, and what is wrong with the list."""
     classes: dict[int, str] = {}
     faults = []
     shown = shown_path(file, root)
@@ -96,7 +96,7 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
             )
         else:
             classes[category.id] = category.name
-    return dict(sorted(classes.items())), [*faults, *similar_names(shown, classes)]
+    return classes, [*faults, *similar_names(shown, classes)]
 
 
 def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:

@@ -163,6 +163,9 @@ def test_splits_can_be_named_and_joined(tmp_path):
     splits = data.read().splits
     assert (len(splits["train"]), len(splits["val"])) == (6, 3)
     assert len(set(splits["train"].image_ids.tolist())) == 6
+    both = module(tmp_path / "set", train_split="train+val")
+    assert "train_in_val" not in [f.kind for f in data.summary().faults]
+    assert [f.message[:8] for f in both.summary().faults if f.kind == "train_in_val"] == ["3 images"]
     with pytest.raises(ValueError, match="has no split night"):
         module(tmp_path / "set", eval_split="night").read()
 

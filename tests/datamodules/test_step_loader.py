@@ -10,6 +10,7 @@ import torch
 from tiny_sets import module, write_image
 
 from datamodules.custom import CustomDataModule
+from datamodules.loaders import EvaluationLoader
 from datamodules.samplers import EvaluationBatchSampler, StepBatchSampler, epoch_order
 from datamodules.shapes import generate_shapes
 from zoo.batch import Batch
@@ -221,6 +222,12 @@ def test_evaluation_loader_delivers_annotations_as_they_are(root):
     assert batches[0].annotations.boxes_xywh.dtype == torch.float64
     assert all(b.step is None for b in batches)
     assert all(b.images.dtype == torch.uint8 for b in batches)
+
+
+def test_a_rank_without_images_evaluates_the_first_again_and_does_not_block_the_others(root):
+    dataset = module(root).val_dataloader()._loader.dataset
+    assert len(dataset) == 5
+    assert [b.image_ids for b in EvaluationLoader(dataset, 2, 0, world_size=6, rank=5)] == [(0,)]
 
 
 def test_left_over_images_are_not_used_in_the_epoch():

@@ -41,6 +41,7 @@ def golden() -> dict[str, np.ndarray]:
     default = Path(__file__).resolve().parents[3] / "shared" / "golden"
     file = Path(os.environ.get("GOLDEN_DIR", default)) / "rtdetr" / "preprocess_val.npz"
     if not file.is_file():
+        assert "GOLDEN_DIR" not in os.environ, f"GOLDEN_DIR is set, but there is no {file}"
         pytest.skip(f"no {file}; set GOLDEN_DIR")
     return dict(np.load(file))
 

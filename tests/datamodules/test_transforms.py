@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 
 from datamodules.targets import ImageTargets
+from datamodules.transforms.geometry import ZoomCrop
 from datamodules.transforms.presets import PRESETS, build_transform
 from zoo.boxes import cxcywh_to_xyxy
 from zoo.preprocess import InputContract
@@ -83,6 +85,24 @@ def test_tiny_images_without_objects_pass(name, size):
         out = transform(Image.new("RGB", (size[1], size[0])), empty)
         assert out.image.shape == (3, 16, 16)
         assert out.boxes.shape == (0, 4)
+
+
+def test_zoom_crop_keeps_the_objects_whose_centre_it_holds():
+    crop, dropped = ZoomCrop(smallest=0.6), 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image = tv_tensors.Image(torch.zeros(3, *SIZE, dtype=torch.uint8))
+        boxes = tv_tensors.BoundingBoxes(BOXES, format="XYXY", canvas_size=SIZE)
+        place = crop.make_params([image, boxes])
+        assert place["top"] + place["height"] <= SIZE[0]
+        assert place["left"] + place["width"] <= SIZE[1]
+        low = torch.tensor([place["left"], place["top"]])
+        centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2 - low
+        held = ((centres >= 0) & (centres < torch.tensor([place["width"], place["height"]]))).all(dim=1)
+        found = crop.transform(boxes, place)
+        assert ((found[:, 2:] > found[:, :2]).all(dim=1) == held).all()
+        dropped += int((~held).sum())
+    assert dropped > 5
 
 
 def test_unknown_preset_names_those_there_are():
