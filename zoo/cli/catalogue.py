@@ -86,7 +86,9 @@ def _of_registry(local: LocalRegistry, manifest: Manifest) -> Entry:
     plain = manifest.to_dict()
     left_out = ("model", "label_map", "tool_versions", "default")
     classes = [row["name"] for row in plain["label_map"]["classes"]]
-    aliases = [alias for alias, version in local.aliases(manifest.name).items() if version == manifest.version]
+    aliases = [
+        alias for alias, version in local.aliases(manifest.name).items() if version == manifest.version
+    ]
     return {
         **{key: value for key, value in plain.items() if key not in left_out},
         "aliases": aliases,

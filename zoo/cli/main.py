@@ -106,7 +106,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
-    from zoo.cli.training import fit_recipe
+    from zoo.cli.fitting import fit_recipe
 
     fit_recipe(
         configs=config or [],
