@@ -108,6 +108,15 @@ def test_measured_json_of_the_run_wins_and_carries_interval_and_protocol(place, 
     assert publish(run_id, NAME).manifest.measured.AP == 0.5  # measured on another checkpoint
 
 
+def test_nothing_to_score_is_no_score_and_stops_no_publishing(place, client):
+    run_id = make_run(client, place)
+    scores = {"AP": 0.4, "APs": None, "interval": {"AP": [0.3, 0.5], "APs": [None, None]}, "split": "val"}
+    client.log_dict(run_id, scores, "measured.json")
+    assert publish(run_id, NAME).manifest.measured.interval["APs"] == (None, None)
+    client.log_dict(run_id, {**scores, "AP": None}, "measured.json")
+    assert publish(run_id, NAME).manifest.measured is None
+
+
 def test_measured_without_run_or_commit_is_refused(place, client, caplog):
     scores = {"AP": 0.5, "dataset": "shapes", "split": "val"}
     with pytest.raises(ValueError, match="no run"):
@@ -167,7 +176,7 @@ def test_weights_of_another_network_are_not_published(place):
 
 def test_a_dead_server_does_not_stop_publishing_a_checkpoint(place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    published = publish(place, NAME, run_id="0" * 32)
+    published = publish(place, NAME, run_id="0" * 32, measured={"AP": 0.5, "split": "val"})
     assert published.mlflow_version is None
     assert "not in MLflow" in published.note
     assert published.manifest.measured is None

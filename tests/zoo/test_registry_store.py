@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -112,6 +113,13 @@ def test_a_pickle_with_the_right_name_and_hash_is_no_safetensors(tmp_path):
     path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR." * 10)
     with pytest.raises(DamagedModelError, match="not a safetensors file"):
         check_safetensors(path)
+
+    def make(version, folder):
+        shutil.copy(path, folder)
+        return with_files(tiny_manifest(), folder)
+
+    with pytest.raises(DamagedModelError, match="not a safetensors file"):
+        LocalRegistry(tmp_path / "registry").add(make, NAME)
 
 
 def test_a_failed_version_leaves_nothing_and_a_killed_one_is_swept(tmp_path):

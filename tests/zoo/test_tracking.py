@@ -1,14 +1,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from registry_case import put_empty_store
 
+from zoo.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.labels import LabelMap
 from zoo.registry.backend import connect, resolve_backend
 from zoo.registry.lineage import git_state
@@ -242,3 +247,55 @@ def test_git_state_is_none_outside_git_and_for_untracked_code(place):
     assert (len(state.commit), state.dirty) == (40, False)
     (place / "__init__.py").write_text("x = 1\n")
     assert git_state(place).dirty
+
+
+class Net(LightningModule):
+    """A loop that gets a SIGTERM in its third epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.save_hyperparameters({"width": 1})
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        loss = self.layer(batch).square().mean()
+        self.log("train/loss", loss)
+        self.log("val/AP", float(self.current_epoch), on_epoch=True, on_step=False)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("uri", [None, DEAD])
+def test_a_fit_that_is_terminated_is_a_killed_run_with_a_checkpoint_that_loads(place, uri):
+    tracker = MLflowTracker(tracking_uri=uri)
+    checkpoint = ModelCheckpoint(dirpath=place / "ckpt", monitor="val/AP", mode="max", save_last=True)
+    trainer = Trainer(
+        max_epochs=5,
+        accelerator="cpu",
+        logger=tracker,
+        callbacks=[checkpoint],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    with pytest.raises(SIGTERMException):
+        trainer.fit(Net(), torch.utils.data.DataLoader(torch.ones(2, 1)))
+    if uri is not None:
+        assert tracker.is_offline
+        report = replay_spool()
+        tracker = MLflowTracker(run_id=report.run_ids[0])
+        run = connect(tracker.backend).get_run(report.run_ids[0])
+    else:
+        run = run_of(tracker)
+    assert run.info.status == "KILLED"
+    assert run.data.params == {"width": "1"}
+    assert run.data.tags["zoo.checkpoint"] == checkpoint.best_model_path
+    assert read_checkpoint(checkpoint.best_model_path)["epoch"] == 1
+    history = connect(tracker.backend).get_metric_history(run.info.run_id, "train/loss")
+    assert [m.step for m in history][:4] == [0, 1, 2, 3]

@@ -139,7 +139,7 @@ class MeasuredScores(_Block, kw_only=True, frozen=True):
     AR1: float | None = None
     AR10: float | None = None
     AR100: float | None = None
-    interval: dict[str, tuple[float, float]] | None = None
+    interval: dict[str, tuple[float | None, float | None]] | None = None  # null: nothing to score
     protocol: dict[str, Any] | None = None
     hardware: str = ""
 

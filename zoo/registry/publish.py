@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -115,6 +116,8 @@ def publish(
     path, run_id = _checkpoint_of(source, run_id, backend)
     released = released_from_checkpoint(path)
     run = _read_run(run_id, int(released.facts["step"]), backend) if run_id else None
+    if run_id and run is None:  # a dead server: said by _read_run, and no reason to lose the weights
+        measured = None
     scores = _measured(run, measured, data_name)
     manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))
     store = LocalRegistry(registry)
@@ -211,8 +214,12 @@ def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str)
     scores = dict(given) if given is not None else (run.scores if run is not None else None)
     if scores is None:
         return None
+    ap = scores.get("AP")
+    if ap is None or math.isnan(ap):
+        log.warning("the manifest has no measured scores: there was nothing to score")
+        return None
     if run is None or run.commit is None:
-        missing = "no run that could be read" if run is None else f"run {run.run_id} without a git commit"
+        missing = "no run" if run is None else f"run {run.run_id} without a git commit"
         if given is not None:
             raise ValueError(
                 f"measured scores need the run that made the weights and its commit; there is {missing}"
