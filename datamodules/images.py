@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps
+
+from zoo.preprocess import to_rgb
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _ORIENTATION = 0x0112  # EXIF tag
@@ -107,18 +108,6 @@ def _in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
         if (turned.height, turned.width) == size:
             return turned
     return image if (image.height, image.width) == size else None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL clips it to white); alpha is dropped."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when a transparent palette goes to RGB directly
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class ImageFolder:

@@ -93,6 +93,18 @@ class InputContract:
         return replace(batch, images=images)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL clips it to white); alpha is dropped."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # PIL warns when a transparent palette goes to RGB directly
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def image_to_tensor(image: Image.Image) -> Tensor:
     """RGB PIL image to a [3, h, w] uint8 view on the decoder's HWC memory.
 
