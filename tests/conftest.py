@@ -1,10 +1,9 @@
-"""Every test: its own folder as working directory, a fixed seed, one torch thread, no network but this machine."""
+"""Every test has its own working directory, a fixed seed, one torch thread, and no network."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +65,20 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Iterator[Path]:
+def test_data() -> Path:
     """The folder of real data; the test is skipped where there is none."""
     folder = Path(os.environ.get("ZOO_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set ZOO_TEST_DATA")
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")
-def golden_dir() -> Iterator[Path]:
+def golden_dir() -> Path:
     """The folder of official numbers; named by GOLDEN_DIR it must exist, otherwise the test is skipped."""
     named = os.environ.get("GOLDEN_DIR")
     folder = Path(named or ROOT.parent / "shared" / "golden")
     if not folder.is_dir():
         assert not named, f"GOLDEN_DIR is {folder}, which does not exist"
         pytest.skip(f"no golden data at {folder}; set GOLDEN_DIR")
-    yield folder
+    return folder

@@ -86,12 +86,10 @@ def _of_registry(local: LocalRegistry, manifest: Manifest) -> Entry:
     plain = manifest.to_dict()
     left_out = ("model", "label_map", "tool_versions", "default")
     classes = [row["name"] for row in plain["label_map"]["classes"]]
-    aliases = [
-        alias for alias, version in local.aliases(manifest.name).items() if version == manifest.version
-    ]
+    versions = local.aliases(manifest.name)
     return {
         **{key: value for key, value in plain.items() if key not in left_out},
-        "aliases": aliases,
+        "aliases": [alias for alias, version in versions.items() if version == manifest.version],
         "classes": classes,
         "folder": str(local.folder(manifest.name, manifest.version)),
     }
