@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("batch", "boxes", "labels"),
-    ("preprocess", "layers", "matcher", "losses", "postprocess", "evaluation", "schedule", "ema", "pictures"),
+    (
+        "preprocess",
+        "layers",
+        "matcher",
+        "losses",
+        "postprocess",
+        "coco_evaluator",
+        "bootstrap",
+        "evaluation",
+        "schedule",
+        "ema",
+        "pictures",
+    ),
     ("criterion",),
     ("module",),
     ("architectures",),

@@ -341,8 +341,8 @@ def test_interval_of_rare_classes_is_centred():
 def test_chunks_of_the_bootstrap_do_not_show(monkeypatch):
     evaluation = filled(hard_images()).evaluation()
     whole = evaluation.interval(50)
-    monkeypatch.setattr("zoo.evaluation.CHUNK", 100)
-    monkeypatch.setattr("zoo.evaluation.IMAGES_AT_ONCE", 5)
+    monkeypatch.setattr("zoo.bootstrap.CHUNK", 100)
+    monkeypatch.setattr("zoo.bootstrap.IMAGES_AT_ONCE", 5)
     assert filled(hard_images()).evaluation().interval(50) == whole
 
 
