@@ -156,7 +156,10 @@ def check_dropped(dropped: int, total: int) -> str:
             "pixel after the resize, or in another unit than pixels"
         )
     share = dropped / total if total else 0.0
-    return f"transforms drop {dropped} of {total} objects ({share:.0%})"
+    return (
+        f"the training transform leaves out {dropped} of {total} objects ({share:.0%}); random crops do, and a "
+        "resize that leaves less than a pixel of them"
+    )
 
 
 def annotated_images(data: PreflightData, number: int) -> Batch:
