@@ -76,6 +76,11 @@ def test_raw_weights_are_released_where_there_is_no_average(place, tmp_path):
     assert all(torch.equal(state[key], value) for key, value in raw.items())
 
 
+def test_a_checkpoint_without_a_run_is_a_version_of_mlflow_too(place, tmp_path):
+    assert publish(place, NAME).mlflow_version == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "mlruns"]
+
+
 def test_params_and_macs_are_counted(place):
     manifest = publish(place, NAME).manifest
     assert manifest.params == sum(p.numel() for p in tiny_module().network.parameters())

@@ -63,13 +63,11 @@ def connect(backend: Backend) -> MlflowClient:
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     # MLflow puts its own handlers and levels in place when imported
-    for name in ("alembic", "mlflow.store.db.utils"):
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         if not backend.uri.startswith("sqlite:"):

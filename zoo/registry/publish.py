@@ -326,13 +326,14 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # not `models:/<id>`: MLflow would look that up in the process's global store, not in this one
+    # neither a `models:/<id>` source nor, without a server, the model's id: MLflow would look both up in the
+    # process's global store, which is another one
     version = client.create_model_version(
         manifest.name,
         source=model.artifact_location,
         run_id=run_id,
         tags={**tags, "zoo.logged_model": model.model_id},
-        model_id=model.model_id,
+        model_id=model.model_id if backend.uri.startswith("http") else None,
     )
     if alias is not None:
         client.set_registered_model_alias(manifest.name, alias, str(version.version))
