@@ -1,0 +1,97 @@
+import json
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from zoo.cli.main import run_command
+
+HELP_SECONDS = 0.3  # of CPU: a user types `zoo --help` and expects it at once
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+WITHOUT_TORCH = """
+import sys
+from zoo.cli.main import run_command
+code = run_command(sys.argv[1:])
+heavy = {"torch", "lightning", "torchvision", "transformers", "mlflow"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["finetune", "--help"], ["list"], ["list", "--json"], ["info", "rt_detr_r18"], ["pull", "--help"]]
+)
+def test_no_torch_where_none_is_needed(arguments):
+    done = python(WITHOUT_TORCH, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_help_is_quick():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "zoo.cli.main", "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert "finetune" in done.stdout
+    assert seconds <= HELP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetne"], r"No such command 'finetne'.*finetune"),
+        (["finetune", "rt_detr_tiny", "--data", "x", "--epohcs", "3"], r"--epohcs.*--epochs"),
+        (["list", "--a.b", "3"], r"--a.b: only finetune, fit, validate, test take dotted overrides"),
+        (["info", "rt_detr_r5"], r"no model 'rt_detr_r5'.*did you mean 'rt_detr_r50'"),
+        (["fit"], r"--config is missing.*rt_detr/r18_coco_72e"),
+        (["fit", "--config", "rt_detr/r18"], r"no recipe 'rt_detr/r18'"),
+        (["fit", "--ckpt-path", "last"], r"no last.ckpt in mlruns/checkpoints"),
+        (["validate"], r"nothing to evaluate: zoo validate MODEL --data FOLDER"),
+        (["predict", "rt_detr_r18"], r"nothing to look at"),
+        (["predict", "gone.ckpt", "x.png"], r"x.png is neither a file nor a folder"),
+        (["publish", "nowhere", "--name", "a.b"], r"nowhere is neither a checkpoint file nor an MLflow run id"),
+        (["data", "check", "nowhere"], r"nowhere"),
+    ],
+)
+def test_errors_are_one_line_with_a_way_out(capsys, arguments, message):
+    assert run_command(arguments) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert re.search(message, lines[0])
+    assert said.out == ""
+
+
+def test_zoo_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("ZOO_DEBUG", "1")
+    with pytest.raises(ValueError, match="--config is missing"):
+        run_command(["fit"])
+
+
+def test_list_json_is_one_document(capsys):
+    assert run_command(["list", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert {"rt_detr_r18", "rt_detr_r34", "rt_detr_r50m", "rt_detr_r50", "rt_detr_r101"} <= {m["name"] for m in models}
+    assert all(m["measured"] is None for m in models)
+
+
+def test_info_json_has_what_is_promised(capsys):
+    assert run_command(["info", "rt_detr_r50m.coco_72e", "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)
+    assert {"name", "family", "params", "macs", "published", "measured", "license", "sources", "recipes"} <= set(model)
+    assert (model["params"], model["published"]["AP"]) == (36593772, 51.3)
+    assert model["published"]["decoder_layers"]["6"] == {"AP": 52.2, "AP50": 70.6}
+    assert model["recipes"] == ["rt_detr/r50m_coco_72e", "rt_detr/finetune"]
+
+
+def test_info_says_not_yet(capsys):
+    assert run_command(["info", "rt_detr_r18"]) == 0
+    assert re.search(r"measured +not yet", capsys.readouterr().out)
