@@ -93,7 +93,11 @@ def test_every_option_is_in_the_recipe(shapes):
     assert data["input"]["size"] == [64, 96]
     assert arguments["schedule"]["lr"] == 1e-3
     assert (recipe["seed_everything"], data["seed"]) == (7, 7)
-    assert (recipe["trainer"]["max_steps"], recipe["trainer"]["max_epochs"], recipe["trainer"]["devices"]) == (100, -1, 1)
+    assert (
+        recipe["trainer"]["max_steps"],
+        recipe["trainer"]["max_epochs"],
+        recipe["trainer"]["devices"],
+    ) == (100, -1, 1)
     assert (arguments["decoder"]["num_queries"], recipe["trainer"]["limit_val_batches"]) == (9, 1)
     assert arguments["schedule"]["warmup_steps"] == 10
     assert "100 steps of 4 images, 5 an epoch" in notes
@@ -125,14 +129,17 @@ def test_image_size(text, size):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("600", "multiples of 32; the nearest is 608x608"), ("big", "neither N nor HxW"), ("0", "32")]
+    ("text", "message"),
+    [("600", "multiples of 32; the nearest is 608x608"), ("big", "neither N nor HxW"), ("0", "32")],
 )
 def test_bad_image_size(text, message):
     with pytest.raises(ValueError, match=message):
         parse_size(text)
 
 
-@pytest.mark.parametrize(("text", "name"), [("Blood cells", "blood_cells"), ("--", "custom"), ("a.b-C__d", "a_b_c_d")])
+@pytest.mark.parametrize(
+    ("text", "name"), [("Blood cells", "blood_cells"), ("--", "custom"), ("a.b-C__d", "a_b_c_d")]
+)
 def test_slug(text, name):
     assert slug(text) == name
 
@@ -153,21 +160,31 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
     }
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
     # the recipe in the run folder is complete: fit runs on it as it stands
-    assert run_command(["fit", "--config", "run/recipe.yaml", "--trainer.max_steps", "1", "--output", "again"]) == 0
+    assert (
+        run_command(["fit", "--config", "run/recipe.yaml", "--trainer.max_steps", "1", "--output", "again"])
+        == 0
+    )
     capsys.readouterr()
     image = next((shapes / "val").glob("*.png"))
     assert run_command(["predict", "rt_detr_tiny.mine", str(image), "--threshold", "0", "--json"]) == 0
     prediction = json.loads(capsys.readouterr().out)["predictions"][0]
     assert Path(prediction["picture"]).is_file()
     assert {"label", "score", "box_xyxy", "source_id"} <= set(prediction["detections"][0])
-    assert run_command(["validate", "rt_detr_tiny.mine", "--data", str(shapes), "--decoder-layers", "1", "--json"]) == 0
+    assert (
+        run_command(
+            ["validate", "rt_detr_tiny.mine", "--data", str(shapes), "--decoder-layers", "1", "--json"]
+        )
+        == 0
+    )
     layers = json.loads(capsys.readouterr().out)["decoder_layers"]
     assert layers[0]["layers"] == 1
     assert layers[0]["AP"] == pytest.approx(document["val"]["AP"], abs=1e-9)
     assert layers[0]["ms_per_image"] > 0
     assert run_command(["pull", "rt_detr_tiny.mine"]) == 0
     assert "checked" in capsys.readouterr().out
-    assert run_command(["publish", "run", "--name", "rt_detr_tiny.mine", "--alias", "champion", "--json"]) == 0
+    assert (
+        run_command(["publish", "run", "--name", "rt_detr_tiny.mine", "--alias", "champion", "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["version"] == 2
     assert run_command(["info", "rt_detr_tiny.mine@champion", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == 2

@@ -12,7 +12,9 @@ HELP_SECONDS = 0.3  # of CPU: a user types `zoo --help` and expects it at once
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 WITHOUT_TORCH = """
@@ -26,7 +28,15 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["finetune", "--help"], ["list"], ["list", "--json"], ["info", "rt_detr_r18"], ["pull", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["finetune", "--help"],
+        ["list"],
+        ["list", "--json"],
+        ["info", "rt_detr_r18"],
+        ["pull", "--help"],
+    ],
 )
 def test_no_torch_where_none_is_needed(arguments):
     done = python(WITHOUT_TORCH, *arguments)
@@ -36,7 +46,9 @@ def test_no_torch_where_none_is_needed(arguments):
 
 def test_help_is_quick():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "zoo.cli.main", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo.cli.main", "--help"], capture_output=True, text=True, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert "finetune" in done.stdout
@@ -56,7 +68,10 @@ def test_help_is_quick():
         (["validate"], r"nothing to evaluate: zoo validate MODEL --data FOLDER"),
         (["predict", "rt_detr_r18"], r"nothing to look at"),
         (["predict", "gone.ckpt", "x.png"], r"x.png is neither a file nor a folder"),
-        (["publish", "nowhere", "--name", "a.b"], r"nowhere is neither a checkpoint file nor an MLflow run id"),
+        (
+            ["publish", "nowhere", "--name", "a.b"],
+            r"nowhere is neither a checkpoint file nor an MLflow run id",
+        ),
         (["data", "check", "nowhere"], r"nowhere"),
     ],
 )
@@ -79,14 +94,26 @@ def test_zoo_debug_shows_the_traceback(monkeypatch):
 def test_list_json_is_one_document(capsys):
     assert run_command(["list", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)
-    assert {"rt_detr_r18", "rt_detr_r34", "rt_detr_r50m", "rt_detr_r50", "rt_detr_r101"} <= {m["name"] for m in models}
+    assert {"rt_detr_r18", "rt_detr_r34", "rt_detr_r50m", "rt_detr_r50", "rt_detr_r101"} <= {
+        m["name"] for m in models
+    }
     assert all(m["measured"] is None for m in models)
 
 
 def test_info_json_has_what_is_promised(capsys):
     assert run_command(["info", "rt_detr_r50m.coco_72e", "--json"]) == 0
     model = json.loads(capsys.readouterr().out)
-    assert {"name", "family", "params", "macs", "published", "measured", "license", "sources", "recipes"} <= set(model)
+    assert {
+        "name",
+        "family",
+        "params",
+        "macs",
+        "published",
+        "measured",
+        "license",
+        "sources",
+        "recipes",
+    } <= set(model)
     assert (model["params"], model["published"]["AP"]) == (36593772, 51.3)
     assert model["published"]["decoder_layers"]["6"] == {"AP": 52.2, "AP50": 70.6}
     assert model["recipes"] == ["rt_detr/r50m_coco_72e", "rt_detr/finetune"]

@@ -16,7 +16,8 @@ def test_an_override_without_value_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-4", 1e-4), ("3", 3), ("true", True), ("[1, 2]", [1, 2]), ("null", None), ("a b", "a b")]
+    ("text", "value"),
+    [("1e-4", 1e-4), ("3", 3), ("true", True), ("[1, 2]", [1, 2]), ("null", None), ("a b", "a b")],
 )
 def test_values_read_as_on_every_command_line(text, value):
     parsed = recipes.parse_value(text)
@@ -26,7 +27,10 @@ def test_values_read_as_on_every_command_line(text, value):
 
 def small():
     return {
-        "model": {"class_path": "zoo.architectures.x.X", "init_args": {"schedule": {"lr": 1.0, "drop_epochs": []}}},
+        "model": {
+            "class_path": "zoo.architectures.x.X",
+            "init_args": {"schedule": {"lr": 1.0, "drop_epochs": []}},
+        },
         "data": {"class_path": "datamodules.x.X", "init_args": {"root": "a"}},
         "trainer": {"max_epochs": 1},
     }
@@ -46,7 +50,9 @@ def test_trainer_takes_keys_that_the_recipe_lacks():
 
 
 def test_a_mistyped_override_names_the_nearest_key():
-    with pytest.raises(ValueError, match=r"no key 'model.schedule.drop_epoch'; did you mean 'model.schedule.drop_epochs'"):
+    with pytest.raises(
+        ValueError, match=r"no key 'model.schedule.drop_epoch'; did you mean 'model.schedule.drop_epochs'"
+    ):
         recipes.apply_overrides(small(), [("model.schedule.drop_epoch", "[1]")])
     with pytest.raises(ValueError, match=r"no key 'modle.schedule.lr'; did you mean 'model'"):
         recipes.apply_overrides(small(), [("modle.schedule.lr", "1")])
@@ -66,7 +72,8 @@ def test_merge_drops_the_arguments_of_another_class():
 
 
 @pytest.mark.parametrize(
-    "name", ["rt_detr/r18_coco_72e", "recipes/rt_detr/r18_coco_72e.yaml", "rt_detr_r18", "rt_detr_r18.coco_72e"]
+    "name",
+    ["rt_detr/r18_coco_72e", "recipes/rt_detr/r18_coco_72e.yaml", "rt_detr_r18", "rt_detr_r18.coco_72e"],
 )
 def test_a_recipe_is_found_by_every_name(name):
     assert recipes.resolve(name).name == "r18_coco_72e.yaml"
@@ -78,7 +85,9 @@ def test_a_path_wins_over_a_name(tmp_path):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(FileNotFoundError, match=r"no recipe 'rt_detr/r18_coco'.*did you mean 'rt_detr/r18_coco_72e'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no recipe 'rt_detr/r18_coco'.*did you mean 'rt_detr/r18_coco_72e'"
+    ):
         recipes.resolve("rt_detr/r18_coco")
 
 

@@ -1,0 +1,46 @@
+"""README and the recipes' README say what is there: commands that parse, numbers that recipes hold."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from zoo.cli import recipes
+from zoo.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[3]
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [c.strip() for block in BLOCKS for line in block.splitlines() for c in line.split("&&")]
+ZOO = [c for c in COMMANDS if c.startswith("zoo ")]
+
+
+def test_commands_were_found():
+    assert len(ZOO) > 8
+    assert "pip install -e . && zoo demo" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", ZOO)
+def test_a_command_of_the_readme_parses(command):
+    plain, _ = recipes.split_overrides(shlex.split(command)[1:])
+    group = typer.main.get_command(app)
+    context = group.make_context("zoo", list(plain), resilient_parsing=True)
+    name, sub, rest = group.resolve_command(context, list(plain))
+    if name == "data":
+        name, sub, rest = sub.resolve_command(context, rest)
+    assert sub is not None
+    sub.make_context(name, rest)
+
+
+@pytest.mark.parametrize("file", ["README.md", "recipes/README.md"])
+def test_result_tables_hold_the_recipes_numbers(file):
+    text = (ROOT / file).read_text()
+    published = [p for p in recipes.bundled().values() if recipes.load(p)["about"]["published"]]
+    assert published
+    for path in published:
+        about = recipes.load(path)["about"]
+        [row] = [r for r in text.splitlines() if r.startswith("|") and f"rt_detr/{path.stem}" in r]
+        assert f"{about['published']['AP']} / {about['published']['AP50']}" in row
+        assert f"{about['params']:,}".replace(",", " ") in row
+        assert about["measured"] is not None or "not yet" in row
