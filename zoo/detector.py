@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.batch import Detections, Sample, collate
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule
-from zoo.preprocess import InputContract
+from zoo.preprocess import InputContract, to_rgb
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
 
@@ -155,13 +155,13 @@ def read_picture(image: Picture) -> Image.Image | Tensor:
             )
         return image
     if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(image))
     source, name = (io.BytesIO(image), "the data") if isinstance(image, bytes) else (image, str(image))
     if not isinstance(source, io.BytesIO) and not Path(source).is_file():
         raise FileNotFoundError(f"picture {name} does not exist")
     try:
         with Image.open(source) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return to_rgb(ImageOps.exif_transpose(opened))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not a picture that can be read: {error}") from error
 

@@ -134,3 +134,12 @@ def test_importing_zoo_and_listing_imports_no_torch():
         "assert not {'torch', 'lightning', 'mlflow', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_pictures_become_rgb_by_the_rule_of_training():
+    """16-bit grey keeps its upper byte; PIL alone would clip it to white."""
+    grey = Image.fromarray((np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).astype(np.uint16))
+    pixels = np.asarray(read_picture(grey))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.max() == 255
+    assert len(np.unique(pixels)) > 200
