@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 
+def is_rank_zero() -> bool:
+    """Whether this process speaks and writes; before a trainer exists, the launcher's variables tell."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 class Console:
-    """Prints lines to stdout, or to stderr when stdout is reserved for one JSON document."""
+    """Prints lines to stdout, or to stderr when stdout is for one JSON document; on rank zero only."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
     def say(self, text: str = "") -> None:
         """One or more lines for a person."""
-        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+        if is_rank_zero():
+            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Left-aligned columns, numbers right-aligned; two spaces between them."""
@@ -24,7 +31,7 @@ class Console:
 
     def result(self, document: dict[str, Any] | list[Any]) -> None:
         """The JSON document; printed only with `--json`, and then alone on stdout."""
-        if self.as_json:
+        if self.as_json and is_rank_zero():
             print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
 
 

@@ -22,7 +22,8 @@ from zoo.cli.predicting import load_detector
 from zoo.cli.report import score_split, write_metrics
 from zoo.cli.starting import read_weights
 from zoo.cli.training import hardware
-from zoo.evaluation import format_score, protocol
+from zoo.coco_evaluator import protocol
+from zoo.evaluation import format_score
 from zoo.module import DetectionModule
 from zoo.preprocess import InputContract
 from zoo.transfer import load_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,7 +256,13 @@ def read_data(recipe: Recipe) -> CustomDataModule:
     arguments = dict(recipe["data"]["init_args"])
     arguments["input"] = InputContract.from_dict(arguments["input"])
     data = CustomDataModule(**arguments)
-    data.setup("fit")
+    noticed = logging.getLogger("datamodules")
+    before = noticed.level
+    noticed.setLevel(logging.ERROR)  # `announce` tells every fault
+    try:
+        data.setup("fit")
+    finally:
+        noticed.setLevel(before)
     return data
 
 

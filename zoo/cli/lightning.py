@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,8 +22,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from datamodules.base import DetectionDataModule
 from zoo.checkpoint_io import AtomicCheckpointIO
 from zoo.cli import schema
+from zoo.cli.console import is_rank_zero
 from zoo.module import DetectionModule
 from zoo.tracking import MLflowTracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,18 @@ class ZooCLI(LightningCLI):
         kwargs["plugins"] = [*_as_list(config.plugins), AtomicCheckpointIO()]
         kwargs["callbacks"] = [*_as_list(config.callbacks), *self._callbacks]
         kwargs["use_distributed_sampler"] = False
+        if config.sync_batchnorm and not _on_gpu(config.accelerator):
+            kwargs["sync_batchnorm"] = False
+            if config.devices not in ("auto", 1, "1"):
+                log.warning(
+                    "sync_batchnorm needs GPUs: on CPUs every process takes the statistics of its own images, "
+                    "so this is not equivalent to the training on one device"
+                )
         return super().instantiate_trainer(**kwargs)
+
+
+def _on_gpu(accelerator: Any) -> bool:
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -153,6 +168,8 @@ def quiet() -> None:
     """Silences what Lightning says on every run and nobody can act on."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if not is_rank_zero():
+        logging.getLogger("datamodules").setLevel(logging.ERROR)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for pattern in (
@@ -164,6 +181,7 @@ def quiet() -> None:
         r".*isinstance\(treespec.*",
         r".*tried to call `self.log\(.*",
         r".*litlogger.*",
+        r"It is recommended to use `self.log\('(val|test)/A.*",  # the scores are equal on all ranks
         r".*could not find the monitored key.*",  # an epoch that is not validated
         r"Found \d+ module\(s\) in eval mode.*",
         r".*Lightning couldn't infer the batch size.*",

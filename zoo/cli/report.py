@@ -15,9 +15,10 @@ from torch import Tensor
 
 from datamodules.base import DetectionDataModule
 from zoo.batch import Batch, Detections
-from zoo.cli.console import Console
-from zoo.cli.training import TrainedRun, hardware, is_rank_zero
-from zoo.evaluation import Evaluation, protocol, score_table, small_set_note
+from zoo.cli.console import Console, is_rank_zero
+from zoo.cli.training import TrainedRun, hardware
+from zoo.coco_evaluator import protocol
+from zoo.evaluation import Evaluation, score_table, small_set_note
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule
 from zoo.pictures import annotations_of, compare, curves, gallery

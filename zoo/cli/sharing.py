@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.console import Console
+from zoo.cli.console import Console, is_rank_zero
 
 if TYPE_CHECKING:
     from zoo.cli.training import TrainedRun
@@ -89,7 +89,6 @@ def register(
 ) -> str | None:
     """Publishes the best checkpoint of a finished run under `name`; `name:version`, or None off rank zero."""
     from zoo.cli.report import measured
-    from zoo.cli.training import is_rank_zero
     from zoo.registry.lineage import git_state
     from zoo.registry.publish import publish as publish_version
 

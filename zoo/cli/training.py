@@ -18,7 +18,7 @@ from datamodules.base import DetectionDataModule
 from zoo.callbacks import History, Progress, SaveWhenInterrupted
 from zoo.checkpoint_io import read_checkpoint, write_atomically
 from zoo.cli import recipes, signals
-from zoo.cli.console import Console
+from zoo.cli.console import Console, is_rank_zero
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.recipes import Recipe
 from zoo.cli.starting import start_from
@@ -61,11 +61,6 @@ def new_folder(name: str) -> Path:
     while folder.exists():
         folder = folder.with_name(folder.name + "b")
     return folder
-
-
-def is_rank_zero() -> bool:
-    """Whether this process writes; before a trainer exists, the launcher's variables tell."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def train(
@@ -116,7 +111,7 @@ def train(
         raise KeyboardInterrupt from error
     finally:
         os.environ.pop(FOLDER_VARIABLE, None)
-    score_last_steps(trainer, module, data, history, folder)
+    score_last_steps(trainer, module, data, history)
     best, step = load_best(trainer, module)
     return TrainedRun(folder, recipe, module, data, trainer, history, best, step, time.monotonic() - begun)
 
@@ -150,7 +145,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
 
 
 def score_last_steps(
-    trainer: Trainer, module: DetectionModule, data: DetectionDataModule, history: History, folder: Path
+    trainer: Trainer, module: DetectionModule, data: DetectionDataModule, history: History
 ) -> None:
     """Validates the final weights if the training ended after its last validation.
 
@@ -163,7 +158,7 @@ def score_last_steps(
     callback = trainer.checkpoint_callback
     if not isinstance(callback, ModelCheckpoint):
         return
-    path = folder / f"final-step={trainer.global_step}.ckpt"
+    path = Path(str(callback.dirpath)) / f"final-step={trainer.global_step}.ckpt"  # agreed by all ranks
     trainer.save_checkpoint(path)
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=data, verbose=False)

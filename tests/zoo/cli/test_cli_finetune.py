@@ -66,12 +66,12 @@ def test_random_weights_say_so_and_nothing_stays_slow_or_frozen(shapes):
 def test_a_model_without_published_weights_is_random_aloud_and_never_published(shapes):
     _, notes = build("rt_detr_tiny", shapes)
     assert any(note.startswith("weights: random") for note in notes)
-    with pytest.raises(ValueError, match="rt_detr_tiny has no published weights.*--weights random"):
+    with pytest.raises(ValueError, match=r"rt_detr_tiny has no published weights.*--weights random"):
         build("rt_detr_tiny", shapes, weights="published")
 
 
 def test_weights_that_are_no_file(shapes):
-    with pytest.raises(FileNotFoundError, match="'gone.pth' is neither published nor random nor a file"):
+    with pytest.raises(FileNotFoundError, match=r"'gone.pth' is neither published nor random nor a file"):
         build("rt_detr_tiny", shapes, weights="gone.pth")
 
 
