@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.custom import CustomDataModule
-from zoo.cli import catalogue, recipes
+from zoo.cli import catalogue, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.recipes import Recipe
 from zoo.preprocess import InputContract
@@ -67,6 +67,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
 
     start = starting_point(choices.model, choices.registry)
     recipe, notes = complete_recipe(start, choices)
+    schema.check(recipe)
     data = read_data(recipe)
     notes += fit_to_data(recipe, data, choices)
     if recipe["init_from"]["source"] == start.weights:

@@ -10,9 +10,8 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -23,38 +22,11 @@ from datamodules.base import DetectionDataModule
 from zoo.checkpoint_io import AtomicCheckpointIO
 from zoo.cli import schema
 from zoo.cli.console import is_rank_zero
+from zoo.cli.schema import InitFrom, Tracking
 from zoo.module import DetectionModule
 from zoo.tracking import MLflowTracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitFrom:
-    """Weights to start from.
-
-    Attributes:
-        source: `none`, `published`, a name in the registry, or a checkpoint file.
-        head: keep every class row, start the class tensors new, or carry rows over by class name.
-    """
-
-    source: str
-    head: Literal["keep", "new", "by_class_name"] = "keep"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tracking:
-    """The MLflow run.
-
-    Attributes:
-        experiment: made if it is missing.
-        run_name: shown by MLflow.
-        run_id: resume this run.
-    """
-
-    experiment: str
-    run_name: str | None = None
-    run_id: str | None = None
 
 
 class RecipeParser(LightningArgumentParser):
@@ -113,7 +85,7 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the recipe; sys.argv, which Lightning would warn about, was read before."""
-        schema.check(args, {"init_from": InitFrom, "tracking": Tracking})
+        schema.check(args)
         self.config = parser.parse_object(args)
         checkpoint = self.config.checkpoint
         checkpoint.dirpath = checkpoint.dirpath or str(self._folder)

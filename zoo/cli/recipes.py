@@ -104,10 +104,11 @@ def parse_value(text: str) -> Any:
 def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> None:
     """Writes each override into the recipe; `model.x` and `model.init_args.x` mean the same.
 
-    Under `model` and `data` a recipe is complete, so a key must be there already.
+    The last part of a key may be new: arguments with a default are not in every recipe. Whether it is
+    one, the signatures tell (`zoo.cli.schema`).
 
     Raises:
-        ValueError: for a key that the recipe does not have, naming the nearest one.
+        ValueError: for a part that leads nowhere, naming the nearest one.
     """
     for key, text in overrides:
         node: Any = recipe
@@ -115,11 +116,9 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> Non
         if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
             parents.insert(1, "init_args")
         for depth, parent in enumerate(parents):
-            if not isinstance(node, dict) or parent not in node:
+            if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
                 raise unknown_key(key, parent, node, parents[:depth])
             node = node[parent]
-        if not isinstance(node, dict) or (last not in node and parents[0] != "trainer"):
-            raise unknown_key(key, last, node, parents)
         node[last] = parse_value(text)
 
 

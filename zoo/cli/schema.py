@@ -12,7 +12,8 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,22 +25,48 @@ PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
 TOP = ("about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking")
 
 
-def check(recipe: Mapping[str, Any], own: Mapping[str, type]) -> None:
-    """Raises ValueError at the first unknown or missing key.
+@dataclass(frozen=True, kw_only=True)
+class InitFrom:
+    """Weights to start from.
 
-    Args:
-        recipe: as read from YAML.
-        own: dataclass of each top-level key that is ours.
+    Attributes:
+        source: `none`, a name in the registry, or a checkpoint file.
+        head: keep every class row, start the class tensors new, or carry rows over by class name.
     """
+
+    source: str
+    head: Literal["keep", "new", "by_class_name"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """The MLflow run.
+
+    Attributes:
+        experiment: made if it is missing.
+        run_name: shown by MLflow.
+        run_id: resume this run.
+    """
+
+    experiment: str
+    run_name: str | None = None
+    run_id: str | None = None
+
+
+OWN = {"init_from": InitFrom, "tracking": Tracking}  # the top-level keys that are ours
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Raises ValueError at the first unknown or missing key of a recipe as read from YAML."""
     _known(recipe, TOP, "")
-    for key in ("model", "data", "trainer", "checkpoint", *own):
+    for key in ("model", "data", "trainer", "checkpoint", *OWN):
         if key not in recipe:
             raise ValueError(f"the recipe lacks {key!r}")
         if not isinstance(recipe[key], Mapping):
             raise ValueError(f"{key} is {recipe[key]!r}; it must be a mapping")
     _known(recipe["trainer"], _parameters(Trainer), "trainer")
     _known(recipe["checkpoint"], _parameters(ModelCheckpoint), "checkpoint")
-    for key, kind in own.items():
+    for key, kind in OWN.items():
         _dataclass(recipe[key], kind, key)
     for key in PLACES:
         _known(recipe[key], ("class_path", "init_args"), key)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.checkpoint_io import read_checkpoint
 from zoo.cli.console import Console
-from zoo.cli.lightning import InitFrom
+from zoo.cli.schema import InitFrom
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule
 from zoo.registry.pull import published_state, pull

@@ -2,17 +2,15 @@ import copy
 
 import pytest
 
-from zoo.cli import recipes, schema
-from zoo.cli.lightning import InitFrom, Tracking, ZooCLI
+from zoo.cli import recipes
+from zoo.cli.lightning import ZooCLI
+from zoo.cli.main import run_command
+from zoo.cli.schema import check
 
 
 @pytest.fixture
 def tiny():
     return recipes.load(recipes.resolve("rt_detr/tiny"))
-
-
-def check(recipe):
-    schema.check(recipe, {"init_from": InitFrom, "tracking": Tracking})
 
 
 @pytest.mark.parametrize("name", sorted(recipes.bundled()))
@@ -99,3 +97,10 @@ def test_interpolation_reads_the_environment(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("COCO", "/somewhere")
     tiny["data"]["init_args"]["root"] = "${oc.env:COCO}/2017"
     assert str(ZooCLI(tiny, tmp_path, []).datamodule._root) == "/somewhere/2017"
+
+
+def test_a_mistyped_override_names_the_nearest_key(capsys):
+    arguments = ["--config", "rt_detr/tiny", "--model.schedule.drop_epoch", "[1]", "--data.limit_eval", "1"]
+    assert run_command(["fit", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: model.schedule.drop_epoch is no key of a recipe; did you mean 'drop_epochs'?\n"
