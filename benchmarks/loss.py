@@ -79,12 +79,17 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
     noised = 2 * groups * width
 
     def leaf(*shape: int, boxes: bool = False) -> Tensor:
-        values = torch.rand(*shape, generator=generator) if boxes else torch.randn(*shape, generator=generator) - 3
+        values = (
+            torch.rand(*shape, generator=generator) if boxes else torch.randn(*shape, generator=generator) - 3
+        )
         if boxes:
             values = torch.cat([0.2 + 0.6 * values[..., :2], 0.02 + 0.3 * values[..., 2:]], -1)
         return values.requires_grad_()
 
-    logits, boxes = leaf(layers, batch, noised + queries, classes), leaf(layers, batch, noised + queries, 4, boxes=True)
+    logits, boxes = (
+        leaf(layers, batch, noised + queries, classes),
+        leaf(layers, batch, noised + queries, 4, boxes=True),
+    )
     enc_logits, enc_boxes = leaf(batch, queries, classes), leaf(batch, queries, 4, boxes=True)
     labels = torch.randint(classes, (sum(counts),), generator=generator)
     objects = leaf(sum(counts), 4, boxes=True).detach()
@@ -105,7 +110,9 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
         sets = [
             OutputSet("decoder", Predictions(logits[:, :, noised:], boxes[:, :, noised:])),
             OutputSet("encoder", Predictions(enc_logits[None], enc_boxes[None])),
-            OutputSet("denoising", Predictions(logits[:, :, :noised], boxes[:, :, :noised]), pairs, divisor=groups),
+            OutputSet(
+                "denoising", Predictions(logits[:, :, :noised], boxes[:, :, :noised]), pairs, divisor=groups
+            ),
         ]
         losses = criterion(sets, targets, step)
         return finish(torch.stack([v.sum() for v in losses.values()]).sum())
@@ -133,7 +140,9 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
         return finish(total)
 
     size = f"batch {batch}, {queries} queries, {classes} classes, {layers} layers + encoder, {groups} denoising groups"
-    return Contest("rt_detr", f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts])
+    return Contest(
+        "rt_detr", f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts]
+    )
 
 
 def check_equal(contest: Contest) -> tuple[float, float]:
@@ -185,7 +194,9 @@ def measure(contest: Contest, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     """Prints a table; with --json one object last."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -198,8 +209,12 @@ def main() -> None:
         print(f"\n{row['family']}: {row['size']}, forward + backward, median of {options.rounds}, CPU time")
         print(f"  ours {row['ours_ms']} ms   transformers {row['transformers_ms']} ms   ", end="")
         print(f"{row['ratio_transformers']}x less")
-        print(f"  device-to-host transfers: ours {row['transfers']}, transformers {row['transfers_transformers']}")
-        print(f"  loss differs by {row['loss_difference']:.1e}, gradients by {row['gradient_difference']:.1e}")
+        print(
+            f"  device-to-host transfers: ours {row['transfers']}, transformers {row['transfers_transformers']}"
+        )
+        print(
+            f"  loss differs by {row['loss_difference']:.1e}, gradients by {row['gradient_difference']:.1e}"
+        )
     if options.json:
         print(json.dumps({"rows": rows}))
 

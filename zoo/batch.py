@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """Facts of one whole optimizer step: all ranks, all accumulated micro-batches.
 
     With them a micro-batch normalises its losses, sizes its denoising groups and pads its images
@@ -65,7 +66,9 @@ class Targets(NamedTuple):
     @property
     def image_index(self) -> Tensor:
         """[T] int64 on the device of `labels`: the image of each object."""
-        images = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.int64))
+        images = torch.arange(len(self.counts)).repeat_interleave(
+            torch.tensor(self.counts, dtype=torch.int64)
+        )
         return images.to(self.labels.device, non_blocking=True)
 
 
@@ -120,7 +123,9 @@ class Batch:
         if (height, width) == tuple(size):
             return self
         if height > size[0] or width > size[1]:
-            raise ValueError(f"images of {height}x{width} do not fit into the step's size {size[0]}x{size[1]}")
+            raise ValueError(
+                f"images of {height}x{width} do not fit into the step's size {size[0]}x{size[1]}"
+            )
         grow = (0, size[1] - width, 0, size[0] - height)
         return replace(self, images=F.pad(self.images, grow), padding=F.pad(self.padding, grow, value=True))
 

@@ -64,7 +64,9 @@ class Matches:
         for matched in self.sets:
             if matched.outputs.name == name:
                 return matched
-        raise KeyError(f"no output set {name!r} in this batch; there are {[s.outputs.name for s in self.sets]}")
+        raise KeyError(
+            f"no output set {name!r} in this batch; there are {[s.outputs.name for s in self.sets]}"
+        )
 
     @cached_property
     def predicted_boxes(self) -> Tensor:
@@ -177,7 +179,9 @@ class SetCriterion:
         sets = []
         for output in outputs:
             matching = output.matching
-            rows, objects = spread_over_layers(matching, output) if isinstance(matching, Pairs) else next(solved)
+            rows, objects = (
+                spread_over_layers(matching, output) if isinstance(matching, Pairs) else next(solved)
+            )
             sets.append(MatchedSet(output, rows, objects, step.num_boxes * output.divisor))
         return Matches(sets, targets)
 
@@ -196,6 +200,4 @@ def in_full_precision(output: OutputSet) -> OutputSet:
     if logits.dtype in (torch.float32, torch.float64) and boxes.dtype == logits.dtype:
         return output
     full = Predictions(logits.float(), boxes.float(), {k: v.float() for k, v in extras.items()})
-    return OutputSet(
-        output.name, full, output.matching, output.groups, output.divisor, output.class_agnostic
-    )
+    return OutputSet(output.name, full, output.matching, output.groups, output.divisor, output.class_agnostic)

@@ -46,7 +46,9 @@ class ModelEma(nn.Module):
         self.updates.fill_(self.count)
         decay = self.config.decay_at(self.count)
         mine, theirs = [], []
-        for average, value in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+        for average, value in zip(
+            self.network.state_dict().values(), network.state_dict().values(), strict=True
+        ):
             if average.is_floating_point():
                 mine.append(average)
                 theirs.append(value)

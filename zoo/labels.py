@@ -78,17 +78,17 @@ class LabelMap:
 
     @cached_property
     def head_of_source(self) -> dict[int, int]:
-        """source id -> head index."""
+        """Source id -> head index."""
         return dict(zip(self.source_ids, self.head_indices, strict=True))
 
     @cached_property
     def source_of_head(self) -> dict[int, int]:
-        """head index -> source id; indices of holes are absent."""
+        """Head index -> source id; indices of holes are absent."""
         return dict(zip(self.head_indices, self.source_ids, strict=True))
 
     @cached_property
     def name_of_head(self) -> dict[int, str]:
-        """head index -> name; indices of holes are absent."""
+        """Head index -> name; indices of holes are absent."""
         return dict(zip(self.head_indices, self.names, strict=True))
 
     def difference(self, other: LabelMap) -> str | None:

@@ -32,7 +32,9 @@ class LabelCost(Protocol):
         ...
 
 
-def focal_cost(logits: Tensor, image: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_cost(
+    logits: Tensor, image: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
     """Focal loss of the object's class as if matched, minus as if not.
 
     Source: fundamentalvision/Deformable-DETR@11169a6 models/matcher.py; alpha and gamma are fixed there.
@@ -108,9 +110,7 @@ def _corners(cx: Tensor, cy: Tensor, w: Tensor, h: Tensor) -> tuple[Tensor, Tens
     return cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h
 
 
-def assign(
-    cost: np.ndarray, counts: Sequence[int], shape: Sequence[int], groups: int
-) -> np.ndarray:
+def assign(cost: np.ndarray, counts: Sequence[int], shape: Sequence[int], groups: int) -> np.ndarray:
     """Solves every (layer, image, group) of a set on the host.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from zoo.batch import Batch, Detections, Step
@@ -83,7 +84,10 @@ class DetectionModule(LightningModule):
 
     def model_block(self) -> dict[str, Any]:
         """Class path and plain arguments, as in a recipe or manifest."""
-        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": self.init_args}
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": self.init_args,
+        }
 
     def adopt(self, label_map: LabelMap, contract: InputContract) -> None:
         """Takes over what an output index means and how images are prepared.
@@ -112,7 +116,7 @@ class DetectionModule(LightningModule):
                 self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The schedule's groups and learning rate."""
         optimizer = self.schedule.optimizer(self.network)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
@@ -127,7 +131,7 @@ class DetectionModule(LightningModule):
         torch.manual_seed(draw_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the loss of the whole step."""
+        """The micro-batch's share of the loss of the whole step."""
         losses = self.losses(batch)
         total = torch.stack([value.sum() for value in losses.values()]).sum()
         self._log_losses(losses, total, batch)
@@ -169,7 +173,7 @@ class DetectionModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a registry needs to know, plain values only."""
         # processed, not completed: a callback saves before the loop counts the batch as completed
-        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "model": self.model_block(),
@@ -193,7 +197,9 @@ class DetectionModule(LightningModule):
         if self.label_map is not None and facts["label_map"] is not None:
             difference = self.label_map.difference(LabelMap.from_dict(facts["label_map"]))
             if difference:
-                raise ValueError(f"the checkpoint was trained with another label map than this data has: {difference}")
+                raise ValueError(
+                    f"the checkpoint was trained with another label map than this data has: {difference}"
+                )
         if self.trainer.state.fn == "fit":
             data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
             data.skip_batches(facts["consumed_batches"])

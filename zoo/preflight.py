@@ -134,14 +134,18 @@ def check_one_step(module: DetectionModule, batch: Batch) -> str:
     losses = trial.losses(batch.to(module.device))
     broken = [name for name, value in losses.items() if not value.isfinite().all()]
     if broken:
-        raise PreflightError(f"losses {broken} are not finite in the first step; check the boxes and the weights")
+        raise PreflightError(
+            f"losses {broken} are not finite in the first step; check the boxes and the weights"
+        )
     total = torch.stack([value.sum() for value in losses.values()]).sum()
     total.backward()
     parameters = [(n, p) for n, p in trial.network.named_parameters() if p.requires_grad]
     idle = [n for n, p in parameters if p.grad is None]
     if idle:
         raise PreflightError(f"{len(idle)} parameters train but get no gradient: {', '.join(idle[:5])}")
-    return f"first step: loss {float(total.detach()):.2f}, all {len(parameters)} trained tensors get a gradient"
+    return (
+        f"first step: loss {float(total.detach()):.2f}, all {len(parameters)} trained tensors get a gradient"
+    )
 
 
 def check_dropped(dropped: int, total: int) -> str:
@@ -305,9 +309,7 @@ class _Overlaps:
         return shift, count / len(self.shifts)
 
 
-def best_overlaps(
-    detections: list[Detections], batch: Batch, read: Callable[[Tensor], Tensor]
-) -> _Overlaps:
+def best_overlaps(detections: list[Detections], batch: Batch, read: Callable[[Tensor], Tensor]) -> _Overlaps:
     """Compares each annotation, its box read in some way, with its best detection, whatever the class."""
     assert batch.annotations is not None
     overlaps, shifts, first = [], [], 0

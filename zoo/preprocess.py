@@ -51,8 +51,8 @@ class InputContract:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> InputContract:
         """Inverse of `to_dict`; unknown keys are an error."""
-        sequences = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
-        return cls(**sequences)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for manifests and checkpoints."""

@@ -73,7 +73,9 @@ class Schedule:
                 members[matching[0]].append((name, parameter))
         for i, rule in enumerate(self.rules):
             if i not in used:
-                raise ValueError(f"schedule.rules[{i}] (match: {rule.match!r}) matches no parameter of the network")
+                raise ValueError(
+                    f"schedule.rules[{i}] (match: {rule.match!r}) matches no parameter of the network"
+                )
         return [
             {
                 "params": [p for _, p in group],

@@ -51,7 +51,8 @@ def load_weights(
         state: in our key layout.
         head: `keep` all rows (strict), start the class tensors `new`, or copy the rows of classes
             that both maps name (`by_class_name`).
-        source_map, target_map: of the weights and of the new data.
+        source_map: of the weights; needed for `by_class_name`.
+        target_map: of the new data; likewise.
 
     Raises:
         ValueError: a key or shape does not fit; names it.

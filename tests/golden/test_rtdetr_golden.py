@@ -48,7 +48,9 @@ def test_official_case(case):
     assert_all_pass(runner_of(case)(case))
 
 
-@pytest.mark.parametrize("prefix", ["im0/", "im1/", "im2/", "im3/"], ids=lambda p: f"rtdetr/preprocess_val targets {p}")
+@pytest.mark.parametrize(
+    "prefix", ["im0/", "im1/", "im2/", "im3/"], ids=lambda p: f"rtdetr/preprocess_val targets {p}"
+)
 def test_targets_equal_the_official_data_path(prefix):
     """Crowds and boxes without width dropped, boxes clipped, resized, thin ones dropped, normalised."""
     case = Case(golden_dir(), "rtdetr", "preprocess_val")

@@ -110,7 +110,9 @@ def test_a_family_adds_a_term_that_reads_other_sets_and_extras():
 
 def test_a_set_that_is_not_there_is_named():
     with pytest.raises(KeyError, match="no output set 'encoder'"):
-        criterion(FinalAgreesWithFirst())([OutputSet("decoder", predictions(1, 1, 4))], targets(1), step_of(1))
+        criterion(FinalAgreesWithFirst())(
+            [OutputSet("decoder", predictions(1, 1, 4))], targets(1), step_of(1)
+        )
 
 
 def test_fixed_pairs_are_the_same_in_every_layer():

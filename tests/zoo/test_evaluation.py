@@ -10,12 +10,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from zoo.batch import Annotations, Batch, Detections, Targets
+from zoo.coco_evaluator import protocol
 from zoo.evaluation import (
     SCORES,
     CocoAP,
     Evaluation,
     format_score,
-    protocol,
     score_table,
     small_set_note,
 )

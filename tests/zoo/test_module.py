@@ -153,7 +153,12 @@ def test_validation_uses_the_average(shapes, tmp_path):
 
 
 def test_foreign_class_paths_are_not_imported():
-    for path in ("os.system", "zoo.module.DetectionModule", "zoo.architectures.rt_detr.evil.x", "zoo.architectures..x"):
+    for path in (
+        "os.system",
+        "zoo.module.DetectionModule",
+        "zoo.architectures.rt_detr.evil.x",
+        "zoo.architectures..x",
+    ):
         with pytest.raises(ValueError, match="class_path"):
             build_module({"class_path": path, "init_args": {}})
 

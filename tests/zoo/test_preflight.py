@@ -94,7 +94,7 @@ def test_a_frozen_head_is_named(model, data, tmp_path):
 def test_a_loss_that_is_not_finite_is_named(model, data, tmp_path):
     with torch.no_grad():
         model.network.decoder.enc_score_head.bias.fill_(torch.nan)
-    with pytest.raises((PreflightError, FloatingPointError), match="encoder|not finite"):
+    with pytest.raises((PreflightError, FloatingPointError), match=r"encoder|not finite"):
         run_preflight(model, data, tmp_path)
 
 

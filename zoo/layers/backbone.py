@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -90,7 +92,7 @@ class ResNetD(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        model = timm.create_model(name, pretrained=False)
+        model: Any = timm.create_model(name, pretrained=False)
         first = model.layer1[0]
         if isinstance(first, BasicBlock) and first.downsample is None:
             width = first.conv2.out_channels
@@ -98,10 +100,10 @@ class ResNetD(nn.Module):
             first.downsample = nn.Sequential(
                 nn.Identity(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
             )
-        self.conv1 = model.conv1
-        self.bn1 = model.bn1
-        self.act1 = model.act1
-        self.maxpool = model.maxpool
+        self.conv1: nn.Module = model.conv1
+        self.bn1: nn.Module = model.bn1
+        self.act1: nn.Module = model.act1
+        self.maxpool: nn.Module = model.maxpool
         for stage in STAGES:
             setattr(self, stage, getattr(model, stage))
         self.channels = tuple(info["num_chs"] for info in model.feature_info[2:])
@@ -133,7 +135,7 @@ class ResidualBackbone(nn.Module):
         self.conv1 = nn.Sequential(
             _conv_norm_relu(3, widths[0], stride=2), _conv_norm_relu(widths[0], widths[1], stride=2)
         )
-        self.stages = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths[1:], widths[2:], strict=False))
+        self.stages = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths[1:]))
         self.channels = tuple(widths[2:])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -222,12 +224,14 @@ def read_backbone_weights(weights: str) -> dict[str, Tensor]:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     else:
         raise ValueError(
-            f"backbone.weights is {weights!r}: not a file, and not one of random, {', '.join(PUBLISHED_WEIGHTS)}"
+            f"backbone.weights is {weights!r}: not a file, and not one of random, "
+            f"{', '.join(PUBLISHED_WEIGHTS)}"
         )
-    return {key: value for key, value in from_presnet(state).items()}
+    return from_presnet(state)
 
 
-# The official stem is three named ConvNorm blocks; timm's is conv1 = [conv, bn, act, conv, bn, act, conv], bn1.
+# The official stem is three named ConvNorm blocks; timm's is conv1 = [conv, bn, act, conv, bn, act,
+# conv] and bn1.
 _STEM = {
     "conv1.conv1_1.conv": "conv1.0",
     "conv1.conv1_1.norm": "conv1.1",

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def multi_scale_deformable_attention(
-    values: Sequence[Tensor], locations: Tensor, weights: Tensor
-) -> Tensor:
+def multi_scale_deformable_attention(values: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of bilinear samples over all levels and points; zero outside the map.
 
     Args:
@@ -23,7 +21,7 @@ def multi_scale_deformable_attention(
     Returns:
         [B, Q, M*D]
     """
-    batch, queries, heads, _, points, _ = locations.shape
+    batch, queries = locations.shape[:2]
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B*M, Q, levels, points, 2]
     weight = weights.transpose(1, 2).flatten(0, 1)  # [B*M, Q, levels, points]
     total: Tensor | None = None
@@ -88,7 +86,9 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(memory).view(batch, -1, heads, dim // heads)
         maps = [
             part.permute(0, 2, 3, 1).reshape(batch * heads, dim // heads, height, width)
-            for part, (height, width) in zip(value.split([h * w for h, w in sizes], dim=1), sizes, strict=True)
+            for part, (height, width) in zip(
+                value.split([h * w for h, w in sizes], dim=1), sizes, strict=True
+            )
         ]
         weights = weights.view(batch, queries, heads, levels, points)
         return self.output_proj(multi_scale_deformable_attention(maps, locations, weights))

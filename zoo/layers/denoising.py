@@ -67,7 +67,8 @@ def contrastive_denoising(
     labels[image, slot] = targets.labels
     boxes[image, slot] = targets.boxes
     noise = [
-        _draw_noise(image_generator(step, i), groups, width, num_classes, label_noise) for i in batch.image_ids
+        _draw_noise(image_generator(step, i), groups, width, num_classes, label_noise)
+        for i in batch.image_ids
     ]
     new_labels = torch.stack([n.labels for n in noise]).to(device, non_blocking=True)
     relabel = torch.stack([n.relabel for n in noise]).to(device, non_blocking=True)
@@ -103,7 +104,7 @@ def _draw_noise(
 
 
 def _shift_corners(boxes: Tensor, shift: Tensor) -> Tensor:
-    """cxcywh boxes with corners moved by `shift` half sizes and clipped to the image."""
+    """Cxcywh boxes with corners moved by `shift` half sizes and clipped to the image."""
     half = boxes[..., 2:].repeat(1, 1, 2) * 0.5
     return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + shift * half).clamp(0, 1))
 

@@ -1,4 +1,4 @@
-"""RT-DETR's hybrid encoder: attention on the coarsest map, convolutions across scales (arXiv 2304.08069, §4.2).
+"""RT-DETR's hybrid encoder (arXiv 2304.08069, §4.2): attention on the coarsest map, then fusion.
 
 Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/hybrid_encoder.py. Module names are the
 published state-dict keys.
@@ -42,7 +42,9 @@ class ConvNorm(nn.Module):
         self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, activate: bool = False
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, kernel, stride, padding=(kernel - 1) // 2, bias=False
+        )
         self.norm = nn.BatchNorm2d(channels_out)
         self.activate = activate
 

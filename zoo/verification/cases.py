@@ -40,7 +40,9 @@ class Case:
     @cached_property
     def arrays(self) -> Mapping[str, np.ndarray]:
         """The npz, read as needed."""
-        file: Mapping[str, np.ndarray] = np.load(self.root / self.folder / f"{self.name}.npz", allow_pickle=False)
+        file: Mapping[str, np.ndarray] = np.load(
+            self.root / self.folder / f"{self.name}.npz", allow_pickle=False
+        )
         return file
 
     def __contains__(self, name: str) -> bool:
@@ -112,7 +114,9 @@ def find_cases(root: Path, folders: Iterable[str]) -> list[Case]:
         Case(root, folder, path.stem) for folder in folders for path in sorted((root / folder).glob("*.npz"))
     ]
     if not cases:
-        raise FileNotFoundError(f"no official numbers in {root}: expected {', '.join(folders)} with .npz files")
+        raise FileNotFoundError(
+            f"no official numbers in {root}: expected {', '.join(folders)} with .npz files"
+        )
     return cases
 
 
@@ -126,14 +130,16 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """nan never passes."""
+        """Nan never passes."""
         return self.difference <= self.tolerance
 
 
 def compare(what: str, ours: Tensor, official: Tensor, tolerance: float) -> Comparison:
     """Largest absolute difference over the largest official absolute value; different shapes never pass."""
     if ours.shape != official.shape:
-        return Comparison(f"{what} (shape {list(ours.shape)} against {list(official.shape)})", np.inf, tolerance)
+        return Comparison(
+            f"{what} (shape {list(ours.shape)} against {list(official.shape)})", np.inf, tolerance
+        )
     if official.numel() == 0:
         return Comparison(what, 0.0, tolerance)
     ours, official = ours.detach().double(), official.double()
@@ -158,7 +164,11 @@ def compare_summary(
     names = case.strings(f"{prefix}/names")
     missing = [n for n in names if n not in ours]
     extra = sorted(ours.keys() - set(names))
-    results = [compare_exact(f"{prefix} names (missing {missing[:3]}, extra {extra[:3]})", [missing, extra], [[], []])]
+    results = [
+        compare_exact(
+            f"{prefix} names (missing {missing[:3]}, extra {extra[:3]})", [missing, extra], [[], []]
+        )
+    ]
     if missing or extra:
         return results
     counts = case[f"{prefix}/sample_count"].tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.architectures.rt_detr import DecoderConfig, RtDetr, from_published
 from zoo.batch import Batch, OutputSet, Pairs, Predictions, Step, Targets
 from zoo.boxes import cxcywh_to_xyxy
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
+from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, Matches, SetCriterion
 from zoo.ema import EmaConfig, ModelEma
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
@@ -23,7 +23,7 @@ from zoo.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.postprocess import TopKSigmoid
 from zoo.preprocess import InputContract
-from zoo.schedule import ParamRule, Schedule
+from zoo.schedule import Schedule
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
 
 COSTS = MatchCosts(label=2, l1=5, giou=2)
@@ -41,7 +41,11 @@ def criterion(label_loss: str = "vfl") -> SetCriterion:
         "focal": SigmoidFocal(alpha=0.75, gamma=2.0),
         "bce": BinaryCrossEntropy(),
     }
-    terms = [LabelTerm(WEIGHTS["label"], losses[label_loss]), L1Term(WEIGHTS["l1"]), GiouTerm(WEIGHTS["giou"])]
+    terms: list[LossTerm] = [
+        LabelTerm(WEIGHTS["label"], losses[label_loss]),
+        L1Term(WEIGHTS["l1"]),
+        GiouTerm(WEIGHTS["giou"]),
+    ]
     return SetCriterion(HungarianMatcher(COSTS, focal_cost), terms)
 
 
@@ -98,7 +102,8 @@ def _criterion_in(
     names = sorted({k.split("/")[1] for k in case.arrays if k.startswith("in/")})
     num_layers = sum(n.startswith("aux") for n in names)
     inputs = {
-        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes")) for n in names
+        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes"))
+        for n in names
     }
     targets = case.targets()
     sets = _sets(case, inputs, num_layers, targets)
@@ -126,7 +131,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _label_loss(losses: str) -> str:
-    return re.findall(r"'(\w+)'", losses)[0]
+    return str(re.findall(r"'(\w+)'", losses)[0])
 
 
 def _sets(
@@ -194,7 +199,12 @@ def _compare_pairs(
         ours = set(zip(image.tolist(), query.tolist(), (objects - starts[image]).tolist(), strict=True))
         official_image = torch.arange(images).repeat_interleave(case[f"{key}/count"])
         official = set(
-            zip(official_image.tolist(), case[f"{key}/pred"].tolist(), case[f"{key}/target"].tolist(), strict=True)
+            zip(
+                official_image.tolist(),
+                case[f"{key}/pred"].tolist(),
+                case[f"{key}/target"].tolist(),
+                strict=True,
+            )
         )
         results.append(compare_exact(key, ours, official))
     return results
@@ -270,7 +280,12 @@ def run_forward(case: Case) -> list[Comparison]:
 
 @torch.no_grad()
 def _forward_in(
-    case: Case, network: RtDetr, precision: str, dtype: torch.dtype, logit_tolerance: float, box_tolerance: float
+    case: Case,
+    network: RtDetr,
+    precision: str,
+    dtype: torch.dtype,
+    logit_tolerance: float,
+    box_tolerance: float,
 ) -> list[Comparison]:
     targets = case.targets() if "targets/count" in case else Targets(torch.empty(0), torch.empty(0, 4), ())
     denoising = stored_denoising(case, "dn/", targets)
@@ -281,12 +296,13 @@ def _forward_in(
     for supervised in outputs.supervised:
         count = len(supervised.predictions.logits)
         for layer in range(count):
-            suffix = {"decoder": f"aux_{layer}/", "encoder": "aux_%d/" % _decoder_layers(network)}
+            suffix = {"decoder": f"aux_{layer}/", "encoder": f"aux_{_decoder_layers(network)}/"}
             layers[suffix.get(supervised.name, f"dn_{layer}/")] = Predictions(
                 supervised.predictions.logits[layer], supervised.predictions.boxes[layer]
             )
     if outputs.supervised:  # the last decoder layer is the final prediction, the encoder follows it
-        layers["aux_%d/" % (_decoder_layers(network) - 1)] = layers.pop("aux_%d/" % _decoder_layers(network))
+        last = _decoder_layers(network)
+        layers[f"aux_{last - 1}/"] = layers.pop(f"aux_{last}/")
     results = []
     for name, predictions in layers.items():
         key = f"{precision}/{name}pred"
@@ -295,7 +311,9 @@ def _forward_in(
     if precision == "f64":
         for part, tensors in (("backbone", features), ("encoder", maps)):
             names = case.strings(f"f64/inter/{part}/names")
-            results += compare_summary(case, f"f64/inter/{part}", dict(zip(names, tensors, strict=True)), 1e-9)
+            results += compare_summary(
+                case, f"f64/inter/{part}", dict(zip(names, tensors, strict=True)), 1e-9
+            )
         if "f64/bn_after_forward/names" in case:
             ours = {our: b for our, b in network.named_buffers()}
             official = {n: ours[our_name(n)] for n in case.strings("f64/bn_after_forward/names")}
@@ -387,7 +405,7 @@ def run_schedule(case: Case) -> list[Comparison]:
     for value in weights[1:]:
         holder.weight.data.copy_(value)
         ema.update(holder)
-        averages.append(ema.network.weight.detach().clone())
+        averages.append(ema.network.state_dict()["weight"].clone())
     results.append(compare("EMA example", torch.stack(averages), case["ema_example/ema_after_update"], 1e-12))
     base = {"r18": [1e-5, 1e-5, 1e-4, 1e-4], "r50": [1e-5, 1e-4, 1e-4, 1e-4], "r101": [1e-6, 1e-4]}
     schedule = Schedule(
@@ -433,8 +451,11 @@ def run_denoising(case: Case) -> list[Comparison]:
     results = [
         compare_exact("groups", clean.groups, int(case["num_group"])),
         compare_exact("mask", clean.blocked, case.bits("attn_mask")),
-        compare_exact("mask builder", attention_block(clean.groups, width, config["num_queries"], clean.labels.device),
-                      case.bits("attn_mask")),
+        compare_exact(
+            "mask builder",
+            attention_block(clean.groups, width, config["num_queries"], clean.labels.device),
+            case.bits("attn_mask"),
+        ),
         compare_exact("positives", clean.pairs.query, case["positive_idx"]),
         compare_exact("labels", clean.labels, case["clean/labels"].long()),
         compare("boxes", clean.boxes_unactivated, case["clean/bbox"], 1e-5),
@@ -499,9 +520,15 @@ def run_preprocess(case: Case) -> list[Comparison]:
         rows = case[f"{prefix}sample_yx"].tolist()
         for backend, tolerance in (("pil", 1e-5), ("fast", 1.001 / 255)):
             pixels = INPUT.with_backend(backend).resize_image(image).float() / 255  # type: ignore[arg-type]
-            results.append(compare_exact(f"{prefix}size {backend}", list(pixels.shape), case[f"{prefix}out_chw"].tolist()))
+            results.append(
+                compare_exact(
+                    f"{prefix}size {backend}", list(pixels.shape), case[f"{prefix}out_chw"].tolist()
+                )
+            )
             sampled = pixels[:, rows][:, :, rows]
-            results.append(compare(f"{prefix}pixels {backend}", sampled, case[f"{prefix}sample_pixels"], tolerance))
+            results.append(
+                compare(f"{prefix}pixels {backend}", sampled, case[f"{prefix}sample_pixels"], tolerance)
+            )
         index += 1
     return results
 
@@ -525,7 +552,9 @@ def run_structure(facts: Mapping, network: RtDetr, rules: Schedule) -> list[Comp
     groups = rules.groups(network.named_parameters())
     ours_groups = {(g["lr"], g["weight_decay"], n) for g in groups for n in g["param_names"]}
     official_groups = {
-        (g.get("lr", 1e-4), g.get("weight_decay", 1e-4), our_name(n)) for g in facts["param_groups"] for n in g["names"]
+        (g.get("lr", 1e-4), g.get("weight_decay", 1e-4), our_name(n))
+        for g in facts["param_groups"]
+        for n in g["names"]
     }
     total = sum(p.numel() for p in parameters.values())
     trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)

@@ -113,7 +113,7 @@ def test_step_facts_are_what_makes_the_split_exact():
     module = without_batch_statistics(tiny_module())
     whole = random_batch([3, 0, 1, 5, 2, 1, 0, 4])
     parts = [part(whole, i, i + 2) for i in range(0, 8, 2)]
-    alone = [replace(p, step=p.step._replace(counts=torch.tensor(p.targets.counts))) for p in parts]
+    alone = [replace(p, step=replace(p.step, counts=torch.tensor(p.targets.counts))) for p in parts]
     expected, split = gradients(module, [whole]), gradients(module, alone)
     name = "decoder.dec_bbox_head.1.layers.2.weight"
     assert (split[name] - expected[name]).norm() > 0.1 * expected[name].norm()
@@ -127,7 +127,7 @@ def test_denoising_depends_on_seed_step_and_image_and_on_nothing_else():
     torch.manual_seed(2)
     again = module.network.denoise(part(batch, 1, 2))
     assert torch.equal(first.boxes_unactivated[1], again.boxes_unactivated[0])
-    next_step = module.network.denoise(replace(batch, step=batch.step._replace(index=4)))
+    next_step = module.network.denoise(replace(batch, step=replace(batch.step, index=4)))
     assert not torch.equal(first.boxes_unactivated, next_step.boxes_unactivated)
 
 
@@ -165,7 +165,7 @@ def test_multi_scale_is_one_size_per_step_for_all_parts():
     batch = random_batch([1, 1, 1, 1])
     sizes = {module.network.rescale(part(batch, i, i + 1).images, batch.step).shape[-2:] for i in range(4)}
     assert len(sizes) == 1
-    others = {module.network.rescale(batch.images, batch.step._replace(index=i)).shape[-1] for i in range(20)}
+    others = {module.network.rescale(batch.images, replace(batch.step, index=i)).shape[-1] for i in range(20)}
     assert len(others) > 5
 
 
