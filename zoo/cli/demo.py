@@ -1,4 +1,4 @@
-"""`zoo demo`: the whole cycle on made-up shapes, offline, from random weights, in about two minutes."""
+"""`zoo demo`: the whole cycle on made-up shapes, offline, from random weights, in a few minutes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from datamodules.shapes import CLASSES, draw_image, generate_shapes
 from zoo.cli import recipes
 from zoo.cli.console import Console
 from zoo.cli.finetune import announce, read_data
+from zoo.cli.loading import load_detector
 from zoo.cli.predicting import predict
 from zoo.cli.report import report
 from zoo.cli.sharing import pull, register
@@ -68,8 +69,8 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     image, _ = draw_image(np.random.default_rng([seed, 2, 0]), SIZE)
     image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)
     predictions = output / "predictions"
-    predict(model=reference, sources=[str(picture)], threshold=0.3, output=predictions, registry=registry,
-            console=console if not console.as_json else _silent())  # fmt: skip
+    quiet = console if not console.as_json else _silent()
+    predict(lambda: load_detector(reference, registry), [str(picture)], 0.3, predictions, quiet)
     document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
     (output / "metrics.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     closing(output, document, reference, console)

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from zoo.batch import Batch
-from zoo.cli import recipes
 from zoo.cli.console import Console
-from zoo.cli.lightning import ZooCLI, quiet
-from zoo.cli.predicting import load_detector
+from zoo.cli.lightning import quiet
+from zoo.cli.loading import Subject, from_recipe, load_detector
 from zoo.cli.report import score_split, write_metrics
-from zoo.cli.starting import read_weights
 from zoo.cli.training import hardware
 from zoo.coco_evaluator import protocol
 from zoo.evaluation import format_score
 from zoo.module import DetectionModule
 from zoo.preprocess import InputContract
-from zoo.transfer import load_weights
 
 TIMED_IMAGES = 16
 EVALUATION_BATCH = 16
-
-
-@dataclass
-class Subject:
-    """What is evaluated: a module bound to nothing yet, its data, and what to call it."""
-
-    name: str
-    module: DetectionModule
-    data: DetectionDataModule
-    trainer: Trainer
 
 
 def evaluate(
@@ -90,41 +74,6 @@ def evaluate(
     console.say(f"metrics     {path}")
     console.result(document)
     return document
-
-
-def from_recipe(
-    configs: Sequence[str], overrides: Sequence[tuple[str, str]], weights: str | None, data: Path | None,
-    registry: Path | None,
-) -> Subject:  # fmt: skip
-    """Module, data and trainer of a recipe, with the weights that were named."""
-    recipe = recipes.read(configs, overrides)
-    if weights is None:
-        raise ValueError("which weights? give --ckpt-path, or a registered model's name, beside --config")
-    if data is not None:
-        recipe = with_data(recipe, data)
-    backbone = recipe["model"]["init_args"].get("backbone")
-    if isinstance(backbone, dict):
-        backbone["weights"] = "random"  # the weights that are loaded hold the backbone's
-    cli = ZooCLI(recipe, Path("."), [], with_tracker=False)
-    state, labels = read_weights(weights, cli.model, registry)
-    load_weights(cli.model, state, "keep")
-    cli.model.label_map = labels
-    return Subject(weights, cli.model, cli.datamodule, cli.trainer)
-
-
-def with_data(recipe: recipes.Recipe, folder: Path) -> recipes.Recipe:
-    """The recipe on another folder of images."""
-    changed = copy.deepcopy(recipe)
-    arguments = changed["data"]["init_args"]
-    keep = {
-        k: arguments[k]
-        for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
-    }
-    changed["data"] = {
-        "class_path": "datamodules.custom.CustomDataModule",
-        "init_args": {"root": str(folder.expanduser().resolve()), **keep},
-    }
-    return changed
 
 
 def from_model(model: str, folder: Path | None, registry: Path | None) -> Subject:

@@ -31,7 +31,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 Overrides = list[tuple[str, str]]
-TAKES_OVERRIDES = ("finetune", "fit", "validate", "test")
+TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Configs = Annotated[
@@ -187,12 +187,14 @@ def score_test_split(
 
 @app.command()
 def predict(
+    context: typer.Context,
     items: Annotated[
         list[str],
         typer.Argument(
             help="MODEL, then images: files, folders, http(s) URLs or data URIs.", metavar="MODEL IMAGE..."
         ),
     ],
+    config: Configs = None,
     ckpt_path: Annotated[
         str | None, typer.Option("--ckpt-path", help="Checkpoint; then every argument is an image.")
     ] = None,
@@ -204,31 +206,33 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects, as in: zoo predict my_model photo.jpg."""
+    from zoo.cli.loading import detector_of_recipe, load_detector
     from zoo.cli.predicting import predict as run
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
-    run(
-        model=model,
-        sources=sources,
-        threshold=threshold,
-        output=output,
-        registry=registry,
-        console=Console(as_json),
-    )
+    if context.obj and not config:
+        raise ValueError("dotted overrides change a recipe; give one with --config")
+
+    def detector() -> Any:
+        if config:
+            return detector_of_recipe(config, context.obj, model, registry)
+        return load_detector(model, registry)
+
+    run(detector, sources, threshold, output, Console(as_json))
 
 
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: about two minutes.")
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: a few minutes.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", help="Folder of data, run and pictures.")] = Path(
         "zoo_demo"
     ),
     as_json: Json = False,
 ) -> None:
-    """The whole cycle offline in about two minutes: data, training, AP, registry, prediction."""
+    """The whole cycle offline in a few minutes: data, training, AP, registry, prediction."""
     from zoo.cli.demo import DEFAULT_STEPS
     from zoo.cli.demo import demo as run
 

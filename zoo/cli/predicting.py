@@ -9,7 +9,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from zoo.cli.console import Console
-from zoo.detector import Detector, Prediction, load, read_picture
+from zoo.detector import Detector, Prediction, read_picture
 from zoo.pictures import draw_detections
 
 MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
@@ -36,21 +36,26 @@ class Source:
 
 
 def predict(
-    *,
-    model: str,
-    sources: Sequence[str],
-    threshold: float,
-    output: Path,
-    registry: Path | None,
-    console: Console,
+    load: Callable[[], Detector], sources: Sequence[str], threshold: float, output: Path, console: Console
 ) -> None:
-    """Detects in every source, prints each detection, writes predictions.json and a picture for each."""
+    """Detects in every source, prints each detection, writes predictions.json and a picture for each.
+
+    Args:
+        load: gives the detector; called once the pictures are known to be there.
+        sources: files, folders, addresses, data URIs.
+        threshold: scores below it are left out.
+        output: folder; made if absent.
+        console: for the user.
+
+    Raises:
+        ValueError, OSError: a source is no picture or cannot be reached.
+    """
     if not sources:
         raise ValueError(
             "nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
         )
     pictures = [picture for source in sources for picture in open_source(source)]
-    detector = load_detector(model, registry)
+    detector = load()
     output.mkdir(parents=True, exist_ok=True)
     documents = []
     used: set[str] = set()
@@ -77,28 +82,6 @@ def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) 
     if not len(prediction):
         console.say(f"nothing scores {prediction.threshold} or more; try a lower --threshold")
     console.say(f"drawn       {drawn}")
-
-
-def load_detector(model: str, registry: Path | None) -> Detector:
-    """The detector of a registry name, a checkpoint file, or a run folder.
-
-    Raises:
-        FileNotFoundError: a run folder without a finished run.
-    """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        metrics = path / "metrics.json"
-        if not metrics.is_file():
-            raise FileNotFoundError(
-                f"{path} is no run folder: it has no metrics.json; name a checkpoint file"
-            )
-        document: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-        path = Path(document["checkpoint"])
-    if path.is_file():
-        return Detector.from_checkpoint(path)
-    if path.suffix in (".ckpt", ".pth"):
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    return load(model, registry)
 
 
 def open_source(source: str) -> Iterator[Source]:

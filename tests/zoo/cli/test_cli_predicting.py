@@ -1,6 +1,7 @@
 import base64
 import http.server
 import io
+import json
 import threading
 from pathlib import Path
 
@@ -149,18 +150,14 @@ class FakeDetector:
         )
 
 
-def test_detections_are_printed_written_and_drawn(tmp_path, monkeypatch, capsys):
-    import json
+def test_detections_are_printed_written_and_drawn(tmp_path, capsys):
 
-    monkeypatch.setattr(predicting, "load_detector", lambda model, registry: FakeDetector())
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "pet.png").write_bytes(png())
     sources = [str(tmp_path / "x" / "pet.png"), str(tmp_path / "y")]
     out = Path("out")
-    predicting.predict(
-        model="m", sources=sources, threshold=0.3, output=out, registry=None, console=Console()
-    )
+    predicting.predict(FakeDetector, sources, 0.3, out, Console())
     assert (
         "Detected cat with confidence 0.998 at location [1.00, 2.00, 5.00, 6.00]" in capsys.readouterr().out
     )
