@@ -52,8 +52,8 @@ class MatchedSet:
 class Matches:
     """Everything a loss term may look at: all sets, all pairs, boxes and overlaps computed once."""
 
-    def __init__(self, sets: Sequence[MatchedSet], targets: Targets) -> None:
-        self.sets, self.targets = tuple(sets), targets
+    def __init__(self, sets: Sequence[MatchedSet], targets: Targets, step: Step) -> None:
+        self.sets, self.targets, self.step = tuple(sets), targets, step
 
     def __getitem__(self, name: str) -> MatchedSet:
         """The set called `name`.
@@ -183,7 +183,7 @@ class SetCriterion:
                 spread_over_layers(matching, output) if isinstance(matching, Pairs) else next(solved)
             )
             sets.append(MatchedSet(output, rows, objects, step.num_boxes * output.divisor))
-        return Matches(sets, targets)
+        return Matches(sets, targets, step)
 
 
 def spread_over_layers(pairs: Pairs, output: OutputSet) -> tuple[Tensor, Tensor]:

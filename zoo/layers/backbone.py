@@ -82,6 +82,40 @@ def freeze_batch_norm(module: nn.Module) -> None:
             freeze_batch_norm(child)
 
 
+class ResNet(nn.Module):
+    """timm ResNet without its head: maps of all four stages; parameter names are torchvision's.
+
+    Args:
+        name: `resnet18`, `resnet34`, `resnet50` or `resnet101`.
+        dilate_last: DC5: the last stage keeps its stride-16 resolution. Its first 3x3 convolution is not
+            dilated, the others by 2, as torchvision's `replace_stride_with_dilation`.
+    """
+
+    def __init__(self, name: str, dilate_last: bool = False) -> None:
+        super().__init__()
+        model: Any = timm.create_model(name, pretrained=False, output_stride=16 if dilate_last else 32)
+        self.conv1: nn.Module = model.conv1
+        self.bn1: nn.Module = model.bn1
+        self.act1: nn.Module = model.act1
+        self.maxpool: nn.Module = model.maxpool
+        for stage in STAGES:
+            setattr(self, stage, getattr(model, stage))
+        self.channels = tuple(info["num_chs"] for info in model.feature_info[1:])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to four maps of strides 4, 8, 16, 32 (DC5: 16)."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        features = []
+        for stage in STAGES:
+            x = getattr(self, stage)(x)
+            features.append(x)
+        return features
+
+    def stem(self) -> list[nn.Module]:
+        """The modules before the first stage."""
+        return [self.conv1, self.bn1]
+
+
 class ResNetD(nn.Module):
     """ResNet "vd" (arXiv 1812.01187): features of strides 8, 16 and 32.
 
