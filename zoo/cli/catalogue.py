@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.cli import recipes
 from zoo.registry.manifest import Manifest, read_manifest
-from zoo.registry.names import Reference
+from zoo.registry.names import Reference, parse_reference
 from zoo.registry.store import LocalRegistry, builtin_manifests
 
 Entry = dict[str, Any]
@@ -66,8 +66,6 @@ def find_registered(name: str, registry: Path | None) -> Entry | None:
         UnknownModelError: the name is there, the version or alias is not.
         ValueError: no name at all.
     """
-    from zoo.registry.names import parse_reference
-
     local, reference = LocalRegistry(registry), parse_reference(name)
     if reference.name not in local.names():
         return None

@@ -57,9 +57,8 @@ def read_weights(
             return convert(published_state(checkpoint)), None
         except KeyError as error:
             raise ValueError(f"{path} is no checkpoint of this architecture: {error.args[0]}") from error
-    if path.suffix or (len(path.parts) > 1 and not path.name.count(":")):
-        if "/" in source or path.suffix in (".ckpt", ".pth", ".safetensors"):
-            raise FileNotFoundError(f"init_from.source: there is no file {source}")
+    if "/" in source or path.suffix in (".ckpt", ".pth", ".pt", ".safetensors"):
+        raise FileNotFoundError(f"there is no file {source} to take weights from")
     pulled = pull(source, registry=registry)
     released = released_from_folder(pulled.folder, pulled.manifest)
     return released.state, released.label_map
