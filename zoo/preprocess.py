@@ -77,6 +77,7 @@ class InputContract:
                 height, width = self.resized_size(image.height, image.width)
                 if (image.height, image.width) != (height, width):
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
+                return image_to_tensor(image)  # the shortest rule is not idempotent: never a second time
             image = image_to_tensor(image)
         return TF.resize(image, list(self.resized_size(*image.shape[-2:])), antialias=True)
 
