@@ -34,9 +34,10 @@ def multi_scale_deformable_attention(values: Sequence[Tensor], locations: Tensor
 
 
 class DeformableAttention(nn.Module):
-    """Cross-attention of queries to a few points around their reference box on each level.
+    """Attention of queries to a few points around their reference on each level.
 
-    Source of the initialisation: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py
+    Sources: fundamentalvision/Deformable-DETR@11169a6 models/ops/modules/ms_deform_attn.py,
+    lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py
     """
 
     def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
@@ -67,23 +68,34 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self, query: Tensor, reference_boxes: Tensor, memory: Tensor, sizes: Sequence[tuple[int, int]]
+        self,
+        query: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
     ) -> Tensor:
         """Attends from `query` [B, Q, dim] to `memory` [B, S, dim].
 
         Args:
             query: content plus position.
-            reference_boxes: [B, Q, 4] cxcywh in [0, 1].
+            references: points (x, y) or boxes cxcywh in [0, 1] of each padded map: [B, Q, 2 or 4], the
+                same on every level, or [B, Q, levels, 2 or 4].
             memory: maps of all levels, flattened row-major and concatenated.
             sizes: (H, W) of each level; their products sum to S.
+            padding: [B, S] bool, True where values are to be zero.
         """
         batch, queries, dim = query.shape
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points).softmax(-1)
-        boxes = reference_boxes[:, :, None, None, None, :]
-        locations = boxes[..., :2] + offsets / points * boxes[..., 2:] * 0.5
-        value = self.value_proj(memory).view(batch, -1, heads, dim // heads)
+        if references.dim() == 3:
+            references = references[:, :, None]
+        locations = sampling_locations(references[:, :, None, :, None], offsets, sizes)
+        value = self.value_proj(memory)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        value = value.view(batch, -1, heads, dim // heads)
         maps = [
             part.permute(0, 2, 3, 1).reshape(batch * heads, dim // heads, height, width)
             for part, (height, width) in zip(
@@ -92,3 +104,19 @@ class DeformableAttention(nn.Module):
         ]
         weights = weights.view(batch, queries, heads, levels, points)
         return self.output_proj(multi_scale_deformable_attention(maps, locations, weights))
+
+
+def sampling_locations(references: Tensor, offsets: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Where to sample, [B, Q, M, levels, points, 2].
+
+    Args:
+        references: [B, Q, 1, levels or 1, 1, 2 or 4].
+        offsets: [B, Q, M, levels, points, 2], in pixels of the level around a point, in half box sizes
+            divided by the number of points around a box.
+        sizes: (H, W) of each level.
+    """
+    if references.shape[-1] == 4:
+        return references[..., :2] + offsets / offsets.shape[-2] * references[..., 2:] * 0.5
+    # (W, H), the order of the offsets; the official code had it reversed until 2020-12-07
+    pixels = torch.tensor([(width, height) for height, width in sizes], dtype=offsets.dtype)
+    return references + offsets / pixels.to(offsets.device, non_blocking=True)[:, None]
