@@ -21,7 +21,7 @@ from zoo.criterion import SetCriterion
 from zoo.ema import EmaConfig, ModelEma
 from zoo.evaluation import CocoAP
 from zoo.labels import LabelMap
-from zoo.postprocess import TopKSigmoid
+from zoo.postprocess import Postprocess
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
 
@@ -56,7 +56,7 @@ class DetectionModule(LightningModule):
 
     network: nn.Module  # Batch with normalised images -> Outputs
     criterion: SetCriterion
-    postprocess: TopKSigmoid  # (Predictions, original sizes) -> Detections of each image
+    postprocess: Postprocess
     class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
 
     def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:

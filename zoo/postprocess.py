@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from zoo.batch import Detections, Predictions
 from zoo.boxes import cxcywh_to_xyxy
+
+
+class Postprocess(Protocol):
+    """(raw predictions [B, ...], (h, w) of each image) -> detections of each image, best first."""
+
+    def __call__(
+        self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """See the class."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,21 +56,57 @@ class TopKSigmoid:
         """
         logits, boxes = (_at_least_float32(t) for t in (predictions.logits, predictions.boxes))
         images, _, classes = logits.shape
-        if len(original_sizes) != images:
-            raise ValueError(
-                f"{len(original_sizes)} original sizes for predictions of {images} images; give one each"
-            )
+        _check_sizes(images, original_sizes)
         if not images:
             return []
         pairs = logits.sigmoid().flatten(1)
         scores, index = pairs.topk(min(self.top_k, pairs.shape[1]), dim=1)
-        width_height = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=boxes.dtype)
-        scaled = cxcywh_to_xyxy(boxes) * width_height.to(boxes.device, non_blocking=True)[:, None]
         query = torch.div(index, classes, rounding_mode="floor")
-        found = scaled.gather(1, query[..., None].expand(-1, -1, 4))
-        # labels ride along as floats, exact far beyond any number of classes, to make it one transfer
-        packed = torch.cat([found, scores[..., None], (index % classes)[..., None].to(found.dtype)], dim=2)
-        return [Detections(image[:, 4], image[:, 5].long(), image[:, :4]) for image in packed.cpu()]
+        found = _in_pixels(boxes, original_sizes).gather(1, query[..., None].expand(-1, -1, 4))
+        return _to_host(scores, index % classes, found)
+
+
+@dataclass(frozen=True)
+class BestClassSoftmax:
+    """DETR's rule: every query, with its most probable class other than "no object", the last logit."""
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """See `TopKSigmoid`; as many detections as queries.
+
+        Raises:
+            ValueError: if there are not as many sizes as images.
+        """
+        logits, boxes = (_at_least_float32(t) for t in (predictions.logits, predictions.boxes))
+        _check_sizes(len(logits), original_sizes)
+        if not len(logits):
+            return []
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        found = _in_pixels(boxes, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
+        return _to_host(scores, labels.gather(1, order), found)
+
+
+def _check_sizes(images: int, original_sizes: Sequence[tuple[int, int]]) -> None:
+    if len(original_sizes) != images:
+        raise ValueError(
+            f"{len(original_sizes)} original sizes for predictions of {images} images; give one each"
+        )
+
+
+def _in_pixels(boxes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """[B, Q, 4] cxcywh in [0, 1] to xyxy in pixels of the original images."""
+    width_height = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=boxes.dtype)
+    return cxcywh_to_xyxy(boxes) * width_height.to(boxes.device, non_blocking=True)[:, None]
+
+
+def _to_host(scores: Tensor, labels: Tensor, boxes: Tensor) -> list[Detections]:
+    """Detections of each image on the CPU, in one transfer."""
+    # labels ride along as floats, exact far beyond any number of classes
+    packed = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], dim=2)
+    return [Detections(image[:, 4], image[:, 5].long(), image[:, :4]) for image in packed.cpu()]
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
