@@ -119,3 +119,26 @@ class BinaryCrossEntropy:
         target = torch.zeros_like(logits)
         target.view(-1)[matched] = 1
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
+
+
+class SoftmaxCrossEntropy:
+    """Cross entropy over classes and "no object", the last logit, which counts `no_object` as much."""
+
+    def __init__(self, no_object: float) -> None:
+        self.no_object = no_object
+
+    def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
+        """See `LabelLoss`; `quality` is not used."""
+        x = logits.detach()
+        classes = x.shape[-1]
+        row = torch.div(matched, classes, rounding_mode="floor")
+        log_total = x.logsumexp(-1, keepdim=True)
+        gradient = (x - log_total).exp_()
+        flat, total = x.reshape(-1, classes), log_total.view(-1)
+        value = (log_total[..., 0] - x[..., -1]).mul_(self.no_object)
+        value.view(-1)[row] = total[row] - flat.view(-1)[matched]
+        matched_gradient = gradient.view(-1, classes)[row]
+        gradient.mul_(self.no_object)[..., -1] -= self.no_object
+        gradient.view(-1, classes)[row] = matched_gradient
+        gradient.view(-1)[matched] -= 1
+        return _SumPerLayer.apply(logits, value, gradient)

@@ -44,6 +44,15 @@ def focal_cost(
     return alpha * (1 - p) ** gamma * -(p + 1e-8).log() - background
 
 
+def softmax_cost(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
+    """Minus the probability of the object's class among all classes and "no object", the last logit.
+
+    Source: facebookresearch/detr@29901c5 models/matcher.py
+    """
+    total = logits.logsumexp(-1).transpose(0, 1)[image]  # [T, L, Q]
+    return (logits[:, image, :, labels] - total).exp_().neg_()
+
+
 class HungarianMatcher:
     """Finds the cheapest one-to-one assignment of queries to objects, per layer, image and group.
 

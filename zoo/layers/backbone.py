@@ -19,12 +19,21 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 # ImageNet weights of the RT-DETR backbones, converted from Paddle by the authors.
 # Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/nn/backbone/presnet.py, donwload_url
 _PRESNET = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
+# ImageNet weights of DETR and Deformable DETR: torchvision's IMAGENET1K_V1, its old `pretrained=True`.
+# Source: torchvision/models/resnet.py, ResNet*_Weights
+_TORCHVISION = "https://download.pytorch.org/models/"
 PUBLISHED_WEIGHTS = {
     "resnet18_vd": _PRESNET + "ResNet18_vd_pretrained_from_paddle.pth",
     "resnet34_vd": _PRESNET + "ResNet34_vd_pretrained_from_paddle.pth",
     "resnet50_vd_ssld_v2": _PRESNET + "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
     "resnet101_vd_ssld": _PRESNET + "ResNet101_vd_ssld_pretrained_from_paddle.pth",
+    "resnet18_imagenet1k_v1": _TORCHVISION + "resnet18-f37072fd.pth",
+    "resnet34_imagenet1k_v1": _TORCHVISION + "resnet34-b627a593.pth",
+    "resnet50_imagenet1k_v1": _TORCHVISION + "resnet50-0676ba61.pth",
+    "resnet101_imagenet1k_v1": _TORCHVISION + "resnet101-63fe2227.pth",
 }
+PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101")
+DEEP_STEM = ("resnet18d", "resnet34d", "resnet50d", "resnet101d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +41,14 @@ class BackboneConfig:
     """Which backbone, from which weights, and what of it trains.
 
     Attributes:
-        name: a timm ResNet-D (`resnet18d`, `resnet34d`, `resnet50d`, `resnet101d`), or `residual`
-            for the small network of `widths`.
+        name: a plain ResNet (`resnet18`, `resnet34`, `resnet50`, `resnet101`), a timm ResNet-D (the same
+            with a d behind), or `residual` for the small network of `widths`.
         weights: `random`, a name in `PUBLISHED_WEIGHTS`, or a path to a state dict. Absence is
             never silent, so the word is required.
         freeze_stem: the stem's convolutions do not train.
         frozen_norm: every batch normalisation is a constant affine map.
         widths: `residual` only: channels of two stem convolutions and three stages.
+        dilate_last: plain ResNets only: the last stage keeps stride 16 and dilates instead (DC5).
     """
 
     name: str
@@ -46,6 +56,7 @@ class BackboneConfig:
     freeze_stem: bool
     frozen_norm: bool
     widths: list[int] = field(default_factory=list)
+    dilate_last: bool = False
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -212,22 +223,27 @@ def _conv_norm_relu(channels_in: int, channels_out: int, stride: int) -> nn.Sequ
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
 
 
-def build_backbone(config: BackboneConfig) -> ResNetD | ResidualBackbone:
+def build_backbone(config: BackboneConfig) -> ResNet | ResNetD | ResidualBackbone:
     """The backbone of `config`, weights loaded, norms and stem frozen as it says.
 
     Raises:
-        ValueError: unknown name or weights.
+        ValueError: unknown name or weights, or a backbone that cannot be dilated.
         ConnectionError: published weights are not in the cache and cannot be fetched.
     """
-    backbone: ResNetD | ResidualBackbone
+    backbone: ResNet | ResNetD | ResidualBackbone
+    if config.dilate_last and config.name not in PLAIN:
+        raise ValueError(
+            f"backbone.dilate_last is for {', '.join(PLAIN)}, not for {config.name!r}; set it to false"
+        )
     if config.name == "residual":
         backbone = ResidualBackbone(config.widths)
-    elif config.name in ("resnet18d", "resnet34d", "resnet50d", "resnet101d"):
+    elif config.name in PLAIN:
+        backbone = ResNet(config.name, config.dilate_last)
+    elif config.name in DEEP_STEM:
         backbone = ResNetD(config.name)
     else:
-        raise ValueError(
-            f"backbone.name is {config.name!r}; known: resnet18d, resnet34d, resnet50d, resnet101d, residual"
-        )
+        known = ", ".join((*PLAIN, *DEEP_STEM, "residual"))
+        raise ValueError(f"backbone.name is {config.name!r}; known: {known}")
     if config.weights != "random":
         backbone.load_state_dict(read_backbone_weights(config.weights))
     if config.frozen_norm:
@@ -261,7 +277,12 @@ def read_backbone_weights(weights: str) -> dict[str, Tensor]:
             f"backbone.weights is {weights!r}: not a file, and not one of random, "
             f"{', '.join(PUBLISHED_WEIGHTS)}"
         )
-    return from_presnet(state)
+    return from_torchvision(state) if "conv1.weight" in state else from_presnet(state)
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ResNet keys of torchvision are ours; its classifier is left out."""
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 
 # The official stem is three named ConvNorm blocks; timm's is conv1 = [conv, bn, act, conv, bn, act,

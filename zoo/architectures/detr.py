@@ -1,0 +1,289 @@
+"""DETR (Carion et al., arXiv 2005.12872): a set of learned queries over the tokens of one feature map.
+
+Semantics of the official code, facebookresearch/detr@29901c5; module names are its state-dict keys but for
+the backbone's (`backbone.0.body.`) and the learned position's (`backbone.1.`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.batch import Batch, Outputs, OutputSet, Predictions
+from zoo.criterion import GiouTerm, L1Term, LossWeights, Matches, SetCriterion
+from zoo.ema import EmaConfig
+from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.memory_format import to_tokens
+from zoo.layers.mlp import MLP
+from zoo.layers.position import sine_2d
+from zoo.layers.transformer import Transformer, TransformerConfig
+from zoo.losses import SoftmaxCrossEntropy
+from zoo.matcher import HungarianMatcher, MatchCosts, softmax_cost
+from zoo.module import DetectionModule
+from zoo.postprocess import BestClassSoftmax
+from zoo.schedule import Schedule
+
+LARGEST_LEARNED = 50  # rows and columns of the learned position encoding
+
+Normalizer = Literal["exact", "official"]
+
+
+class SinePosition(nn.Module):
+    """Fixed encoding that follows the unpadded part of each image."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, padding: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, H, W] bool to [B, H*W, dim]; computed in float32 as in the official code."""
+        return sine_2d(padding, self.dim, shift=0.0).flatten(2).transpose(1, 2).to(dtype)
+
+
+class LearnedPosition(nn.Module):
+    """An embedding for each column (first half of the channels) and each row."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(LARGEST_LEARNED, dim // 2)
+        self.col_embed = nn.Embedding(LARGEST_LEARNED, dim // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, padding: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, H, W] bool to [H*W, dim].
+
+        Raises:
+            ValueError: the map is larger than the table.
+        """
+        height, width = padding.shape[-2:]
+        if max(height, width) > LARGEST_LEARNED:
+            raise ValueError(
+                f"the feature map is {height}x{width}; position: learned has {LARGEST_LEARNED} rows and columns. "
+                "Use position: sine or smaller images"
+            )
+        columns = self.col_embed.weight[:width].expand(height, -1, -1)
+        rows = self.row_embed.weight[:height, None].expand(-1, width, -1)
+        return torch.cat([columns, rows], dim=-1).flatten(0, 1).to(dtype)
+
+
+class Detr(nn.Module):
+    """Backbone -> 1x1 projection -> transformer -> heads shared by all decoder layers.
+
+    Images are normalised RGB of any size; the last logit is "no object".
+    """
+
+    def __init__(self, num_classes: int, backbone: BackboneConfig, transformer: TransformerConfig) -> None:
+        super().__init__()
+        dim = transformer.dim
+        self.backbone = build_backbone(backbone)
+        self.position = SinePosition(dim) if transformer.position == "sine" else LearnedPosition(dim)
+        self.input_proj = nn.Conv2d(self.backbone.channels[-1], dim, kernel_size=1)
+        self.query_embed = nn.Embedding(transformer.num_queries, dim)
+        self.transformer = Transformer(transformer)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Normalised float images to outputs; all decoder layers are supervised in training."""
+        features = self.backbone(batch.images)[-1]
+        padding = self.padding_of(batch.padding, (features.shape[-2], features.shape[-1]))
+        tokens = to_tokens(self.input_proj(features))
+        position = self.position(padding, tokens.dtype)
+        decoded = self.transformer(tokens, padding.flatten(1), self.query_embed.weight, position)
+        predictions = Predictions(self.class_embed(decoded), self.bbox_embed(decoded).sigmoid())
+        final = Predictions(predictions.logits[-1], predictions.boxes[-1])
+        return Outputs(final, (OutputSet("decoder", predictions),) if self.training else ())
+
+    @staticmethod
+    def padding_of(padding: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, H, W] bool at the size of the feature map: a cell is what the pixel at its corner is."""
+        return F.interpolate(padding[:, None].float(), size)[:, 0].bool()  # nearest is the default
+
+
+class SoftmaxLabelTerm:
+    """Weighted cross entropy of every query, divided by the sum of the weights.
+
+    A matched query weighs 1, another `no_object`. `exact` divides by the sum over the whole optimizer
+    step, which its objects tell: every image matches as many queries as it has objects, at most all.
+    `official` divides by the sum over the micro-batch and averages over micro-batches and ranks, so the
+    gradient depends on the split (facebookresearch/detr@29901c5 models/detr.py, loss_labels).
+    """
+
+    name = "label"
+
+    def __init__(self, weight: float, no_object: float, normalizer: Normalizer) -> None:
+        self.weight, self.normalizer = weight, normalizer
+        # the official weights are a float32 buffer, also where the rest is float64
+        self.no_object = float(torch.tensor(no_object, dtype=torch.float32))
+        self.loss = SoftmaxCrossEntropy(self.no_object)
+
+    def __call__(self, matches: Matches) -> dict[str, Tensor]:
+        """{set: [L]}."""
+        losses = {}
+        for matched in matches.sets:
+            logits = matched.outputs.predictions.logits
+            index = matched.matched_logits(matches.targets)
+            total = self.loss(logits.flatten(1, 2), index, torch.empty(0))
+            losses[matched.outputs.name] = total / self.divisor(matches, queries=logits.shape[2])
+        return losses
+
+    def divisor(self, matches: Matches, queries: int) -> float:
+        """What the sum over a micro-batch is divided by."""
+        if self.normalizer == "exact":
+            return self.weight_sum(matches.step.counts, queries)
+        local = torch.tensor(matches.targets.counts, dtype=torch.int64)
+        micro_batches = len(matches.step.counts) / max(1, len(local))
+        return self.weight_sum(local, queries) * micro_batches
+
+    def weight_sum(self, counts: Tensor, queries: int) -> float:
+        """Class weights of all queries of images with so many objects each; both on the CPU."""
+        matched = int(counts.clamp(max=queries).sum())
+        return matched + self.no_object * (len(counts) * queries - matched)
+
+
+class DetrModule(DetectionModule):
+    """Trains DETR. The signature is the recipe's schema; published values are in recipes/detr/.
+
+    Args:
+        num_classes: classes of the data's label map; the head has one logit more, for "no object".
+        backbone, transformer: sizes of the parts.
+        costs: weights of the matching cost.
+        losses: weights of cross entropy, L1 and GIoU loss.
+        no_object_weight: class weight of "no object" in the cross entropy.
+        normalizer: of the cross entropy, see `SoftmaxLabelTerm`.
+        schedule: optimizer groups and learning rate.
+        ema: average of the weights, used for evaluation and release; null for none.
+    """
+
+    class_tensors = r"^class_embed\."
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: BackboneConfig,
+        transformer: TransformerConfig,
+        costs: MatchCosts,
+        losses: LossWeights,
+        no_object_weight: float,
+        normalizer: Normalizer,
+        schedule: Schedule,
+        ema: EmaConfig | None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, schedule=schedule, init_args=locals())
+        self.network = Detr(num_classes, backbone, transformer)
+        self.criterion = detr_criterion(costs, losses, no_object_weight, normalizer)
+        self.postprocess = BestClassSoftmax()
+        self.average(ema)
+
+
+def detr_criterion(
+    costs: MatchCosts, losses: LossWeights, no_object_weight: float, normalizer: Normalizer
+) -> SetCriterion:
+    """Softmax matching, weighted cross entropy, L1 and GIoU."""
+    label = SoftmaxLabelTerm(losses.label, no_object_weight, normalizer)
+    return SetCriterion(
+        HungarianMatcher(costs, softmax_cost), [label, L1Term(losses.l1), GiouTerm(losses.giou)]
+    )
+
+
+# -- published checkpoints ------------------------------------------------------------------------
+
+_OFFICIAL_PREFIXES = {"backbone.0.body.": "backbone.", "backbone.1.": "position."}
+_OFFICIAL_PARTS = ("transformer.", "input_proj.", "query_embed.", "class_embed.", "bbox_embed.")
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published state dict to ours: the official layout, or the Hugging Face one if its keys say so.
+
+    Raises:
+        KeyError: a key that no published DETR has.
+    """
+    if any(key.startswith(("model.", "class_labels_classifier.")) for key in state):
+        return from_hugging_face(state)
+    return {_from_official_key(key): value for key, value in state.items()}
+
+
+def _from_official_key(key: str) -> str:
+    for theirs, ours in _OFFICIAL_PREFIXES.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    if key.startswith(_OFFICIAL_PARTS):
+        return key
+    raise KeyError(f"{key!r} is not a key of an official DETR checkpoint")
+
+
+# DetrForObjectDetection with a timm backbone; the files on the hub were saved by transformers 4 and have
+# its names, a running model of transformers 5 has the others.
+_HUGGING_FACE = (
+    (r"model\.backbone\.(?:conv_encoder\.)?model\.(.+)", r"backbone.\1"),
+    (r"model\.query_position_embeddings\.(weight)", r"query_embed.\1"),
+    (r"model\.input_projection\.(\w+)", r"input_proj.\1"),
+    (r"model\.(encoder|decoder)\.layernorm\.(\w+)", r"transformer.\1.norm.\2"),
+    (r"class_labels_classifier\.(\w+)", r"class_embed.\1"),
+    (r"bbox_predictor\.(layers\.\d\.\w+)", r"bbox_embed.\1"),
+)
+_HUGGING_FACE_LAYER = {
+    "self_attn": "self_attn",
+    "encoder_attn": "multihead_attn",
+    "self_attn_layer_norm": "norm1",
+    "encoder_attn_layer_norm": "norm2",
+    "fc1": "linear1",
+    "fc2": "linear2",
+    "mlp.fc1": "linear1",
+    "mlp.fc2": "linear2",
+}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")  # in the order of the packed matrix
+
+
+def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of `DetrForObjectDetection`, transformers 4 or 5, to ours; query, key and value are packed.
+
+    Raises:
+        KeyError: a key that it does not have, or a projection without its two others.
+    """
+    converted, packed = {}, {}
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue  # frozen norms count nothing
+        name = _from_hugging_face_key(key)
+        if name.endswith(_PROJECTIONS_OF_LEAVES):
+            packed[name] = value
+        else:
+            converted[name] = value
+    for attention in {name.rpartition(".")[0].rpartition(".")[0] for name in packed}:
+        for leaf in ("weight", "bias"):
+            names = [f"{attention}.{part}.{leaf}" for part in _PROJECTIONS]
+            absent = [n for n in names if n not in packed]
+            if absent:
+                raise KeyError(f"the checkpoint has a part of {attention} only; {absent[0]} is missing")
+            converted[f"{attention}.in_proj_{leaf}"] = torch.cat([packed[n] for n in names])
+    return converted
+
+
+_PROJECTIONS_OF_LEAVES = tuple(f".{part}.{leaf}" for part in _PROJECTIONS for leaf in ("weight", "bias"))
+
+
+def _from_hugging_face_key(key: str) -> str:
+    for pattern, replacement in _HUGGING_FACE:
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(replacement)
+    match = re.fullmatch(r"model\.((encoder|decoder)\.layers\.\d+)\.(.+)\.(\w+)", key)
+    if match:
+        layer, kind, part, leaf = match.groups()
+        module, _, inner = part.rpartition(".")
+        if inner in (*_PROJECTIONS, "o_proj", "out_proj") and module in _HUGGING_FACE_LAYER:
+            inner = "out_proj" if inner == "o_proj" else inner
+            return f"transformer.{layer}.{_HUGGING_FACE_LAYER[module]}.{inner}.{leaf}"
+        if part == "final_layer_norm":
+            return f"transformer.{layer}.{'norm2' if kind == 'encoder' else 'norm3'}.{leaf}"
+        if part in _HUGGING_FACE_LAYER:
+            return f"transformer.{layer}.{_HUGGING_FACE_LAYER[part]}.{leaf}"
+    raise KeyError(f"{key!r} is not a key of DetrForObjectDetection with a timm backbone")

@@ -1,0 +1,535 @@
+"""DETR against facebookresearch/detr@29901c5: one function for each kind of case."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.architectures.detr import Detr, detr_criterion, from_published
+from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
+from zoo.criterion import LossWeights, Matches, SetCriterion
+from zoo.layers.backbone import BackboneConfig
+from zoo.layers.memory_format import to_tokens
+from zoo.layers.transformer import TransformerConfig
+from zoo.matcher import MatchCosts
+from zoo.postprocess import BestClassSoftmax
+from zoo.preprocess import InputContract
+from zoo.schedule import ParamRule, Schedule
+from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
+
+COSTS = MatchCosts(label=1, l1=5, giou=2)
+WEIGHTS = LossWeights(label=1, l1=5, giou=2)
+NO_OBJECT = 0.1
+TERMS = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+OFFICIAL_WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+LOGGED = ("class_error", "cardinality_error")
+RULES = [
+    ParamRule(match=r"^backbone\.(conv1|bn1|layer1)\.", freeze=True),
+    ParamRule(match=r"^backbone\.", lr=1e-5),
+]
+INPUT = InputContract(
+    resize="shortest",
+    size=(800, 1333),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    backend="pil",
+)
+UNLIMITED = 10**9  # a longest side that no image has
+# float64 differences come from summation order alone
+EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
+
+
+def criterion() -> SetCriterion:
+    """The official criterion; a case is one batch on one device, where both normalisers are one."""
+    return detr_criterion(COSTS, WEIGHTS, NO_OBJECT, "exact")
+
+
+def schedule(drop_epoch: int) -> Schedule:
+    """The official groups and rates."""
+    return Schedule(
+        lr=1e-4,
+        weight_decay=1e-4,
+        rules=RULES,
+        warmup_steps=0,
+        drop_epochs=[drop_epoch],
+        global_batch_size=64,
+    )
+
+
+def whole_step(targets: Targets) -> Step:
+    """Facts of a step that is one batch on one device."""
+    return Step(torch.tensor(targets.counts, dtype=torch.int64), (0, 0), 0)
+
+
+# -- criterion ------------------------------------------------------------------------------------
+
+
+def official_losses(losses: Mapping[str, Tensor], matches: Matches) -> dict[str, Tensor]:
+    """Our weighted losses, and the two quantities that are only logged, under the official names."""
+    matched = matches["decoder"]
+    logits = matched.outputs.predictions.logits.detach()
+    last = len(logits) - 1
+    named = {}
+    for layer in range(len(logits)):
+        suffix = "" if layer == last else f"_{layer}"
+        for kind, official in TERMS.items():
+            named[official + suffix] = losses[f"decoder/{kind}"][layer]
+        named["cardinality_error" + suffix] = cardinality_error(logits[layer], matches.targets.counts)
+    named["class_error"] = class_error(matches, last)
+    return named
+
+
+def cardinality_error(logits: Tensor, counts: Sequence[int]) -> Tensor:
+    """Mean difference of detected and present objects, detected meaning: not "no object"."""
+    found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
+    return (found - torch.tensor(counts)).abs().float().mean()
+
+
+def class_error(matches: Matches, layer: int) -> Tensor:
+    """Percent of the matched queries of a layer whose best logit is not their object's."""
+    matched = matches["decoder"]
+    logits = matched.outputs.predictions.logits.detach()
+    rows = matched.rows.view(len(logits), -1)[layer]
+    labels = matched.labels(matches.targets).view(len(logits), -1)[layer]
+    right = (logits.flatten(0, 2)[rows].argmax(-1) == labels).float()
+    return 100 - 100 * right.sum() / max(1, len(right))
+
+
+def run_criterion(case: Case) -> list[Comparison]:
+    """Matched pairs, every loss before and after its weight, total, gradient of every input."""
+    results = []
+    for precision, dtype, value, gradient in (
+        ("f32", torch.float32, SINGLE, SINGLE_GRADIENT),
+        ("f64", torch.float64, EXACT, EXACT),
+    ):
+        if f"{precision}/total" in case:
+            results += _criterion_in(case, precision, dtype, value, gradient)
+    return results
+
+
+def _criterion_in(
+    case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
+) -> list[Comparison]:
+    layers = [*(f"aux_{i}" for i in range(case.facts["config"]["layers"] - 1)), "final"]
+    inputs = {
+        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes"))
+        for n in layers
+    }
+    predictions = Predictions(
+        torch.stack([inputs[n][0] for n in layers]), torch.stack([inputs[n][1] for n in layers])
+    )
+    targets = case.targets()
+    sets, step, ours = [OutputSet("decoder", predictions)], whole_step(targets), criterion()
+    losses = ours(sets, targets, step)
+    total = torch.stack([v.sum() for v in losses.values()]).sum()
+    total.backward()
+    results = [compare(f"{precision} total", total, case[f"{precision}/total"], tolerance)]
+    with torch.no_grad():
+        matches = ours.match(sets, targets, step)
+    results += _compare_losses(case, precision, official_losses(losses, matches), tolerance)
+    for name, tensors in inputs.items():
+        for kind, tensor in zip(("logits", "boxes"), tensors, strict=True):
+            key = f"{precision}/grad/{name}/{kind}"
+            if key in case:
+                gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+                results.append(compare(key, gradient, case[key], gradient_tolerance))
+    return results + _compare_pairs(case, precision, matches, layers)
+
+
+def _compare_losses(
+    case: Case, precision: str, named: Mapping[str, Tensor], tolerance: float
+) -> list[Comparison]:
+    results = []
+    for kind, values in (("loss_weighted", "values"), ("loss", "unweighted")):
+        names = case.strings(f"{precision}/{kind}/names")
+        ours = torch.stack([named[n] / (1.0 if kind == "loss_weighted" else _weight_of(n)) for n in names])
+        expected = {n for n in named if kind == "loss" or not n.startswith(LOGGED)}
+        results.append(compare_exact(f"{precision} {kind} entries", set(names), expected))
+        what = f"{precision} {kind}"
+        results += _compare_named(what, names, ours, case[f"{what.replace(' ', '/')}/{values}"], tolerance)
+    return results
+
+
+def _compare_named(
+    what: str, names: Sequence[str], ours: Tensor, official: Tensor, tolerance: float
+) -> list[Comparison]:
+    """Loss entries, and apart from them the logged ones: a class error of 100 would set the scale of all.
+
+    The official code computes those in float32.
+    """
+    logged = torch.tensor([n.startswith(LOGGED) for n in names])
+    results = [compare(what, ours[~logged], official[~logged], tolerance)]
+    if logged.any():
+        results.append(compare(f"{what}, logged only", ours[logged], official[logged], max(tolerance, 1e-6)))
+    return results
+
+
+def _weight_of(name: str) -> float:
+    return next((w for n, w in OFFICIAL_WEIGHTS.items() if name.startswith(n)), 1.0)
+
+
+def _compare_pairs(case: Case, precision: str, matches: Matches, layers: Sequence[str]) -> list[Comparison]:
+    matched, results = matches["decoder"], []
+    _, images, queries = matched.outputs.predictions.logits.shape[:3]
+    starts = torch.tensor([0, *np.cumsum(matches.targets.counts).tolist()])
+    for layer, name in enumerate(layers):
+        key = f"{precision}/match/{name}"
+        if f"{key}/count" not in case:
+            continue
+        rows = matched.rows.view(len(layers), -1)[layer]
+        objects = matched.objects.view(len(layers), -1)[layer]
+        image = rows // queries % images
+        ours = torch.stack([image, rows % queries, objects - starts[image]], dim=1)
+        official_image = torch.arange(images).repeat_interleave(case[f"{key}/count"])
+        official = torch.stack([official_image, case[f"{key}/pred"], case[f"{key}/target"]], dim=1)
+        results.append(compare_exact(key, _as_set(ours), _as_set(official)))
+    return results
+
+
+def _as_set(rows: Tensor) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in rows.tolist()}
+
+
+# -- network --------------------------------------------------------------------------------------
+
+
+def build(case: Case) -> Detr:
+    """The case's network with its weights, float64, dropout 0, loaded strictly through `from_published`."""
+    config = case.facts["config"]
+    name = config.get("backbone", "resnet50")
+    network = Detr(
+        config["num_classes"],
+        BackboneConfig(
+            name=name,
+            weights="random",
+            freeze_stem=True,
+            frozen_norm=True,
+            dilate_last=config.get("dilation", False),
+        ),
+        TransformerConfig(
+            dim=config["hidden_dim"],
+            num_heads=config["nheads"],
+            ffn_dim=config["dim_feedforward"],
+            encoder_layers=config["enc_layers"],
+            decoder_layers=config["dec_layers"],
+            num_queries=config["num_queries"],
+            dropout=0.0,
+            pre_norm=config.get("pre_norm", False),
+            position=config.get("position_embedding", "sine"),
+        ),
+    ).double()
+    backbone = {f"backbone.0.body.{k}": v for k, v in case.shared_weights(f"weights_{name}").items()}
+    network.load_state_dict(from_published(backbone | case.weights()), strict=True)
+    return network
+
+
+def our_name(key: str) -> str:
+    """Our name of an official state-dict key."""
+    return next(iter(from_published({key: torch.empty(0)})))
+
+
+def batch_of(case: Case, prefix: str, targets: Targets, dtype: torch.dtype) -> Batch:
+    """The case's images, zero-padded to the largest."""
+    images: list[Tensor] = []
+    while f"{prefix}image/{len(images)}" in case:
+        images.append(case.images(f"{prefix}image/{len(images)}").to(dtype))
+    height, width = (max(i.shape[axis] for i in images) for axis in (1, 2))
+    sizes = [(i.shape[1], i.shape[2]) for i in images]
+    padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for row, (h, w) in enumerate(sizes):
+        padding[row, :h, :w] = False
+    return Batch(
+        images=torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images]),
+        padding=padding,
+        targets=targets,
+        image_ids=tuple(range(len(images))),
+        original_sizes=tuple(sizes),
+        step=whole_step(targets),
+    )
+
+
+def run_forward(case: Case) -> list[Comparison]:
+    """Logits and boxes of every layer, in training (all layers) and evaluation (the last one)."""
+    nothing = Targets(torch.empty(0), torch.empty(0, 4), ())
+    results = []
+    for precision, dtype, logits, boxes in (
+        ("f64", torch.float64, 1e-9, 1e-9),
+        ("f32", torch.float32, 1e-3, 1e-4),
+    ):
+        network, batch = build(case).to(dtype), batch_of(case, "", nothing, dtype)
+        with torch.no_grad():
+            evaluated, trained = network.eval()(batch), network.train()(batch)
+        layers = _layers(evaluated, trained)
+        for name, predictions in layers.items():
+            key = f"{precision}/{name}pred"
+            results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
+            results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
+        if precision == "f64":
+            results += _compare_inside(case, network.eval(), batch)
+    return results
+
+
+def _layers(evaluated: Outputs, trained: Outputs) -> dict[str, Predictions]:
+    supervised = trained.supervised[0].predictions
+    layers = {
+        f"aux_{i}/": Predictions(supervised.logits[i], supervised.boxes[i])
+        for i in range(len(supervised.logits) - 1)
+    }
+    return {"": evaluated.final, **layers}
+
+
+@torch.no_grad()
+def _compare_inside(case: Case, network: Detr, batch: Batch) -> list[Comparison]:
+    """Feature map, padding at its size, position encoding, projection, encoder memory, decoder outputs."""
+    features = network.backbone(batch.images)[-1]
+    height, width = features.shape[-2:]
+    padding = network.padding_of(batch.padding, (height, width))
+    # the official encoding is computed in float32
+    position = network.position(padding, torch.float32)
+    tokens = to_tokens(network.input_proj(features))
+    transformer = network.transformer.train()
+    visible = ~padding.flatten(1)[:, None, None]
+    memory = transformer.encoder(tokens, position.double(), visible)
+    decoded = transformer.decoder(network.query_embed.weight, memory + position, memory, visible)
+
+    def as_map(values: Tensor) -> Tensor:
+        return values.expand(len(batch), -1, -1).transpose(1, 2).unflatten(2, (height, width))
+
+    names = case.strings("f64/inter/features/names")
+    return [
+        *compare_summary(case, "f64/inter/features", {names[0]: features}, 1e-9),
+        compare_exact("padding at feature size", padding, case["inter/mask"]),
+        compare("position", as_map(position), case["inter/pos"], 1e-6),
+        compare("projection", as_map(tokens), case["f64/inter/input_proj"], 1e-9),
+        compare("memory", as_map(memory), case["f64/inter/memory"], 1e-9),
+        compare("decoder outputs", decoded, case["f64/inter/hs"], 1e-9),
+    ]
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def run_train_steps(case: Case) -> list[Comparison]:
+    """Five optimizer steps: losses, gradients, norm, parameters; groups and frozen parts by our rules."""
+    network = build(case).train()
+    groups = schedule(drop_epoch=1000).groups(network.named_parameters())
+    official_groups = [
+        ({our_name(n) for n in case.facts["param_groups"][group]}, lr)
+        for group, lr in (("1", 1e-5), ("0", 1e-4))
+    ]
+    results = [compare_exact("groups", [(set(g["param_names"]), g["lr"]) for g in groups], official_groups)]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    official = {our_name(k): k for k in _official_keys(case)}
+    for index, batch_number in enumerate(case["batch_schedule"].tolist()):
+        prefix, number = f"batch{batch_number}/", index + 1
+        targets = case.targets(prefix)
+        batch, ours = batch_of(case, prefix, targets, torch.float64), criterion()
+        sets = network(batch).supervised
+        losses = ours(sets, targets, whole_step(targets))
+        total = torch.stack([v.sum() for v in losses.values()]).sum()
+        optimizer.zero_grad()
+        total.backward()
+        with torch.no_grad():
+            named = official_losses(losses, ours.match(sets, targets, whole_step(targets)))
+        tolerance = 1e-9 if number == 1 else 1e-7
+        names = case.strings(f"step{number}/loss/names")
+        values = torch.stack([named[n] / _weight_of(n) for n in names])
+        official_values = case[f"step{number}/loss/values"]
+        results += _compare_named(f"step {number} losses", names, values, official_values, tolerance)
+        results.append(compare(f"step {number} total", total, case["total_loss"][index], tolerance))
+        if number == 1:
+            gradients = {official[n]: p.grad for n, p in network.named_parameters() if p.grad is not None}
+            results += compare_summary(case, "step1/grad", gradients, 1e-8)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        results.append(compare(f"step {number} norm", norm, case["grad_norm_before_clip"][index], 1e-7))
+        optimizer.step()
+        key = f"after_step{number}/param"
+        if f"{key}/names" in case:
+            state = {official[n]: p for n, p in network.named_parameters()}
+            results += compare_summary(case, key, {n: state[n] for n in case.strings(f"{key}/names")}, 1e-8)
+    return results
+
+
+def _official_keys(case: Case) -> list[str]:
+    backbone = case.shared_weights(f"weights_{case.facts['config'].get('backbone', 'resnet50')}")
+    return [*(f"backbone.0.body.{k}" for k in backbone), *case.weights()]
+
+
+def run_schedule(case: Case) -> list[Comparison]:
+    """Learning rate of every epoch and group."""
+    results = []
+    for name in sorted(k.removesuffix("/lr") for k in case.arrays if k.endswith("/lr")):
+        official = case[f"{name}/lr"]
+        epochs, drop = case[f"{name}/epochs_lrdrop"].tolist()
+        factors = [schedule(drop).factor(epoch * 1000, 1000, epochs * 1000) for epoch in range(epochs)]
+        rates = [1e-4, 1e-5][: official.shape[1]]
+        ours = torch.tensor([[rate * f for rate in rates] for f in factors], dtype=torch.float64)
+        results.append(compare(f"lr {name}", ours, official, 1e-12))
+    return results
+
+
+# -- input, output --------------------------------------------------------------------------------
+
+
+def run_sizes(case: Case) -> list[Comparison]:
+    """The resize rule, on the whole table."""
+    ours = []
+    for width, height, shortest, longest, *_ in case["resize_rule"].tolist():
+        contract = InputContract(resize="shortest", size=(shortest, longest if longest > 0 else UNLIMITED))
+        h, w = contract.resized_size(height, width)
+        ours.append((w, h))
+    val = (int(case["val_scale"]), int(case["max_size"]))
+    return [
+        compare_exact("resize rule", torch.tensor(ours), case["resize_rule"][:, 4:]),
+        compare_exact("evaluation size", INPUT.size, val),
+    ]
+
+
+def stored_image(case: Case, prefix: str = "") -> Image.Image:
+    """An image of the case, stored as pixels or as a PNG file."""
+    if f"{prefix}input_uint8" in case:
+        return Image.fromarray(np.asarray(case.arrays[f"{prefix}input_uint8"]))
+    return Image.open(io.BytesIO(case.arrays[f"{prefix}input_png"].tobytes())).convert("RGB")
+
+
+def run_pieces(case: Case) -> list[Comparison]:
+    """Resized images: the PIL backend exactly, the fast one within one grey level."""
+    image, results = stored_image(case), []
+    index = 0
+    while f"resize{index}/size_max" in case:
+        shortest, longest = case[f"resize{index}/size_max"].tolist()
+        contract = InputContract(resize="shortest", size=(shortest, longest if longest > 0 else UNLIMITED))
+        official = case[f"resize{index}/image"].permute(2, 0, 1)
+        exact = contract.with_backend("pil").resize_image(image)
+        results.append(compare_exact(f"resize{index} image pil", exact, official))
+        fast = contract.with_backend("fast").resize_image(image)
+        results.append(compare_exact(f"resize{index} size", fast.shape, official.shape))
+        level = 1.0 / float(official.max())
+        results.append(compare(f"resize{index} image fast", fast.float(), official.float(), level))
+        index += 1
+    return results
+
+
+def run_preprocess(case: Case) -> list[Comparison]:
+    """The val transform: sizes exactly, normalised pixels within 1e-5 (PIL) or one grey level (fast)."""
+    results, index = [], 0
+    while f"im{index}/input_wh" in case:
+        prefix = f"im{index}/"
+        index += 1
+        width, height = case[f"{prefix}input_wh"].tolist()
+        size = tuple(case[f"{prefix}out_hw"].tolist())
+        results.append(compare_exact(f"{prefix}size", INPUT.resized_size(height, width), size))
+        if f"{prefix}sample_pixels" not in case:
+            continue  # a large picture, stored without its pixels
+        image = stored_image(case, prefix)
+        rows, columns = case[f"{prefix}sample_y"], case[f"{prefix}sample_x"]
+        official = case[f"{prefix}sample_pixels"]
+        for backend in ("pil", "fast"):
+            pixels = INPUT.with_backend(backend).resize_image(image)  # type: ignore[arg-type]
+            results.append(compare_exact(f"{prefix}size {backend}", tuple(pixels.shape[-2:]), size))
+            normalized = INPUT.normalize(_one_image(pixels)).images[0]
+            sampled = normalized[:, rows][:, :, columns]
+            # relative to the largest value; one grey level is 1/255/.224 after normalisation
+            level = 1.001 / 255 / min(INPUT.std) / float(official.abs().max())
+            tolerance = 1e-5 if backend == "pil" else level
+            results.append(compare(f"{prefix}pixels {backend}", sampled, official, tolerance))
+    return results
+
+
+def _one_image(pixels: Tensor) -> Batch:
+    height, width = pixels.shape[-2:]
+    return Batch(
+        images=pixels[None],
+        padding=torch.zeros(1, height, width, dtype=torch.bool),
+        targets=Targets(torch.empty(0, dtype=torch.int64), torch.empty(0, 4), (0,)),
+        image_ids=(0,),
+        original_sizes=((height, width),),
+    )
+
+
+def run_postprocess(case: Case) -> list[Comparison]:
+    """Every query's best class and box in pixels; ours come best first, the official ones in query order."""
+    sizes = tuple((int(h), int(w)) for h, w in case["target_sizes_hw"].tolist())
+    results = []
+    for precision, dtype in (("f32", torch.float32), ("f64", torch.float64)):
+        found = BestClassSoftmax()(Predictions(case["logits"].to(dtype), case["boxes"].to(dtype)), sizes)
+        scores, order = case[f"{precision}/scores"].sort(dim=1, descending=True, stable=True)
+        labels = case[f"{precision}/labels"].gather(1, order)
+        boxes = case[f"{precision}/boxes"].gather(1, order[..., None].expand(-1, -1, 4))
+        ours = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        largest = float(boxes.abs().max())
+        results += [
+            compare(f"{precision} scores", ours[0], scores, 1e-6),
+            compare_exact(f"{precision} labels", ours[1], labels),
+            compare(f"{precision} boxes", ours[2], boxes, 1e-3 / largest),
+        ]
+    return results
+
+
+# -- structure ------------------------------------------------------------------------------------
+
+
+def run_structure(facts: Mapping, network: Detr, rules: Schedule) -> list[Comparison]:
+    """Names, shapes, kinds, counts, frozen parameters and rates of a full-size network.
+
+    Args:
+        facts: a json of `structure/`.
+        network: ours, built from the recipe.
+        rules: the recipe's schedule.
+    """
+    groups = rules.groups(network.named_parameters())
+    parameters = dict(network.named_parameters())
+    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
+    ours = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
+    official = {our_name(n): (shape, what) for n, shape, _, what in facts["state_dict"]}
+    frozen = {our_name(n) for n in facts["param_names_requires_grad_false"]}
+    rates = {n: (g["lr"], g["weight_decay"]) for g in groups for n in g["param_names"]}
+    official_rates = {
+        our_name(n): (1e-5 if "backbone" in n else 1e-4, 1e-4)
+        for n, _, _, what in facts["state_dict"]
+        if what == "parameter" and our_name(n) not in frozen
+    }
+    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    return [
+        compare_exact("tensors", ours, official),
+        compare_exact("parameters", sum(p.numel() for p in parameters.values()), facts["params_total"]),
+        compare_exact("trainable parameters", trainable, facts["params_requires_grad"]),
+        compare_exact("frozen", {n for n, p in parameters.items() if not p.requires_grad}, frozen),
+        compare_exact("learning rates and decays", rates, official_rates),
+    ]
+
+
+RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
+    "criterion": run_criterion,
+    "forward": run_forward,
+    "train_steps": run_train_steps,
+    "lr_schedule": run_schedule,
+    "preprocess_sizes": run_sizes,
+    "preprocess_pieces": run_pieces,
+    "preprocess_val": run_preprocess,
+    "postprocess_bbox": run_postprocess,
+}
+OF_MASKS = ("panoptic", "mask", "segm")  # cases of a system that is not here yet
+
+
+def cases_of_detection(cases: Sequence[Case]) -> list[Case]:
+    """Those that are not about masks."""
+    return [case for case in cases if not any(word in case.name for word in OF_MASKS)]
+
+
+def runner_of(case: Case) -> Callable[[Case], list[Comparison]]:
+    """The function that compares a case.
+
+    Raises:
+        KeyError: no function knows this kind of case.
+    """
+    for prefix, runner in RUNNERS.items():
+        if case.name.startswith(prefix):
+            return runner
+    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(RUNNERS)}")
