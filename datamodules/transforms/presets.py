@@ -12,8 +12,21 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datamodules.targets import ImageTargets, resized_targets
-from datamodules.transforms.geometry import RandomTranspose, SafeIoUCrop, ZoomCrop
+from datamodules.transforms.geometry import (
+    RandomShortestSide,
+    RandomSizeCrop,
+    RandomTranspose,
+    SafeIoUCrop,
+    ZoomCrop,
+)
 from zoo.preprocess import InputContract, image_to_tensor
+
+# Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms
+DETR_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+DETR_SIDES_BEFORE_CROP = (400, 500, 600)
+DETR_CROP = (384, 600)  # sides, both inclusive
+DETR_LONGEST = 1333
+_NO_LIMIT = 10**9
 
 
 class Transformed(NamedTuple):
@@ -28,11 +41,25 @@ class TrainTransform:
     """A preset on one image: random part in torchvision v2, then resize and normalised boxes.
 
     Draws from torch's global generator; the dataset seeds it for every image.
+
+    Args:
+        random: the random part; None for none.
+        input: the contract whose resize ends the transform.
+        resize: false where the random part has resized by the contract's rule already.
+        min_size: boxes with a side below so many pixels at the end are dropped.
     """
 
-    def __init__(self, random: v2.Transform | None, input: InputContract) -> None:
+    def __init__(
+        self,
+        random: v2.Transform | None,
+        input: InputContract,
+        resize: bool = True,
+        min_size: float = 1.0,
+    ) -> None:
         self._random = random
         self._input = input
+        self._resize = resize
+        self._min_size = min_size
 
     def __call__(self, image: Image.Image, targets: ImageTargets) -> Transformed:
         """An RGB image and its targets to what a `Sample` holds."""
@@ -42,20 +69,28 @@ class TrainTransform:
             boxes = tv_tensors.BoundingBoxes(targets.boxes_xyxy, format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
             out = self._random({"image": pixels, "boxes": boxes, "labels": targets.labels})
             pixels, canvas = out["image"], tuple(out["boxes"].canvas_size)
-            targets = ImageTargets(out["labels"], out["boxes"].as_subclass(torch.Tensor))
+            targets = solid(ImageTargets(out["labels"], out["boxes"].as_subclass(torch.Tensor)))
         if isinstance(pixels, Tensor):
             pixels = pixels.as_subclass(torch.Tensor)
-        resized = self._input.resize_image(pixels)
-        labels, boxes = resized_targets(targets, canvas, (resized.shape[-2], resized.shape[-1]))
+        resized = self._input.resize_image(pixels) if self._resize else pixels
+        size = (resized.shape[-2], resized.shape[-1])
+        labels, boxes = resized_targets(targets, canvas, size, self._min_size)
         return Transformed(resized, labels, boxes)
+
+
+def solid(targets: ImageTargets) -> ImageTargets:
+    """Without the objects of which a crop has left nothing."""
+    left = (targets.boxes_xyxy[:, 2:] > targets.boxes_xyxy[:, :2]).all(dim=1)
+    return ImageTargets(targets.labels[left], targets.boxes_xyxy[left])
 
 
 def build_transform(name: str, input: InputContract, flip_both: bool = False) -> TrainTransform:
     """The preset of that name.
 
     Args:
-        name: `rt_detr`, `flip`, `finetune`, `shapes` or `none`.
-        input: the contract whose resize ends every preset.
+        name: `rt_detr`, `detr`, `flip`, `finetune`, `shapes` or `none`.
+        input: the contract whose resize ends every preset but `detr`, which draws the shorter side itself
+            where the contract resizes the shortest side.
         flip_both: also flip top to bottom; for images without an upright, as from a microscope.
 
     Raises:
@@ -63,13 +98,17 @@ def build_transform(name: str, input: InputContract, flip_both: bool = False) ->
     """
     if name not in PRESETS:
         raise ValueError(f"train_transform {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    steps = PRESETS[name]()
+    steps = PRESETS[name](input)
     if flip_both and name != "shapes":
         steps.append(v2.RandomVerticalFlip(p=0.5))
-    return TrainTransform(v2.Compose(steps) if steps else None, input)
+    random = v2.Compose(steps) if steps else None
+    if name == "detr":
+        # the official code keeps an object of any size
+        return TrainTransform(random, input, resize=input.resize != "shortest", min_size=0.0)
+    return TrainTransform(random, input)
 
 
-def _rt_detr() -> list[v2.Transform]:
+def _rt_detr(input: InputContract) -> list[v2.Transform]:
     # Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/configs/rtdetr/include/dataloader.yml; the numbers
     # are torchvision 0.15.2's defaults, written out because defaults move.
     return [
@@ -95,11 +134,23 @@ def _rt_detr() -> list[v2.Transform]:
     ]
 
 
-def _flip() -> list[v2.Transform]:
+def _detr(input: InputContract) -> list[v2.Transform]:
+    # Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms
+    longest = input.size[1] if input.resize == "shortest" else DETR_LONGEST
+    resize = RandomShortestSide(DETR_SIDES, longest, input.backend)
+    crop = [
+        RandomShortestSide(DETR_SIDES_BEFORE_CROP, _NO_LIMIT, input.backend),
+        RandomSizeCrop(*DETR_CROP),
+        resize,
+    ]
+    return [v2.RandomHorizontalFlip(p=0.5), v2.RandomChoice([resize, v2.Compose(crop)], p=[0.5, 0.5])]
+
+
+def _flip(input: InputContract) -> list[v2.Transform]:
     return [v2.RandomHorizontalFlip(p=0.5)]
 
 
-def _finetune() -> list[v2.Transform]:
+def _finetune(input: InputContract) -> list[v2.Transform]:
     return [
         v2.RandomHorizontalFlip(p=0.5),
         ZoomCrop(smallest=0.6),
@@ -108,7 +159,7 @@ def _finetune() -> list[v2.Transform]:
     ]
 
 
-def _shapes() -> list[v2.Transform]:
+def _shapes(input: InputContract) -> list[v2.Transform]:
     return [
         v2.RandomHorizontalFlip(p=0.5),
         v2.RandomVerticalFlip(p=0.5),
@@ -118,14 +169,15 @@ def _shapes() -> list[v2.Transform]:
     ]
 
 
-def _none() -> list[v2.Transform]:
+def _none(input: InputContract) -> list[v2.Transform]:
     return []
 
 
-PRESETS: dict[str, Callable[[], list[v2.Transform]]] = {
+PRESETS: dict[str, Callable[[InputContract], list[v2.Transform]]] = {
     "rt_detr": _rt_detr,
     "flip": _flip,
     "finetune": _finetune,
     "shapes": _shapes,
     "none": _none,
+    "detr": _detr,
 }
