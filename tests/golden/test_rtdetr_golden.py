@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from datamodules.targets import ImageTargets, resized_targets, training_targets
-from zoo.module import build_module
 from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.rt_detr import run_structure, runner_of
+from zoo.verification.proof import build_recipe
+from zoo.verification.rt_detr import STRUCTURES, run_structure, runner_of
 
 ROOT = Path(__file__).parents[2]
-SIZES = {"r18vd": "r18", "r34vd": "r34", "r50vd": "r50", "r50vd_m": "r50m", "r101vd": "r101"}
 
 
 def golden_dir() -> Path:
@@ -70,13 +68,11 @@ def test_targets_equal_the_official_data_path(prefix):
     torch.testing.assert_close(boxes, case[f"{prefix}train_boxes_cxcywh"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SIZES, ids=lambda name: f"structure/rtdetr_{name}_6x_coco")
+@pytest.mark.parametrize("name", STRUCTURES, ids=lambda name: f"structure/{name}")
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and optimizer groups, from the recipe."""
-    facts = json.loads((golden_dir() / "structure" / f"rtdetr_{name}_6x_coco.json").read_text())
-    recipe = yaml.safe_load((ROOT / "recipes" / "rt_detr" / f"{SIZES[name]}_coco_72e.yaml").read_text())
-    recipe["model"]["init_args"]["ema"] = None
-    module = build_module(recipe["model"], backbone_weights="random")
+    facts = json.loads((golden_dir() / "structure" / f"{name}.json").read_text())
+    module = build_recipe(STRUCTURES[name])
     assert_all_pass(run_structure(facts, module.network, module.schedule))
 
 

@@ -288,6 +288,23 @@ def publish(
     publish_run(run, name, alias or [], registry, Console(as_json))
 
 
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="Model of `zoo list`, registered name, or family.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every family.")] = False,
+    golden: Annotated[
+        Path | None, typer.Option("--golden", help="Other official numbers; default: the package's.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of README.")] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Prove on this machine that a model's code equals the official code; check its files if registered."""
+    from zoo.cli.verifying import verify as run_verify
+
+    run_verify(name, every, golden, markdown, registry, Console(as_json))
+
+
 @data_app.command()
 def check(folder: Path, as_json: Json = False) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""

@@ -26,6 +26,18 @@ from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
 
+FOLDER = "rtdetr"
+# official structure -> the recipe that builds it
+STRUCTURES = {
+    f"rtdetr_{official}_6x_coco": f"rt_detr/{ours}_coco_72e"
+    for official, ours in {
+        "r18vd": "r18",
+        "r34vd": "r34",
+        "r50vd_m": "r50m",
+        "r50vd": "r50",
+        "r101vd": "r101",
+    }.items()
+}
 COSTS = MatchCosts(label=2, l1=5, giou=2)
 WEIGHTS = {"label": 1.0, "l1": 5.0, "giou": 2.0}
 EMA = EmaConfig(decay=0.9999, warmup_steps=2000)

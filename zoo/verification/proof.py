@@ -1,0 +1,163 @@
+"""A family's proof: all committed official cases, grouped by what they are about, as a table."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import json
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+import zoo.verification
+from zoo.module import DetectionModule, build_module
+from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
+
+# what a kind of case is about, by the beginning of its name
+SUBJECTS = {
+    "criterion": "matching and losses",
+    "forward": "network, forward",
+    "train_steps": "training steps",
+    "schedule": "schedule",
+    "lr_schedule": "schedule",
+    "denoising": "denoising queries",
+    "msda": "deformable attention",
+    "preprocess": "preprocessing",
+    "postprocess": "post-processing",
+}
+
+
+@dataclass
+class Subject:
+    """What was compared about one subject."""
+
+    name: str
+    cases: list[str] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Every number is within its tolerance."""
+        return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison that comes closest to its tolerance, or passes it furthest."""
+        return max(self.comparisons, key=lambda c: c.difference / c.tolerance if c.tolerance else c.difference)
+
+    @property
+    def failures(self) -> list[Comparison]:
+        """The comparisons outside their tolerance."""
+        return [c for c in self.comparisons if not c.passed]
+
+
+@dataclass
+class Proof:
+    """One family against one official repository."""
+
+    family: str
+    source: str  # repository @ commit
+    subjects: list[Subject]
+
+    @property
+    def passed(self) -> bool:
+        """Every subject."""
+        return bool(self.subjects) and all(s.passed for s in self.subjects)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "family": self.family,
+            "source": self.source,
+            "passed": self.passed,
+            "subjects": [
+                {
+                    "name": s.name,
+                    "cases": s.cases,
+                    "comparisons": len(s.comparisons),
+                    "largest_difference": s.worst.difference,
+                    "tolerance": s.worst.tolerance,
+                    "passed": s.passed,
+                    "failures": [{"what": c.what, "difference": c.difference} for c in s.failures],
+                }
+                for s in self.subjects
+            ],
+        }
+
+
+def families() -> list[str]:
+    """Families that have a proof: the modules beside this one that know how to run a case."""
+    names = (m.name for m in pkgutil.iter_modules(zoo.verification.__path__))
+    return sorted(n for n in names if hasattr(_module(n), "RUNNERS"))
+
+
+def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lambda case: None) -> Proof:
+    """Runs every case of a family's folder.
+
+    Args:
+        family: a module of this package, e.g. `rt_detr`.
+        root: directory of official numbers.
+        said: called with each case before it runs.
+
+    Raises:
+        ValueError: no proof for that family.
+        FileNotFoundError: the directory has no case for it.
+    """
+    if family not in families():
+        raise ValueError(f"no proof for the family {family!r}; there are {', '.join(families())}")
+    module = _module(family)
+    subjects: dict[str, Subject] = {}
+    source = ""
+    for case in find_cases(root, [module.FOLDER]):
+        said(case.id)
+        source = str(case.facts["source"])
+        subject = subjects.setdefault(subject_of(case), Subject(subject_of(case)))
+        subject.cases.append(case.id)
+        subject.comparisons += [
+            Comparison(f"{case.name}: {c.what}", c.difference, c.tolerance) for c in module.runner_of(case)(case)
+        ]
+    for name, comparisons in structures(module, root):
+        said(f"structure/{name}")
+        subject = subjects.setdefault("structure", Subject("structure"))
+        subject.cases.append(f"structure/{name}")
+        subject.comparisons += comparisons
+    return Proof(family, source, list(subjects.values()))
+
+
+def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
+    """Full-size networks of the family's recipes against the official names, shapes and groups."""
+    for path in sorted((root / "structure").glob("*.json")):
+        if path.stem in module.STRUCTURES:
+            built = build_recipe(module.STRUCTURES[path.stem])
+            facts = json.loads(path.read_text())
+            yield path.stem, module.run_structure(facts, built.network, built.schedule)
+
+
+def build_recipe(name: str) -> DetectionModule:
+    """The untrained model of a bundled recipe such as `rt_detr/r50_coco_72e`, without its average."""
+    text = (importlib.resources.files("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    block = yaml.safe_load(text)["model"]
+    if "ema" in block["init_args"]:
+        block["init_args"]["ema"] = None
+    return build_module(block, backbone_weights="random")
+
+
+def subject_of(case: Case) -> str:
+    """What a case is about.
+
+    Raises:
+        KeyError: its name begins like none of the known kinds.
+    """
+    for beginning, subject in SUBJECTS.items():
+        if case.name.startswith(beginning):
+            return subject
+    raise KeyError(f"{case.id} is about nothing known: {', '.join(SUBJECTS)}")
+
+
+def _module(family: str) -> ModuleType:
+    return importlib.import_module(f"zoo.verification.{family}")
