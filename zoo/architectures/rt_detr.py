@@ -273,15 +273,22 @@ class RtDetr(nn.Module):
         Raises:
             ValueError: a side of the images is not a multiple of 32.
         """
-        images, denoising = batch.images, None
-        if self.training:
-            if batch.step is None:
-                raise ValueError("training needs Batch.step, the facts of the whole optimizer step")
-            images = self.rescale(images, batch.step)
-            denoising = self.denoise(batch)
+        images, denoising = self.prepare(batch)
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"images are {height}x{width}; RT-DETR needs both sides to be multiples of 32")
+        return self.compute(images, denoising)
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, DenoisingQueries | None]:
+        """All draws of a step, made on the host: images at the step's scale and denoising queries."""
+        if not self.training:
+            return batch.images, None
+        if batch.step is None:
+            raise ValueError("training needs Batch.step, the facts of the whole optimizer step")
+        return self.rescale(batch.images, batch.step), self.denoise(batch)
+
+    def compute(self, images: Tensor, denoising: DenoisingQueries | None) -> Outputs:
+        """The network itself: tensors in, tensors out, one graph for `torch.compile`."""
         outputs = self.decoder(self.encoder(self.backbone(images)), denoising)
         if self.training and denoising is None:
             outputs = self.keep_in_graph(outputs)

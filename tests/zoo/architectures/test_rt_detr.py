@@ -192,3 +192,13 @@ def test_focal_prior():
     with torch.no_grad():
         outputs = module.double().eval().network(random_batch([1]))
     assert outputs.final.logits.sigmoid().mean() == pytest.approx(0.01, rel=0.9)
+
+
+def test_training_forward_is_one_graph():
+    """Capture without a break; draws are made before it, on the host."""
+    module = without_batch_statistics(tiny_module())
+    batch = random_batch([2, 3])
+    expected = module.network(batch).supervised[0].predictions
+    images, denoising = module.network.prepare(batch)
+    compiled = torch.compile(module.network.compute, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images, denoising).supervised[0].predictions.boxes, expected.boxes)
