@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
 _BLOCK = 65536  # entries; a few temporaries of it fit into a second-level cache
 
 
