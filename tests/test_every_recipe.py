@@ -169,3 +169,103 @@ def test_rules_carry_the_published_rates(path: Path) -> None:
     assert [(r.get("lr"), r.get("weight_decay")) for r in rules] == [
         (g.get("lr"), g.get("weight_decay")) for g in theirs
     ]
+
+
+# -- DETR -----------------------------------------------------------------------------------------
+
+DETR_RECIPES = sorted((ROOT / "recipes" / "detr").glob("*_coco_*.yaml"))
+DETR_EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_detr.yaml").read_text())
+each_detr = pytest.mark.parametrize("path", DETR_RECIPES, ids=lambda p: p.stem)
+
+DETR_WHERE = {
+    "about.params": "params",
+    "about.published.AP": "results.AP",
+    "about.published.AP50": "results.AP50",
+    "model.num_classes": "num_classes",
+    "model.transformer.dim": "transformer.hidden_dim",
+    "model.transformer.num_heads": "transformer.nheads",
+    "model.transformer.ffn_dim": "transformer.ffn_dim",
+    "model.transformer.encoder_layers": "transformer.enc_layers",
+    "model.transformer.decoder_layers": "transformer.dec_layers",
+    "model.transformer.num_queries": "transformer.num_queries",
+    "model.transformer.dropout": "transformer.dropout.residual",
+    "model.costs.label": "loss.matcher.class",
+    "model.costs.l1": "loss.matcher.l1",
+    "model.costs.giou": "loss.matcher.giou",
+    "model.losses.label": "loss.weights.ce",
+    "model.losses.l1": "loss.weights.l1",
+    "model.losses.giou": "loss.weights.giou",
+    "model.no_object_weight": "loss.no_object_weight",
+    "model.schedule.lr": "optimizer.lr",
+    "model.schedule.weight_decay": "optimizer.weight_decay",
+    "model.schedule.rules.1.lr": "optimizer.lr_backbone",
+    "model.schedule.betas.0": "optimizer.betas.0",
+    "model.schedule.betas.1": "optimizer.betas.1",
+    "model.schedule.drop_epochs.0": "lr_drop_epoch",
+    "model.schedule.global_batch_size": "batch.total",
+    "data.input.size.0": "val.sizes.0",
+    "data.input.size.1": "val.max_size",
+    "trainer.max_epochs": "epochs",
+    "trainer.gradient_clip_val": "grad_clip_norm",
+    **{f"data.input.{k}.{i}": f"val.{k}.{i}" for k in ("mean", "std") for i in range(3)},
+}
+# published for some of the runs only
+DETR_SOMETIMES = {
+    "about.published.gflops": "results.GFLOPs",
+    "about.published.fps": "results.FPS_paper",
+    "about.published.seconds_per_image": "results.inference_s",
+    "about.published.gpu_hours": "gpu_hours",
+}
+DETR_ELSEWHERE = ("about.macs", "model.schedule.warmup_steps", "model.schedule.final_factor")
+
+
+def test_detr_recipes_were_found() -> None:
+    assert {p.stem for p in DETR_RECIPES} == set(DETR_EXTRACT)
+    assert len(DETR_RECIPES) == 6
+
+
+@each_detr
+def test_published_numbers_of_detr_are_as_published(path: Path) -> None:
+    entry = dict(leaves(DETR_EXTRACT[path.stem]))
+    found = numbers(load(path))
+    for key, where in DETR_WHERE.items():
+        assert found.pop(key) == entry[where], f"{path.name}: {key} is not the published {where}"
+    for key, where in DETR_SOMETIMES.items():
+        assert found.pop(key, None) == entry.get(where), f"{path.name}: {key} is not the published {where}"
+    unknown = [k for k in found if k not in OURS and not k.startswith(DETR_ELSEWHERE)]
+    assert unknown == [], "numbers that no test compares with anything"
+
+
+@each_detr
+def test_published_switches_of_detr(path: Path) -> None:
+    recipe, entry = load(path), DETR_EXTRACT[path.stem]
+    model, data, about = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["about"]
+    assert model["backbone"]["name"] == entry["backbone"]["name"]
+    assert model["backbone"]["weights"] == f"{entry['backbone']['name']}_imagenet1k_v1"
+    assert model["backbone"]["dilate_last"] is entry["backbone"]["dilation_c5"]
+    assert model["backbone"]["frozen_norm"] is True
+    assert model["transformer"]["pre_norm"] is (entry["transformer"]["norm_style"] == "pre")
+    assert len(set(entry["transformer"]["dropout"].values())) == 1, "one number stands for all three places"
+    assert model["normalizer"] == "exact"
+    assert model["ema"] is entry["ema"]
+    assert model["schedule"]["warmup_steps"] == 0
+    assert (model["schedule"]["decay"], model["schedule"]["final_factor"]) == ("constant", 1.0)
+    assert [r.get("freeze", False) for r in model["schedule"]["rules"]] == [True, False]
+    assert data["labels"] == "category_id"
+    assert data["train_transform"] == "detr"
+    assert data["input"]["resize"] == "shortest"
+    assert data["batch_size"] == entry["batch"].get("per_gpu", 4)
+    assert recipe["trainer"]["sync_batchnorm"] is entry["sync_bn"]
+    assert (recipe["trainer"]["precision"] == "32-true") is not entry["amp"]
+    assert about["name"] == "_".join(["detr", *path.stem.split("_coco_")[:1]])
+    assert about["tag"] == f"coco_{entry['epochs']}e"
+    if entry["checkpoint"] is None:
+        assert about["sources"] == []
+    else:
+        url, prefix = entry["checkpoint"]["url"], entry["checkpoint"]["sha256_prefix"]
+        repository = f"facebook/detr-resnet-{path.stem.split('_coco')[0].removeprefix('r').replace('_', '-')}"
+        assert about["sources"][0] == f"{url}#sha256={prefix}"
+        assert url.endswith(f"-{prefix}.pth")
+        assert f"huggingface.co/{repository}/" in about["sources"][1]
+        # one FLOP a multiply-add; published is the mean over val images, most of them wider than 1066
+        assert about["macs"] * 1e-9 == pytest.approx(entry["results"]["GFLOPs"], rel=0.08)

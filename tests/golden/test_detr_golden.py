@@ -1,0 +1,147 @@
+"""DETR equals facebookresearch/detr@29901c5 on every stored case of detection; ids are `<folder>/<case>`.
+
+`GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
+where that exists, else the cases committed with the package.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as TF
+
+from datamodules.targets import ImageTargets, resized_targets, training_targets
+from datamodules.transforms import presets
+from datamodules.transforms.geometry import cropped_boxes, resized_boxes
+from zoo.module import build_module
+from zoo.verification.cases import COMMITTED, Case, find_cases
+from zoo.verification.detr import RUNNERS, cases_of_detection, run_structure, runner_of, stored_image
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {
+    "detr_resnet50": "r50_coco_500e",
+    "detr_resnet50_dc5": "r50_dc5_coco_500e",
+    "detr_resnet101": "r101_coco_500e",
+    "detr_resnet101_dc5": "r101_dc5_coco_500e",
+}
+
+
+def golden_dir() -> Path:
+    if os.environ.get("GOLDEN_DIR"):
+        return Path(os.environ["GOLDEN_DIR"])
+    beside = ROOT.parent / "shared" / "golden"
+    return beside if beside.is_dir() else COMMITTED
+
+
+def collect() -> list:
+    """An empty directory becomes a test that fails, not a collection of nothing."""
+    try:
+        cases = cases_of_detection(find_cases(golden_dir(), ["detr"]))
+    except FileNotFoundError as error:
+        return [pytest.param(error, id="detr/no_cases_found")]
+    return [pytest.param(case, id=case.id) for case in cases]
+
+
+def committed_or_given(case: str) -> Case:
+    """A case by name; skipped where only the committed part of the numbers is at hand and it is not in it."""
+    if golden_dir() == COMMITTED and not (COMMITTED / "detr" / f"{case}.npz").exists():
+        pytest.skip(f"detr/{case} is not among the numbers committed with the package")
+    return Case(golden_dir(), "detr", case)
+
+
+def assert_all_pass(comparisons) -> None:
+    assert comparisons
+    failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("case", collect())
+def test_official_case(case):
+    assert isinstance(case, Case), str(case)
+    assert_all_pass(runner_of(case)(case))
+
+
+def test_some_cases_are_committed():
+    """`zoo verify` proves every kind of case but one on a machine that has nothing else.
+
+    The pictures of preprocess_val are large; preprocess_pieces resizes too.
+    """
+    kinds = {runner_of(case) for case in cases_of_detection(find_cases(COMMITTED, ["detr"]))}
+    assert kinds == set(RUNNERS.values()) - {RUNNERS["preprocess_val"]}
+
+
+@pytest.mark.parametrize("index", range(8), ids=lambda i: f"detr/preprocess_val targets im{i}")
+def test_targets_equal_the_official_data_path(index):
+    """Crowds and boxes without width dropped, boxes clipped, resized, normalised; none dropped for its size."""
+    case, prefix = committed_or_given("preprocess_val"), f"im{index}/"
+    if f"{prefix}input_wh" not in case:
+        pytest.skip("this directory has fewer images")
+    width, height = case[f"{prefix}input_wh"].tolist()
+    targets = training_targets(
+        case[f"{prefix}ann_bbox_xywh"],
+        case[f"{prefix}ann_category"],
+        case[f"{prefix}ann_iscrowd"].bool(),
+        (height, width),
+    )
+    labels, boxes = resized_targets(
+        ImageTargets(*targets), (height, width), tuple(case[f"{prefix}out_hw"].tolist()), min_size=0.0
+    )
+    assert labels.tolist() == case[f"{prefix}labels"].tolist()
+    torch.testing.assert_close(boxes, case[f"{prefix}boxes"], rtol=0, atol=1e-6)
+
+
+def pieces() -> tuple[Case, torch.Tensor, tv_tensors.BoundingBoxes]:
+    case = committed_or_given("preprocess_pieces")
+    image = torch.from_numpy(case.arrays["input_uint8"].copy()).permute(2, 0, 1)
+    canvas = (image.shape[1], image.shape[2])
+    return case, image, tv_tensors.BoundingBoxes(case["input/boxes"], format="XYXY", canvas_size=canvas)
+
+
+def test_flip_equals_the_official_one():
+    case, image, boxes = pieces()
+    assert torch.equal(TF.hflip(image), case["hflip/image"].permute(2, 0, 1))
+    torch.testing.assert_close(
+        TF.hflip(boxes).as_subclass(torch.Tensor), case["hflip/boxes"], rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("index", range(4), ids=lambda i: f"detr/preprocess_pieces crop{i}")
+def test_crop_equals_the_official_one(index):
+    case, image, boxes = pieces()
+    region = case[f"crop{index}/region_top_left_h_w"].tolist()
+    assert torch.equal(TF.crop(image, *region), case[f"crop{index}/image"].permute(2, 0, 1))
+    cropped = cropped_boxes(boxes, *region).as_subclass(torch.Tensor)
+    left = presets.solid(ImageTargets(case["input/labels"], cropped))
+    assert left.labels.tolist() == case[f"crop{index}/labels"].tolist()
+    assert torch.equal(left.boxes_xyxy, case[f"crop{index}/boxes"])
+
+
+@pytest.mark.parametrize("index", range(3), ids=lambda i: f"detr/preprocess_pieces resize{i}")
+def test_resized_boxes_equal_the_official_ones(index):
+    case, _, boxes = pieces()
+    resized = resized_boxes(boxes, tuple(case[f"resize{index}/size"].tolist())).as_subclass(torch.Tensor)
+    torch.testing.assert_close(resized, case[f"resize{index}/boxes"], rtol=0, atol=1e-4)
+    assert stored_image(case).size == tuple(reversed(boxes.canvas_size))
+
+
+def test_preset_has_the_official_sizes():
+    case = committed_or_given("preprocess_sizes")
+    assert list(presets.DETR_SIDES) == case["train_scales"].tolist()
+    assert list(presets.DETR_SIDES_BEFORE_CROP) == case["train_pre_crop_scales"].tolist()
+    assert list(presets.DETR_CROP) == case["train_crop_min_max"].tolist()
+    assert int(case["max_size"]) == presets.DETR_LONGEST
+
+
+@pytest.mark.parametrize("name", RECIPES, ids=lambda name: f"structure/{name}")
+def test_full_size_network_has_the_official_structure(name):
+    """Tensor names, shapes, parameter counts, frozen parameters and learning rates, from the recipe."""
+    path = golden_dir() / "structure" / f"{name}.json"
+    if golden_dir() == COMMITTED and not path.exists():
+        pytest.skip(f"{name}.json is not among the facts committed with the package")
+    recipe = yaml.safe_load((ROOT / "recipes" / "detr" / f"{RECIPES[name]}.yaml").read_text())
+    module = build_module(recipe["model"], backbone_weights="random")
+    assert_all_pass(run_structure(json.loads(path.read_text()), module.network, module.schedule))
