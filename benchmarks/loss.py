@@ -1,7 +1,7 @@
 """Does the matching loss cost less than transformers' on equal inputs?
 
 Forward and backward of the whole criterion, process CPU time, both in one process in turns:
-    python benchmarks/loss.py [--rounds 15] [--threads 1] [--json]
+    python benchmarks/loss.py [--rounds 15] [--threads 1] [--families detr rt_detr] [--tiny] [--json]
 Values and gradients are compared first; a difference ends the run.
 """
 
@@ -21,13 +21,16 @@ import transformers
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from transformers import RTDetrConfig
+from transformers import DeformableDetrConfig, DetrConfig, RTDetrConfig
+from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
+from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
+from zoo.architectures.detr import detr_criterion
 from zoo.batch import OutputSet, Predictions, Step, Targets
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
+from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.layers.denoising import positive_pairs
-from zoo.losses import Varifocal
+from zoo.losses import SigmoidFocal, Varifocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
 
 Gradients = dict[str, Tensor]
@@ -71,42 +74,128 @@ class CountTransfers(TorchFunctionMode):
         return result
 
 
+class Numbers:
+    """Random predictions and objects of one seed."""
+
+    def __init__(self, batch: int, classes: int, most: int) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.classes = classes
+        self.counts = [most, *torch.randint(1, most, (batch - 1,), generator=self.generator).tolist()]
+        self.leaves: dict[str, Tensor] = {}
+        self.labels = torch.randint(classes, (sum(self.counts),), generator=self.generator)
+        self.objects = self._random_boxes(sum(self.counts))
+
+    def logits(self, name: str, *shape: int) -> Tensor:
+        """A leaf around -3, as of a trained network."""
+        self.leaves[name] = (torch.randn(*shape, generator=self.generator) - 3).requires_grad_()
+        return self.leaves[name]
+
+    def boxes(self, name: str, *shape: int) -> Tensor:
+        """A leaf of boxes inside the image."""
+        self.leaves[name] = self._random_boxes(*shape).requires_grad_()
+        return self.leaves[name]
+
+    def _random_boxes(self, *shape: int) -> Tensor:
+        values = torch.rand(*shape, 4, generator=self.generator)
+        return torch.cat([0.2 + 0.6 * values[..., :2], 0.02 + 0.3 * values[..., 2:]], -1)
+
+    @property
+    def targets(self) -> Targets:
+        """As our criterion takes them."""
+        return Targets(self.labels, self.objects, tuple(self.counts))
+
+    @property
+    def dicts(self) -> list[dict[str, Tensor]]:
+        """As transformers takes them."""
+        parts = zip(self.labels.split(self.counts), self.objects.split(self.counts), strict=True)
+        return [{"class_labels": labels, "boxes": boxes} for labels, boxes in parts]
+
+    def backward(self, total: Tensor) -> tuple[Tensor, Gradients]:
+        """The total and its gradients."""
+        gradients = torch.autograd.grad(total, list(self.leaves.values()))
+        return total.detach(), dict(zip(self.leaves, gradients, strict=True))
+
+
+def decoder_contest(
+    family: str,
+    batch: int,
+    queries: int,
+    width: int,
+    layers: int,
+    criterion: SetCriterion,
+    theirs: Any,
+    config: Any,
+) -> Contest:
+    """A contest over the decoder's layers alone; `width` of the logits, labels are below `config.num_labels`."""
+    numbers = Numbers(batch, config.num_labels, most=14)
+    logits = numbers.logits("logits", layers, batch, queries, width)
+    boxes = numbers.boxes("boxes", layers, batch, queries)
+    targets, dicts = numbers.targets, numbers.dicts
+    step = Step(torch.tensor(numbers.counts), (640, 640), 0)
+
+    def ours() -> tuple[Tensor, Gradients]:
+        losses = criterion([OutputSet("decoder", Predictions(logits, boxes))], targets, step)
+        return numbers.backward(torch.stack([v.sum() for v in losses.values()]).sum())
+
+    def transformers_loss() -> tuple[Tensor, Gradients]:
+        total, _, _ = theirs(logits[-1], dicts, logits.device, boxes[-1], config, logits, boxes)
+        return numbers.backward(total)
+
+    size = f"batch {batch}, {queries} queries, {width} logits, {layers} layers, {sum(numbers.counts)} objects"
+    return Contest(family, size, ours, transformers_loss, [step.counts])
+
+
+def detr(batch: int = 4, queries: int = 100, classes: int = 91, layers: int = 6) -> Contest:
+    """DETR: softmax with "no object"; as many layers."""
+    criterion = detr_criterion(
+        MatchCosts(label=1, l1=5, giou=2), LossWeights(label=1, l1=5, giou=2), 0.1, "exact"
+    )
+    config = DetrConfig(num_labels=classes, auxiliary_loss=True, decoder_layers=layers)
+    return decoder_contest(
+        "detr", batch, queries, classes + 1, layers, criterion, ForObjectDetectionLoss, config
+    )
+
+
+def deformable_detr(batch: int = 4, queries: int = 300, classes: int = 91, layers: int = 6) -> Contest:
+    """Deformable DETR: focal loss. transformers fixes the weight of its class loss at 1, so ours is 1 here."""
+    criterion = SetCriterion(
+        HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
+        [LabelTerm(1.0, SigmoidFocal()), L1Term(5.0), GiouTerm(2.0)],
+    )
+    config = DeformableDetrConfig(
+        num_labels=classes, auxiliary_loss=True, decoder_layers=layers, class_cost=2
+    )
+    return decoder_contest(
+        "deformable_detr",
+        batch,
+        queries,
+        classes,
+        layers,
+        criterion,
+        DeformableDetrForObjectDetectionLoss,
+        config,
+    )
+
+
 def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 6) -> Contest:
     """RT-DETR: six layers, the encoder's selection, and denoising queries of seven groups."""
-    generator = torch.Generator().manual_seed(0)
-    counts = [14, *torch.randint(1, 14, (batch - 1,), generator=generator).tolist()]
-    groups, width = 100 // max(counts), max(counts)
+    numbers = Numbers(batch, classes, most=14)
+    counts, width = numbers.counts, max(numbers.counts)
+    groups = 100 // width
     noised = 2 * groups * width
-
-    def leaf(*shape: int, boxes: bool = False) -> Tensor:
-        values = (
-            torch.rand(*shape, generator=generator) if boxes else torch.randn(*shape, generator=generator) - 3
-        )
-        if boxes:
-            values = torch.cat([0.2 + 0.6 * values[..., :2], 0.02 + 0.3 * values[..., 2:]], -1)
-        return values.requires_grad_()
-
-    logits, boxes = (
-        leaf(layers, batch, noised + queries, classes),
-        leaf(layers, batch, noised + queries, 4, boxes=True),
-    )
-    enc_logits, enc_boxes = leaf(batch, queries, classes), leaf(batch, queries, 4, boxes=True)
-    labels = torch.randint(classes, (sum(counts),), generator=generator)
-    objects = leaf(sum(counts), 4, boxes=True).detach()
-    leaves = {"logits": logits, "boxes": boxes, "encoder logits": enc_logits, "encoder boxes": enc_boxes}
-
-    def finish(total: Tensor) -> tuple[Tensor, Gradients]:
-        gradients = torch.autograd.grad(total, list(leaves.values()))
-        return total.detach(), dict(zip(leaves, gradients, strict=True))
-
+    logits = numbers.logits("logits", layers, batch, noised + queries, classes)
+    boxes = numbers.boxes("boxes", layers, batch, noised + queries)
+    enc_logits = numbers.logits("encoder logits", batch, queries, classes)
+    enc_boxes = numbers.boxes("encoder boxes", batch, queries)
     criterion = SetCriterion(
         HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
         [LabelTerm(1.0, Varifocal()), L1Term(5.0), GiouTerm(2.0)],
     )
-    targets, step = Targets(labels, objects, tuple(counts)), Step(torch.tensor(counts), (640, 640), 0)
+    targets, dicts, device = numbers.targets, numbers.dicts, logits.device
+    step = Step(torch.tensor(counts), (640, 640), 0)
 
     def ours() -> tuple[Tensor, Gradients]:
-        pairs = positive_pairs(targets.counts, groups, width, labels.device)
+        pairs = positive_pairs(targets.counts, groups, width, device)
         sets = [
             OutputSet("decoder", Predictions(logits[:, :, noised:], boxes[:, :, noised:])),
             OutputSet("encoder", Predictions(enc_logits[None], enc_boxes[None])),
@@ -115,17 +204,12 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
             ),
         ]
         losses = criterion(sets, targets, step)
-        return finish(torch.stack([v.sum() for v in losses.values()]).sum())
+        return numbers.backward(torch.stack([v.sum() for v in losses.values()]).sum())
 
     config = RTDetrConfig(num_labels=classes, num_queries=queries, auxiliary_loss=True)
-    dicts = [
-        {"class_labels": c, "boxes": b}
-        for c, b in zip(labels.split(counts), objects.split(counts), strict=True)
-    ]
-    every = [torch.arange(n) for n in counts]
     starts = torch.arange(groups)[:, None] * 2 * width
     meta = {
-        "dn_positive_idx": [(starts + e).flatten() for e in every],
+        "dn_positive_idx": [(starts + torch.arange(n)).flatten() for n in counts],
         "dn_num_group": groups,
         "dn_num_split": [noised, queries],
     }
@@ -133,16 +217,23 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
     def theirs() -> tuple[Tensor, Gradients]:
         by_image, boxes_by_image = logits.transpose(0, 1), boxes.transpose(0, 1)
         total, _, _ = RTDetrForObjectDetectionLoss(
-            by_image[:, -1], dicts, labels.device, boxes_by_image[:, -1], config,
+            by_image[:, -1], dicts, device, boxes_by_image[:, -1], config,
             outputs_class=by_image, outputs_coord=boxes_by_image,
             enc_topk_logits=enc_logits, enc_topk_bboxes=enc_boxes, denoising_meta_values=meta,
         )  # fmt: skip
-        return finish(total)
+        return numbers.backward(total)
 
     size = f"batch {batch}, {queries} queries, {classes} classes, {layers} layers + encoder, {groups} denoising groups"
     return Contest(
         "rt_detr", f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts]
     )
+
+
+FAMILIES: dict[str, Callable[..., Contest]] = {
+    "detr": detr,
+    "deformable_detr": deformable_detr,
+    "rt_detr": rt_detr,
+}
 
 
 def check_equal(contest: Contest) -> tuple[float, float]:
@@ -200,9 +291,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     options = parser.parse_args()
+    sizes = {"batch": 2, "queries": 20, "classes": 5} if options.tiny else {}
     torch.set_num_threads(options.threads)
-    rows = [measure(contest, options.rounds) for contest in (rt_detr(),)]
+    rows = [measure(FAMILIES[family](**sizes), options.rounds) for family in options.families]
     machine = f"{platform.processor() or platform.machine()}, {options.threads} thread(s)"
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {machine}")
     for row in rows:
