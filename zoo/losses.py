@@ -128,14 +128,12 @@ class SoftmaxCrossEntropy:
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
         """See `LabelLoss`; `quality` is not used."""
-        x = logits.detach()
-        classes = x.shape[-1]
+        log_p = logits.detach().log_softmax(-1)  # one fused pass; logsumexp is four
+        classes = log_p.shape[-1]
         row = torch.div(matched, classes, rounding_mode="floor")
-        log_total = x.logsumexp(-1, keepdim=True)
-        gradient = (x - log_total).exp_()
-        flat, total = x.reshape(-1, classes), log_total.view(-1)
-        value = (log_total[..., 0] - x[..., -1]).mul_(self.no_object)
-        value.view(-1)[row] = total[row] - flat.view(-1)[matched]
+        value = log_p[..., -1] * -self.no_object
+        value.view(-1)[row] = -log_p.view(-1)[matched]
+        gradient = log_p.exp_()
         matched_gradient = gradient.view(-1, classes)[row]
         gradient.mul_(self.no_object)[..., -1] -= self.no_object
         gradient.view(-1, classes)[row] = matched_gradient

@@ -49,8 +49,7 @@ def softmax_cost(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
 
     Source: facebookresearch/detr@29901c5 models/matcher.py
     """
-    total = logits.logsumexp(-1).transpose(0, 1)[image]  # [T, L, Q]
-    return (logits[:, image, :, labels] - total).exp_().neg_()
+    return logits.softmax(-1)[:, image, :, labels].neg_()  # [T, L, Q]; one fused pass over memory
 
 
 class HungarianMatcher:
