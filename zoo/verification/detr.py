@@ -23,6 +23,14 @@ from zoo.preprocess import InputContract
 from zoo.schedule import ParamRule, Schedule
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
 
+FOLDER = "detr"
+# official structure -> the recipe that builds it
+STRUCTURES = {
+    "detr_resnet50": "detr/r50_coco_500e",
+    "detr_resnet50_dc5": "detr/r50_dc5_coco_500e",
+    "detr_resnet101": "detr/r101_coco_500e",
+    "detr_resnet101_dc5": "detr/r101_dc5_coco_500e",
+}
 COSTS = MatchCosts(label=1, l1=5, giou=2)
 WEIGHTS = LossWeights(label=1, l1=5, giou=2)
 NO_OBJECT = 0.1

@@ -32,6 +32,10 @@ SUBJECTS = {
 }
 
 
+# cases of systems that no family here has yet; a proof names them, and does not count them as passed
+NOT_YET = ("panoptic", "mask", "segm")
+
+
 @dataclass
 class Subject:
     """What was compared about one subject."""
@@ -63,6 +67,7 @@ class Proof:
     family: str
     source: str  # repository @ commit
     subjects: list[Subject]
+    left_out: list[str] = field(default_factory=list)  # cases of NOT_YET
 
     @property
     def passed(self) -> bool:
@@ -75,6 +80,7 @@ class Proof:
             "family": self.family,
             "source": self.source,
             "passed": self.passed,
+            "left_out": self.left_out,
             "subjects": [
                 {
                     "name": s.name,
@@ -93,7 +99,7 @@ class Proof:
 def families() -> list[str]:
     """Families that have a proof: the modules beside this one that know how to run a case."""
     names = (m.name for m in pkgutil.iter_modules(zoo.verification.__path__))
-    return sorted(n for n in names if hasattr(_module(n), "RUNNERS"))
+    return sorted(n for n in names if hasattr(_module(n), "FOLDER"))
 
 
 def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lambda case: None) -> Proof:
@@ -113,7 +119,11 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
     module = _module(family)
     subjects: dict[str, Subject] = {}
     source = ""
+    left_out: list[str] = []
     for case in find_cases(root, [module.FOLDER]):
+        if any(word in case.name for word in NOT_YET):
+            left_out.append(case.id)
+            continue
         said(case.id)
         source = str(case.facts["source"])
         subject = subjects.setdefault(subject_of(case), Subject(subject_of(case)))
@@ -126,7 +136,7 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
         subject = subjects.setdefault("structure", Subject("structure"))
         subject.cases.append(f"structure/{name}")
         subject.comparisons += comparisons
-    return Proof(family, source, list(subjects.values()))
+    return Proof(family, source, list(subjects.values()), left_out)
 
 
 def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
