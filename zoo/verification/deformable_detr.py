@@ -14,7 +14,7 @@ from zoo.architectures.deformable_detr import DeformableDetr, TransformerConfig,
 from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
 from zoo.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
 from zoo.layers.backbone import ResNet, freeze_batch_norm
-from zoo.layers.deformable_attention import multi_scale_deformable_attention
+from zoo.layers.deformable_attention import sample_maps, sample_rows
 from zoo.layers.position import sine_2d
 from zoo.losses import SigmoidFocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
@@ -354,28 +354,24 @@ def run_schedule(case: Case) -> list[Comparison]:
 
 
 def run_attention(case: Case) -> list[Comparison]:
-    """Sampling core: output and the gradients of values, locations and weights."""
-    results = []
+    """Sampling core, the way of a GPU and of a CPU: output and gradients of values, locations, weights."""
+    return [*_attention_by(sample_maps, "maps", case), *_attention_by(sample_rows, "rows", case)]
+
+
+def _attention_by(attention: Callable[..., Tensor], how: str, case: Case) -> list[Comparison]:
+    results: list[Comparison] = []
     for precision, dtype, tolerance in (("f64", torch.float64, EXACT), ("f32", torch.float32, SINGLE)):
         names = ("value", "sampling_locations", "attention_weights")
         leaves = {n: case[n].to(dtype).requires_grad_() for n in names}
-        value = leaves["value"]
-        batch, _, heads, width = value.shape
         sizes = [(int(h), int(w)) for h, w in case["spatial_shapes"].tolist()]
-        maps = [
-            part.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
-            for part, size in zip(value.split([h * w for h, w in sizes], 1), sizes, strict=True)
-        ]
-        output = multi_scale_deformable_attention(
-            maps, leaves["sampling_locations"], leaves["attention_weights"]
-        )
+        output = attention(leaves["value"], sizes, leaves["sampling_locations"], leaves["attention_weights"])
         output.backward(case["grad_output"].to(dtype))
-        results.append(compare(f"{precision} output", output, case[f"{precision}/output"], tolerance))
+        results.append(compare(f"{how} {precision} output", output, case[f"{precision}/output"], tolerance))
         for name, leaf in leaves.items():
             assert leaf.grad is not None
             key = f"{precision}/grad/{name}"
             loose = tolerance if precision == "f64" else SINGLE_GRADIENT
-            results.append(compare(key, leaf.grad, case[key], loose))
+            results.append(compare(f"{how} {key}", leaf.grad, case[key], loose))
     return results
 
 
