@@ -22,6 +22,15 @@ from zoo.postprocess import TopKSigmoid
 from zoo.schedule import ParamRule, Schedule
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
 
+FOLDER = "deformable"
+# official structure -> the recipe that builds it
+STRUCTURES = {
+    "deformable_r50_single_scale": "deformable_detr/r50_single_scale_coco_50e",
+    "deformable_r50_single_scale_dc5": "deformable_detr/r50_single_scale_dc5_coco_50e",
+    "deformable_r50_multi_scale": "deformable_detr/r50_coco_50e",
+    "deformable_r50_refine": "deformable_detr/r50_refine_coco_50e",
+    "deformable_r50_two_stage": "deformable_detr/r50_two_stage_coco_50e",
+}
 WEIGHTS = {"label": 2.0, "l1": 5.0, "giou": 2.0}
 OFFICIAL_TERM = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 SCHEDULE = Schedule(
