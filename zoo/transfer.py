@@ -92,11 +92,17 @@ def load_weights(
 
 @torch.no_grad()
 def copy_rows(target: Tensor, source: Tensor, source_map: LabelMap, target_map: LabelMap) -> list[str]:
-    """Copies the class rows that both maps name, in place; returns the names."""
+    """Copies the class rows that both maps name, in place; returns the names.
+
+    A row after the classes (DETR's no-object, the padding of RT-DETR's denoising labels) means the same
+    whatever the classes are, and is copied too.
+    """
     from_row = {name: head for head, name in source_map.name_of_head.items()}
     names = []
     for head, name in target_map.name_of_head.items():
         if name in from_row:
             target[head] = source[from_row[name]].to(target.dtype)
             names.append(name)
+    if len(target) > target_map.num_classes and len(source) > source_map.num_classes:
+        target[-1] = source[-1].to(target.dtype)
     return names

@@ -14,7 +14,7 @@ from datamodules.shapes import generate_shapes
 from zoo.labels import LabelMap
 from zoo.module import build_module
 from zoo.preprocess import InputContract
-from zoo.transfer import load_weights
+from zoo.transfer import copy_rows, load_weights
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "rt_detr" / "tiny.yaml"
 SIZE = 64
@@ -200,6 +200,13 @@ def test_head_by_class_name_carries_the_rows_that_both_know():
     assert not target.network.decoder.denoising_class_embed.weight[-1].any()
     averaged = target.ema.network.decoder.enc_score_head.weight
     assert torch.equal(averaged, rows)
+
+
+def test_the_row_after_the_classes_is_carried_over():
+    source = torch.arange(5.0)[:, None].repeat(1, 2)
+    target = torch.zeros(4, 2)
+    copy_rows(target, source, *maps())
+    assert target[:, 0].tolist() == [1.0, 0.0, 0.0, 4.0]  # cat, fish (new), dog, no object
 
 
 def test_keep_refuses_a_head_of_another_width():
