@@ -299,10 +299,11 @@ def verify(
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """Prove on this machine that a model's code equals the official code; check its files if registered."""
+    """Prove on this machine that a model's code equals the official code; check its files if they are here."""
     from zoo.cli.verifying import verify as run_verify
 
-    run_verify(name, every, golden, markdown, registry, Console(as_json))
+    if not run_verify(name, every, golden, markdown, registry, Console(as_json)):
+        raise typer.Exit(1)
 
 
 @data_app.command()
@@ -314,7 +315,7 @@ def check(folder: Path, as_json: Json = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry point. Exit codes: 0 done, 1 faults or differences found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from zoo.cli import catalogue
-from zoo.cli.console import Console
-from zoo.registry.manifest import read_manifest
-from zoo.registry.store import MANIFEST_FILE, verify_folder
+from zoo.cli.console import Console, format_table
+from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
+from zoo.registry.pull import cache_root
+from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
 from zoo.verification.proof import Proof, families, prove
 
 HEADER = ("compared", "cases", "numbers", "largest difference", "tolerance", "")
+FAIL = "FAIL"
+# what a pulled copy of a built-in model must have in common with the manifest of this package
+SAME_AS_BUILTIN = ("name", "version", "family", "model", "label_map", "input")
 
 
 def verify(
     name: str | None, every: bool, golden: Path | None, markdown: bool, registry: Path | None, console: Console
-) -> None:
-    """Compares a model's family with the official numbers; of a registered model, hashes every file too.
+) -> bool:
+    """Compares a model's family with the official numbers; of a model with files here, hashes each too.
 
     Args:
         name: model of the zoo, name in the registry, or a family.
@@ -27,41 +35,84 @@ def verify(
         registry: the user's.
         console: for the user.
 
+    Returns:
+        Whether everything is equal and no file differs from its manifest.
+
     Raises:
         ValueError: no such model or family.
-        VerificationError: a number is outside its tolerance.
-        DamagedModelError: a file is not what its manifest says.
     """
-    document: dict[str, Any] = {"files": None}
+    files: list[dict[str, Any]] | None = None
     chosen = families()
     if not every:
         if name is None:
             raise ValueError(f"verify what? a model of `zoo list`, or --all for {', '.join(chosen)}")
-        registered = catalogue.find_registered(name, registry) if name not in chosen else None
-        if registered is not None:
-            document["files"] = check_files(Path(registered["folder"]), console)
-        chosen = [name if name in chosen else (registered or catalogue.find(name))["family"]]
+        if name not in chosen:
+            family, folder = place_of(name, registry)
+            if folder is not None:
+                files = check_files(folder, console)
+            else:
+                console.say(f"{name} is not pulled, so there is no file to check; its code is compared below")
+            chosen = [family]
+        else:
+            chosen = [name]
     proofs = [run(family, golden, markdown, console) for family in chosen]
-    document["proofs"] = [proof.to_dict() for proof in proofs]
-    document["passed"] = all(proof.passed for proof in proofs)
+    passed = all(proof.passed for proof in proofs) and all(f["passed"] for f in files or [])
     if markdown:
         console.say(readme_table(proofs))
-    console.result(document)
-    if not document["passed"]:
-        raise VerificationError("not equal to the official code: see the failed rows above")
+    console.result({"files": files, "proofs": [proof.to_dict() for proof in proofs], "passed": passed})
+    if not passed:
+        print("error: not equal: see the FAIL rows", file=sys.stderr)
+    return passed
 
 
-class VerificationError(ValueError):
-    """A family is not equal to its official code."""
+def place_of(name: str, registry: Path | None) -> tuple[str, Path | None]:
+    """Family of a model and the folder of its files, None for one of the zoo that is not pulled.
+
+    Raises:
+        ValueError: no such model.
+    """
+    registered = catalogue.find_registered(name, registry)
+    if registered is not None:
+        return registered["family"], Path(registered["folder"])
+    entry = catalogue.find(name)
+    full = f"{entry['name']}.{entry['tag']}"
+    folder = cache_root() / full / str(entry.get("version"))
+    return entry["family"], folder if (folder / MANIFEST_FILE).is_file() else None
 
 
 def check_files(folder: Path, console: Console) -> list[dict[str, Any]]:
-    """Reads the manifest strictly and hashes every file of a registered version."""
+    """Reads the manifest strictly, hashes every file, and compares with the package's manifest if it has one.
+
+    Raises:
+        ManifestError: the manifest itself breaks a rule.
+    """
     manifest = read_manifest(folder / MANIFEST_FILE)
-    verify_folder(folder, manifest)
+    facts = [_manifest_row(manifest)]
     for file in manifest.files:
-        console.say(f"{file.path}  {file.size} bytes  sha256 {file.sha256[:16]}... checked")
-    return [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files]
+        fault = ""
+        try:
+            verify_folder(folder, msgspec.structs.replace(manifest, files=[file]))
+        except DamagedModelError as error:
+            fault = str(error)
+        facts.append({"path": file.path, "size": file.size, "sha256": file.sha256, "fault": fault})
+    rows = [
+        (f["path"], f["size"], f["sha256"][:16], FAIL if f["fault"] else "pass") for f in facts
+    ]  # fmt: skip
+    console.say(f"{manifest.name}:{manifest.version}  {folder}")
+    _table(("file", "bytes", "sha256", ""), rows, [f["fault"] for f in facts if f["fault"]], console)
+    return [{**f, "passed": not f["fault"]} for f in facts]
+
+
+def _manifest_row(manifest: Manifest) -> dict[str, Any]:
+    """That the manifest lists weights, and agrees with the package's own where there is one."""
+    fault = "" if manifest.files else "the manifest lists no files"
+    builtin = builtin_manifests().get(manifest.name)
+    if builtin is not None:
+        ours = read_manifest(builtin)
+        differ = [key for key in SAME_AS_BUILTIN if getattr(ours, key) != getattr(manifest, key)]
+        if differ:
+            fault = f"{MANIFEST_FILE} differs from this package's in {', '.join(differ)}"
+    return {"path": MANIFEST_FILE, "size": None, "sha256": "", "fault": fault}
 
 
 def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proof:
@@ -73,14 +124,31 @@ def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proo
     console.say(f"{family} against {proof.source}")
     rows = [
         (s.name, len(s.cases), len(s.comparisons), f"{s.worst.difference:.1e}", f"{s.worst.tolerance:.0e}",
-         "pass" if s.passed else "FAIL")
+         "pass" if s.passed else FAIL)
         for s in proof.subjects
     ]  # fmt: skip
-    console.table(HEADER, rows)
+    faults = [
+        f"{failure.what}: {failure.difference:.3g} > {failure.tolerance:.0e}"
+        for subject in proof.subjects
+        for failure in subject.failures[:5]
+    ]
+    _table(HEADER, rows, faults, console)
     for subject in proof.subjects:
-        for failure in subject.failures[:5]:
-            console.say(f"  FAIL {failure.what}: {failure.difference:.3g} > {failure.tolerance:.0e}")
+        if subject.source != proof.source:
+            console.say(f"  {subject.name}: numbers of {subject.source}, whose code this family's repository copied")
+    if proof.left_out:
+        console.say(f"  left out, of a system that is not here: {', '.join(proof.left_out)}")
+    console.say()
     return proof
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]], faults: list[str], console: Console) -> None:
+    """Rows that fail are red on a terminal; the faults follow."""
+    stream = sys.stderr if console.as_json else sys.stdout
+    colour = stream.isatty() and "NO_COLOR" not in os.environ
+    for line in [*format_table(header, rows).splitlines(), *(f"  {FAIL} {fault}" for fault in faults)]:
+        red = colour and (line.endswith(FAIL) or line.startswith(f"  {FAIL} "))
+        console.say(f"\x1b[31m{line}\x1b[0m" if red else line)
 
 
 def readme_table(proofs: list[Proof]) -> str:
@@ -90,7 +158,7 @@ def readme_table(proofs: list[Proof]) -> str:
         for subject in proof.subjects:
             result = "equal" if subject.passed else "**not equal**"
             lines.append(
-                f"| {proof.family} | {proof.source} | {subject.name} | {len(subject.cases)} | "
+                f"| {proof.family} | {subject.source} | {subject.name} | {len(subject.cases)} | "
                 f"{len(subject.comparisons)} | {result} |"
             )
     return "\n".join(lines)

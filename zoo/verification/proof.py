@@ -32,6 +32,9 @@ SUBJECTS = {
 }
 
 
+# cases of another family's folder whose code a family shares: its official repository copied the other's data
+# path (fundamentalvision/Deformable-DETR@11169a6 datasets/transforms.py)
+SHARED = {"deformable_detr": ("detr", ("preprocess_sizes", "preprocess_pieces"))}
 # cases of systems that no family here has yet; a proof names them, and does not count them as passed
 NOT_YET = ("panoptic", "mask", "segm")
 
@@ -41,6 +44,7 @@ class Subject:
     """What was compared about one subject."""
 
     name: str
+    source: str  # repository @ commit
     cases: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
 
@@ -65,7 +69,7 @@ class Proof:
     """One family against one official repository."""
 
     family: str
-    source: str  # repository @ commit
+    source: str  # repository @ commit, of all subjects that do not say otherwise
     subjects: list[Subject]
     left_out: list[str] = field(default_factory=list)  # cases of NOT_YET
 
@@ -84,6 +88,7 @@ class Proof:
             "subjects": [
                 {
                     "name": s.name,
+                    "source": s.source,
                     "cases": s.cases,
                     "comparisons": len(s.comparisons),
                     "largest_difference": s.worst.difference,
@@ -120,23 +125,36 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
     subjects: dict[str, Subject] = {}
     source = ""
     left_out: list[str] = []
-    for case in find_cases(root, [module.FOLDER]):
+    for case in [*find_cases(root, [module.FOLDER]), *shared_cases(family, root)]:
         if any(word in case.name for word in NOT_YET):
             left_out.append(case.id)
             continue
         said(case.id)
-        source = str(case.facts["source"])
-        subject = subjects.setdefault(subject_of(case), Subject(subject_of(case)))
+        about, stated = subject_of(case), str(case.facts["source"])
+        subject = subjects.setdefault(about, Subject(about, stated))
+        of_another = case.folder != module.FOLDER
+        runners = _module(SHARED[family][0]) if of_another else module
+        source = source if of_another else stated
         subject.cases.append(case.id)
         subject.comparisons += [
-            Comparison(f"{case.name}: {c.what}", c.difference, c.tolerance) for c in module.runner_of(case)(case)
+            Comparison(f"{case.name}: {c.what}", c.difference, c.tolerance)
+            for c in runners.runner_of(case)(case)
         ]
     for name, comparisons in structures(module, root):
         said(f"structure/{name}")
-        subject = subjects.setdefault("structure", Subject("structure"))
+        subject = subjects.setdefault("structure", Subject("structure", source))
         subject.cases.append(f"structure/{name}")
         subject.comparisons += comparisons
     return Proof(family, source, list(subjects.values()), left_out)
+
+
+def shared_cases(family: str, root: Path) -> list[Case]:
+    """Cases of the family whose data path this one copied; none where the directory has none."""
+    if family not in SHARED:
+        return []
+    other, names = SHARED[family]
+    folder = _module(other).FOLDER
+    return [Case(root, folder, name) for name in names if (root / folder / f"{name}.npz").is_file()]
 
 
 def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
