@@ -1,4 +1,4 @@
-"""Published sizes take a real optimizer step on real COCO images through the command line."""
+"""Published sizes take an optimizer step on real COCO images, at their size, through the command line."""
 
 import json
 
@@ -8,15 +8,23 @@ from zoo.cli.main import main
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["r18", "r50"])
-def test_one_step_at_640_on_real_images(name, test_data, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "rt_detr/r18_coco_72e",
+        "rt_detr/r50_coco_72e",
+        "detr/r50_coco_500e",
+        "deformable_detr/r50_coco_50e",
+    ],
+)
+def test_one_step_at_batch_2_on_real_images(recipe, test_data, tmp_path, capsys):
     run = tmp_path / "run"
     with pytest.raises(SystemExit) as ended:
         main(
             [
                 "fit",
                 "--config",
-                f"rt_detr/{name}_coco_72e",
+                recipe,
                 "--output",
                 str(run),
                 f"--data.init_args.root={test_data / 'coco'}",
