@@ -7,6 +7,7 @@ network are its state-dict keys, so only the backbone needs a table.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -362,12 +363,54 @@ class RtDetrModule(DetectionModule):
         self.average(ema)
 
 
+# -- published checkpoints ------------------------------------------------------------------------
+
+# RTDetrForObjectDetection's names, of transformers 4 (the files on the hub) and 5, to the official ones
+_HUGGING_FACE = (
+    (r"^model\.backbone\.model\.embedder\.embedder\.0\.", "backbone.conv1.conv1_1."),
+    (r"^model\.backbone\.model\.embedder\.embedder\.1\.", "backbone.conv1.conv1_2."),
+    (r"^model\.backbone\.model\.embedder\.embedder\.2\.", "backbone.conv1.conv1_3."),
+    (
+        r"^model\.backbone\.model\.encoder\.stages\.(\d)\.layers\.(\d+)\.",
+        r"backbone.res_layers.\1.blocks.\2.",
+    ),
+    (r"^(backbone\..*)\.layer\.0\.", r"\1.branch2a."),
+    (r"^(backbone\..*)\.layer\.1\.", r"\1.branch2b."),
+    (r"^(backbone\..*)\.layer\.2\.", r"\1.branch2c."),
+    (r"^(backbone\..*)\.shortcut\.1\.", r"\1.short.conv."),
+    (r"^(backbone\..*)\.shortcut\.", r"\1.short."),
+    (r"^(backbone\..*)\.convolution\.", r"\1.conv."),
+    (r"^(backbone\..*)\.normalization\.", r"\1.norm."),
+    (r"^model\.encoder_input_proj\.", "encoder.input_proj."),
+    (r"^model\.decoder_input_proj\.(\d)\.0\.", r"decoder.input_proj.\1.conv."),
+    (r"^model\.decoder_input_proj\.(\d)\.1\.", r"decoder.input_proj.\1.norm."),
+    (r"^model\.encoder\.aifi\.", "encoder.encoder."),
+    (r"^model\.encoder\.", "encoder."),
+    (r"^model\.decoder\.layers\.", "decoder.decoder.layers."),
+    (r"^model\.decoder\.query_pos_head\.", "decoder.query_pos_head."),
+    (r"^(model\.decoder\.)?class_embed\.", "decoder.dec_score_head."),
+    (r"^(model\.decoder\.)?bbox_embed\.", "decoder.dec_bbox_head."),
+    (r"^model\.weight_embedding\.", "decoder.tgt_embed."),
+    (r"^model\.(denoising_class_embed|enc_output|enc_score_head|enc_bbox_head)\.", r"decoder.\1."),
+    (r"(layers\.\d)\.(?:mlp\.)?fc([12])\.", r"\1.linear\2."),
+    (r"(layers\.\d)\.encoder_attn\.", r"\1.cross_attn."),
+    (r"(layers\.\d)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"(layers\.\d)\.encoder_attn_layer_norm\.", r"\1.norm2."),
+    (r"^(encoder\..*layers\.\d)\.final_layer_norm\.", r"\1.norm2."),
+    (r"^(decoder\..*layers\.\d)\.final_layer_norm\.", r"\1.norm3."),
+    (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
+)
+_QUERY_KEY_VALUE = re.compile(r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)")
+
+
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official state dict (`ema.module` or `model` already taken out) to ours.
+    """Official state dict (`ema.module` or `model` already taken out), or Hugging Face's, to ours.
 
     Raises:
         KeyError: a key that the official network does not have.
     """
+    if any(key.startswith("model.") for key in state):
+        state = _from_hugging_face(state)
     converted = {}
     backbone = {}
     for key, value in state.items():
@@ -379,3 +422,24 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             raise KeyError(f"{key!r} is not a key of an official RT-DETR checkpoint")
     return {f"backbone.{key}": value for key, value in from_presnet(backbone).items()} | converted
+
+
+def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of `RTDetrForObjectDetection` to the official ones; query, key and value are packed."""
+    renamed: dict[str, Tensor] = {}
+    attention: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        for pattern, replacement in _HUGGING_FACE:
+            key = re.sub(pattern, replacement, key)
+        match = _QUERY_KEY_VALUE.fullmatch(key)
+        if match:
+            attention.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = value
+        elif key in renamed and not torch.equal(renamed[key], value):
+            raise ValueError(f"two copies of {key} differ; they are one tensor, so the file is damaged")
+        else:
+            renamed[key] = value
+    for key, parts in attention.items():
+        if len(parts) < 3:
+            raise KeyError(f"{key} has {', '.join(sorted(parts))} only, of q, k and v")
+        renamed[key] = torch.cat([parts[part] for part in "qkv"])
+    return renamed

@@ -8,9 +8,11 @@ authors' pickle is read with `weights_only=True` and thrown away.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import urllib.parse
@@ -28,12 +30,14 @@ from zoo.registry.manifest import (
     WEIGHTS_FILE,
     Manifest,
     ManifestError,
+    Origin,
     parse_manifest,
     read_manifest,
 )
 from zoo.registry.store import (
     DamagedModelError,
     LocalRegistry,
+    check_safetensors,
     find,
     finish_folder,
     verify_folder,
@@ -43,6 +47,9 @@ from zoo.registry.store import (
 log = logging.getLogger(__name__)
 
 _LONGEST_MANIFEST = 1 << 20
+HUGGING_FACE, GOOGLE_DRIVE = "huggingface.co", "drive.google.com"
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")  # a repository has one or both
+HUGGING_FACE_TYPES = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -111,34 +118,58 @@ def pull(
 
 
 @dataclass(frozen=True)
+class Option:
+    """One place to fetch a file from, where to put it, and what is known of it."""
+
+    address: str
+    target: Path
+    expected: Expected
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The option that worked and the sha256 of its file."""
+
+    option: Option
+    digest: str
+
+
+@dataclass(frozen=True)
 class _Fetcher:
     """How to fetch; tries addresses in turn."""
 
     progress: Progress | None
     attempts: int
 
-    def first(self, addresses: Sequence[str], target: Path, expected: Expected) -> str:
-        """The sha256 of what the first working address gave.
+    def first(self, options: Sequence[Option], advice: str = "") -> Fetched:
+        """What the first working address gave.
 
         Raises:
             DownloadError, WrongFileError: the last address failed too; lists every reason.
         """
         reasons: list[str] = []
         wrong = False
-        for address in addresses:
+        for option in options:
             try:
-                return fetch(address, target, expected, progress=self.progress, attempts=self.attempts)
+                digest = fetch(
+                    option.address,
+                    option.target,
+                    option.expected,
+                    progress=self.progress,
+                    attempts=self.attempts,
+                )
+                return Fetched(option, digest)
             except DownloadError as error:
                 reasons.append(str(error))
             except WrongFileError as error:
                 reasons.append(str(error))
                 wrong = True
-        text = "; ".join(reasons)
+        text = "; ".join(reasons) or "no source gives its file to a program"
         if wrong:
-            raise WrongFileError(text)
+            raise WrongFileError(f"{text.rstrip('.')}. {advice}" if advice else text)
+        advice = advice or "Without network, fetch the file on another machine and give its path with --source"
         raise DownloadError(
-            f"{text}. Without network, fetch the file on another machine and give its path with --source; a "
-            "download that was cut goes on where it ended when you run this again."
+            f"{text}. {advice}; a download that was cut goes on where it ended when you run this again."
         )
 
 
@@ -151,9 +182,8 @@ def _mend(folder: Path, manifest: Manifest, sources: Sequence[str], fetcher: _Fe
             continue
         except DamagedModelError as error:
             log.warning("%s; fetching it again", error)
-        fetcher.first(
-            _addresses(sources, entry.path), folder / entry.path, Expected(entry.size, entry.sha256)
-        )
+        expected = Expected(entry.size, entry.sha256)
+        fetcher.first([Option(a, folder / entry.path, expected) for a in _addresses(sources, entry.path)])
     verify_folder(folder, manifest)
 
 
@@ -186,8 +216,8 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
                 verify_folder(store.folder(manifest.name, version), here)
                 return Pulled(here, store.folder(manifest.name, version), "local", False)
         for entry in manifest.files:
-            target = downloads / entry.path
-            fetcher.first(_addresses(sources, entry.path), target, Expected(entry.size, entry.sha256))
+            target, expected = downloads / entry.path, Expected(entry.size, entry.sha256)
+            fetcher.first([Option(a, target, expected) for a in _addresses(sources, entry.path)])
 
         def make(version: int, folder: Path) -> Manifest:
             for entry in manifest.files:
@@ -205,7 +235,7 @@ def _pull_builtin(manifest: Manifest, sources: Sequence[str], cache: Path, fetch
     folder = parent / str(manifest.version)
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / ".lock"):
-        pinned: str | None = None
+        pinned: Origin | None = None
         if (folder / MANIFEST_FILE).is_file():
             here = read_manifest(folder / MANIFEST_FILE)
             try:
@@ -215,39 +245,39 @@ def _pull_builtin(manifest: Manifest, sources: Sequence[str], cache: Path, fetch
                 return Pulled(here, folder, "builtin", False)
             except DamagedModelError as error:
                 log.warning("%s; fetching and converting it again", error)
-                pinned = here.origin.sha256
+                pinned = here.origin
         made = _convert(manifest, sources, folder, pinned, fetcher)
     return Pulled(made, folder, "builtin", True)
 
 
 def _convert(
-    manifest: Manifest, sources: Sequence[str], folder: Path, pinned: str | None, fetcher: _Fetcher
+    manifest: Manifest, sources: Sequence[str], folder: Path, pinned: Origin | None, fetcher: _Fetcher
 ) -> Manifest:
     origin = manifest.origin
-    assert origin.file is not None
-    # a name of its own: the authors' file name is theirs, and only the converted file is kept
-    download = folder.parent / f".{folder.name}.download"
-    digest = fetcher.first(sources, download, Expected(origin.size, origin.sha256 or pinned))
+    options = _options(origin, sources, folder, pinned)
+    fetched = fetcher.first(options, _advice(origin, sources))
+    download = fetched.option.target
     if origin.sha256 is None and pinned is None:
-        log.warning(
-            "%s: its authors publish no hash. Noted sha256 %s at this first pull; later pulls on this "
-            "machine are held to it.",
-            manifest.name,
-            digest,
-        )
+        _tell_trust(manifest.name, fetched)
     staging = folder.parent / f".staging-{secrets.token_hex(4)}"
     staging.mkdir()
     try:
         size = download.stat().st_size
         _write_converted(download, staging / WEIGHTS_FILE, manifest)
         noted = msgspec.structs.replace(
-            origin, sha256=digest, size=size, pinned="published" if origin.sha256 else "first_use"
+            origin,
+            file=file_of(fetched.option.address),
+            sha256=fetched.digest,
+            size=size,
+            pinned="published" if origin.sha256 else "first_use",
         )
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         made = with_files(msgspec.structs.replace(manifest, origin=noted, created=now), staging)
         finish_folder(staging, made)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(staging, folder)
+        for left_over in folder.parent.glob(f".{folder.name}.*.download*"):  # of sources that failed
+            left_over.unlink()
     finally:
         # a file that does not convert is no use; one that does has served
         download.unlink(missing_ok=True)
@@ -255,32 +285,140 @@ def _convert(
     return made
 
 
+def _options(
+    origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None
+) -> list[Option]:
+    """Where the authors' file is, what is known of it there, and a place for each, so that each is resumed.
+
+    A pull that mends holds every source to the file of the first pull and begins with its source.
+    """
+    assert origin.file is not None
+    options = []
+    for address in (a for source in sources for a in addresses_of(source)):
+        name = file_of(address)
+        theirs = name == origin.file or not name.endswith(HUGGING_FACE_TYPES)
+        expected = Expected(origin.size, published_hash(origin)) if theirs else Expected()
+        if pinned is not None:
+            expected = Expected(pinned.size, pinned.sha256)
+        place = hashlib.sha256(address.encode()).hexdigest()[:8]
+        options.append(Option(address, folder.parent / f".{folder.name}.{place}.download", expected))
+    if pinned is not None:
+        options.sort(key=lambda option: file_of(option.address) != pinned.file)
+    return options
+
+
+def addresses_of(source: str) -> list[str]:
+    """The addresses that a source of a manifest stands for.
+
+    A Hugging Face repository, or a file of its weights, stands for both of their usual files, below
+    HF_ENDPOINT where that is set. Google Drive has none: it answers a program with a page.
+    """
+    parts = urllib.parse.urlsplit(source)
+    if parts.hostname == GOOGLE_DRIVE:
+        return []
+    if parts.hostname != HUGGING_FACE:
+        return [source]
+    endpoint = (os.environ.get("HF_ENDPOINT") or f"https://{HUGGING_FACE}").rstrip("/")
+    owner, repository, *rest = parts.path.strip("/").split("/")
+    revision = rest[1] if len(rest) > 1 and rest[0] in ("resolve", "blob", "tree") else "main"
+    files = list(HUGGING_FACE_FILES)
+    fragment = f"#{parts.fragment}" if parts.fragment else ""
+    if len(rest) > 2:
+        named = "/".join(rest[2:])
+        files = [named + fragment, *(f for f in files if f != named and named in files and not fragment)]
+    return [f"{endpoint}/{owner}/{repository}/resolve/{revision}/{file}" for file in files]
+
+
+def file_of(address: str) -> str:
+    """Name of the file at an address or path."""
+    return urllib.parse.unquote(urllib.parse.urldefrag(address)[0]).rsplit("/", 1)[-1]
+
+
+def published_hash(origin: Origin) -> str | None:
+    """The sha256 that the authors publish, or its beginning, which torch.hub reads from the file's name."""
+    if origin.sha256 is not None:
+        return origin.sha256
+    match = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", origin.file or "")
+    return match[1] if match else None
+
+
+def _advice(origin: Origin, sources: Sequence[str]) -> str:
+    """What a user can do by hand."""
+    drive = [source for source in sources if urllib.parse.urlsplit(source).hostname == GOOGLE_DRIVE]
+    page = f" from {drive[0]} in a browser (Google Drive gives no file to a program)" if drive else ""
+    return f"Without network, fetch {origin.file}{page} on another machine and give its path with --source FILE"
+
+
+def _tell_trust(name: str, fetched: Fetched) -> None:
+    prefix = fetched.option.expected.sha256
+    known = (
+        f"the sha256 begins with {prefix}, as its authors publish"
+        if prefix
+        else f"nobody publishes a hash of {file_of(fetched.option.address)}"
+    )
+    log.warning(
+        "%s: %s. Noted sha256 %s at this first pull; later pulls on this machine are held to it.",
+        name,
+        known,
+        fetched.digest,
+    )
+
+
 def _write_converted(download: Path, target: Path, manifest: Manifest) -> None:
     """The authors' checkpoint as safetensors in our key layout, proven to load strictly."""
-    from zoo.checkpoint_io import read_checkpoint
     from zoo.module import build_module
     from zoo.registry.weights import load_strictly, save_weights
 
     assert manifest.origin.converter is not None
     module_name, _, function = manifest.origin.converter.rpartition(".")
     convert: Callable[[Any], Any] = getattr(importlib.import_module(module_name), function)
-    state = published_state(read_checkpoint(download))
+    state = read_published(download)
     try:
         converted = convert(state)
-    except KeyError as error:
-        raise ValueError(f"the file is no checkpoint of {manifest.family}: {error.args[0]}") from error
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"the file fetched for {manifest.name} is no checkpoint of {manifest.family}: {error.args[0]}"
+        ) from error
     block = manifest.to_dict()["model"]
     module = build_module(block, backbone_weights="random")
-    load_strictly(module, converted)
+    try:
+        load_strictly(module, converted)
+    except ValueError as error:
+        raise ValueError(f"the file fetched for {manifest.name} is of another model: {error}") from error
     save_weights(module.network.state_dict(), target)
+
+
+def read_published(path: Path) -> dict[str, Any]:
+    """The state dict in an authors' file: safetensors or a pickle of plain tensors, whatever its name.
+
+    Raises:
+        UnsafeCheckpointError: the pickle holds code; nothing of it was executed.
+        ValueError: neither, or damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":  # eight bytes of length, then the JSON header
+        from safetensors.torch import load_file
+
+        check_safetensors(path)
+        return load_file(path)
+    from zoo.checkpoint_io import read_checkpoint
+
+    return published_state(read_checkpoint(path))
 
 
 def published_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The state dict to release of an authors' checkpoint: averaged weights if it has them.
 
+    A file of Hugging Face is the state dict itself.
+
     Raises:
-        ValueError: naming the keys found, if neither layout fits.
+        ValueError: naming the keys found, if no layout fits.
     """
+    from torch import Tensor
+
+    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return checkpoint
     ema = checkpoint.get("ema")
     state = ema.get("module") if isinstance(ema, dict) else checkpoint.get("model")
     if not isinstance(state, dict) or not state:
