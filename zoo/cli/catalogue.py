@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli import recipes
-from zoo.registry.manifest import Manifest, read_manifest
+from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from zoo.registry.names import Reference, parse_reference
+from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
+from zoo.registry.pull import cache_root
 from zoo.registry.store import LocalRegistry, builtin_manifests
 
 Entry = dict[str, Any]
@@ -21,8 +23,9 @@ def models() -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     finetune: dict[str, str] = {}
     manifests = builtin_manifests()
-    for key, path in recipes.bundled().items():
-        about = recipes.load(path)["about"]
+    abouts = {key: recipes.load(path)["about"] for key, path in recipes.bundled().items()}
+    # of several schedules the one that the published weights were trained by comes first
+    for key, about in sorted(abouts.items(), key=lambda item: f"{item[1]['name']}.{item[1]['tag']}" not in manifests):
         if about["tag"] == "finetune":
             finetune[about["family"]] = key
             continue
@@ -30,12 +33,12 @@ def models() -> dict[str, Entry]:
         entry["recipes"].append(key)
         entry |= {k: v for k, v in about.items() if k not in entry}
         full = f"{about['name']}.{about['tag']}"
-        if full in manifests:
+        if full in manifests and len(entry["recipes"]) == 1:
             entry |= _with_manifest(entry, read_manifest(manifests[full]))
     for entry in entries.values():
         if entry["published"] is not None and entry["family"] in finetune:
             entry["recipes"].append(finetune[entry["family"]])
-    return entries
+    return dict(sorted(entries.items()))
 
 
 def find(name: str) -> Entry:
@@ -51,6 +54,48 @@ def find(name: str) -> Entry:
     near = recipes.nearest(name, entries)
     hint = f"; did you mean {near!r}?" if near else ""
     raise ValueError(f"no model {name!r}; `zoo list` shows {', '.join(entries)}{hint}")
+
+
+def with_details(entry: Entry) -> Entry:
+    """The entry with the schedule and input of its first recipe and what the authors print beside it."""
+    name = entry["name"]
+    recipe = recipes.load(recipes.resolve(entry["recipes"][0]))
+    arguments, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
+    schedule, trainer = arguments["schedule"], recipe["trainer"]
+    convention = CONVENTIONS.get(entry["family"])
+    published = None
+    if entry["published"] is not None and convention is not None:
+        published = {
+            **entry["published"],
+            "params": PARAMS.get(name),
+            "AR": RECALLS.get(name),
+            "gflops_convention": convention.counting,
+            "gmacs": entry["published"]["gflops"] * convention.macs_per_flop
+            if "gflops" in entry["published"]
+            else None,
+            "speed_device": convention.device,
+            "file": (entry.get("origin") or {}).get("file"),
+            "file_size": FILE_SIZES.get(name),
+        }
+    folder = cache_root() / f"{name}.{entry['tag']}" / str(entry.get("version"))
+    return {
+        **entry,
+        "published": published,
+        "other_schedules": {
+            key: recipes.load(recipes.resolve(key))["about"]["published"]
+            for key in entry["recipes"][1:]
+            if not key.endswith("/finetune")
+        },
+        "schedule": {
+            "epochs": trainer.get("max_epochs"),
+            "learning_rate": schedule["lr"],
+            "drop_epochs": schedule["drop_epochs"],
+            "global_batch_size": schedule["global_batch_size"],
+            "moving_average": arguments.get("ema"),
+        },
+        "input": data["input"],
+        "pulled": str(folder) if (folder / MANIFEST_FILE).is_file() else None,
+    }
 
 
 def registered(registry: Path | None) -> list[Entry]:

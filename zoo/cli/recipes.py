@@ -37,18 +37,24 @@ def resolve(name: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in files:
         return files[key]
+    fitting: list[tuple[bool, Path]] = []
     for recipe in files.values():
         about = load(recipe).get("about", {})
-        if (
-            key in (about.get("name"), f"{about.get('name')}.{about.get('tag')}")
-            and about.get("tag") != "finetune"
-        ):
-            return recipe
+        full = f"{about.get('name')}.{about.get('tag')}"
+        if key in (about.get("name"), full) and about.get("tag") != "finetune":
+            fitting.append((full in published_models(), recipe))
+    if fitting:  # of several schedules the one that the published weights were trained by
+        return next((recipe for published, recipe in fitting if published), fitting[0][1])
     near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
     raise FileNotFoundError(
         f"no recipe {name!r}: neither a file nor one of {', '.join(files)}"
         + (f"; did you mean {near!r}?" if near else "")
     )
+
+
+def published_models() -> set[str]:
+    """Full names of the models whose weights are published."""
+    return {p.stem for p in (Path(__file__).resolve().parents[1] / "manifests").glob("*.yaml")}
 
 
 def load(path: Path) -> Recipe:

@@ -12,7 +12,7 @@ from zoo.cli.console import Console
 from zoo.cli.schema import InitFrom
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule
-from zoo.registry.pull import published_state, pull
+from zoo.registry.pull import pull, read_published
 from zoo.registry.weights import released_from_checkpoint, released_from_folder
 from zoo.transfer import load_weights
 
@@ -43,18 +43,16 @@ def read_weights(
         registry: of the user.
     """
     path = Path(source).expanduser()
-    if path.suffix == ".safetensors" and path.is_file():
-        from safetensors.torch import load_file
-
-        return load_file(path), None
     if path.is_file():
-        checkpoint = read_checkpoint(path)
-        if "zoo" in checkpoint:
+        if path.suffix != ".safetensors" and "zoo" in read_checkpoint(path):
             released = released_from_checkpoint(path)
             return released.state, released.label_map
+        state = read_published(path)
+        if state.keys() == module.network.state_dict().keys():
+            return state, None
         convert = importlib.import_module(type(module).__module__).from_published
         try:
-            return convert(published_state(checkpoint)), None
+            return convert(state), None
         except KeyError as error:
             raise ValueError(f"{path} is no checkpoint of this architecture: {error.args[0]}") from error
     if "/" in source or path.suffix in (".ckpt", ".pth", ".pt", ".safetensors"):

@@ -108,11 +108,21 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, str]:
-    """(params, macs, how they were counted) of the network at the contract's size."""
+    """(params, macs, how they were counted) of the network at the size that a 480x640 image gets.
+
+    That is the contract's own size, or 800x1066 of DETR's 800 and 1333.
+    """
     params = sum(p.numel() for p in module.network.parameters())
-    height, width = contract.size
+    height, width = contract.resized_size(480, 640)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     sample = Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
-    with FlopCounterMode(display=False) as counter:
-        module.detect(collate([sample]))
+    learning = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learning:  # the counter's hooks fail on a view of one that needs a gradient
+        parameter.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module.detect(collate([sample]))
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
     return params, counter.get_total_flops() // 2, COUNTED.format(height=height, width=width)
