@@ -14,6 +14,8 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.onednn import runs_eagerly_on_cpu, use_onednn
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 # ImageNet weights of the RT-DETR backbones, converted from Paddle by the authors.
@@ -76,6 +78,11 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
+        if runs_eagerly_on_cpu(x):
+            # one pass each way, and `x` is not kept for the backward pass
+            scale = self.weight * (self.running_var + self.eps).rsqrt()
+            shift = self.bias - self.running_mean * scale
+            return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
@@ -111,6 +118,7 @@ class ResNet(nn.Module):
         self.maxpool: nn.Module = model.maxpool
         for stage in STAGES:
             setattr(self, stage, getattr(model, stage))
+        use_onednn(self)
         self.channels = tuple(info["num_chs"] for info in model.feature_info[1:])
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -151,6 +159,7 @@ class ResNetD(nn.Module):
         self.maxpool: nn.Module = model.maxpool
         for stage in STAGES:
             setattr(self, stage, getattr(model, stage))
+        use_onednn(self)
         self.channels = tuple(info["num_chs"] for info in model.feature_info[2:])
 
     def forward(self, images: Tensor) -> list[Tensor]:

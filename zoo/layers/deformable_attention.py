@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from zoo.layers.onednn import PointwiseLinear
+
 
 def multi_scale_deformable_attention(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
@@ -135,10 +137,10 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = PointwiseLinear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = PointwiseLinear(dim, num_heads * num_levels * num_points)
+        self.value_proj = PointwiseLinear(dim, dim)
+        self.output_proj = PointwiseLinear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.layers.memory_format import to_map, to_tokens
+from zoo.layers.onednn import use_onednn
 from zoo.layers.position import sincos_2d
 
 
@@ -138,6 +139,7 @@ class HybridEncoder(nn.Module):
             ConvNorm(dim, dim, 3, stride=2, activate=True) for _ in range(levels - 1)
         )
         self.pan_blocks = nn.ModuleList(fusion() for _ in range(levels - 1))
+        use_onednn(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps fine to coarse [B, C_i, H_i, W_i] to [B, dim, H_i, W_i]."""
