@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import re
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from zoo.registry.store import UnknownModelError, find
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
 ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
 STRIDE = 32
+# parameters by which a rule of the schedule is known to be about a trained backbone
+OF_A_BACKBONE = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer4.0.conv1.weight")
+LONGEST_TO_SHORTEST = 1333 / 800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
     data = read_data(recipe)
-    notes += fit_to_data(recipe, data, choices)
+    notes += [*fit_to_data(recipe, data, choices), head_note(recipe)]
     if recipe["init_from"]["source"] == start.weights:
         fetch_published(start, choices)
     name = choices.name or f"{start.family_name}.{slug(choices.data.resolve().name)}"
@@ -144,8 +148,12 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
     if choices.image_size is not None:
-        size = parse_size(choices.image_size)
-        recipe["data"]["init_args"]["input"]["size"] = size
+        contract = recipe["data"]["init_args"]["input"]
+        contract["size"] = parse_size(choices.image_size, contract["resize"])
+        if contract["resize"] == "shortest":
+            notes.append(
+                "--image-size of this family: shorter side x the longest that the longer side may be"
+            )
         if arguments.get("multi_scale"):
             arguments["multi_scale"] = []
             notes.append("multi_scale is switched off, for it would undo --image-size")
@@ -209,13 +217,18 @@ def _from_scratch(recipe: Recipe) -> list[str]:
     arguments, notes = recipe["model"]["init_args"], []
     backbone, schedule = arguments["backbone"], arguments["schedule"]
     backbone["weights"] = "random"
-    frozen = [k for k in ("freeze_stem", "frozen_norm") if backbone.get(k)]
+    frozen = [k for k in ("freeze_stem", "frozen_norm") if backbone.get(k)]  # of the backbone alone
     for key in frozen:
         backbone[key] = False
     if frozen:
         notes.append(f"backbone {' and '.join(frozen)} switched off: random weights have to learn")
     kept = []
     for rule in schedule["rules"]:
+        if not any(re.search(rule["match"], name) for name in OF_A_BACKBONE):
+            kept.append(rule)  # part of the method, not of starting from trained weights
+            continue
+        if rule.pop("freeze", False):
+            notes.append(f"{rule['match']} learns instead of being frozen")
         slow = rule.pop("lr", None) if rule.get("lr") is not None and rule["lr"] < schedule["lr"] else None
         if slow is not None:
             notes.append(f"{rule['match']} learns at {schedule['lr']:g} instead of {slow:g}")
@@ -234,15 +247,22 @@ def scale_learning_rate(schedule: dict[str, Any], lr: float) -> None:
             rule["lr"] = rule["lr"] * ratio
 
 
-def parse_size(text: str) -> list[int]:
-    """`640` or `480x640` (height x width) to [h, w].
+def parse_size(text: str, resize: str = "stretch") -> list[int]:
+    """`640` or `480x640` (height x width) to [h, w]; where the shortest side is resized, [shorter, longer].
+
+    There one number is the shorter side, and the longer may have DETR's 1333 to 800 of it.
 
     Raises:
-        ValueError: not of that form, or no multiples of 32.
+        ValueError: not of that form, or no multiples of 32 where the image is stretched.
     """
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
     if match is None:
         raise ValueError(f"--image-size {text!r} is neither N nor HxW, as in 640 or 480x640")
+    if resize == "shortest":
+        sides = [int(match[1]), int(match[2] or int(match[1]) * LONGEST_TO_SHORTEST)]
+        if min(sides) < STRIDE:
+            raise ValueError(f"--image-size {text}: both sides must be at least {STRIDE}")
+        return sorted(sides)
     size = [int(match[1]), int(match[2] or match[1])]
     if any(side % STRIDE or not side for side in size):
         near = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in size)
@@ -250,6 +270,15 @@ def parse_size(text: str) -> list[int]:
             f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}"
         )
     return size
+
+
+def head_note(recipe: Recipe) -> str:
+    """How class rows that no weights fill start, by the family's own rule."""
+    module = importlib.import_module(recipe["model"]["class_path"].rpartition(".")[0])
+    prior = getattr(module, "PRIOR", None)
+    if prior is None:
+        return "class head: new rows start as torch starts a linear layer, as the official code leaves them"
+    return f"class head: new rows start at a probability of {prior:g} for every class (the focal prior)"
 
 
 def read_data(recipe: Recipe) -> CustomDataModule:
@@ -289,11 +318,12 @@ def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> lis
         notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
         schedule["warmup_steps"] = shorter
     fullest = int(np.diff(train.offsets).max(initial=0))
-    queries = arguments["decoder"]["num_queries"]
+    part = "decoder" if "decoder" in arguments else "transformer"
+    queries = arguments[part]["num_queries"]
     if fullest > queries:
         notes.append(
             f"an image holds {fullest} objects, the model finds at most {queries}: "
-            f"--model.decoder.num_queries {-(-fullest // 50) * 50} would find all"
+            f"--model.{part}.num_queries {-(-fullest // 50) * 50} would find all"
         )
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
     return notes
@@ -323,10 +353,10 @@ def announce(recipe: Recipe, data: CustomDataModule, notes: list[str], console: 
     console.say(f"data        {recipe['data']['init_args']['root']}")
     for line in data.summary().lines():
         console.say(f"  {line}")
-    height, width = recipe["data"]["init_args"]["input"]["size"]
-    console.say(
-        f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {height}x{width}"
-    )
+    contract = recipe["data"]["init_args"]["input"]
+    height, width = contract["size"]
+    shape = f"{height}x{width}" if contract["resize"] == "stretch" else f"{height} to {width} a side"
+    console.say(f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {shape}")
     for note in notes:
         console.say(f"  {note}")
 

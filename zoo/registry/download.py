@@ -193,9 +193,11 @@ def _pump(
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the next attempt may succeed: a cut, a timeout, a busy server; not a missing file."""
+    """Whether the next attempt may succeed: a cut, a timeout, a busy server; not a missing file or network."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
+    if isinstance(error, urllib.error.URLError):  # no connection was made: three more tries take 4 s a source
+        return isinstance(error.reason, TimeoutError)
     return True
 
 
