@@ -40,7 +40,8 @@ def test_result_tables_hold_the_recipes_numbers(file):
     assert published
     for path in published:
         about = recipes.load(path)["about"]
-        [row] = [r for r in text.splitlines() if r.startswith("|") and f"rt_detr/{path.stem}" in r]
-        assert f"{about['published']['AP']} / {about['published']['AP50']}" in row
+        key = f"{path.parent.name}/{path.stem}"
+        [row] = [r for r in text.splitlines() if r.startswith((f"| `{key}`", f"| [{key}]"))]
+        assert f"{about['published']['AP']} / {about['published'].get('AP50', '-')} " in row
         assert f"{about['params']:,}".replace(",", " ") in row
         assert about["measured"] is not None or "not yet" in row
