@@ -38,8 +38,8 @@ STRUCTURES = {
 ATTENTION = [(r"(self_attn|encoder_attn)\.in_proj_(weight|bias)", r"\1.{}_proj.\2")]
 LAYER = [
     (r"linear([12])\.", r"fc\1."),
-    (r"(encoder\.layers\.\d|encoder\.encoder\.0\.layers\.\d|encoder\.0\.layers\.\d)\.norm1\.", r"\1.self_attn_layer_norm."),
-    (r"(encoder\.layers\.\d|encoder\.encoder\.0\.layers\.\d|encoder\.0\.layers\.\d)\.norm2\.", r"\1.final_layer_norm."),
+    (r"(encoder\.(?:(?:encoder\.)?0\.)?layers\.\d)\.norm1\.", r"\1.self_attn_layer_norm."),
+    (r"(encoder\.(?:(?:encoder\.)?0\.)?layers\.\d)\.norm2\.", r"\1.final_layer_norm."),
 ]  # fmt: skip
 HUGGING_FACE = {
     DETR: [
@@ -113,7 +113,9 @@ def official(name: str) -> dict[str, torch.Tensor]:
     state = {}
     for key, shape, dtype, _ in facts["state_dict"]:
         whole = "int" in dtype
-        state[key] = torch.zeros(shape, dtype=torch.int64) if whole else torch.rand(shape, generator=generator)
+        state[key] = (
+            torch.zeros(shape, dtype=torch.int64) if whole else torch.rand(shape, generator=generator)
+        )
     for key, same in facts.get("tied_keys", []):
         state[key] = state[same]
     return state
@@ -179,7 +181,9 @@ def publish(tmp_path, monkeypatch, server):
 
     def run(name: str, **origin) -> Manifest:
         manifest = read_manifest(BUILTIN[name])
-        here = [re.sub(r"https://(dl\.fbaipublicfiles\.com|github\.com)", server.url, s) for s in manifest.sources]
+        here = [
+            re.sub(r"https://(dl\.fbaipublicfiles\.com|github\.com)", server.url, s) for s in manifest.sources
+        ]
         manifest = msgspec.structs.replace(
             manifest, sources=here, origin=msgspec.structs.replace(manifest.origin, **origin)
         )
@@ -194,7 +198,11 @@ BUILTIN = builtin_manifests()
 
 
 def path_of(manifest: Manifest, server: FileServer) -> str:
-    return next(s for s in manifest.sources if s.startswith(server.url)).removeprefix(server.url).partition("#")[0]
+    return (
+        next(s for s in manifest.sources if s.startswith(server.url))
+        .removeprefix(server.url)
+        .partition("#")[0]
+    )
 
 
 def hugging_face_path(manifest: Manifest, file: str) -> str:
@@ -226,11 +234,15 @@ def check(pulled, name: str) -> None:
     """Every value arrived, in the network's own types."""
     state = load_file(pulled.folder / "model.safetensors")
     own = built(name).network.state_dict()
-    assert {k: (v.dtype, v.shape) for k, v in state.items()} == {k: (v.dtype, v.shape) for k, v in own.items()}
+    assert {k: (v.dtype, v.shape) for k, v in state.items()} == {
+        k: (v.dtype, v.shape) for k, v in own.items()
+    }
     floats = [v for v in official(name).values() if v.is_floating_point()]
     # tied tensors count once here, and packed ones as one; sums tell whether each value came over
     distinct = {v.data_ptr(): v for v in floats}.values()
-    theirs, ours = (sum(float(v.double().sum()) for v in vs if v.is_floating_point()) for vs in (distinct, state.values()))
+    theirs, ours = (
+        sum(float(v.double().sum()) for v in vs if v.is_floating_point()) for vs in (distinct, state.values())
+    )
     assert ours == pytest.approx(theirs, rel=1e-9)
     assert pulled.manifest.files[0].path == "model.safetensors"
     assert len(pulled.manifest.origin.sha256) == 64

@@ -25,7 +25,9 @@ def models() -> dict[str, Entry]:
     manifests = builtin_manifests()
     abouts = {key: recipes.load(path)["about"] for key, path in recipes.bundled().items()}
     # of several schedules the one that the published weights were trained by comes first
-    for key, about in sorted(abouts.items(), key=lambda item: f"{item[1]['name']}.{item[1]['tag']}" not in manifests):
+    for key, about in sorted(
+        abouts.items(), key=lambda item: f"{item[1]['name']}.{item[1]['tag']}" not in manifests
+    ):
         if about["tag"] == "finetune":
             finetune[about["family"]] = key
             continue

@@ -53,7 +53,11 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
     height, width = entry["input"]["size"]
     # the size that a 480x640 image gets
     shape = f"{height}x{width}" if entry["input"]["resize"] == "stretch" else "800x1066"
-    rule = f"{height}x{width}" if entry["input"]["resize"] == "stretch" else f"shorter side {height}, longer at most {width}"
+    rule = (
+        f"{height}x{width}"
+        if entry["input"]["resize"] == "stretch"
+        else f"shorter side {height}, longer at most {width}"
+    )
     facts: dict[str, Any] = {
         "name": f"{entry['name']}.{entry['tag']}",
         "family": f"{entry['family']}, {entry.get('paper', 'no paper')}",
@@ -67,9 +71,13 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
     if published:
         facts["published"] = {
             "scores": _scores(published),
-            "recall": f"{_scores(published['AR'])} (evaluated at batch 1)" if published.get("AR") else "not published",
+            "recall": f"{_scores(published['AR'])} (evaluated at batch 1)"
+            if published.get("AR")
+            else "not published",
             "speed": _speed(published),
-            "training": f"{published['gpu_hours']} GPU hours" if "gpu_hours" in published else "GPU hours not published",
+            "training": f"{published['gpu_hours']} GPU hours"
+            if "gpu_hours" in published
+            else "GPU hours not published",
             "with fewer decoder layers": {
                 f"{n} layers": _scores(scores) for n, scores in published.get("decoder_layers", {}).items()
             },

@@ -290,7 +290,9 @@ def publish(
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="Model of `zoo list`, registered name, or family.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Model of `zoo list`, registered name, or family.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every family.")] = False,
     golden: Annotated[
         Path | None, typer.Option("--golden", help="Other official numbers; default: the package's.")
@@ -315,7 +317,7 @@ def check(folder: Path, as_json: Json = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 faults or differences found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry point. Exit codes: 0 done, 1 faults found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ SAME_AS_BUILTIN = ("name", "version", "family", "model", "label_map", "input")
 
 
 def verify(
-    name: str | None, every: bool, golden: Path | None, markdown: bool, registry: Path | None, console: Console
+    name: str | None,
+    every: bool,
+    golden: Path | None,
+    markdown: bool,
+    registry: Path | None,
+    console: Console,
 ) -> bool:
     """Compares a model's family with the official numbers; of a model with files here, hashes each too.
 
@@ -135,7 +141,9 @@ def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proo
     _table(HEADER, rows, faults, console)
     for subject in proof.subjects:
         if subject.source != proof.source:
-            console.say(f"  {subject.name}: numbers of {subject.source}, whose code this family's repository copied")
+            console.say(
+                f"  {subject.name}: numbers of {subject.source}, whose code this family's repository copied"
+            )
     if proof.left_out:
         console.say(f"  left out, of a system that is not here: {', '.join(proof.left_out)}")
     console.say()
@@ -158,7 +166,12 @@ def readme_table(proofs: list[Proof]) -> str:
         for subject in proof.subjects:
             result = "equal" if subject.passed else "**not equal**"
             lines.append(
-                f"| {proof.family} | {subject.source} | {subject.name} | {len(subject.cases)} | "
+                f"| {proof.family} | {short(subject.source)} | {subject.name} | {len(subject.cases)} | "
                 f"{len(subject.comparisons)} | {result} |"
             )
     return "\n".join(lines)
+
+
+def short(source: str) -> str:
+    """`repository @ commit` with seven digits of the commit."""
+    return re.sub(r" @ ([0-9a-f]{7})[0-9a-f]*", r"@\1", source)

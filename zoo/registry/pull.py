@@ -167,7 +167,9 @@ class _Fetcher:
         text = "; ".join(reasons) or "no source gives its file to a program"
         if wrong:
             raise WrongFileError(f"{text.rstrip('.')}. {advice}" if advice else text)
-        advice = advice or "Without network, fetch the file on another machine and give its path with --source"
+        advice = (
+            advice or "Without network, fetch the file on another machine and give its path with --source"
+        )
         raise DownloadError(
             f"{text}. {advice}; a download that was cut goes on where it ended when you run this again."
         )
@@ -285,9 +287,7 @@ def _convert(
     return made
 
 
-def _options(
-    origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None
-) -> list[Option]:
+def _options(origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None) -> list[Option]:
     """Where the authors' file is, what is known of it there, and a place for each, so that each is resumed.
 
     A pull that mends holds every source to the file of the first pull and begins with its source.
@@ -346,7 +346,9 @@ def _advice(origin: Origin, sources: Sequence[str]) -> str:
     """What a user can do by hand."""
     drive = [source for source in sources if urllib.parse.urlsplit(source).hostname == GOOGLE_DRIVE]
     page = f" from {drive[0]} in a browser (Google Drive gives no file to a program)" if drive else ""
-    return f"Without network, fetch {origin.file}{page} on another machine and give its path with --source FILE"
+    return (
+        f"Without network, fetch {origin.file}{page} on another machine and give its path with --source FILE"
+    )
 
 
 def _tell_trust(name: str, fetched: Fetched) -> None:

@@ -56,7 +56,9 @@ class Subject:
     @property
     def worst(self) -> Comparison:
         """The comparison that comes closest to its tolerance, or passes it furthest."""
-        return max(self.comparisons, key=lambda c: c.difference / c.tolerance if c.tolerance else c.difference)
+        return max(
+            self.comparisons, key=lambda c: c.difference / c.tolerance if c.tolerance else c.difference
+        )
 
     @property
     def failures(self) -> list[Comparison]:

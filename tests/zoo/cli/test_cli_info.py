@@ -50,7 +50,11 @@ def test_ours_stands_beside_the_published_figure(name, capsys):
     assert entry["measured"] is None
     assert f"AP {published['AP']:.1f}" in text
     device = "T4" if name.startswith("rt_detr") else "V100"
-    assert f"FPS ({device}" in text or f"s an image ({device}" in text or f"FPS ({device}" in " ".join(text.split())
+    assert (
+        f"FPS ({device}" in text
+        or f"s an image ({device}" in text
+        or f"FPS ({device}" in " ".join(text.split())
+    )
     for word in ("licence", "schedule", "epochs", "sources", "recipes", "GPU hours"):
         assert word in text
 
