@@ -250,6 +250,11 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     # ------------------------------------------------------------------ preflight
 
+    def most_objects(self) -> int:
+        """Objects of the fullest image of all splits: more than a network's queries cannot be found."""
+        splits = self.read().splits.values()
+        return max((int(np.diff(index.offsets).max(initial=0)) for index in splits), default=0)
+
     def dropped_object_share(self, num_images: int) -> tuple[int, int]:
         """(dropped, total) objects over the first images of epoch 0: what the training transform loses."""
         dataset = self.training_dataset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import importlib
@@ -294,7 +295,7 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
         raise ValueError(f"class_path {path!r} names no architecture of this version: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, DetectionModule)):
         raise ValueError(f"class_path {path!r} is not a detection module")
-    init_args = plain(block["init_args"])  # a copy to the bottom: jsonargparse writes into lists
+    init_args = copy.deepcopy(dict(block["init_args"]))  # the parser writes into what it is given
     if backbone_weights is not None:
         init_args["backbone"] = {**init_args["backbone"], "weights": backbone_weights}
     parser = ArgumentParser(exit_on_error=False)

@@ -41,6 +41,10 @@ class PreflightData(Protocol):
         """(dropped, total) objects of the first images under the training transform."""
         ...
 
+    def most_objects(self) -> int:
+        """Objects of the fullest image."""
+        ...
+
 
 class PreflightError(ValueError):
     """A check failed; the message names the fault and what to do."""
@@ -81,6 +85,7 @@ def run_preflight(
     training_gallery(batches[0], module.label_map, module.input).save(report.picture)
     report.checks.append(f"{len(batches[0])} training images as the network sees them: {report.picture}")
     report.checks.append(check_one_step(module, batches[0]))
+    report.checks.append(check_queries(module, batches[0], data.most_objects()))
     report.checks.append(check_dropped(*data.dropped_object_share(DROP_SAMPLE)))
     if overfit:
         report.checks.append(check_overfit(module, annotated_images(data, OVERFIT_IMAGES)))
@@ -146,6 +151,19 @@ def check_one_step(module: DetectionModule, batch: Batch) -> str:
     return (
         f"first step: loss {float(total.detach()):.2f}, all {len(parameters)} trained tensors get a gradient"
     )
+
+
+@torch.no_grad()
+def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> str:
+    """Compares the objects of the fullest image with the queries that could find them."""
+    outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
+    queries = outputs.final.boxes.shape[1]
+    if most_objects > queries:
+        return (
+            f"WARNING: an image has {most_objects} objects but the network {queries} queries; the others can never "
+            f"be found. Set num_queries to {most_objects} or more"
+        )
+    return f"{queries} queries for at most {most_objects} objects an image"
 
 
 def check_dropped(dropped: int, total: int) -> str:

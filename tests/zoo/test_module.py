@@ -221,3 +221,10 @@ def test_weights_of_another_network_are_refused():
     state["stranger"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"1 keys missing .*enc_output.0.bias.*1 not known .*stranger"):
         load_weights(build(), state, "keep")
+
+
+def test_building_leaves_the_block_as_it_was():
+    block = tiny_block()
+    before = repr(block)
+    build_module(block)
+    assert repr(block) == before

@@ -33,6 +33,9 @@ class Planted:
     def dropped_object_share(self, num_images):
         return self.data.dropped_object_share(num_images)
 
+    def most_objects(self):
+        return self.data.most_objects()
+
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
@@ -96,6 +99,15 @@ def test_a_loss_that_is_not_finite_is_named(model, data, tmp_path):
         model.network.decoder.enc_score_head.bias.fill_(torch.nan)
     with pytest.raises((PreflightError, FloatingPointError), match=r"encoder|not finite"):
         run_preflight(model, data, tmp_path)
+
+
+def test_too_few_queries_are_told(model, data, tmp_path):
+    assert data.most_objects() <= 5
+    assert any("20 queries for at most" in line for line in run_preflight(model, data, tmp_path).lines())
+    crowded = Planted(data, lambda annotations: annotations)
+    crowded.most_objects = lambda: 28
+    told = run_preflight(model, crowded, tmp_path).lines()
+    assert any("28 objects but the network 20 queries" in line for line in told)
 
 
 def test_transforms_that_lose_everything_are_named():

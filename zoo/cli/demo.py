@@ -26,7 +26,7 @@ from zoo.cli.sharing import pull, register
 from zoo.cli.training import train
 
 NAME = "rt_detr_tiny.shapes"
-DEFAULT_STEPS = 2200
+DEFAULT_STEPS = 2500
 NUM_TRAIN, NUM_VAL = 2500, 400
 SIZE = 128
 PASSES = 6  # validations on the way

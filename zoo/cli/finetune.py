@@ -162,8 +162,11 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         recipe["data"]["init_args"]["batch_size"] = choices.batch_size
     if choices.lr is not None:
         scale_learning_rate(arguments["schedule"], choices.lr)
+    # a registered model's recipe was another machine's
+    trainer |= {"accelerator": "auto", "devices": "auto", "num_nodes": 1}
     if choices.epochs is not None:
         trainer["max_epochs"] = choices.epochs
+        trainer.pop("max_steps", None)
     if choices.max_steps is not None:
         trainer["max_steps"], trainer["max_epochs"] = choices.max_steps, -1
     if choices.devices is not None:

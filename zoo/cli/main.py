@@ -323,15 +323,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_command(argv: Sequence[str]) -> int:
     """One command to its exit code. Errors are one line on stderr; ZOO_DEBUG=1 shows the traceback."""
-    signals.install()
     try:
-        plain, overrides = recipes.split_overrides(argv)
-        if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
-            raise ValueError(
-                f"--{overrides[0][0]}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
-                "`zoo fit --config NAME --trainer.max_epochs 1`"
-            )
-        result: Any = app(args=plain, standalone_mode=False, obj=overrides)
+        with signals.raising():
+            plain, overrides = recipes.split_overrides(argv)
+            if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
+                raise ValueError(
+                    f"--{overrides[0][0]}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
+                    "`zoo fit --config NAME --trainer.max_epochs 1`"
+                )
+            result: Any = app(args=plain, standalone_mode=False, obj=overrides)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except signals.Terminated:

@@ -15,9 +15,14 @@ class Terminated(BaseException):
 _deferred = False
 
 
-def install() -> None:
-    """From now on SIGTERM raises `Terminated`."""
-    signal.signal(signal.SIGTERM, _terminate)
+@contextmanager
+def raising() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`; afterwards it does what it did before."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -206,3 +206,13 @@ def test_data_check_fails_on_errors_and_names_them(shapes, capsys):
     assert set(fault) == {"severity", "kind", "file", "id", "message"}
     assert (fault["severity"], fault["kind"]) == ("error", "unreadable_image")
     assert fault["file"].endswith(".png")
+
+
+def test_another_machine_and_budget_are_not_inherited(shapes):
+    start = starting_point("rt_detr_tiny", None)
+    start.recipe["trainer"] |= {"devices": 8, "accelerator": "gpu", "num_nodes": 4, "max_steps": 30}
+    chosen = Choices(model="rt_detr_tiny", data=shapes, epochs=2)
+    trainer = complete_recipe(start, chosen)[0]["trainer"]
+    assert (trainer["devices"], trainer["accelerator"], trainer["num_nodes"]) == ("auto", "auto", 1)
+    assert trainer["max_epochs"] == 2
+    assert "max_steps" not in trainer

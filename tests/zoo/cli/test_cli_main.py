@@ -122,3 +122,15 @@ def test_info_json_has_what_is_promised(capsys):
 def test_info_says_not_yet(capsys):
     assert run_command(["info", "rt_detr_r18"]) == 0
     assert re.search(r"measured +not yet", capsys.readouterr().out)
+
+
+def test_sigterm_is_143_and_the_handler_of_before_comes_back(monkeypatch):
+    import os
+    import signal
+
+    from zoo.cli import listing
+
+    monkeypatch.setattr(listing, "list_models", lambda *a: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(["list"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
