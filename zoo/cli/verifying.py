@@ -123,8 +123,7 @@ def _manifest_row(manifest: Manifest) -> dict[str, Any]:
 
 def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proof:
     """Proves one family and prints its table."""
-    arguments = {} if golden is None else {"root": golden}
-    proof = prove(family, **arguments)
+    proof = prove(family) if golden is None else prove(family, golden)
     if quiet:
         return proof
     console.say(f"{family} against {proof.source}")
