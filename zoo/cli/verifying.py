@@ -15,6 +15,7 @@ from zoo.cli.console import Console, format_table
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from zoo.registry.pull import cache_root
 from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
+from zoo.verification.cases import COMMITTED
 from zoo.verification.proof import Proof, families, prove
 
 HEADER = ("compared", "cases", "numbers", "largest difference", "tolerance", "")
@@ -123,8 +124,7 @@ def _manifest_row(manifest: Manifest) -> dict[str, Any]:
 
 def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proof:
     """Proves one family and prints its table."""
-    arguments = {} if golden is None else {"root": golden}
-    proof = prove(family, **arguments)
+    proof = prove(family, golden or COMMITTED)
     if quiet:
         return proof
     console.say(f"{family} against {proof.source}")
