@@ -15,6 +15,7 @@ from zoo.cli.console import Console, format_table
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from zoo.registry.pull import cache_root
 from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
+from zoo.verification.cases import COMMITTED
 from zoo.verification.proof import Proof, families, prove
 
 HEADER = ("compared", "cases", "numbers", "largest difference", "tolerance", "")
