@@ -15,12 +15,16 @@ from zoo.registry.weights import count
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(BUILTIN_FOLDER.glob("*.yaml"))
 MANIFESTS = {path.stem: read_manifest(path) for path in FILES}
+OBJECTS365 = yaml.safe_load((ROOT / "tests/data/published_rt_detr_o365.yaml").read_text())["objects365"]
 every = pytest.mark.parametrize("name", list(MANIFESTS))
 
 
 def test_manifests_were_found():
     sizes = {"r18", "r34", "r50m", "r50", "r101"}
     assert {f"rt_detr_{size}.coco_72e" for size in sizes} <= set(MANIFESTS)
+    sizes_and_epochs = {"r18": 60, "r50": 24, "r101": 24}
+    assert {f"rt_detr_{size}.o365_coco_{e}e" for size, e in sizes_and_epochs.items()} <= set(MANIFESTS)
+    assert {f"rt_detr_{size}.o365_12e" for size in OBJECTS365} <= set(MANIFESTS)
     sizes = {"r50", "r50_dc5", "r101", "r101_dc5"}
     assert {f"detr_{size}.coco_500e" for size in sizes} <= set(MANIFESTS)
     sizes = {"r50", "r50_single_scale", "r50_single_scale_dc5", "r50_refine", "r50_two_stage"}
@@ -49,7 +53,9 @@ def test_each_bare_name_has_one_default_tag():
 @every
 def test_model_and_input_equal_those_of_each_recipe(name):
     manifest = MANIFESTS[name].to_dict()
-    assert manifest["recipes"]
+    if not manifest["recipes"]:
+        differs = " ".join(manifest["trained_by"]["differs"])
+        assert "batch size, GPUs and learning rate are unpublished" in differs
     for recipe_name in manifest["recipes"]:
         recipe = yaml.safe_load((ROOT / "recipes" / f"{recipe_name}.yaml").read_text(encoding="utf-8"))
         assert manifest["model"] == recipe["model"]
@@ -99,7 +105,16 @@ def test_published_and_measured_are_apart(name):
         assert 0 < manifest.measured.AP < 1
 
 
-@every
+COCO = [name for name, manifest in MANIFESTS.items() if manifest.data.name == "coco_2017"]
+OF_OBJECTS365 = [name for name, manifest in MANIFESTS.items() if manifest.data.name == "objects365"]
+
+
+def test_every_manifest_is_of_a_known_data_set():
+    assert {*COCO, *OF_OBJECTS365} == set(MANIFESTS)
+    assert set(OF_OBJECTS365) == {f"rt_detr_{size}.o365_12e" for size in OBJECTS365}
+
+
+@pytest.mark.parametrize("name", COCO)
 def test_labels_are_cocos_80_of_91(name):
     labels = MANIFESTS[name].labels()
     # DETR and Deformable DETR keep COCO's ids, holes and all
@@ -111,6 +126,30 @@ def test_labels_are_cocos_80_of_91(name):
     assert (rows[1], rows[44], rows[90]) == ("person", "bottle", "toothbrush")
     assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91} & set(rows)
     assert list(labels.source_ids) == sorted(labels.source_ids)
+
+
+@pytest.mark.parametrize("name", OF_OBJECTS365)
+def test_labels_are_objects365s_in_the_order_of_its_ids(name):
+    labels = MANIFESTS[name].labels()
+    assert (len(labels.names), len(set(labels.names)), labels.num_classes) == (365, 365, 365)
+    assert labels.source_ids == tuple(range(1, 366))
+    assert labels.head_indices == tuple(range(365))
+    rows = dict(zip(labels.source_ids, labels.names, strict=True))
+    assert (rows[1], rows[6], rows[93], rows[365]) == ("Person", "Car", "Dog", "Table Tennis")
+    assert all(label == label.strip() for label in labels.names)
+
+
+@pytest.mark.parametrize("name", OF_OBJECTS365)
+def test_objects365_weights_are_the_published_ones_and_start_a_coco_model(name):
+    manifest, entry = MANIFESTS[name], OBJECTS365[base_name(name).removeprefix("rt_detr_")]
+    assert manifest.sources == [entry["checkpoint"]]
+    assert name.endswith(f"_{entry['epochs']}e")
+    assert manifest.published.dataset == "Objects365 val"
+    assert (manifest.published.AP, manifest.published.AP50) == (entry["AP"], entry["AP50"])
+    [child] = [m for m in MANIFESTS.values() if m.lineage.parent == name]
+    differ = {"num_classes": (365, 80)}
+    ours, theirs = manifest.model.init_args, child.model.init_args
+    assert {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]} == differ
 
 
 @pytest.mark.parametrize("name", ["rt_detr_r18.coco_72e"])

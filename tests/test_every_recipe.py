@@ -12,8 +12,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
-PUBLISHED_RECIPES = [r for r in RECIPES if r.stem.endswith("_coco_72e")]
+PUBLISHED_RECIPES = sorted((ROOT / "recipes" / "rt_detr").glob("*_coco_*.yaml"))
 EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detr.yaml").read_text())
+O365: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detr_o365.yaml").read_text())
+TUNED = {key: entry for key, entry in O365.items() if "same_as" in entry}
 
 # recipe key -> key of the size's entry in the extract
 WHERE = {
@@ -89,12 +91,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def official(path: Path) -> dict[str, Any]:
-    entry: dict[str, Any] = EXTRACT[path.stem.removesuffix("_coco_72e")]
-    return entry
+    own: dict[str, Any] = TUNED.get(path.stem, {})
+    return {**EXTRACT[own.get("same_as", path.stem.removesuffix("_coco_72e"))], **own}
 
 
 def test_recipes_were_found() -> None:
-    assert {p.stem.removesuffix("_coco_72e") for p in PUBLISHED_RECIPES} == set(EXTRACT)
+    assert {p.stem for p in PUBLISHED_RECIPES} == {*(f"{size}_coco_72e" for size in EXTRACT), *TUNED}
     assert {"tiny", "finetune"} <= {p.stem for p in RECIPES}
 
 
@@ -169,6 +171,26 @@ def test_rules_carry_the_published_rates(path: Path) -> None:
     assert [(r.get("lr"), r.get("weight_decay")) for r in rules] == [
         (g.get("lr"), g.get("weight_decay")) for g in theirs
     ]
+
+
+@pytest.mark.parametrize("path", PUBLISHED_RECIPES, ids=lambda p: p.stem)
+def test_name_and_start_are_those_of_the_schedule(path: Path) -> None:
+    recipe, entry = load(path), official(path)
+    size, _, tag = path.stem.partition("_")
+    assert (recipe["about"]["name"], recipe["about"]["tag"]) == (f"rt_detr_{size}", tag)
+    assert tag.endswith(f"coco_{entry['epochs']}e")
+    source = entry.get("init_from", "none")
+    assert recipe["init_from"] == {"source": source, "head": "keep" if source == "none" else "new"}
+
+
+@pytest.mark.parametrize("stem", list(TUNED))
+def test_a_recipe_from_objects365_differs_in_start_and_epochs_alone(stem: str) -> None:
+    folder = ROOT / "recipes" / "rt_detr"
+    recipe, base = load(folder / f"{stem}.yaml"), load(folder / f"{TUNED[stem]['same_as']}_coco_72e.yaml")
+    for part in ("about", "init_from"):
+        del recipe[part], base[part]
+    assert recipe["trainer"].pop("max_epochs") != base["trainer"].pop("max_epochs")
+    assert recipe == base
 
 
 # -- DETR -----------------------------------------------------------------------------------------

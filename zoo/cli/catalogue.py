@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.cli import recipes
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
-from zoo.registry.names import Reference, parse_reference
+from zoo.registry.names import Reference, base_name, parse_reference
 from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
 from zoo.registry.pull import cache_root
 from zoo.registry.store import LocalRegistry, builtin_manifests
@@ -18,11 +18,13 @@ Entry = dict[str, Any]
 def models() -> dict[str, Entry]:
     """Zoo name -> entry, from every recipe that comes with the package and its manifest, if it has one.
 
-    A family's `finetune` recipe trains every size, so it is named with each of them.
+    The bare name means its default tag. Published weights of another tag are a model of their own, under
+    their full name; those whose schedule is unpublished have no recipe. A family's `finetune` recipe
+    trains every size, so it is named with each of them.
     """
     entries: dict[str, Entry] = {}
     finetune: dict[str, str] = {}
-    manifests = builtin_manifests()
+    manifests = {full: read_manifest(path) for full, path in builtin_manifests().items()}
     abouts = {key: recipes.load(path)["about"] for key, path in recipes.bundled().items()}
     # of several schedules the one that the published weights were trained by comes first
     for key, about in sorted(
@@ -31,15 +33,19 @@ def models() -> dict[str, Entry]:
         if about["tag"] == "finetune":
             finetune[about["family"]] = key
             continue
-        entry = entries.setdefault(about["name"], {"name": about["name"], "recipes": []})
+        full = f"{about['name']}.{about['tag']}"
+        name = full if full in manifests and not manifests[full].default else about["name"]
+        entry = entries.setdefault(name, {"name": name, "full_name": full, "recipes": []})
         entry["recipes"].append(key)
         entry |= {k: v for k, v in about.items() if k not in entry}
-        full = f"{about['name']}.{about['tag']}"
         if full in manifests and len(entry["recipes"]) == 1:
-            entry |= _with_manifest(entry, read_manifest(manifests[full]))
+            entry |= _with_manifest(entry, manifests[full])
     for entry in entries.values():
         if entry["published"] is not None and entry["family"] in finetune:
             entry["recipes"].append(finetune[entry["family"]])
+    for full, manifest in manifests.items():
+        if not manifest.recipes:
+            entries[full] = _without_recipe(manifest, entries.get(base_name(full), {}))
     return dict(sorted(entries.items()))
 
 
@@ -51,7 +57,7 @@ def find(name: str) -> Entry:
     """
     entries = models()
     for bare, entry in entries.items():
-        if name in (bare, f"{bare}.{entry['tag']}"):
+        if name in (bare, entry["full_name"]):
             return entry
     near = recipes.nearest(name, entries)
     hint = f"; did you mean {near!r}?" if near else ""
@@ -59,11 +65,12 @@ def find(name: str) -> Entry:
 
 
 def with_details(entry: Entry) -> Entry:
-    """The entry with the schedule and input of its first recipe and what the authors print beside it."""
+    """The entry with the schedule and input of its first recipe and what the authors print beside it.
+
+    Without a recipe the schedule is None and the input is the manifest's.
+    """
     name = entry["name"]
-    recipe = recipes.load(recipes.resolve(entry["recipes"][0]))
-    arguments, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
-    schedule, trainer = arguments["schedule"], recipe["trainer"]
+    schedule, contract = _schedule_and_input(entry)
     convention = CONVENTIONS.get(entry["family"])
     published = None
     if entry["published"] is not None and convention is not None:
@@ -79,7 +86,7 @@ def with_details(entry: Entry) -> Entry:
             "file": (entry.get("origin") or {}).get("file"),
             "file_size": FILE_SIZES.get(name),
         }
-    folder = cache_root() / f"{name}.{entry['tag']}" / str(entry.get("version"))
+    folder = cache_root() / entry["full_name"] / str(entry.get("version"))
     return {
         **entry,
         "published": published,
@@ -88,14 +95,8 @@ def with_details(entry: Entry) -> Entry:
             for key in entry["recipes"][1:]
             if not key.endswith("/finetune")
         },
-        "schedule": {
-            "epochs": trainer.get("max_epochs"),
-            "learning_rate": schedule["lr"],
-            "drop_epochs": schedule["drop_epochs"],
-            "global_batch_size": schedule["global_batch_size"],
-            "moving_average": arguments.get("ema"),
-        },
-        "input": data["input"],
+        "schedule": schedule,
+        "input": contract,
         "pulled": str(folder) if (folder / MANIFEST_FILE).is_file() else None,
     }
 
@@ -117,6 +118,34 @@ def find_registered(name: str, registry: Path | None) -> Entry | None:
     if reference.name not in local.names():
         return None
     return _of_registry(local, local.manifest(reference))
+
+
+def manifest_of(entry: Entry) -> dict[str, Any]:
+    """The manifest of a model of the zoo that has one, as plain values."""
+    return read_manifest(builtin_manifests()[entry["full_name"]]).to_dict()
+
+
+def _schedule_and_input(entry: Entry) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    if not entry["recipes"]:
+        return None, manifest_of(entry)["input"]
+    recipe = recipes.load(recipes.resolve(entry["recipes"][0]))
+    arguments = recipe["model"]["init_args"]
+    schedule = {
+        "epochs": recipe["trainer"].get("max_epochs"),
+        "learning_rate": arguments["schedule"]["lr"],
+        "drop_epochs": arguments["schedule"]["drop_epochs"],
+        "global_batch_size": arguments["schedule"]["global_batch_size"],
+        "moving_average": arguments.get("ema"),
+    }
+    return schedule, recipe["data"]["init_args"]["input"]
+
+
+def _without_recipe(manifest: Manifest, same_network: Entry) -> Entry:
+    """The entry of weights whose schedule is unpublished; the paper is that of the network."""
+    name, family = manifest.name, manifest.family
+    entry = {"name": name, "full_name": name, "recipes": [], "tag": name.partition(".")[2], "family": family}
+    entry |= {key: same_network[key] for key in ("paper",) if key in same_network}
+    return entry | _with_manifest({"published": None}, manifest)
 
 
 def _with_manifest(entry: Entry, manifest: Manifest) -> Entry:

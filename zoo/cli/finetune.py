@@ -18,6 +18,7 @@ from zoo.cli.console import Console
 from zoo.cli.recipes import Recipe
 from zoo.preprocess import InputContract
 from zoo.registry.manifest import Manifest
+from zoo.registry.names import base_name
 from zoo.registry.store import UnknownModelError, find
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
@@ -113,14 +114,16 @@ def starting_point(name: str, registry: Path | None) -> Start:
         recipe = recipes.load(found.folder / "recipe.yaml")
         reference = f"{found.manifest.name}:{found.manifest.version}"
         return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
-    size = recipes.load(recipes.resolve(entry["recipes"][0]))
     if entry["published"] is None:
-        return Start(size, entry["name"], None)
+        return Start(recipes.load(recipes.resolve(entry["recipes"][0])), entry["name"], None)
+    # weights of an unpublished schedule have no recipe; their manifest holds the same block
+    first = entry["recipes"][:1]
+    size = recipes.load(recipes.resolve(first[0])) if first else catalogue.manifest_of(entry)
     recipe = recipes.load(recipes.resolve(f"{entry['family']}/finetune"))
     arguments = recipe["model"]["init_args"]
     arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
     recipe["model"]["class_path"] = size["model"]["class_path"]
-    return Start(recipe, entry["name"], f"{entry['name']}.{entry['tag']}")
+    return Start(recipe, base_name(entry["name"]), entry["full_name"])
 
 
 def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:

@@ -22,7 +22,7 @@ def list_models(registry: Path | None, console: Console) -> None:
         return
     rows = [
         (e["name"], _millions(e["params"]), _score(e["published"], "AP"), _score(e["published"], "AP50"),
-         _score(e["measured"], "AP") or "not yet", e["recipes"][0])
+         _score(e["measured"], "AP") or "not yet", _recipe(e))
         for e in models
     ]  # fmt: skip
     console.table(("model", "params", "published AP", "AP50", "measured AP", "recipe"), rows)
@@ -59,7 +59,7 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
         else f"shorter side {height}, longer at most {width}"
     )
     facts: dict[str, Any] = {
-        "name": f"{entry['name']}.{entry['tag']}",
+        "name": entry["full_name"],
         "family": f"{entry['family']}, {entry.get('paper', 'no paper')}",
         "licence": entry["license"],
         "parameters": f"{_number(entry['params'])}" + _published(published.get("params")),
@@ -71,6 +71,7 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
     if published:
         facts["published"] = {
             "scores": _scores(published),
+            "on": published.get("dataset"),
             "recall": f"{_scores(published['AR'])} (evaluated at batch 1)"
             if published.get("AR")
             else "not published",
@@ -100,7 +101,8 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
             "note": origin["note"],
         }
         facts["trained by"] = entry["trained_by"]["code"]
-        facts["differs from the recipe in"] = entry["trained_by"]["differs"]
+        what = "differs from the recipe in" if entry["recipes"] else "what is unpublished"
+        facts[what] = entry["trained_by"]["differs"]
     facts["recipes"] = entry["recipes"]
     return facts
 
@@ -187,7 +189,9 @@ def _speed(published: dict[str, Any]) -> str:
     return f"{', '.join(parts)} ({published['speed_device']}){more}"
 
 
-def _schedule(schedule: dict[str, Any]) -> str:
+def _schedule(schedule: dict[str, Any] | None) -> str:
+    if schedule is None:
+        return "unpublished, so there is no recipe"
     drops = schedule["drop_epochs"]
     drop = f", a tenth after epoch {' and '.join(map(str, drops))}" if drops else ""
     epochs = schedule["epochs"]
@@ -200,6 +204,12 @@ def _schedule(schedule: dict[str, Any]) -> str:
 
 def _millions(params: int | None) -> str:
     return "-" if params is None else f"{params / 1e6:.1f} M"
+
+
+def _recipe(entry: dict[str, Any]) -> str:
+    """The first recipe; weights of an unpublished schedule have none, and may be scored on other data."""
+    recipes: list[str] = entry["recipes"]
+    return recipes[0] if recipes else f"none; AP on {entry['published']['dataset']}"
 
 
 def _score(scores: dict[str, Any] | None, key: str) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+from zoo.registry.manifest import read_manifest
+from zoo.registry.store import builtin_manifests
+
 Recipe = dict[str, Any]
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
@@ -37,14 +40,14 @@ def resolve(name: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in files:
         return files[key]
-    fitting: list[tuple[bool, Path]] = []
+    fitting: list[tuple[int, Path]] = []
     for recipe in files.values():
         about = load(recipe).get("about", {})
         full = f"{about.get('name')}.{about.get('tag')}"
         if key in (about.get("name"), full) and about.get("tag") != "finetune":
-            fitting.append((full in published_models(), recipe))
+            fitting.append((_rank(full), recipe))
     if fitting:  # of several schedules the one that the published weights were trained by
-        return next((recipe for published, recipe in fitting if published), fitting[0][1])
+        return min(fitting)[1]
     near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
     raise FileNotFoundError(
         f"no recipe {name!r}: neither a file nor one of {', '.join(files)}"
@@ -52,9 +55,10 @@ def resolve(name: str) -> Path:
     )
 
 
-def published_models() -> set[str]:
-    """Full names of the models whose weights are published."""
-    return {p.stem for p in (Path(__file__).resolve().parents[1] / "manifests").glob("*.yaml")}
+def _rank(full: str) -> int:
+    """0 for the model that the bare name means, 1 for other published weights, 2 for none."""
+    manifests = builtin_manifests()
+    return 2 if full not in manifests else 0 if read_manifest(manifests[full]).default else 1
 
 
 def load(path: Path) -> Recipe:

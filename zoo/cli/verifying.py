@@ -15,7 +15,6 @@ from zoo.cli.console import Console, format_table
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from zoo.registry.pull import cache_root
 from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
-from zoo.verification.cases import COMMITTED
 from zoo.verification.proof import Proof, families, prove
 
 HEADER = ("compared", "cases", "numbers", "largest difference", "tolerance", "")
@@ -82,8 +81,7 @@ def place_of(name: str, registry: Path | None) -> tuple[str, Path | None]:
     if registered is not None:
         return registered["family"], Path(registered["folder"])
     entry = catalogue.find(name)
-    full = f"{entry['name']}.{entry['tag']}"
-    folder = cache_root() / full / str(entry.get("version"))
+    folder = cache_root() / entry["full_name"] / str(entry.get("version"))
     return entry["family"], folder if (folder / MANIFEST_FILE).is_file() else None
 
 

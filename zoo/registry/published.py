@@ -37,7 +37,8 @@ PARAMS = {
     "deformable_detr_r50_single_scale": "34 M", "deformable_detr_r50_single_scale_dc5": "34 M",
     "deformable_detr_r50": "40 M", "deformable_detr_r50_refine": "41 M", "deformable_detr_r50_two_stage": "41 M",
     "rt_detr_r18": "20 M", "rt_detr_r34": "31 M", "rt_detr_r50m": "36 M", "rt_detr_r50": "42 M",
-    "rt_detr_r101": "76 M",
+    "rt_detr_r101": "76 M", "rt_detr_r18.o365_coco_60e": "20 M", "rt_detr_r50.o365_coco_24e": "42 M",
+    "rt_detr_r101.o365_coco_24e": "76 M",
 }  # fmt: skip
 # zoo name -> size of the authors' file as printed
 FILE_SIZES = {

@@ -52,6 +52,15 @@ def test_published_weights_are_the_default_and_carry_classes_by_name(shapes):
     assert any("rt_detr_r50.coco_72e" in note for note in notes)
 
 
+@pytest.mark.parametrize("name", ["rt_detr_r50.o365_coco_24e", "rt_detr_r50.o365_12e"])
+def test_another_tag_starts_from_its_own_weights_on_the_same_network(shapes, name):
+    recipe, _ = build(name, shapes)
+    assert recipe["init_from"] == {"source": name, "head": "by_class_name"}
+    assert recipe["about"]["name"] == "rt_detr_r50"
+    bare, _ = build("rt_detr_r50", shapes)
+    assert recipe["model"] == bare["model"]
+
+
 def test_random_weights_say_so_and_nothing_stays_slow_or_frozen(shapes):
     recipe, notes = build("rt_detr_r50", shapes, weights="random")
     arguments = recipe["model"]["init_args"]

@@ -16,7 +16,11 @@ FIGURES = {
     "deformable_detr_r50_two_stage": (41, 173),
     "rt_detr_r18": (20, 30), "rt_detr_r34": (31, 46), "rt_detr_r50m": (36, 50), "rt_detr_r50": (42, 68),
     "rt_detr_r101": (76, 129.5),
+    "rt_detr_r18.o365_coco_60e": (20, 30), "rt_detr_r50.o365_coco_24e": (42, 68),
+    "rt_detr_r101.o365_coco_24e": (76, 129.5),
 }  # fmt: skip
+# published without parameters, multiply-adds, speed or schedule
+OBJECTS365 = ["rt_detr_r18.o365_12e", "rt_detr_r50.o365_12e", "rt_detr_r101.o365_12e"]
 PUBLISHED = [n for n, e in catalogue.models().items() if e["published"] is not None]
 
 
@@ -28,7 +32,7 @@ def info(name: str, capsys) -> tuple[dict, str]:
 
 
 def test_figures_are_there_for_every_model():
-    assert set(PUBLISHED) == set(FIGURES)
+    assert set(PUBLISHED) == {*FIGURES, *OBJECTS365}
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
@@ -59,7 +63,7 @@ def test_ours_stands_beside_the_published_figure(name, capsys):
         assert word in text
 
 
-@pytest.mark.parametrize("name", list(FIGURES))
+@pytest.mark.parametrize("name", [*FIGURES, *OBJECTS365])
 def test_the_text_is_for_people(name, capsys):
     _, text = info(name, capsys)
     assert not re.search(r"[{}\[\]]|None|True|False|': ", text)
@@ -79,6 +83,41 @@ def test_of_several_schedules_the_one_of_the_published_weights_is_told_and_the_o
     assert re.search(r"detr/r50_coco_150e +AP 39\.5", text)
     assert "500 epochs, learning rate 0.0001, a tenth after epoch 400, 64 images a step" in text
     assert "detr-r50-e632da11.pth, 159 MB" in text
+
+
+def test_published_weights_of_another_tag_are_a_model_of_their_own(capsys):
+    entry, text = info("rt_detr_r50.o365_coco_24e", capsys)
+    assert (entry["name"], entry["tag"]) == ("rt_detr_r50.o365_coco_24e", "o365_coco_24e")
+    assert entry["recipes"] == ["rt_detr/r50_o365_coco_24e", "rt_detr/finetune"]
+    assert entry["schedule"]["epochs"] == 24
+    assert entry["published"]["AP"] == 55.3
+    assert "not yet; zoo pull rt_detr_r50.o365_coco_24e" in text
+    default, _ = info("rt_detr_r50", capsys)
+    assert default["recipes"] == ["rt_detr/r50_coco_72e", "rt_detr/finetune"]
+    assert info("rt_detr_r50.coco_72e", capsys)[0] == default
+
+
+@pytest.mark.parametrize("name", OBJECTS365)
+def test_weights_of_an_unpublished_schedule_have_no_recipe(name, capsys):
+    entry, text = info(name, capsys)
+    assert (entry["recipes"], entry["schedule"]) == ([], None)
+    assert entry["published"]["dataset"] == "Objects365 val"
+    assert entry["input"]["size"] == [640, 640]
+    words = " ".join(text.split())
+    assert "batch size, GPUs and learning rate are unpublished" in words
+    assert "unpublished, so there is no recipe" in words
+    assert "on Objects365 val" in words
+    assert "arXiv 2304.08069" in words
+    assert "differs from the recipe" not in text
+
+
+def test_list_shows_a_row_for_every_tag_with_published_weights(capsys):
+    assert run_command(["list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert set(PUBLISHED) <= set(rows)
+    assert rows["rt_detr_r18.o365_coco_60e"].endswith("rt_detr/r18_o365_coco_60e")
+    assert rows["rt_detr_r18"].endswith("rt_detr/r18_coco_72e")
+    assert rows["rt_detr_r18.o365_12e"].endswith("none; AP on Objects365 val")
 
 
 def test_both_truths_are_shown_where_a_page_and_the_release_differ(capsys):

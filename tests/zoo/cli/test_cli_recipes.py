@@ -3,6 +3,19 @@ import pytest
 from zoo.cli import recipes
 
 
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("rt_detr_r18", "r18_coco_72e"),
+        ("rt_detr_r18.o365_coco_60e", "r18_o365_coco_60e"),
+        ("detr_r50", "r50_coco_500e"),
+        ("detr_r50.coco_150e", "r50_coco_150e"),
+    ],
+)
+def test_a_bare_name_means_the_default_tag(name, stem):
+    assert recipes.resolve(name).stem == stem
+
+
 def test_overrides_are_split_from_the_other_arguments():
     argv = ["fit", "--config", "a", "--model.schedule.lr", "1e-4", "--trainer.max_epochs=3", "--json"]
     plain, overrides = recipes.split_overrides(argv)
