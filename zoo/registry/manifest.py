@@ -153,7 +153,7 @@ class DataBlock(_Block, kw_only=True, frozen=True):
 
 
 class Lineage(_Block, kw_only=True, frozen=True):
-    """The run and code that made the weights; nulls for weights that others made."""
+    """The run and code that made the weights, null where others made them; the model they started from."""
 
     run: RunId | None = None
     git_commit: Commit | None = None

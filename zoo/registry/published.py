@@ -26,7 +26,9 @@ class Convention:
 
 CONVENTIONS = {
     "detr": Convention(
-        1.0, "one FLOP a multiply-add; mean over the first 100 images of val2017", "V100, batch 1, PyTorch"
+        1.0,
+        "one FLOP a multiply-add; mean over the first 100 images of val2017",
+        "device not stated; first 100 images of val2017, transformer in TorchScript",
     ),
     "deformable_detr": Convention(1.0, "one FLOP a multiply-add", "V100, batch 1, PyTorch"),
     "rt_detr": Convention(0.5, "two FLOPs a multiply-add; 640x640", "T4, batch 1, TensorRT FP16"),

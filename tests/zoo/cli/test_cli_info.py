@@ -53,7 +53,11 @@ def test_ours_stands_beside_the_published_figure(name, capsys):
     assert re.search(r"^measured +not yet$", text, re.MULTILINE)
     assert entry["measured"] is None
     assert f"AP {published['AP']:.1f}" in text
-    device = "T4" if name.startswith("rt_detr") else "V100"
+    device = next(
+        where
+        for family, where in (("rt_detr", "T4"), ("deformable_detr", "V100"), ("detr", "device not stated"))
+        if name.startswith(family)
+    )
     assert (
         f"FPS ({device}" in text
         or f"s an image ({device}" in text
