@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +132,21 @@ class Comparison:
     def passed(self) -> bool:
         """Nan never passes."""
         return self.difference <= self.tolerance
+
+
+Runner = Callable[[Case], list[Comparison]]
+
+
+def find_runner(runners: Mapping[str, Runner], case: Case) -> Runner:
+    """The function that compares a case, by the beginning of its name.
+
+    Raises:
+        KeyError: no function knows this kind of case.
+    """
+    for prefix, runner in runners.items():
+        if case.name.startswith(prefix):
+            return runner
+    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(runners)}")
 
 
 def compare(what: str, ours: Tensor, official: Tensor, tolerance: float) -> Comparison:

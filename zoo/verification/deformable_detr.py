@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,16 @@ from zoo.losses import SigmoidFocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.postprocess import TopKSigmoid
 from zoo.schedule import ParamRule, Schedule
-from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
+from zoo.verification.cases import (
+    Case,
+    Comparison,
+    Runner,
+    compare,
+    compare_exact,
+    compare_summary,
+    find_runner,
+)
+from zoo.verification.structure import compare_structure
 
 FOLDER = "deformable"
 # official structure -> the recipe that builds it
@@ -406,40 +416,18 @@ def run_postprocess(case: Case) -> list[Comparison]:
 
 
 def run_structure(facts: Mapping[str, Any], network: DeformableDetr, rules: Schedule) -> list[Comparison]:
-    """Names, shapes, kinds, ties, counts and optimizer groups of a full-size network.
-
-    Args:
-        facts: a json of `structure/`.
-        network: ours, built from the recipe.
-        rules: the recipe's schedule.
-    """
-    shared = not network.config.refine_boxes
-    parameters = dict(network.named_parameters())
-    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
-    ours = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
-    official = {our_name(n, shared): (shape, what) for n, shape, _, what in facts["state_dict"]}
-    ties = [our_name(a, shared) == our_name(b, shared) for a, b in facts["tied_keys"]]
-    copies = len(facts["state_dict"]) - len(ours)
-    groups = rules.groups(network.named_parameters())
-    ours_groups = {(g["lr"], g["weight_decay"], n) for g in groups for n in g["param_names"]}
-    official_groups = {
-        (g["lr"], g["weight_decay"], our_name(n, shared)) for g in facts["param_groups"] for n in g["names"]
-    }
-    frozen = {n for n, p in parameters.items() if not p.requires_grad}
-    official_frozen = {our_name(n, shared) for n in facts["param_names_requires_grad_false"]}
-    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
-    total = sum(p.numel() for p in parameters.values())
+    """A full-size network, its optimizer groups and its ties; see `compare_structure`."""
+    name = partial(our_name, shared_heads=not network.config.refine_boxes)
+    groups = [(g["lr"], g["weight_decay"], name(n)) for g in facts["param_groups"] for n in g["names"]]
+    ties = [name(a) == name(b) for a, b in facts["tied_keys"]]
+    copies = len(facts["state_dict"]) - len(network.state_dict())
     return [
-        compare_exact("tensors", ours, official),
         compare_exact("tied tensors", (all(ties), copies), (True, len(ties))),
-        compare_exact("parameters", total, facts["params_total"]),
-        compare_exact("trainable parameters", trainable, facts["params_requires_grad"]),
-        compare_exact("frozen", frozen, official_frozen),
-        compare_exact("optimizer groups", ours_groups, official_groups),
+        *compare_structure(facts, network, rules, name, groups),
     ]
 
 
-RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
+RUNNERS: dict[str, Runner] = {
     "criterion": run_criterion,
     "forward": run_forward,
     "train_steps": run_train_steps,
@@ -449,13 +437,4 @@ RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
 }
 
 
-def runner_of(case: Case) -> Callable[[Case], list[Comparison]]:
-    """The function that compares a case.
-
-    Raises:
-        KeyError: no function knows this kind of case.
-    """
-    for prefix, runner in RUNNERS.items():
-        if case.name.startswith(prefix):
-            return runner
-    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(RUNNERS)}")
+runner_of = partial(find_runner, RUNNERS)

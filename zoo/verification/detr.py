@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,16 @@ from zoo.matcher import MatchCosts
 from zoo.postprocess import BestClassSoftmax
 from zoo.preprocess import InputContract
 from zoo.schedule import ParamRule, Schedule
-from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
+from zoo.verification.cases import (
+    Case,
+    Comparison,
+    Runner,
+    compare,
+    compare_exact,
+    compare_summary,
+    find_runner,
+)
+from zoo.verification.structure import compare_structure
 
 FOLDER = "detr"
 # official structure -> the recipe that builds it
@@ -484,36 +494,17 @@ def run_postprocess(case: Case) -> list[Comparison]:
 
 
 def run_structure(facts: Mapping, network: Detr, rules: Schedule) -> list[Comparison]:
-    """Names, shapes, kinds, counts, frozen parameters and rates of a full-size network.
-
-    Args:
-        facts: a json of `structure/`.
-        network: ours, built from the recipe.
-        rules: the recipe's schedule.
-    """
-    groups = rules.groups(network.named_parameters())
-    parameters = dict(network.named_parameters())
-    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
-    ours = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
-    official = {our_name(n): (shape, what) for n, shape, _, what in facts["state_dict"]}
-    frozen = {our_name(n) for n in facts["param_names_requires_grad_false"]}
-    rates = {n: (g["lr"], g["weight_decay"]) for g in groups for n in g["param_names"]}
-    official_rates = {
-        our_name(n): (1e-5 if "backbone" in n else 1e-4, 1e-4)
+    """A full-size network and its two rates; see `compare_structure`."""
+    frozen = set(facts["param_names_requires_grad_false"])
+    groups = [
+        (1e-5 if "backbone" in n else 1e-4, 1e-4, our_name(n))
         for n, _, _, what in facts["state_dict"]
-        if what == "parameter" and our_name(n) not in frozen
-    }
-    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
-    return [
-        compare_exact("tensors", ours, official),
-        compare_exact("parameters", sum(p.numel() for p in parameters.values()), facts["params_total"]),
-        compare_exact("trainable parameters", trainable, facts["params_requires_grad"]),
-        compare_exact("frozen", {n for n, p in parameters.items() if not p.requires_grad}, frozen),
-        compare_exact("learning rates and decays", rates, official_rates),
+        if what == "parameter" and n not in frozen
     ]
+    return compare_structure(facts, network, rules, our_name, groups)
 
 
-RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
+RUNNERS: dict[str, Runner] = {
     "criterion": run_criterion,
     "forward": run_forward,
     "train_steps": run_train_steps,
@@ -531,13 +522,4 @@ def cases_of_detection(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if not any(word in case.name for word in OF_MASKS)]
 
 
-def runner_of(case: Case) -> Callable[[Case], list[Comparison]]:
-    """The function that compares a case.
-
-    Raises:
-        KeyError: no function knows this kind of case.
-    """
-    for prefix, runner in RUNNERS.items():
-        if case.name.startswith(prefix):
-            return runner
-    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(RUNNERS)}")
+runner_of = partial(find_runner, RUNNERS)

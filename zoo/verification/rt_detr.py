@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,16 @@ from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.postprocess import TopKSigmoid
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
-from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_summary
+from zoo.verification.cases import (
+    Case,
+    Comparison,
+    Runner,
+    compare,
+    compare_exact,
+    compare_summary,
+    find_runner,
+)
+from zoo.verification.structure import compare_structure
 
 FOLDER = "rtdetr"
 # official structure -> the recipe that builds it
@@ -549,38 +559,16 @@ def run_preprocess(case: Case) -> list[Comparison]:
 
 
 def run_structure(facts: Mapping, network: RtDetr, rules: Schedule) -> list[Comparison]:
-    """Names, shapes, kinds, counts and optimizer groups of a full-size network.
-
-    Args:
-        facts: a json of `structure/`.
-        network: ours, built from the recipe.
-        rules: the recipe's schedule.
-    """
-    parameters = dict(network.named_parameters())
-    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
-    ours = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
-    official = {our_name(n): (shape, what) for n, shape, _, what in facts["state_dict"]}
-    # our frozen norms keep no counter; neither do the official ones
-    groups = rules.groups(network.named_parameters())
-    ours_groups = {(g["lr"], g["weight_decay"], n) for g in groups for n in g["param_names"]}
-    official_groups = {
+    """A full-size network and its optimizer groups; see `compare_structure`."""
+    groups = [
         (g.get("lr", 1e-4), g.get("weight_decay", 1e-4), our_name(n))
         for g in facts["param_groups"]
         for n in g["names"]
-    }
-    total = sum(p.numel() for p in parameters.values())
-    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
-    frozen = {n for n, p in parameters.items() if not p.requires_grad}
-    return [
-        compare_exact("tensors", ours, official),
-        compare_exact("parameters", total, facts["params_total"]),
-        compare_exact("trainable parameters", trainable, facts["params_requires_grad"]),
-        compare_exact("frozen", frozen, {our_name(n) for n in facts["param_names_requires_grad_false"]}),
-        compare_exact("optimizer groups", ours_groups, official_groups),
     ]
+    return compare_structure(facts, network, rules, our_name, groups)
 
 
-RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
+RUNNERS: dict[str, Runner] = {
     "criterion": run_criterion,
     "forward": run_forward,
     "train_steps": run_train_steps,
@@ -591,13 +579,4 @@ RUNNERS: dict[str, Callable[[Case], list[Comparison]]] = {
 }
 
 
-def runner_of(case: Case) -> Callable[[Case], list[Comparison]]:
-    """The function that compares a case.
-
-    Raises:
-        KeyError: no function knows this kind of case.
-    """
-    for prefix, runner in RUNNERS.items():
-        if case.name.startswith(prefix):
-            return runner
-    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(RUNNERS)}")
+runner_of = partial(find_runner, RUNNERS)
