@@ -140,7 +140,7 @@ def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Cons
     table = [
         (
             r["layers"],
-            *(format_score(_nan(r[k]), _band(r, k)) for k in ("AP", "AP50")),
+            *(f"{_nan(r[k]):.3f} in {format_score(_nan(r[k]), _band(r, k))}" for k in ("AP", "AP50")),
             round(r["ms_per_image"], 2),
         )
         for r in rows

@@ -28,8 +28,8 @@ def list_models(registry: Path | None, console: Console) -> None:
     console.table(("model", "params", "published AP", "AP50", "measured AP", "recipe"), rows)
     if registered:
         console.say("\nin your registry:")
-        own = [(e["name"], e["version"], _score(e["measured"], "AP") or "not yet") for e in registered]
-        console.table(("model", "version", "measured AP"), own)
+        own = [(e["name"], e["version"], *_own_score(e["measured"])) for e in registered]
+        console.table(("model", "version", "measured AP", "on"), own)
     console.say("\nzoo info NAME tells more; zoo finetune NAME --data FOLDER trains it on your images")
 
 
@@ -215,3 +215,11 @@ def _recipe(entry: dict[str, Any]) -> str:
 def _score(scores: dict[str, Any] | None, key: str) -> str:
     value = (scores or {}).get(key)
     return "" if value is None else f"{value:.1f}" if value > 1 else f"{value:.3f}"
+
+
+def _own_score(measured: dict[str, Any] | None) -> tuple[str, str]:
+    """AP in percent, as published ones are, and the split that it was measured on."""
+    if measured is None or measured.get("AP") is None:
+        return "not yet", ""
+    percent = 100 * measured["AP"] if measured.get("unit") == "fraction" else measured["AP"]
+    return f"{percent:.1f}", str(measured.get("split", ""))

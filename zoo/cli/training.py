@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from datamodules.base import DetectionDataModule
 from zoo.callbacks import History, Progress, SaveWhenInterrupted
 from zoo.checkpoint_io import read_checkpoint, write_atomically
-from zoo.cli import recipes, signals
+from zoo.cli import recipes, schema, signals
 from zoo.cli.console import Console, is_rank_zero
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.recipes import Recipe
@@ -86,6 +86,8 @@ def train(
     history, interrupted = History(), SaveWhenInterrupted(folder)
     if resume is not None:
         recipe = _continued(recipe, folder)
+    schema.check(recipe)
+    refuse_missing_data(recipe)
     cli = ZooCLI(recipe, folder, [Progress(console.say), history, interrupted])
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     data.setup("fit")
@@ -114,6 +116,13 @@ def train(
     score_last_steps(trainer, module, data, history)
     best, step = load_best(trainer, module)
     return TrainedRun(folder, recipe, module, data, trainer, history, best, step, time.monotonic() - begun)
+
+
+def refuse_missing_data(recipe: Recipe) -> None:
+    """Raises FileNotFoundError for a data folder that is not there, before any weights are fetched."""
+    root = Path(str(recipe["data"]["init_args"].get("root", "."))).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; give the data set's with --data.root FOLDER")
 
 
 def preflight(

@@ -141,7 +141,10 @@ def _checkpoint_of(source: str | Path, run_id: str | None, backend: Backend) -> 
     if Path(source).is_file():
         return Path(source), run_id
     if not re.fullmatch(r"[0-9a-f]{32}", str(source)):
-        raise FileNotFoundError(f"{source} is neither a checkpoint file nor an MLflow run id (32 hex digits)")
+        raise FileNotFoundError(
+            f"{source} is neither a checkpoint file nor an MLflow run id (32 hex digits); "
+            "`zoo publish` takes a run folder too, by its path"
+        )
     tags = _get_run(str(source), backend)[1].data.tags
     noted = tags.get("zoo.checkpoint")
     if not noted or not Path(noted).is_file():

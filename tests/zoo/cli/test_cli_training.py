@@ -141,3 +141,8 @@ def test_other_ranks_are_silent(monkeypatch, capsys):
     console.say("hello")
     console.result({})
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_data_folder_is_named_before_any_weights_are_fetched(capsys):
+    assert run_command(["fit", "--config", "rt_detr/r18_coco_72e", "--data.root", "not_there"]) == 2
+    assert "not_there is not a folder" in capsys.readouterr().err
