@@ -19,7 +19,6 @@ from zoo.layers.deformable_attention import sample_maps, sample_rows
 from zoo.layers.position import sine_2d
 from zoo.losses import SigmoidFocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.postprocess import TopKSigmoid
 from zoo.schedule import ParamRule, Schedule
 from zoo.verification.cases import (
     Case,
@@ -30,6 +29,7 @@ from zoo.verification.cases import (
     compare_summary,
     find_runner,
 )
+from zoo.verification.detections import compare_top_k
 from zoo.verification.structure import compare_structure
 
 FOLDER = "deformable"
@@ -397,19 +397,7 @@ def _attention_by(attention: Callable[..., Tensor], how: str, case: Case) -> lis
 def run_postprocess(case: Case) -> list[Comparison]:
     """Top 100 of queries x classes: scores, labels, boxes in pixels."""
     sizes = tuple((int(h), int(w)) for h, w in case["target_sizes_hw"].tolist())
-    results = []
-    for precision, dtype in (("f32", torch.float32), ("f64", torch.float64)):
-        detections = TopKSigmoid(100)(Predictions(case["logits"].to(dtype), case["boxes"].to(dtype)), sizes)
-        scores = torch.stack([d.scores for d in detections])
-        boxes = torch.stack([d.boxes_xyxy for d in detections])
-        labels = torch.stack([d.labels for d in detections])
-        largest = float(case[f"{precision}/boxes"].abs().max())
-        results += [
-            compare(f"{precision} scores", scores, case[f"{precision}/scores"], 1e-6),
-            compare_exact(f"{precision} labels", labels, case[f"{precision}/labels"]),
-            compare(f"{precision} boxes", boxes, case[f"{precision}/boxes"], 1e-3 / largest),
-        ]
-    return results
+    return compare_top_k(case, 100, sizes)
 
 
 # -- structure ------------------------------------------------------------------------------------

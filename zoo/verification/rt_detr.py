@@ -22,7 +22,6 @@ from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_
 from zoo.layers.hybrid_encoder import EncoderConfig
 from zoo.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.postprocess import TopKSigmoid
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
 from zoo.verification.cases import (
@@ -34,6 +33,7 @@ from zoo.verification.cases import (
     compare_summary,
     find_runner,
 )
+from zoo.verification.detections import compare_top_k
 from zoo.verification.structure import compare_structure
 
 FOLDER = "rtdetr"
@@ -517,19 +517,7 @@ def _noise_ranges(
 def run_postprocess(case: Case) -> list[Comparison]:
     """Top 300 of queries x classes: scores, labels, boxes in pixels."""
     sizes = tuple((int(h), int(w)) for w, h in case["orig_target_sizes_wh"].tolist())
-    results = []
-    for precision, dtype in (("f32", torch.float32), ("f64", torch.float64)):
-        detections = TopKSigmoid(300)(Predictions(case["logits"].to(dtype), case["boxes"].to(dtype)), sizes)
-        scores = torch.stack([d.scores for d in detections])
-        boxes = torch.stack([d.boxes_xyxy for d in detections])
-        labels = torch.stack([d.labels for d in detections])
-        largest = float(case[f"{precision}/boxes"].abs().max())
-        results += [
-            compare(f"{precision} scores", scores, case[f"{precision}/scores"], 1e-6),
-            compare_exact(f"{precision} labels", labels, case[f"{precision}/labels"]),
-            compare(f"{precision} boxes", boxes, case[f"{precision}/boxes"], 1e-3 / largest),
-        ]
-    return results
+    return compare_top_k(case, 300, sizes)
 
 
 def run_preprocess(case: Case) -> list[Comparison]:
