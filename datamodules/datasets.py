@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from datamodules.images import open_image
+from datamodules.images import decode
 from datamodules.index import AnnotationIndex
 from datamodules.samplers import Key, derived_seed
 from datamodules.targets import ImageTargets, resized_targets, training_targets
@@ -30,7 +30,7 @@ def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> Image
 
 def read_image(index: AnnotationIndex, row: int) -> Image.Image:
     """The decoded image, RGB, in the frame of its boxes."""
-    return open_image(index.path(row), int(index.image_ids[row]), index.size(row))
+    return decode(index.images, str(index.files[row]), int(index.image_ids[row]), index.size(row))
 
 
 def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
+from datamodules.stores import Folder, ImageStore
 from zoo.preprocess import to_rgb
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
@@ -78,13 +80,19 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
 
 
 def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
+    """`decode` of a plain file."""
+    return decode(Folder(str(path.parent)), path.name, image_id, size)
+
+
+def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Image.Image:
     """Decodes to RGB in the frame of the boxes, whose (h, w) is `size`.
 
     Raises:
         ValueError: naming file and id, if the file cannot be decoded or has another size.
     """
+    path = store.where(name)
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(store.read(name))) as opened:
             opened.load()
             image = _in_frame(opened, size)
             if image is not None:

@@ -17,6 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.stores import Folder, ImageStore
+
 Severity = Literal["error", "warning"]
 
 _OUTSIDE_TOLERANCE = 1.0  # pixels; COCO's own boxes pass the edge by rounding
@@ -77,6 +79,7 @@ class AnnotationIndex:
     crowd: NDArray[np.bool_]  # [A]
     annotation_ids: NDArray[np.int64]  # [A]
     faults: tuple[Fault, ...] = field(default=())
+    store: ImageStore | None = None  # where the images lie; None: plain files below `root`
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -89,6 +92,11 @@ class AnnotationIndex:
     def path(self, row: int) -> Path:
         """Where image `row` lies."""
         return Path(self.root, str(self.files[row]))
+
+    @property
+    def images(self) -> ImageStore:
+        """Hands out the bytes of the images by their names in `files`."""
+        return self.store or Folder(self.root)
 
     def size(self, row: int) -> tuple[int, int]:
         """(h, w) of image `row`."""

@@ -62,6 +62,7 @@ class Targets(NamedTuple):
     labels: Tensor  # [T] int64 in [0, num_classes)
     boxes: Tensor  # [T, 4] float32
     counts: tuple[int, ...]  # objects of each image, python integers: reading them costs no sync
+    masks: Tensor | None = None  # [T, H, W] bool, padded with False like the images; None without masks
 
     @property
     def image_index(self) -> Tensor:
@@ -96,6 +97,9 @@ class Batch:
         targets = self.targets._replace(
             labels=self.targets.labels.to(device, non_blocking=non_blocking),
             boxes=self.targets.boxes.to(device, non_blocking=non_blocking),
+            masks=None
+            if self.targets.masks is None
+            else self.targets.masks.to(device, non_blocking=non_blocking),
         )
         return replace(
             self,
@@ -107,7 +111,9 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by a DataLoader with `pin_memory=True`."""
         targets = self.targets._replace(
-            labels=self.targets.labels.pin_memory(), boxes=self.targets.boxes.pin_memory()
+            labels=self.targets.labels.pin_memory(),
+            boxes=self.targets.boxes.pin_memory(),
+            masks=None if self.targets.masks is None else self.targets.masks.pin_memory(),
         )
         return replace(
             self, images=self.images.pin_memory(), padding=self.padding.pin_memory(), targets=targets
@@ -127,7 +133,13 @@ class Batch:
                 f"images of {height}x{width} do not fit into the step's size {size[0]}x{size[1]}"
             )
         grow = (0, size[1] - width, 0, size[0] - height)
-        return replace(self, images=F.pad(self.images, grow), padding=F.pad(self.padding, grow, value=True))
+        masks = None if self.targets.masks is None else F.pad(self.targets.masks, grow)
+        return replace(
+            self,
+            images=F.pad(self.images, grow),
+            padding=F.pad(self.padding, grow, value=True),
+            targets=self.targets._replace(masks=masks),
+        )
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ class Sample:
     image_id: int
     original_size: tuple[int, int]  # (h, w) before any transform
     annotations: Annotations | None = None  # counts has one entry; None in training
+    masks: Tensor | None = None  # [n, h, w] bool, of the objects in `boxes`; None without masks
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -159,11 +172,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
             labels=torch.cat([s.labels for s in samples]),
             boxes=torch.cat([s.boxes.reshape(-1, 4) for s in samples]),
             counts=tuple(len(s.labels) for s in samples),
+            masks=_padded_masks(samples, height, width),
         ),
         image_ids=tuple(s.image_id for s in samples),
         original_sizes=tuple(s.original_size for s in samples),
         annotations=_concatenate([s.annotations for s in samples]),
     )
+
+
+def _padded_masks(samples: Sequence[Sample], height: int, width: int) -> Tensor | None:
+    present = [s.masks for s in samples if s.masks is not None]
+    if len(present) < len(samples):
+        return None
+    return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in present])
 
 
 def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | None:

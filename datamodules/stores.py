@@ -1,0 +1,38 @@
+"""Where image files lie: a folder here; shards, local or remote, in `datamodules.shards`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class ImageStore(Protocol):
+    """Hands out the bytes of an image by its name in an index. Pickles small: workers are spawned with it."""
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            OSError: if it cannot be had, naming it.
+        """
+        ...
+
+    def where(self, name: str) -> str:
+        """The place of the file, for a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Plain files below `root`."""
+
+    root: str
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        return Path(self.root, name).read_bytes()
+
+    def where(self, name: str) -> str:
+        """Its path."""
+        return str(Path(self.root, name))
