@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("batch", "boxes", "labels"),
+    ("batch", "boxes", "labels", "class_names"),  # class_names: what labels compares names with
     (
         "preprocess",
         "layers",

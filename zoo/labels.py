@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from zoo.class_names import corrected
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -92,11 +94,18 @@ class LabelMap:
         return dict(zip(self.head_indices, self.names, strict=True))
 
     def difference(self, other: LabelMap) -> str | None:
-        """One line that tells the first way in which two maps disagree; None if they are equal."""
+        """One line that tells the first way in which two maps disagree; None if they mean the same.
+
+        Known misspellings of published class lists are no difference.
+        """
         if self.num_classes != other.num_classes:
             return f"{self.num_classes} classes against {other.num_classes}"
         for head in sorted({*self.head_indices, *other.head_indices}):
             mine, theirs = self.name_of_head.get(head), other.name_of_head.get(head)
-            if mine != theirs:
+            if mine is None or theirs is None:
+                same = mine is theirs
+            else:
+                same = corrected(mine) == corrected(theirs)
+            if not same:
                 return f"head index {head} is {mine!r} in one and {theirs!r} in the other"
         return None

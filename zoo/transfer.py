@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zoo.class_names import Match, match_classes
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule
 
@@ -18,22 +19,40 @@ Head = Literal["keep", "new", "by_class_name"]
 
 @dataclass
 class LoadReport:
-    """Tensors by what happened to them, and classes whose rows were carried over."""
+    """Tensors by what happened to them, and classes whose rows were carried over or start new.
+
+    `matches` says for each class that was carried over which class of the weights it is, and how it was found.
+    """
 
     copied: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    new_classes: list[str] = field(default_factory=list)
+    matches: dict[str, Match] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For the terminal."""
         lines = [f"copied {len(self.copied)} tensors"]
-        if self.classes:
-            lines.append(f"class rows carried over by name: {', '.join(self.classes)}")
+        if self.classes or self.new_classes:
+            lines += self._class_lines()
         if self.reinitialised:
             lines.append(f"re-initialised {len(self.reinitialised)}: {', '.join(self.reinitialised)}")
         if self.left_out:
             lines.append(f"left out {len(self.left_out)}: {', '.join(self.left_out)}")
+        return lines
+
+    def _class_lines(self) -> list[str]:
+        total = len(self.classes) + len(self.new_classes)
+        aliases = [f"{name} from {m.source}" for name, m in self.matches.items() if m.how == "alias"]
+        by_alias = f"; {len(aliases)} by alias: {', '.join(aliases)}" if aliases else ""
+        lines = [
+            f"class rows carried over for {len(self.classes)} of {total} classes by name or alias{by_alias}"
+        ]
+        if self.new_classes:
+            lines.append(
+                f"class rows that start new, for the weights do not know them: {', '.join(self.new_classes)}"
+            )
         return lines
 
 
@@ -50,7 +69,7 @@ def load_weights(
         module: its network receives the weights, and its average starts again from them.
         state: in our key layout.
         head: `keep` all rows (strict), start the class tensors `new`, or copy the rows of classes
-            that both maps name (`by_class_name`).
+            that both maps name, in the same or in known other words (`by_class_name`).
         source_map: of the weights; needed for `by_class_name`.
         target_map: of the new data; likewise.
 
@@ -74,7 +93,9 @@ def load_weights(
             if head == "by_class_name":
                 assert source_map is not None
                 assert target_map is not None
-                report.classes = copy_rows(loaded[name], state[name], source_map, target_map)
+                report.matches = copy_rows(loaded[name], state[name], source_map, target_map)
+                report.classes = list(report.matches)
+                report.new_classes = [n for n in target_map.names if n not in report.matches]
             report.reinitialised.append(name)
         elif state[name].shape != value.shape:
             raise ValueError(
@@ -91,18 +112,17 @@ def load_weights(
 
 
 @torch.no_grad()
-def copy_rows(target: Tensor, source: Tensor, source_map: LabelMap, target_map: LabelMap) -> list[str]:
-    """Copies the class rows that both maps name, in place; returns the names.
+def copy_rows(target: Tensor, source: Tensor, source_map: LabelMap, target_map: LabelMap) -> dict[str, Match]:
+    """Copies the class rows that both maps name, in place; returns which, by target name in head order.
 
     A row after the classes (DETR's no-object, the padding of RT-DETR's denoising labels) means the same
     whatever the classes are, and is copied too.
     """
     from_row = {name: head for head, name in source_map.name_of_head.items()}
-    names = []
+    matches = match_classes(source_map.names, target_map.names)
     for head, name in target_map.name_of_head.items():
-        if name in from_row:
-            target[head] = source[from_row[name]].to(target.dtype)
-            names.append(name)
+        if name in matches:
+            target[head] = source[from_row[matches[name].source]].to(target.dtype)
     if len(target) > target_map.num_classes and len(source) > source_map.num_classes:
         target[-1] = source[-1].to(target.dtype)
-    return names
+    return matches

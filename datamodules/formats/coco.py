@@ -140,7 +140,7 @@ def read_split(
                 "id and a name",
             )
             continue
-        add_checked_image(builder, images, image.file_name, image.id, _declared_size(image), verify_sizes)
+        add_checked_image(builder, images, image.file_name, image.id, declared_size(image), verify_sizes)
     shown = shown_path(file, root)
     for number, annotation in enumerate(content.annotations):
         builder.add_object(
@@ -155,7 +155,8 @@ def read_split(
     return builder.build()
 
 
-def _declared_size(image: _Image) -> tuple[int, int] | None:
+def declared_size(image: _Image) -> tuple[int, int] | None:
+    """(h, w) of an image entry, None if it has none that can be."""
     known = (
         isinstance(image.height, int) and isinstance(image.width, int) and min(image.height, image.width) > 0
     )

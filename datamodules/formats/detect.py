@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from datamodules.formats import coco, roboflow, voc, yolo
+from datamodules.formats import coco, objects365, roboflow, voc, yolo
 from datamodules.formats.source import Source
 
-Format = Literal["auto", "coco", "roboflow_coco", "yolo", "voc"]
+Format = Literal["auto", "coco", "objects365", "roboflow_coco", "yolo", "voc"]
 
 _READERS: dict[str, Callable[..., Source]] = {
     "coco": coco.read,
+    "objects365": objects365.read,
     "roboflow_coco": roboflow.read,
     "yolo": yolo.read,
     "voc": voc.read,
@@ -20,6 +21,7 @@ _READERS: dict[str, Callable[..., Source]] = {
 _UNDERSTOOD = """\
 Layouts that are understood:
   COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
+  Objects365 v2          train/zhiyuan_objv2_train.json, train/patch0/*.jpg, val/...
   Roboflow COCO export   train/_annotations.coco.json, train/*.jpg, valid/..., test/...
   YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels)
   Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt"""
@@ -27,13 +29,15 @@ _SHOWN = 12
 
 
 def detect(root: Path) -> str:
-    """`coco`, `roboflow_coco`, `yolo` or `voc`.
+    """`coco`, `objects365`, `roboflow_coco`, `yolo` or `voc`.
 
     Raises:
         ValueError: saying what was found and what is understood, if it is none of them.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
+    if objects365.annotation_files(root):
+        return "objects365"
     if roboflow.annotation_files(root):
         return "roboflow_coco"
     if voc.find_base(root):

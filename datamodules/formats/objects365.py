@@ -1,0 +1,284 @@
+"""Objects365 v2 (2020): zhiyuan_objv2_{train,val}.json and patches of images, wherever tools unpack them.
+
+Classes are matched by id: the published names have typing errors and trailing blanks, and the order of the
+categories differs between files. What is known to be wrong with the published files is mended or left out
+here, by name; anything else that is wrong becomes a fault as for every data set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from datamodules.formats import coco
+from datamodules.formats.source import Source, image_overlaps
+from datamodules.images import frame_size
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+
+SPLITS = ("train", "val")
+# listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)
+MISSING = frozenset({"objects365_v2_00908726", "objects365_v1_00320532", "objects365_v1_00320534"})
+# images that a published converter to COCO drops as broken
+BROKEN = frozenset(
+    {
+        "objects365_v1_00712985",
+        "objects365_v2_02081009",
+        "objects365_v2_00904061",
+        "objects365_v1_00162953",
+        "objects365_v2_01339848",
+        "objects365_v2_01524152",
+        "objects365_v1_00175464",
+        "objects365_v2_02037230",
+    }
+)
+# width and height are exchanged in the json; its files of this kind are not all known, see `verify_sizes`
+TRANSPOSED = frozenset({"objects365_v2_02024631", "objects365_v2_01118660", "objects365_v1_00509398"})
+
+_SAMPLE = 64  # images looked up to tell the layout, besides one of each folder
+_FEW = 10  # missing files of a folder that are named one by one
+
+
+@cache
+def class_names() -> dict[int, str]:
+    """category_id (1 to 365) -> name as published."""
+    text = resources.files("datamodules").joinpath("objects365_classes.yaml").read_text(encoding="utf-8")
+    return dict(enumerate(yaml.safe_load(text)["names"], start=1))
+
+
+def annotation_files(root: Path) -> dict[str, Path]:
+    """Per split the official json, in its folder, in annotations/ or at the top; empty if there is none."""
+    found = {}
+    for split in SPLITS:
+        name = f"zhiyuan_objv2_{split}.json"
+        places = (root / split / name, root / "annotations" / name, root / name)
+        file = next((p for p in places if p.is_file()), None)
+        if file is not None:
+            found[split] = file
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the images of a split are: `folder` / (the file_name of the json without its first `strip` parts).
+
+    `images/v1/patch8/x.jpg` lies in train/images/v1/patch8, train/patch8, or train, as it was unpacked.
+    """
+
+    folder: Path
+    strip: int
+
+    def relative(self, file_name: str) -> str:
+        """Name below `folder`."""
+        return "/".join(PurePosixPath(file_name).parts[self.strip :])
+
+
+def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
+    """The layout that has most of a sample of the images; one of each folder, for not all may be here.
+
+    Raises:
+        ValueError: naming the places where no image of the sample was found.
+    """
+    first = {name.rpartition("/")[0]: name for name in reversed(names)}
+    sample = {*first.values(), *names[:: max(1, len(names) // _SAMPLE)]}
+    depth = min((len(PurePosixPath(name).parts) for name in sample), default=1)
+    folders = (root / split, root / split / "images", root / "images" / split)
+    candidates = [Layout(folder, strip) for folder in folders if folder.is_dir() for strip in range(depth)]
+
+    def hits(layout: Layout) -> int:
+        return sum((layout.folder / layout.relative(name)).is_file() for name in sample)
+
+    best = max(candidates, key=hits, default=None)
+    if best is None or (sample and not hits(best)):
+        raise ValueError(
+            f"none of {len(sample)} images of the {split} json was found below "
+            f"{', '.join(str(f) for f in folders)} (first: {names[0] if names else None}); unpack the "
+            f"patches into {root / split}, or fetch them with `zoo data download objects365 --parts {split}`"
+        )
+    return best
+
+
+def read(root: Path, *, verify_sizes: bool = False) -> Source:
+    """Both splits, or the one whose json is here.
+
+    Args:
+        root: folder with train/ and val/.
+        verify_sizes: read the header of every image instead of the known transposed ones.
+
+    Raises:
+        ValueError: if there is no json, one is not of Objects365 v2, or its images are not to be found.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(
+            f"{root} has no zhiyuan_objv2_train.json and no zhiyuan_objv2_val.json, in train/, val/, "
+            "annotations/ or itself; `zoo data download objects365 --parts annotations` fetches them"
+        )
+    notes: list[Fault] = []
+    splits = {}
+    for split, file in files.items():
+        content = coco.load(file)
+        notes += check_classes(shown_path(file, root), content)
+        splits[split] = read_split(root, split, file, content, verify_sizes)
+    return Source("objects365", root, class_names(), splits, (*notes, *image_overlaps(root, splits)))
+
+
+def check_classes(file: str, content: coco.CocoFile) -> Iterator[Fault]:
+    """A warning for each class that is spelled in an unknown way.
+
+    Raises:
+        ValueError: if an id is unknown or most names are of other ids: the file is of v1, or of another set.
+    """
+    ours = class_names()
+    listed = {c.id: str(c.name) for c in content.categories}
+    other = {i: name for i, name in listed.items() if i not in ours or _plain(name) != _plain(ours[i])}
+    unknown = [i for i in other if i not in ours]
+    # corrected spellings differ for 17 classes; a list in another order agrees by chance only
+    if unknown or len(other) > len(listed) // 2:
+        example = unknown[0] if unknown else next(iter(other))
+        raise ValueError(
+            f"{file} is not of Objects365 v2 (2020): its category {example} is {listed[example]!r}, that of v2 "
+            f"is {ours.get(example)!r} ({len(other)} of {len(listed)} differ). Objects365 v1 (2019) has other "
+            "classes, ids and images: read it with datamodules.custom.CustomDataModule, format: coco"
+        )
+    for i, name in other.items():
+        yield Fault(
+            "warning",
+            "class_spelling",
+            file,
+            i,
+            f"category {i} is spelled {name!r}, published as {ours[i]!r}; classes are matched by id",
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def read_split(
+    root: Path, split: str, file: Path, content: coco.CocoFile, verify_sizes: bool
+) -> AnnotationIndex:
+    """One split as an index, without the images that are known to be missing or broken."""
+    builder = IndexBuilder(root, class_names())
+    images = list(_valid_images(builder, file, content))
+    layout = find_layout(root, split, [image.name for image in images])
+    absent = _absent(builder, layout, images)
+    for image in images:
+        if image.id in absent or _known_fault(builder, image):
+            builder.exclude_image(image.id)
+        else:
+            _add_image(builder, layout, image, verify_sizes)
+    shown = shown_path(file, root)
+    for number, annotation in enumerate(content.annotations):
+        builder.add_object(
+            annotation.image_id,
+            annotation.bbox,
+            annotation.category_id,
+            annotation.id if isinstance(annotation.id, int) else number,
+            area=annotation.area,
+            crowd=bool(annotation.iscrowd),
+            file=shown,
+        )
+    return builder.build()
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """One entry of `images` with an id, a name and (h, w)."""
+
+    id: int
+    name: str
+    size: tuple[int, int]
+
+    @property
+    def stem(self) -> str:
+        """`objects365_v1_00420917`, unique over both splits."""
+        return PurePosixPath(self.name).stem
+
+
+def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> Iterator[_Image]:
+    for image in content.images:
+        size = coco.declared_size(image)
+        if isinstance(image.id, int) and isinstance(image.file_name, str) and size is not None:
+            yield _Image(image.id, image.file_name, size)
+            continue
+        if isinstance(image.id, int):
+            builder.exclude_image(image.id)
+        builder.fault(
+            "error",
+            "invalid_image",
+            file,
+            str(image.id),
+            f"image {image.id!r} with file_name {image.file_name!r} and size {image.width!r}x{image.height!r} "
+            "is left out; it needs an integer id, a name and a size; is the json as published?",
+        )
+
+
+def _known_fault(builder: IndexBuilder, image: _Image) -> bool:
+    """Whether an image is left out because its published file is; the warning names it."""
+    if image.stem in MISSING:
+        text = "the published json lists it, the published archives do not have it"
+        builder.fault("warning", "known_missing", image.name, image.id, f"{text}; left out, as expected")
+        return True
+    if image.stem in BROKEN:
+        text = "the published file is known to be broken"
+        builder.fault("warning", "known_broken", image.name, image.id, f"{text}; left out, as expected")
+        return True
+    return False
+
+
+def _add_image(builder: IndexBuilder, layout: Layout, image: _Image, verify_size: bool) -> None:
+    path = layout.folder / layout.relative(image.name)
+    size: tuple[int, int] | None = image.size
+    if verify_size or image.stem in TRANSPOSED:
+        frame = frame_size(path, image.size)
+        size = frame.size
+        if frame.kind:
+            builder.fault("warning" if size else "error", frame.kind, path, image.id, frame.message)
+    if size is None:
+        builder.exclude_image(image.id)
+    else:
+        builder.add_image(path, image.id, size)
+
+
+def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[_Image]) -> set[int]:
+    """Ids of images that are not on the disk, found with one listing a folder instead of a look at each.
+
+    A folder that lacks many is one fault, for then an archive is not unpacked, or not to its end.
+    """
+    of_folder: dict[str, list[_Image]] = defaultdict(list)
+    for image in images:
+        if image.stem not in MISSING:
+            of_folder[layout.relative(image.name).rpartition("/")[0]].append(image)
+    absent: set[int] = set()
+    for folder, own in sorted(of_folder.items()):
+        place = layout.folder / folder
+        here = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
+        lacking = [image for image in own if PurePosixPath(image.name).name not in here]
+        absent.update(image.id for image in lacking)
+        if len(lacking) > _FEW:
+            builder.fault(
+                "error",
+                "missing_images",
+                place,
+                None,
+                f"{len(lacking)} of the {len(own)} images that the json lists here are not there (first: "
+                f"{lacking[0].name}); they are left out; unpack the archive again, or set skip_broken: true "
+                "to use what there is",
+            )
+            continue
+        for image in lacking:
+            builder.fault(
+                "error",
+                "missing_image",
+                layout.folder / layout.relative(image.name),
+                image.id,
+                "there is no such file; the image and its objects are left out; unpack its archive again",
+            )
+    return absent

@@ -1,0 +1,82 @@
+"""Objects365 v2: train/ and val/, each with its zhiyuan_objv2_<split>.json and patches of images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.formats import objects365
+from datamodules.index import Fault
+from zoo.preprocess import InputContract
+
+
+class Objects365DataModule(DetectionDataModule):
+    """The published layout; also with flattened patches, and with one of the two splits alone.
+
+    `limit_eval: 5000` evaluates on the first 5000 val images, as D-FINE does (which trains on the others).
+
+    Args:
+        root: folder with train/ and val/; see `datamodules.formats.objects365` for where images may be.
+        labels: `contiguous` (365 classes, RT-DETR) or `category_id` (366, row 0 unused, D-FINE and DEIM).
+        verify_sizes: read the header of every image and mend exchanged widths and heights, not of the known
+            files alone. Takes long on 1.7 million images.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        labels: Literal["contiguous", "category_id"],
+        input: InputContract,
+        train_transform: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        verify_sizes: bool = False,
+        flip_both: bool = False,
+        skip_broken: bool = False,
+        limit_train: int | None = None,
+        limit_eval: int | None = None,
+    ) -> None:
+        super().__init__(
+            input=input,
+            train_transform=train_transform,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            flip_both=flip_both,
+            skip_broken=skip_broken,
+            limit_train=limit_train,
+            limit_eval=limit_eval,
+        )
+        self._root = Path(root).expanduser().resolve()
+        self._labels: Literal["contiguous", "category_id"] = labels
+        self._verify_sizes = verify_sizes
+
+    def load(self) -> LoadedData:
+        """Reads the json files; a split that is not here is empty, with a warning.
+
+        Raises:
+            ValueError: if there is neither split, one is not of v2, or its images are not to be found.
+        """
+        source = objects365.read(self._root, verify_sizes=self._verify_sizes)
+        present = next(iter(source.splits.values()))
+        splits, faults = dict(source.splits), list(source.faults)
+        for split in objects365.SPLITS:
+            if split not in splits:
+                splits[split] = replace(present.take([]), faults=())
+                faults.append(
+                    Fault(
+                        "warning",
+                        "no_split",
+                        split,
+                        None,
+                        f"zhiyuan_objv2_{split}.json is not here, so {split} has no image; `zoo data download "
+                        f"objects365 --parts {split}` fetches it",
+                    )
+                )
+        return LoadedData("objects365", splits, source.label_map(self._labels), tuple(faults))
