@@ -30,7 +30,7 @@ def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> Image
 
 def read_image(index: AnnotationIndex, row: int) -> Image.Image:
     """The decoded image, RGB, in the frame of its boxes."""
-    return decode(index.images, str(index.files[row]), int(index.image_ids[row]), index.size(row))
+    return decode(index.images, index.files[row], index.image_id(row), index.size(row))
 
 
 def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
@@ -63,7 +63,7 @@ class TrainingDataset(Dataset[Sample]):
             image=out.image,
             labels=out.labels,
             boxes=out.boxes,
-            image_id=int(self.index.image_ids[row]),
+            image_id=self.index.image_id(row),
             original_size=self.index.size(row),
         )
 
@@ -84,14 +84,14 @@ class EvaluationDataset(Dataset[Sample]):
         image = self._input.resize_image(read_image(self.index, row))
         targets = read_targets(self.index, row, self._label_map)
         labels, boxes = resized_targets(targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
-        return Sample(image, labels, boxes, int(self.index.image_ids[row]), size, self._annotations(row))
+        return Sample(image, labels, boxes, self.index.image_id(row), size, self._annotations(row))
 
     def _annotations(self, row: int) -> Annotations:
         objects = self.index.objects(row)
         return Annotations(
-            boxes_xywh=torch.from_numpy(objects.boxes_xywh.copy()),
-            areas=torch.from_numpy(objects.areas.copy()),
+            boxes_xywh=torch.from_numpy(objects.boxes_xywh),
+            areas=torch.from_numpy(objects.areas),
             labels=torch.tensor(_head_indices(objects.source_ids, self._label_map), dtype=torch.int64),
-            crowd=torch.from_numpy(objects.crowd.copy()),
+            crowd=torch.from_numpy(objects.crowd),
             counts=(len(objects.source_ids),),
         )

@@ -37,10 +37,11 @@ class _Annotation(msgspec.Struct):
     bbox: Any = None
     area: Any = None
     iscrowd: Any = 0
+    segmentation: Any = None
 
 
 class CocoFile(msgspec.Struct):
-    """The parts of a COCO json that detection needs; segmentations are skipped while parsing."""
+    """The parts of a COCO json that detection needs."""
 
     images: list[_Image]
     categories: list[_Category]
@@ -150,6 +151,7 @@ def read_split(
             annotation.id if isinstance(annotation.id, int) else number,
             area=annotation.area,
             crowd=bool(annotation.iscrowd),
+            segmentation=annotation.segmentation,
             file=shown,
         )
     return builder.build()

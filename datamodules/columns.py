@@ -1,0 +1,188 @@
+"""The flat columns of an annotation index: one entry an image, an object, a polygon or a number.
+
+A ragged column is a flat one and its offsets: entry i is flat[offsets[i]:offsets[i + 1]].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Rows = Ints | range  # a choice of entries, in order
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The segmentations of all objects: each has polygons, an RLE as json, or neither."""
+
+    polygon_offsets: Ints  # [A + 1] into the polygons
+    point_offsets: Ints  # [P + 1] into the coordinates
+    coordinates: NDArray[np.float64]  # [C] x0, y0, x1, y1, ...
+    rle_offsets: Ints  # [A + 1] into the bytes
+    rle_bytes: NDArray[np.uint8]  # [R]
+
+    def take(self, objects: Rows) -> Outlines:
+        """Those of the objects at `objects`, in that order."""
+        polygons, polygon_offsets = ragged(self.polygon_offsets, objects)
+        points, point_offsets = ragged(self.point_offsets, polygons)
+        letters, rle_offsets = ragged(self.rle_offsets, objects)
+        return Outlines(
+            polygon_offsets, point_offsets, self.coordinates[points], rle_offsets, self.rle_bytes[letters]
+        )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """N images and their A objects; the objects of image i are offsets[i]:offsets[i + 1].
+
+    Attributes:
+        name_offsets: [N + 1] into `name_bytes`, the file names as the file system encodes them.
+        reopen: function and argument that give these columns again in another process; columns that lie
+            in memory only have none and are copied to it.
+    """
+
+    name_offsets: Ints
+    name_bytes: NDArray[np.uint8]
+    image_ids: Ints  # [N] unique
+    sizes: Ints  # [N, 2] h, w
+    offsets: Ints  # [N + 1]
+    boxes_xywh: NDArray[np.float64]  # [A, 4]
+    source_ids: Ints  # [A]
+    areas: NDArray[np.float64]  # [A]
+    crowd: NDArray[np.bool_]  # [A]
+    annotation_ids: Ints  # [A]
+    outlines: Outlines | None = None  # None: no object has a segmentation
+    reopen: tuple[Callable[[str], Columns], str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.reopen is not None:
+            function, argument = self.reopen
+            return function, (argument,)
+        return Columns, tuple(vars(self).values())
+
+    def name(self, row: int) -> str:
+        """The file name of image `row`."""
+        return name_text(self.name_bytes[self.name_offsets[row] : self.name_offsets[row + 1]].tobytes())
+
+    def take(self, rows: Rows) -> Columns:
+        """The images `rows` and their objects, in that order, copied."""
+        letters, name_offsets = ragged(self.name_offsets, rows)
+        objects, offsets = ragged(self.offsets, rows)
+        return Columns(
+            name_offsets=name_offsets,
+            name_bytes=self.name_bytes[letters],
+            image_ids=pick(self.image_ids, rows),
+            sizes=pick(self.sizes, rows),
+            offsets=offsets,
+            boxes_xywh=self.boxes_xywh[objects],
+            source_ids=self.source_ids[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            annotation_ids=self.annotation_ids[objects],
+            outlines=None if self.outlines is None else self.outlines.take(objects),
+        )
+
+
+class Names(Sequence[str]):
+    """The file names of some images, made when asked for."""
+
+    def __init__(self, columns: Columns, rows: Rows | None) -> None:
+        self._columns = columns
+        self._rows = range(len(columns.image_ids)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, (slice, np.ndarray)):
+            return [self._columns.name(int(r)) for r in np.asarray(self._rows)[row]]
+        return self._columns.name(int(self._rows[row]))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def tolist(self) -> list[str]:
+        """All of them."""
+        return list(self)
+
+
+def name_text(raw: bytes) -> str:
+    """A file name from its bytes; those that are no UTF-8 survive as they do in `os.fsdecode`."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def name_code(name: str) -> bytes:
+    """The bytes of a file name; the inverse of `name_text`, also of a lone surrogate in a json."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "replace")
+
+
+def pick(column: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """column[rows]: a view for a range, else a copy."""
+    return column[rows.start : rows.stop : rows.step] if isinstance(rows, range) else column[rows]
+
+
+def ragged(offsets: Ints, rows: Rows) -> tuple[Ints, Ints]:
+    """(flat positions of the entries `rows` of a ragged column, one after the other; their new offsets)."""
+    starts = pick(offsets[:-1], rows)
+    counts = pick(offsets[1:], rows) - starts
+    ends = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=ends[1:])
+    return np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1]), ends
+
+
+def offsets_of(counts: NDArray[Any]) -> Ints:
+    """[n] lengths as [n + 1] offsets."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Several splits one after the other, copied."""
+
+    def flat(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    def ends(name: str) -> Ints:
+        return offsets_of(np.concatenate([np.diff(getattr(part, name)) for part in parts]))
+
+    return Columns(
+        name_offsets=ends("name_offsets"),
+        name_bytes=flat("name_bytes"),
+        image_ids=flat("image_ids"),
+        sizes=flat("sizes"),
+        offsets=ends("offsets"),
+        boxes_xywh=flat("boxes_xywh"),
+        source_ids=flat("source_ids"),
+        areas=flat("areas"),
+        crowd=flat("crowd"),
+        annotation_ids=flat("annotation_ids"),
+        outlines=_joined_outlines(parts),
+    )
+
+
+def _joined_outlines(parts: Sequence[Columns]) -> Outlines | None:
+    if all(part.outlines is None for part in parts):
+        return None
+    every = [part.outlines or no_outlines(len(part.source_ids)) for part in parts]
+    return Outlines(
+        polygon_offsets=offsets_of(np.concatenate([np.diff(o.polygon_offsets) for o in every])),
+        point_offsets=offsets_of(np.concatenate([np.diff(o.point_offsets) for o in every])),
+        coordinates=np.concatenate([o.coordinates for o in every]),
+        rle_offsets=offsets_of(np.concatenate([np.diff(o.rle_offsets) for o in every])),
+        rle_bytes=np.concatenate([o.rle_bytes for o in every]),
+    )
+
+
+def no_outlines(objects: int) -> Outlines:
+    """The columns of `objects` objects without any."""
+    none = np.zeros(objects + 1, dtype=np.int64)
+    return Outlines(none, none[:1], np.zeros(0), none, np.zeros(0, dtype=np.uint8))

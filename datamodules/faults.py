@@ -1,0 +1,50 @@
+"""What is wrong with a data set, one entry a thing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with the data, and what to do about it.
+
+    Attributes:
+        severity: `error` refuses to train unless `skip_broken` is set; `warning` is counted and told.
+        kind: short machine-readable name, e.g. `zero_area`.
+        file: image or annotation file, relative to the data set's folder where it lies inside.
+        id: annotation, image or category id, or line; None where the file says all.
+        message: what is wrong, what was done, and what to do.
+    """
+
+    severity: Severity
+    kind: str
+    file: str
+    id: int | str | None
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        where = self.file if self.id is None else f"{self.file} (id {self.id})"
+        return f"{self.severity} {self.kind}: {where}: {self.message}"
+
+
+def relative(path: Path | str, root: Path) -> str:
+    """`path` relative to `root` with forward slashes, also where it lies beside it."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def shown_path(path: Path | str, root: Path) -> str:
+    """`path` for a message: relative to `root` if it lies inside, else as it is."""
+    if not os.path.isabs(path):
+        return str(path)
+    inside = relative(path, root)
+    return str(path) if inside.startswith("..") else inside
