@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("batch", "boxes", "labels", "class_names"),  # class_names: what labels compares names with
+    ("batch", "boxes", "labels", "class_names", "segments"),  # class_names: what labels compares names with
     (
         "preprocess",
         "layers",
@@ -19,6 +19,8 @@ LAYERS = (
         "postprocess",
         "evaluation",
         "coco_evaluator",
+        "panoptic_quality",
+        "metric_state",
         "bootstrap",
         "schedule",
         "ema",
@@ -40,7 +42,7 @@ LAYERS = (
     ("cli", "__init__"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-SHARED_WITH_DATA = {"zoo.batch", "zoo.boxes", "zoo.labels", "zoo.preprocess"}
+SHARED_WITH_DATA = {"zoo.batch", "zoo.boxes", "zoo.labels", "zoo.preprocess", "zoo.segments"}
 ZOO = sorted((ROOT / "zoo").rglob("*.py"))
 DATA = sorted((ROOT / "datamodules").rglob("*.py"))
 

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from zoo.segments import PanopticSegmentation
+
+RLE = Mapping[str, Any]  # COCO's run-length code of a mask: size [h, w], compressed counts as bytes
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Annotations(NamedTuple):
     labels: Tensor  # [A] int64, head index
     crowd: Tensor  # [A] bool
     counts: tuple[int, ...]  # annotations of each image, crowds included
+    segmentations: tuple[RLE, ...] | None = None  # A masks, in the original image; None without
 
 
 class Targets(NamedTuple):
@@ -88,12 +94,13 @@ class Batch:
     original_sizes: tuple[tuple[int, int], ...]
     step: Step | None = None  # None outside training
     annotations: Annotations | None = None  # None in training
+    panoptic: tuple[PanopticSegmentation, ...] | None = None  # ground truth of each image; None in training
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Moves what the network and criterion read; step facts and annotations stay on the CPU."""
+        """Moves what the network and criterion read; step facts and ground truth stay on the CPU."""
         targets = self.targets._replace(
             labels=self.targets.labels.to(device, non_blocking=non_blocking),
             boxes=self.targets.boxes.to(device, non_blocking=non_blocking),
@@ -153,6 +160,7 @@ class Sample:
     original_size: tuple[int, int]  # (h, w) before any transform
     annotations: Annotations | None = None  # counts has one entry; None in training
     masks: Tensor | None = None  # [n, h, w] bool, of the objects in `boxes`; None without masks
+    panoptic: PanopticSegmentation | None = None  # ground truth, at the original size; None in training
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -177,6 +185,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_ids=tuple(s.image_id for s in samples),
         original_sizes=tuple(s.original_size for s in samples),
         annotations=_concatenate([s.annotations for s in samples]),
+        panoptic=_of_every([s.panoptic for s in samples]),
     )
 
 
@@ -187,16 +196,23 @@ def _padded_masks(samples: Sequence[Sample], height: int, width: int) -> Tensor 
     return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in present])
 
 
+def _of_every(values: Sequence[_T | None]) -> tuple[_T, ...] | None:
+    present = tuple(v for v in values if v is not None)
+    return present if len(present) == len(values) else None
+
+
 def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | None:
     present = [a for a in annotations if a is not None]
     if len(present) < len(annotations):
         return None
+    masks = _of_every([a.segmentations for a in present])
     return Annotations(
         boxes_xywh=torch.cat([a.boxes_xywh for a in present]),
         areas=torch.cat([a.areas for a in present]),
         labels=torch.cat([a.labels for a in present]),
         crowd=torch.cat([a.crowd for a in present]),
         counts=tuple(count for a in present for count in a.counts),
+        segmentations=None if masks is None else tuple(mask for image in masks for mask in image),
     )
 
 
@@ -255,3 +271,4 @@ class Detections(NamedTuple):
     scores: Tensor  # [K] float in [0, 1]
     labels: Tensor  # [K] int64, head index
     boxes_xyxy: Tensor  # [K, 4] pixels of the original image, not clipped
+    masks: tuple[RLE, ...] | None = None  # K masks in the original image; None without

@@ -20,6 +20,7 @@ from zoo.coco_evaluator import (
     Floats,
     Integers,
     run_evaluator,
+    taken,
 )
 
 # values that one chunk of the bootstrap may hold (int32), about 80 MB
@@ -76,7 +77,9 @@ def _ranked(data: Collected) -> Collected:
 
 
 def _with_detections(data: Collected, rows: npt.NDArray[Any]) -> Collected:
+    every = np.arange(len(data.annotations))
     return data._replace(
+        masks=None if data.masks is None else taken(data.masks, rows, every),
         detections=data.detections[rows],
         detection_labels=data.detection_labels[rows],
         detection_image=data.detection_image[rows],
@@ -96,9 +99,9 @@ def _records(data: Collected, backend: Backend) -> Iterator[Any]:
         truth = np.flatnonzero(np.isin(data.annotation_image, rows))
         if not len(truth):
             continue
-        part = _with_detections(
-            data, np.flatnonzero(matchable & np.isin(data.detection_image, rows))
-        )._replace(
+        found = np.flatnonzero(matchable & np.isin(data.detection_image, rows))
+        part = _with_detections(data, found)._replace(
+            masks=None if data.masks is None else taken(data.masks, found, truth),
             annotations=data.annotations[truth],
             annotation_labels=data.annotation_labels[truth],
             annotation_image=data.annotation_image[truth],

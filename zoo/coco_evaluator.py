@@ -1,4 +1,4 @@
-"""COCO box evaluation by a library, from flat columns: the protocol's constants, the data, the run."""
+"""COCO evaluation of boxes or masks by a library, from flat columns: the protocol's constants, the data, the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from zoo.labels import LabelMap
 
 Backend = Literal["hotcoco", "pycocotools"]
+IouType = Literal["bbox", "segm"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -22,6 +23,13 @@ MAX_DETECTIONS = (1, 10, 100)
 AREAS = {"all": (0.0, 1e10), "s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+class MaskCodes(NamedTuple):
+    """COCO's compressed run-length code of every mask; its size is that of the image."""
+
+    detections: Sequence[bytes]
+    annotations: Sequence[bytes]
 
 
 class Collected(NamedTuple):
@@ -34,6 +42,7 @@ class Collected(NamedTuple):
     annotations: Floats  # [A, 5] x, y, w, h, area
     annotation_labels: Integers  # [A, 2] head index, crowd
     annotation_image: Integers  # [A] row of `images`
+    masks: MaskCodes | None = None  # of D detections and A annotations; without them boxes are compared
 
     @classmethod
     def from_flat(
@@ -43,6 +52,7 @@ class Collected(NamedTuple):
         detection_labels: Integers,
         annotations: Floats,
         annotation_labels: Integers,
+        masks: MaskCodes | None = None,
     ) -> Collected:
         """Sorts the states of `CocoAP` by image id and drops all but the first of repeated ids."""
         _, first = np.unique(images[:, 0], return_index=True)
@@ -56,7 +66,28 @@ class Collected(NamedTuple):
             annotations[objects],
             annotation_labels[objects],
             object_image,
+            None if masks is None else taken(masks, found, objects),
         )
+
+    @property
+    def iou_type(self) -> IouType:
+        """What is compared."""
+        return "bbox" if self.masks is None else "segm"
+
+    def detection_masks(self) -> list[dict[str, Any]] | None:
+        """Masks of the detections in COCO's form; None without."""
+        return None if self.masks is None else self._rles(self.masks.detections, self.detection_image)
+
+    def annotation_masks(self) -> list[dict[str, Any]] | None:
+        """Masks of the annotations in COCO's form; None without."""
+        return None if self.masks is None else self._rles(self.masks.annotations, self.annotation_image)
+
+    def _rles(self, codes: Sequence[bytes], rows: Integers) -> list[dict[str, Any]]:
+        sizes = self.images[rows, 1:].tolist()
+        # text, not bytes: it goes into json files, and both evaluators read it
+        return [
+            {"size": size, "counts": code.decode("ascii")} for size, code in zip(sizes, codes, strict=True)
+        ]
 
     @property
     def classes(self) -> list[int]:
@@ -80,13 +111,14 @@ class Collected(NamedTuple):
             d.detections.tolist(),
             strict=True,
         )
-        return [
+        results = [
             {"image_id": image, "category_id": ids[label], "bbox": values[:4], "score": values[4]}
             for image, label, values in rows
         ]
+        return _with_masks(results, d.detection_masks())
 
     def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
-        """Annotations as a COCO data set (`images`, `categories`, `annotations`), without masks.
+        """Annotations as a COCO data set (`images`, `categories`, `annotations`), with masks where there are any.
 
         Annotation ids are 1, 2, ... in order of image id: pycocotools takes 0 for "not matched".
         """
@@ -98,22 +130,23 @@ class Collected(NamedTuple):
             d.annotations.tolist(),
             strict=True,
         )
+        annotations = [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": ids[label],
+                "bbox": values[:4],
+                "area": values[4],
+                "iscrowd": crowd,
+            }
+            for number, (image, (label, crowd), values) in enumerate(rows, start=1)
+        ]
         heads = list(label_map.head_indices) if label_map else d.classes
         names = label_map.name_of_head if label_map else {}
         return {
             "images": [{"id": i, "height": h, "width": w} for i, h, w in d.images.tolist()],
             "categories": [{"id": ids[head], "name": names.get(head, str(head))} for head in heads],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": image,
-                    "category_id": ids[label],
-                    "bbox": values[:4],
-                    "area": values[4],
-                    "iscrowd": crowd,
-                }
-                for number, (image, (label, crowd), values) in enumerate(rows, start=1)
-            ],
+            "annotations": _with_masks(annotations, d.annotation_masks()),
         }
 
     def _categories(self, label_map: LabelMap | None) -> Mapping[int, int]:
@@ -128,6 +161,22 @@ class Collected(NamedTuple):
         return label_map.source_of_head
 
 
+def _with_masks(
+    rows: list[dict[str, Any]], masks: Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    if masks is None:
+        return rows
+    return [row | {"segmentation": mask} for row, mask in zip(rows, masks, strict=True)]
+
+
+def taken(masks: MaskCodes, detections: Integers, annotations: Integers) -> MaskCodes:
+    """The codes of the chosen rows."""
+    return MaskCodes(
+        [masks.detections[row] for row in detections.tolist()],
+        [masks.annotations[row] for row in annotations.tolist()],
+    )
+
+
 def _rows_of(images: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """Flat rows of the chosen images in their order, and which of them owns each row."""
     starts, kept = (np.cumsum(counts) - counts)[images], counts[images]
@@ -140,12 +189,12 @@ def few(values: Sequence[int]) -> str:
     return ", ".join(str(v) for v in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
-def protocol(backend: Backend = "hotcoco") -> dict[str, Any]:
+def protocol(backend: Backend = "hotcoco", iou_type: IouType = "bbox") -> dict[str, Any]:
     """Evaluator, version and settings of a score, as plain values. Scores compare only under equal ones."""
     return {
         "evaluator": backend,
         "version": version(backend),
-        "iou_type": "bbox",
+        "iou_type": iou_type,
         "iou_thresholds": [round(float(t), 2) for t in IOUS],
         "recall_thresholds": len(RECALLS),
         "max_detections": list(MAX_DETECTIONS),
@@ -181,9 +230,18 @@ def _hotcoco(data: Collected) -> Any:
         ids=np.arange(1, len(data.annotations) + 1),
         area=data.annotations[:, 4],
         iscrowd=data.annotation_labels[:, 1].astype(bool),
+        segmentation=_codes(data.annotation_masks()),
     )
     columns = (data.images[data.detection_image, 0], data.detections, data.detection_labels)
-    return hotcoco.COCOeval(truth, truth.load_res(np.column_stack(columns).astype(np.float64)), "bbox")
+    rows = np.column_stack(columns).astype(np.float64)
+    found = truth.load_res(rows, segmentation=_codes(data.detection_masks()))
+    return hotcoco.COCOeval(truth, found, data.iou_type)
+
+
+def _codes(
+    masks: list[dict[str, Any]] | None,
+) -> list[dict[str, Any] | list[list[float]]] | None:
+    return None if masks is None else [*masks]
 
 
 def _pycocotools(data: Collected) -> Any:
@@ -195,9 +253,19 @@ def _pycocotools(data: Collected) -> Any:
     # not loadRes: it fails on an empty list
     found.dataset = {key: truth.dataset[key] for key in ("images", "categories")}
     found.dataset["annotations"] = [
-        result | {"id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-        for number, result in enumerate(data.coco_results(), start=1)
+        result | {"id": number, "area": area, "iscrowd": 0}
+        for number, (result, area) in enumerate(zip(data.coco_results(), _areas(data), strict=True), start=1)
     ]
     truth.createIndex()
     found.createIndex()
-    return COCOeval(truth, found, "bbox")
+    return COCOeval(truth, found, data.iou_type)
+
+
+def _areas(data: Collected) -> list[float]:
+    """Of each detection, as pycocotools' loadRes has it: of the mask, or of the box."""
+    masks = data.detection_masks()
+    if masks is None:
+        return [float(w * h) for _, _, w, h, _ in data.detections.tolist()]
+    from pycocotools import mask as coco_mask
+
+    return [float(area) for area in coco_mask.area(masks)] if masks else []

@@ -122,7 +122,7 @@ class Detector:
 
     def _named(self, detections: Detections, threshold: float, size: tuple[int, int]) -> Prediction:
         """Names and source ids; a head index that no class has (a hole of raw ids) is left out."""
-        scores, heads, boxes = (t.detach().cpu() for t in detections)
+        scores, heads, boxes = (t.detach().cpu() for t in detections[:3])
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         source, names = self.label_map.source_of_head, self.label_map.name_of_head

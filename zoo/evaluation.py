@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from zoo.batch import Batch, Detections
 from zoo.bootstrap import ClassMatches, class_matches, weighted_ap
@@ -31,55 +28,54 @@ from zoo.coco_evaluator import (
     Collected,
     Floats,
     Integers,
+    IouType,
+    MaskCodes,
     few,
     protocol,
     run_evaluator,
 )
 from zoo.labels import LabelMap
+from zoo.metric_state import Columns, FlatMetric, pack_masks, unpack_masks
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 # a half-width above this gets a word of warning: published differences are often smaller than it
 NARROW = 0.01
 
 
-class CocoAP(Metric):
-    """COCO box AP over every image seen since the last reset, on all ranks.
-
-    States are flat typed tensors on the CPU, gathered by concatenation. Each list holds an empty
-    tensor of its own dtype and width from the start, so that a rank which saw no image still takes
-    part in the gathering (torchmetrics would contribute a float32 tensor of the wrong shape).
+class CocoAP(FlatMetric):
+    """COCO AP over every image seen since the last reset, on all ranks.
 
     Args:
         backend: `hotcoco`, or `pycocotools`, the slow reference. Both give the same numbers.
+        iou_type: `bbox` compares boxes, `segm` masks, which detections and annotations must then have.
     """
 
-    full_state_update = False
     images: list[Tensor]  # [N, 5] int64: id, height, width, detections, annotations
     detections: list[Tensor]  # [D, 5] float64: x, y, w, h in pixels of the original image, score
     detection_labels: list[Tensor]  # [D] int64, head index
     annotations: list[Tensor]  # [A, 5] float64: x, y, w, h, area
     annotation_labels: list[Tensor]  # [A, 2] int64: head index, crowd
+    # with masks only: the length of each code, and the codes one after the other
+    detection_mask_lengths: list[Tensor]  # [D] int64
+    detection_mask_bytes: list[Tensor]  # uint8
+    annotation_mask_lengths: list[Tensor]  # [A] int64
+    annotation_mask_bytes: list[Tensor]  # uint8
 
-    def __init__(self, backend: Backend = "hotcoco") -> None:
-        super().__init__(dist_sync_fn=_gather)
-        if backend not in ("hotcoco", "pycocotools"):
-            raise ValueError(f"backend {backend!r} is not one of hotcoco, pycocotools")
+    def __init__(self, backend: Backend = "hotcoco", iou_type: IouType = "bbox") -> None:
+        for what, value, known in (
+            ("backend", backend, get_args(Backend)),
+            ("iou_type", iou_type, get_args(IouType)),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} {value!r} is not one of {', '.join(known)}")
+        super().__init__(_BOX_COLUMNS if iou_type == "bbox" else {**_BOX_COLUMNS, **_MASK_COLUMNS})
         self.backend = backend
-        self._evaluation: Evaluation | None = None
-        for name in _EMPTY:
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self.reset()
+        self.iou_type = iou_type
 
     def reset(self) -> None:
         """Forgets every image. An `Evaluation` taken before stays valid."""
         super().reset()
-        self._evaluation = None
-        for name, (width, dtype) in _EMPTY.items():
-            setattr(self, name, [torch.empty(0, *width, dtype=dtype)])
-
-    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = ()) -> torch.nn.Module:
-        # float64 does not exist on every device, and the evaluators read the CPU anyway
-        return super()._apply(fn, exclude_state=(*exclude_state, *_EMPTY))
+        self._evaluation: Evaluation | None = None
 
     def update(self, detections: Sequence[Detections], batch: Batch) -> None:
         """Adds the images of one batch.
@@ -116,6 +112,8 @@ class CocoAP(Metric):
             )
         ]
         facts = batch.annotations
+        if self.iou_type == "segm":
+            self._add_masks(detections, batch)
         self.images.append(torch.tensor(sizes, dtype=torch.int64))
         self.detections.append(values)
         self.detection_labels.append(torch.cat([d.labels for d in detections]).to("cpu", torch.int64))
@@ -124,14 +122,42 @@ class CocoAP(Metric):
         )
         self.annotation_labels.append(torch.stack([facts.labels, facts.crowd], dim=1).to("cpu", torch.int64))
 
+    def _add_masks(self, detections: Sequence[Detections], batch: Batch) -> None:
+        assert batch.annotations is not None
+        start = 0
+        for found, image, size, objects in zip(
+            detections, batch.image_ids, batch.original_sizes, batch.annotations.counts, strict=True
+        ):
+            truth = batch.annotations.segmentations
+            if found.masks is None or truth is None or len(found.masks) != len(found.scores):
+                raise ValueError(
+                    f"image {image} has {'no masks of annotations' if truth is None else 'detections'} "
+                    f"{'' if truth is None else 'without a mask each'}; AP of masks needs both: read the data "
+                    "with masks and predict with a mask head"
+                )
+            self._append("detection", pack_masks(found.masks, size, image))
+            self._append("annotation", pack_masks(truth[start : start + objects], size, image))
+            start += objects
+
+    def _append(self, side: str, packed: tuple[Tensor, Tensor]) -> None:
+        for name, column in zip(("lengths", "bytes"), packed, strict=True):
+            getattr(self, f"{side}_mask_{name}").append(column)
+
     def compute(self) -> dict[str, float]:
         """The twelve COCO numbers in [0, 1], named as in `SCORES`.
 
         nan where COCO writes -1: no object of that size, or none at all, so there is nothing to score.
         Gathers over ranks: call it on all of them.
         """
-        columns = (_flat(getattr(self, name)) for name in _EMPTY)
-        self._evaluation = Evaluation(Collected.from_flat(*columns), self.backend)
+        masks = None
+        if self.iou_type == "segm":
+            masks = MaskCodes(
+                unpack_masks(self.flat("detection_mask_lengths"), self.flat("detection_mask_bytes")),
+                unpack_masks(self.flat("annotation_mask_lengths"), self.flat("annotation_mask_bytes")),
+            )
+        columns = [self.flat(name) for name in _BOX_COLUMNS]
+        data = Collected.from_flat(columns[0], columns[1], columns[2], columns[3], columns[4], masks)
+        self._evaluation = Evaluation(data, self.backend)
         return self._evaluation.scores
 
     def evaluation(self) -> Evaluation:
@@ -157,7 +183,7 @@ class CocoAP(Metric):
 
     def protocol(self) -> dict[str, Any]:
         """What was measured and by what, as plain values to store beside each number."""
-        return protocol(self.backend)
+        return protocol(self.backend, self.iou_type)
 
     def coco_results(self, label_map: LabelMap | None = None) -> list[dict[str, Any]]:
         """The detections as COCO results; see `Evaluation.coco_results`."""
@@ -173,25 +199,19 @@ class CocoAP(Metric):
 
 
 # width and dtype of each state, in the order of `Collected.from_flat`
-_EMPTY: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+_BOX_COLUMNS: Columns = {
     "images": ((5,), torch.int64),
     "detections": ((5,), torch.float64),
     "detection_labels": ((), torch.int64),
     "annotations": ((5,), torch.float64),
     "annotation_labels": ((2,), torch.int64),
 }
-
-
-def _gather(state: Tensor, group: Any = None) -> list[Tensor]:
-    """The state of every rank; on the GPU for the moment that NCCL needs it there."""
-    on_gpu = torch.distributed.get_backend(group) == "nccl"
-    return [t.cpu() for t in gather_all_tensors(state.cuda() if on_gpu else state, group)]
-
-
-def _flat(state: Tensor | list[Tensor]) -> npt.NDArray[Any]:
-    """A state as numpy: a list before the gathering, a tensor after it."""
-    flat: npt.NDArray[Any] = (torch.cat(state) if isinstance(state, list) else state).cpu().numpy()
-    return flat
+_MASK_COLUMNS: Columns = {
+    "detection_mask_lengths": ((), torch.int64),
+    "detection_mask_bytes": ((), torch.uint8),
+    "annotation_mask_lengths": ((), torch.int64),
+    "annotation_mask_bytes": ((), torch.uint8),
+}
 
 
 def _refuse_not_finite(values: Tensor, counts: Sequence[int], image_ids: Sequence[int]) -> None:
@@ -206,7 +226,7 @@ def _refuse_not_finite(values: Tensor, counts: Sequence[int], image_ids: Sequenc
 
 
 class Evaluation:
-    """One evaluation of one set of images: scores, per-class AP, bootstrap interval, COCO files."""
+    """One evaluation of one set of images, by boxes or masks: scores, AP per class, interval, COCO files."""
 
     def __init__(self, data: Collected, backend: Backend = "hotcoco") -> None:
         self.data = data

@@ -8,12 +8,14 @@ and travels in checkpoint, manifest, export and prediction file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from zoo.class_names import corrected
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class LabelMap:
         head_indices: index of each class's logit; unique, below `num_classes`. Contiguous heads
             have 0..n-1; heads on raw COCO ids have holes.
         num_classes: width of the head without a no-object logit.
+        is_thing: for panoptic data, whether each class is countable; None where there are only things.
+        colors: (red, green, blue) of each class in pictures; None where the source gives none.
     """
 
     names: tuple[str, ...]
     source_ids: tuple[int, ...]
     head_indices: tuple[int, ...]
     num_classes: int
+    is_thing: tuple[bool, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.source_ids) == len(self.head_indices):
@@ -39,6 +45,11 @@ class LabelMap:
                 f"label map with {len(self.names)} names, {len(self.source_ids)} source ids and "
                 f"{len(self.head_indices)} head indices; each class needs one of each"
             )
+        for what, facts in (("is_thing", self.is_thing), ("colors", self.colors)):
+            if facts is not None and len(facts) != len(self.names):
+                raise ValueError(
+                    f"label map with {len(self.names)} names and {len(facts)} {what}; give each one"
+                )
         for what, values in (("source id", self.source_ids), ("head index", self.head_indices)):
             if len(set(values)) < len(values):
                 twice = sorted({v for v in values if values.count(v) > 1})
@@ -55,9 +66,18 @@ class LabelMap:
         return cls(tuple(names), tuple(source_ids), tuple(range(len(names))), len(names))
 
     @classmethod
-    def category_id(cls, names: Sequence[str], source_ids: Sequence[int]) -> LabelMap:
-        """Head index = source id, holes included: DETR's 91 COCO classes."""
-        return cls(tuple(names), tuple(source_ids), tuple(source_ids), max(source_ids) + 1)
+    def category_id(
+        cls, names: Sequence[str], source_ids: Sequence[int], num_classes: int | None = None
+    ) -> LabelMap:
+        """Head index = source id, holes included: DETR's 91 COCO classes.
+
+        Args:
+            names: name of each class.
+            source_ids: its id.
+            num_classes: width of the head; None for the highest id + 1. Published panoptic heads are wider.
+        """
+        width = max(source_ids) + 1 if num_classes is None else num_classes
+        return cls(tuple(names), tuple(source_ids), tuple(source_ids), width)
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelMap:
@@ -68,15 +88,20 @@ class LabelMap:
             source_ids=tuple(int(c["source_id"]) for c in classes),
             head_indices=tuple(int(c["head_index"]) for c in classes),
             num_classes=int(state["num_classes"]),
+            is_thing=_of_all(classes, "is_thing", bool),
+            colors=_of_all(classes, "color", _color),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for checkpoints, manifests and prediction files."""
         rows = zip(self.names, self.source_ids, self.head_indices, strict=True)
-        return {
-            "num_classes": self.num_classes,
-            "classes": [{"name": n, "source_id": s, "head_index": h} for n, s, h in rows],
-        }
+        classes: list[dict[str, Any]] = [{"name": n, "source_id": s, "head_index": h} for n, s, h in rows]
+        # written only where known, so that a map without them is the same file as ever
+        for row, thing in zip(classes, self.is_thing or (), strict=False):
+            row["is_thing"] = thing
+        for row, color in zip(classes, self.colors or (), strict=False):
+            row["color"] = list(color)
+        return {"num_classes": self.num_classes, "classes": classes}
 
     @cached_property
     def head_of_source(self) -> dict[int, int]:
@@ -93,6 +118,18 @@ class LabelMap:
         """Head index -> name; indices of holes are absent."""
         return dict(zip(self.head_indices, self.names, strict=True))
 
+    @cached_property
+    def things(self) -> frozenset[int]:
+        """Head indices of countable classes; all of them where the map does not tell."""
+        if self.is_thing is None:
+            return frozenset(self.head_indices)
+        return frozenset(h for h, thing in zip(self.head_indices, self.is_thing, strict=True) if thing)
+
+    @cached_property
+    def color_of_head(self) -> dict[int, tuple[int, int, int]]:
+        """Head index -> (red, green, blue); empty where the source gives no colours."""
+        return dict(zip(self.head_indices, self.colors, strict=True)) if self.colors else {}
+
     def difference(self, other: LabelMap) -> str | None:
         """One line that tells the first way in which two maps disagree; None if they mean the same.
 
@@ -108,4 +145,21 @@ class LabelMap:
                 same = corrected(mine) == corrected(theirs)
             if not same:
                 return f"head index {head} is {mine!r} in one and {theirs!r} in the other"
+        if self.is_thing is not None and other.is_thing is not None and self.things != other.things:
+            head = min(self.things ^ other.things)
+            return f"head index {head} ({self.name_of_head[head]!r}) is a thing in one and stuff in the other"
         return None
+
+
+def _of_all(
+    classes: Sequence[Mapping[str, Any]], key: str, read: Callable[[Any], _T]
+) -> tuple[_T, ...] | None:
+    """A fact of every class; None where none has it."""
+    if any(c.get(key) is None for c in classes) or not classes:
+        return None
+    return tuple(read(c[key]) for c in classes)
+
+
+def _color(value: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = value
+    return int(red), int(green), int(blue)

@@ -135,7 +135,12 @@ def annotations_of(batch: Batch, index: int) -> Annotations:
     start = sum(flat.counts[:index])
     rows = slice(start, start + flat.counts[index])
     return Annotations(
-        flat.boxes_xywh[rows], flat.areas[rows], flat.labels[rows], flat.crowd[rows], (flat.counts[index],)
+        flat.boxes_xywh[rows],
+        flat.areas[rows],
+        flat.labels[rows],
+        flat.crowd[rows],
+        (flat.counts[index],),
+        None if flat.segmentations is None else flat.segmentations[rows],
     )
 
 

@@ -102,7 +102,10 @@ def first_images(batch: Batch, number: int) -> Batch:
     """The first images of a batch."""
     counts = batch.targets.counts[:number]
     targets = batch.targets._replace(
-        labels=batch.targets.labels[: sum(counts)], boxes=batch.targets.boxes[: sum(counts)], counts=counts
+        labels=batch.targets.labels[: sum(counts)],
+        boxes=batch.targets.boxes[: sum(counts)],
+        counts=counts,
+        masks=None if batch.targets.masks is None else batch.targets.masks[: sum(counts)],
     )
     return replace(
         batch,
@@ -112,6 +115,7 @@ def first_images(batch: Batch, number: int) -> Batch:
         image_ids=batch.image_ids[:number],
         original_sizes=batch.original_sizes[:number],
         annotations=None if batch.annotations is None else first_annotations(batch.annotations, number),
+        panoptic=None if batch.panoptic is None else batch.panoptic[:number],
     )
 
 
@@ -119,7 +123,8 @@ def first_annotations(annotations: Annotations, number: int) -> Annotations:
     """Those of the first images."""
     counts = annotations.counts[:number]
     rows = [tensor[: sum(counts)] for tensor in annotations[:4]]
-    return Annotations(rows[0], rows[1], rows[2], rows[3], counts)
+    masks = None if annotations.segmentations is None else annotations.segmentations[: sum(counts)]
+    return Annotations(rows[0], rows[1], rows[2], rows[3], counts, masks)
 
 
 def alone(batch: Batch, index: int = 0) -> Batch:

@@ -151,7 +151,10 @@ def _first_batches(
 ) -> Iterator[tuple[Batch, list[Detections]]]:
     seen = 0
     for batch in data.val_dataloader():
-        found = [Detections(*(t.cpu() for t in d)) for d in module.detect(batch.to(module.device))]
+        found = [
+            d._replace(scores=d.scores.cpu(), labels=d.labels.cpu(), boxes_xyxy=d.boxes_xyxy.cpu())
+            for d in module.detect(batch.to(module.device))
+        ]
         yield batch, found
         seen += len(batch)
         if seen >= PICTURES:

@@ -80,12 +80,14 @@ class ModelBlock(_Block, kw_only=True, frozen=True):
     init_args: dict[str, Any]
 
 
-class ClassRow(_Block, kw_only=True, frozen=True):
-    """One class in its three identities."""
+class ClassRow(_Block, kw_only=True, frozen=True, omit_defaults=True):
+    """One class in its three identities; with panoptic data whether it is a thing, and its colour."""
 
     name: Words
     source_id: int
     head_index: Count
+    is_thing: bool | None = None
+    color: tuple[Count, Count, Count] | None = None
 
 
 class LabelMapBlock(_Block, kw_only=True, frozen=True):
