@@ -97,6 +97,9 @@ class Collected(NamedTuple):
     def coco_results(self, label_map: LabelMap | None = None) -> list[dict[str, Any]]:
         """Detections in COCO's results format, sorted by image id, values unrounded.
 
+        Where masks are compared they stand in place of the boxes: with both, evaluators would take the
+        boxes' areas for small, medium and large.
+
         Args:
             label_map: turns head indices into source category ids; None keeps head indices.
 
@@ -111,11 +114,16 @@ class Collected(NamedTuple):
             d.detections.tolist(),
             strict=True,
         )
-        results = [
-            {"image_id": image, "category_id": ids[label], "bbox": values[:4], "score": values[4]}
-            for image, label, values in rows
+        masks = d.detection_masks()
+        shapes = (
+            [{"bbox": box} for box in d.detections[:, :4].tolist()]
+            if masks is None
+            else [{"segmentation": mask} for mask in masks]
+        )
+        return [
+            {"image_id": image, "category_id": ids[label], **shape, "score": values[4]}
+            for (image, label, values), shape in zip(rows, shapes, strict=True)
         ]
-        return _with_masks(results, d.detection_masks())
 
     def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
         """Annotations as a COCO data set (`images`, `categories`, `annotations`), with masks where there are any.
@@ -221,6 +229,7 @@ def run_evaluator(
 def _hotcoco(data: Collected) -> Any:
     import hotcoco
 
+    masks = data.annotation_masks()
     truth = hotcoco.COCO.from_arrays(
         [{"id": i, "height": h, "width": w} for i, h, w in data.images.tolist()],
         [{"id": c, "name": str(c)} for c in data.classes],
@@ -230,18 +239,12 @@ def _hotcoco(data: Collected) -> Any:
         ids=np.arange(1, len(data.annotations) + 1),
         area=data.annotations[:, 4],
         iscrowd=data.annotation_labels[:, 1].astype(bool),
-        segmentation=_codes(data.annotation_masks()),
+        segmentation=None if masks is None else [*masks],
     )
+    if data.masks is not None:
+        return hotcoco.COCOeval(truth, truth.load_res(data.coco_results()), "segm")
     columns = (data.images[data.detection_image, 0], data.detections, data.detection_labels)
-    rows = np.column_stack(columns).astype(np.float64)
-    found = truth.load_res(rows, segmentation=_codes(data.detection_masks()))
-    return hotcoco.COCOeval(truth, found, data.iou_type)
-
-
-def _codes(
-    masks: list[dict[str, Any]] | None,
-) -> list[dict[str, Any] | list[list[float]]] | None:
-    return None if masks is None else [*masks]
+    return hotcoco.COCOeval(truth, truth.load_res(np.column_stack(columns).astype(np.float64)), "bbox")
 
 
 def _pycocotools(data: Collected) -> Any:

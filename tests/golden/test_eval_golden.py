@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.evaluation import SCORES, CocoAP
@@ -22,6 +23,14 @@ def golden_dir():
     return folder
 
 
+def code_of(annotation, image):
+    size = (image["height"], image["width"])
+    raw = annotation["segmentation"]
+    if isinstance(raw, list):
+        return mask.merge(mask.frPyObjects(raw, *size))
+    return raw if isinstance(raw["counts"], str) else mask.frPyObjects(raw, *size)
+
+
 def batch_of(image, annotations, head):
     facts = Annotations(
         boxes_xywh=torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64).reshape(-1, 4),
@@ -29,6 +38,7 @@ def batch_of(image, annotations, head):
         labels=torch.tensor([head[a["category_id"]] for a in annotations], dtype=torch.int64),
         crowd=torch.tensor([a["iscrowd"] for a in annotations], dtype=torch.bool),
         counts=(len(annotations),),
+        segmentations=tuple(code_of(a, image) for a in annotations),
     )
     return Batch(
         images=torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
@@ -41,23 +51,26 @@ def batch_of(image, annotations, head):
 
 
 def detections_of(results, head):
-    xywh = torch.tensor([r["bbox"] for r in results], dtype=torch.float64).reshape(-1, 4)
+    # results of masks have no box
+    xywh = torch.tensor([r.get("bbox", [0, 0, 0, 0]) for r in results], dtype=torch.float64).reshape(-1, 4)
     return Detections(
         scores=torch.tensor([r["score"] for r in results], dtype=torch.float64),
         labels=torch.tensor([head[r["category_id"]] for r in results], dtype=torch.int64),
         boxes_xyxy=torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1),
+        masks=tuple(r["segmentation"] for r in results) if results and "segmentation" in results[0] else (),
     )
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("case", ["eval/coco_eval"])
-def test_scores_equal_the_official_evaluator(case, backend):
+def test_scores_equal_the_official_evaluator(case, iou_type, backend):
     folder = golden_dir()
     truth = json.loads((folder / f"{case}_gt.json").read_text())
-    results = json.loads((folder / f"{case}_dt_bbox.json").read_text())
+    results = json.loads((folder / f"{case}_dt_{iou_type}.json").read_text())
     head = {c["id"]: k for k, c in enumerate(truth["categories"])}
 
-    metric = CocoAP(backend)
+    metric = CocoAP(backend, iou_type)
     for image in truth["images"]:
         of_image = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
         found = [r for r in results if r["image_id"] == image["id"]]
@@ -65,8 +78,26 @@ def test_scores_equal_the_official_evaluator(case, backend):
     scores = metric.compute()
 
     golden = np.load(folder / f"{case}.npz")
-    np.testing.assert_allclose([scores[name] for name in SCORES], golden["bbox/stats"], rtol=0, atol=1e-6)
-    precision = golden["bbox/precision"][..., 0, -1]
+    np.testing.assert_allclose(
+        [scores[name] for name in SCORES], golden[f"{iou_type}/stats"], rtol=0, atol=1e-6
+    )
+    precision = golden[f"{iou_type}/precision"][..., 0, -1]
     for category, k in head.items():
         per_class = precision[:, :, k][precision[:, :, k] > -1].mean(dtype=np.float64)
         assert metric.per_class()[k] == pytest.approx(per_class, abs=1e-6), category
+
+
+def test_backends_agree_to_the_last_bit_on_masks():
+    folder = golden_dir()
+    truth = json.loads((folder / "eval" / "coco_eval_gt.json").read_text())
+    results = json.loads((folder / "eval" / "coco_eval_dt_segm.json").read_text())
+    head = {c["id"]: k for k, c in enumerate(truth["categories"])}
+    scores = []
+    for backend in ("hotcoco", "pycocotools"):
+        metric = CocoAP(backend, "segm")
+        for image in truth["images"]:
+            of_image = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+            found = [r for r in results if r["image_id"] == image["id"]]
+            metric.update([detections_of(found, head)], batch_of(image, of_image, head))
+        scores.append(metric.compute())
+    np.testing.assert_array_equal(list(scores[0].values()), list(scores[1].values()))
