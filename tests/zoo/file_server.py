@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FileServer:
     """Serves `files` (path -> bytes). `cuts`: bytes after which the next replies end, one entry a reply.
 
-    `requests` holds (path, Range header or None) of each request.
+    `requests` holds (path, Range header or None) of each GET. A HEAD is answered with `heads` (statuses) in turn,
+    if it has any, else with the size of the file.
     """
 
     def __init__(self):
@@ -16,6 +17,7 @@ class FileServer:
         self.cuts: list[int] = []
         self.statuses: list[int] = []
         self.requests: list[tuple[str, str | None]] = []
+        self.heads: list[int] = []
         self.ranges = True
         self.etag = '"v1"'
         outer = self
@@ -26,6 +28,9 @@ class FileServer:
 
             def do_GET(self):
                 outer.reply(self)
+
+            def do_HEAD(self):
+                outer.reply_head(self)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -39,6 +44,12 @@ class FileServer:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+    def reply_head(self, handler):
+        content = self.files.get(handler.path)
+        handler.send_response(self.heads.pop(0) if self.heads else 404 if content is None else 200)
+        handler.send_header("Content-Length", str(len(content or b"")))
+        handler.end_headers()
 
     def reply(self, handler):
         asked = handler.headers.get("Range")

@@ -316,6 +316,36 @@ def check(folder: Path, as_json: Json = False) -> None:
     run(folder, Console(as_json))
 
 
+@data_app.command(name="download")
+def download_data(
+    name: Annotated[str, typer.Argument(help="coco or objects365.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the data set; archives in .downloads.")],
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts", help="Of train,val,annotations; coco also has panoptic. Default: those three."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", help="Mirror with the same files: the beginning of its addresses, or a folder."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=16, help="Files at a time.")] = 4,
+    remove_archives: Annotated[
+        bool, typer.Option("--remove-archives", help="Remove each archive when it is unpacked.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a published data set: resumed, checked, unpacked; running it again does what is left."""
+    from zoo.cli.data_download import Options
+    from zoo.cli.data_download import download as run
+
+    chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
+    run(Options(name, output, chosen, source, jobs, remove_archives), Console(as_json))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 faults found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -25,6 +26,8 @@ _TIMEOUT = 30.0  # seconds without a byte
 _LARGEST = 8 << 30  # bytes, where no size is known
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.5  # seconds; doubles
+_LONGEST_PAUSE = 30.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
@@ -53,11 +56,13 @@ def fetch(
     progress: Progress | None = None,
     attempts: int = _ATTEMPTS,
     first_pause: float = _FIRST_PAUSE,
+    largest: int | None = _LARGEST,
 ) -> str:
     """Fetches `url` (http, https, file, or a path) to `target`; returns the sha256 of what came.
 
     A part file from an interrupted fetch is resumed if the server can say that its file is still the
-    same. `#sha256=<hex>` at the end of the URL is checked too. The caller holds a lock on `target`.
+    same. `#sha256=<hex>` at the end of the URL is checked too. The caller holds a lock on `target`. Where
+    the size is not expected, at most `largest` bytes are taken, if that is given.
 
     Raises:
         DownloadError: the source cannot be reached or does not have the file.
@@ -68,7 +73,8 @@ def fetch(
     part = target.with_name(f"{target.name}.part")
     scheme = urllib.parse.urlsplit(address).scheme
     if scheme in ("http", "https"):
-        _fetch_http(address, part, expected, progress, attempts, first_pause)
+        limit = expected.size if expected.size is not None else largest
+        _fetch_http(address, part, expected, progress, attempts, first_pause, limit)
     elif scheme in ("", "file"):
         _copy_file(address, part)
     else:
@@ -127,19 +133,27 @@ def _check(part: Path, url: str, expected: Expected, fragment: str) -> str:
 
 
 def _fetch_http(
-    url: str, part: Path, expected: Expected, progress: Progress | None, attempts: int, first_pause: float
+    url: str,
+    part: Path,
+    expected: Expected,
+    progress: Progress | None,
+    attempts: int,
+    first_pause: float,
+    limit: int | None,
 ) -> None:
     for attempt in range(attempts):
         try:
-            _fetch_once(url, part, expected, progress)
+            _fetch_once(url, part, expected, progress, limit)
             return
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, DownloadError) or not _may_pass(error) or attempt + 1 == attempts:
                 raise DownloadError(_explain(url, error)) from error
-            time.sleep(first_pause * 2**attempt)
+            time.sleep(min(_LONGEST_PAUSE, first_pause * 2**attempt))
 
 
-def _fetch_once(url: str, part: Path, expected: Expected, progress: Progress | None) -> None:
+def _fetch_once(
+    url: str, part: Path, expected: Expected, progress: Progress | None, limit: int | None
+) -> None:
     """One request; appends to the part file if the server resumes it, else starts again."""
     have = part.stat().st_size if part.exists() else 0
     validator = _read_validator(part, url) if have else None
@@ -166,8 +180,7 @@ def _fetch_once(url: str, part: Path, expected: Expected, progress: Progress | N
         start = have if resumed else 0
         length = reply.headers.get("Content-Length")
         total_size = start + int(length) if length and length.isdigit() else expected.size
-        limit = expected.size if expected.size is not None else _LARGEST
-        if total_size is not None and total_size > limit:
+        if total_size is not None and limit is not None and total_size > limit:
             _forget(part)
             raise DownloadError(f"{url} would give {total_size} bytes, at most {limit} are expected")
         _write_validator(part, url, reply.headers)
@@ -176,13 +189,13 @@ def _fetch_once(url: str, part: Path, expected: Expected, progress: Progress | N
 
 
 def _pump(
-    reply: Any, file: Any, start: int, total: int | None, limit: int, progress: Progress | None
+    reply: Any, file: Any, start: int, total: int | None, limit: int | None, progress: Progress | None
 ) -> None:
     done = start
     while chunk := reply.read(_CHUNK):
         file.write(chunk)
         done += len(chunk)
-        if done > limit:
+        if limit is not None and done > limit:
             raise DownloadError(f"{reply.url} gives more than the {limit} bytes expected")
         if progress is not None:
             progress(done, total)
@@ -193,7 +206,9 @@ def _pump(
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the next attempt may succeed: a cut, a timeout, a busy server; not a missing file or network."""
+    """Whether the next attempt may succeed: a cut, a timeout, a busy server; not a missing file, network or room."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return False
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
     if isinstance(error, urllib.error.URLError):  # no connection was made: three more tries take 4 s a source
@@ -208,6 +223,8 @@ def _explain(url: str, error: BaseException) -> str:
         return f"{url} answered {error.code} {error.reason}"
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return f"{url} does not exist"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"the disk became full while {url} came; make room, then run this again: it goes on there"
     reason = getattr(error, "reason", error)
     return f"{url} cannot be reached ({reason}): no network, or the server is down"
 
@@ -217,6 +234,8 @@ def _copy_file(address: str, part: Path) -> None:
     try:
         shutil.copyfile(source, part)
     except OSError as error:
+        if error.errno in _FULL:
+            raise DownloadError(_explain(address, error)) from error
         raise DownloadError(f"{source} cannot be read: {error.strerror}") from error
 
 

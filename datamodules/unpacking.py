@@ -1,0 +1,110 @@
+"""Unpacking archives that come from elsewhere: whole or not at all, and nowhere but into their folder."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+_CHUNK = 1 << 20
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+
+
+class ArchiveError(ValueError):
+    """An archive is damaged, or holds what no data set needs; nothing of it was unpacked."""
+
+
+def unpack(archive: Path, into: Path, staging: Path) -> list[str]:
+    """Unpacks a .zip or .tar.gz; returns what is at its top.
+
+    Everything is written to `staging`, with every checksum of the archive verified, then moved, so that
+    `into` never has half a file. Files that are there are replaced, folders are joined.
+
+    Args:
+        archive: the file.
+        into: made if it is not there.
+        staging: a folder on the same disk that does not exist; gone afterwards.
+
+    Raises:
+        ArchiveError: the archive is damaged, or has a link, a device, or a path that leaves the folder.
+        OSError: the disk is full, or cannot be written.
+    """
+    staging.mkdir(parents=True)
+    members = _zip_members if archive.name.endswith(".zip") else _tar_members
+    try:
+        for name, content in members(archive):
+            _write(content, staging / name)
+        top = sorted(entry.name for entry in staging.iterdir())
+        if not top:
+            raise ArchiveError(f"{archive} is empty")
+        into.mkdir(parents=True, exist_ok=True)
+        _move(staging, into)
+        return top
+    except _DAMAGED as error:
+        raise ArchiveError(f"{archive} is no whole archive: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                f"the disk of {into} became full while {archive.name} was unpacked; what was unpacked of it is "
+                "removed again. Make room and run the same command again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ArchiveError(f"{archive} has {info.filename!r}, a link or device; it is not unpacked")
+            name = _inside(archive, info.filename)
+            if not info.is_dir():
+                with opened.open(info) as content:
+                    yield name, content
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    with gzip.open(archive) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as opened:
+            for member in opened:
+                name = _inside(archive, member.name)
+                content = opened.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    yield name, content
+                elif not member.isdir():
+                    raise ArchiveError(f"{archive} has {member.name!r}, a link or device; it is not unpacked")
+        while stream.read(_CHUNK):  # to the end, where the checksum is
+            pass
+
+
+def _inside(archive: Path, name: str) -> PurePosixPath:
+    """The name as a path below the folder; names of Windows, too, must not lead out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise ArchiveError(f"{archive} has {name!r}, which leads out of the folder; it is not unpacked")
+    return path
+
+
+def _write(content: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as file:
+        shutil.copyfileobj(content, file, _CHUNK)
+
+
+def _move(source: Path, into: Path) -> None:
+    for entry in sorted(source.iterdir()):
+        target = into / entry.name
+        if entry.is_dir() and target.is_dir():
+            _move(entry, target)
+        else:
+            os.replace(entry, target)
