@@ -1,4 +1,4 @@
-"""Any folder of images and boxes: COCO json, Roboflow export, YOLO, Pascal VOC."""
+"""Any folder of images and boxes, in any format of `datamodules.formats.detect`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CustomDataModule(DetectionDataModule):
 
     Args:
         root: folder of the data set.
-        format: `auto` detects it.
+        format: `auto` detects it; else one of `datamodules.formats.detect.FORMATS`.
         train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
             trains on train and evaluates on val, or on test where there is no val.
         val_fraction: share of the training images to evaluate on where there is no other split.

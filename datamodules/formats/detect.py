@@ -2,53 +2,142 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
-from datamodules.formats import coco, objects365, roboflow, voc, yolo
+from datamodules.formats import (
+    coco,
+    createml,
+    csv_table,
+    cvat,
+    label_studio,
+    labelme,
+    objects365,
+    open_images,
+    oriented,
+    roboflow,
+    sniff,
+    voc,
+    vott,
+    yolo,
+    yolo_layout,
+)
 from datamodules.formats.source import Source
+from datamodules.images import SUFFIXES
 
-Format = Literal["auto", "coco", "objects365", "roboflow_coco", "yolo", "voc"]
+Format = Literal[
+    "auto", "coco", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat", "label_studio",
+    "open_images", "vott_json", "createml",
+]  # fmt: skip
+FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
 _READERS: dict[str, Callable[..., Source]] = {
     "coco": coco.read,
     "objects365": objects365.read,
     "roboflow_coco": roboflow.read,
     "yolo": yolo.read,
+    "oriented": oriented.read,
     "voc": voc.read,
+    "csv": csv_table.read,
+    "labelme": labelme.read,
+    "cvat": cvat.read,
+    "label_studio": label_studio.read,
+    "open_images": open_images.read,
+    "vott_json": vott.read,
+    "createml": createml.read,
 }
 _UNDERSTOOD = """\
 Layouts that are understood:
   COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
   Objects365 v2          train/zhiyuan_objv2_train.json, train/patch0/*.jpg, val/...
   Roboflow COCO export   train/_annotations.coco.json, train/*.jpg, valid/..., test/...
-  YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels)
-  Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt"""
+  YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels);
+                         darknet's obj.data, obj.names, train.txt
+  Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; or xml beside images
+  CSV                    rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class
+  LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images"""
 _SHOWN = 12
+_log = logging.getLogger(__name__)
+
+
+class Evidence(NamedTuple):
+    """Why a folder may have a format.
+
+    Attributes:
+        format: the format.
+        what: the files that tell.
+        layout: whether these are laid out as the format demands. Loose files beside such a layout are
+            taken for leftovers.
+    """
+
+    format: str
+    what: str
+    layout: bool
+
+
+def evidence(root: Path) -> list[Evidence]:
+    """Every format that the folder may have, by the content of its files."""
+    found: list[Evidence] = []
+
+    def add(format: str, files: list[Path], layout: bool) -> None:
+        if files:
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            found.append(Evidence(format, f"{files[0].relative_to(root).as_posix()}{more}", layout))
+
+    objects = objects365.annotation_files(root)
+    exports = roboflow.annotation_files(root)
+    others = [*objects.values(), *exports.values()]  # COCO json too, with a layout of their own
+    add("objects365", list(objects.values()), True)
+    add("roboflow_coco", list(exports.values()), True)
+    add("coco", [f for f in coco.annotation_files(root).values() if f not in others], True)
+    base = voc.find_base(root)
+    add("voc", [next((base / "Annotations").glob("*.xml"))] if base else [], True)
+    file = yolo_layout.data_file(root)
+    turned = oriented.annotation_files(root)
+    add("yolo", [file] if file and not turned else [], True)
+    add("oriented", turned, True)
+    add("open_images", list(open_images.annotation_files(root).values()), True)
+    add("cvat", cvat.annotation_files(root), False)
+    add("labelme", labelme.annotation_files(root), False)
+    add("label_studio", label_studio.annotation_files(root), False)
+    add("vott_json", vott.annotation_files(root), False)
+    add("createml", createml.annotation_files(root), False)
+    add("csv", list(csv_table.annotation_files(root)), False)
+    if not base:
+        add("voc", [next(iter(sorted(f.glob("*.xml")))) for f in voc.flat_folders(root).values()], False)
+    return found
 
 
 def detect(root: Path) -> str:
-    """`coco`, `objects365`, `roboflow_coco`, `yolo` or `voc`.
+    """One of `FORMATS`.
 
     Raises:
-        ValueError: saying what was found and what is understood, if it is none of them.
+        ValueError: if it may be several, naming them and the files that say so; if it is none of them,
+            saying what was found and what is understood.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
-    if objects365.annotation_files(root):
-        return "objects365"
-    if roboflow.annotation_files(root):
-        return "roboflow_coco"
-    if voc.find_base(root):
-        return "voc"
-    if coco.annotation_files(root):
-        return "coco"
-    if yolo.data_file(root) or yolo.image_folders(root, {})[0]:
+    with sniff.one_walk():
+        found = evidence(root)
+    chosen = [e for e in found if e.layout] or found
+    if len(chosen) > 1:
+        told = " and ".join(f"{e.format} ({e.what})" for e in chosen)
+        raise ValueError(
+            f"{root} may be {told}; name the one to read with --format, e.g. --format {chosen[0].format}"
+        )
+    if chosen:
+        for other in found:
+            if other is not chosen[0]:
+                _log.warning("%s is read as %s; %s (%s) beside it is not read", root, chosen[0].format,
+                             other.what, other.format)  # fmt: skip
+        return chosen[0].format
+    if yolo_layout.split_images(root, {})[0] and _has_labels(root):
         return "yolo"
-    if voc.flat_folders(root):
-        return "voc"
-    raise ValueError(f"{root} has no known layout. At its top: {_listing(root)}.\n{_UNDERSTOOD}")
+    raise ValueError(
+        f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_UNDERSTOOD}"
+    )
 
 
 def read(root: Path, format: Format = "auto", *, verify_sizes: bool = True) -> Source:
@@ -58,6 +147,40 @@ def read(root: Path, format: Format = "auto", *, verify_sizes: bool = True) -> S
         ValueError: if the folder has no known layout or an annotation file cannot be parsed at all.
     """
     return _READERS[detect(root) if format == "auto" else format](root, verify_sizes=verify_sizes)
+
+
+def _has_labels(root: Path) -> bool:
+    """Whether any image has a txt of its name: images alone are no data set to train on."""
+    labels = yolo_layout.LabelFiles()
+    images = yolo_layout.split_images(root, {})[0].values()
+    return any(labels.find(image) for own in images for image in own)
+
+
+def _reason(root: Path) -> str:
+    """What the folder seems to be, of kinds that are no object detection or cannot be read."""
+    if open_images.image_level_only(root):
+        return (
+            "It is Open Images without a table of boxes, so with labels of whole images only; add "
+            "*-annotations-bbox.csv. "
+        )
+    if sniff.files(root, ".tfrecord"):
+        return "It has TFRecord files, which are not read; export the data set as COCO json instead. "
+    if any(f.name == "_classes.csv" for f in sniff.files(root, ".csv")):
+        return (
+            "_classes.csv gives classes of whole images: a classification data set, without boxes; annotate "
+            "boxes, or export an object detection project. "
+        )
+    told = "; ".join(f"{f.relative_to(root).as_posix()}: {why}" for f, why in csv_table.lacking(root).items())
+    if told:
+        return f"It has a table of boxes that cannot be read: {told}. "
+    if any(p.is_dir() and p.name.lower() in _MASK_FOLDERS for p in root.iterdir()):
+        return "It has masks and no boxes: a segmentation data set; export it as COCO json. "
+    if next((p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES), None):
+        return "It has images and no annotation file that is known. "
+    return ""
+
+
+_MASK_FOLDERS = frozenset({"masks", "segmentationclass", "segmentationobject", "labels_png", "gtfine"})
 
 
 def _listing(root: Path) -> str:

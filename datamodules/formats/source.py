@@ -29,7 +29,7 @@ class Source:
     """A data set as read from its folder.
 
     Attributes:
-        format: `coco`, `roboflow_coco`, `yolo` or `voc`.
+        format: one of `datamodules.formats.detect.FORMATS`.
         root: the folder that was read.
         classes: source id -> name, in head order.
         splits: `train`, `val`, `test`, those that exist (COCO: also as named in the recipe).
@@ -75,8 +75,10 @@ def add_checked_image(
     image_id: int,
     declared: tuple[int, int] | None,
     verify_size: bool,
-) -> None:
+) -> tuple[int, int] | None:
     """Finds the image, reconciles its size and adds it, or excludes it with a fault.
+
+    Returns the (h, w) of the frame of its boxes, None for an image that was excluded.
 
     Args:
         builder: the split's index under construction.
@@ -97,7 +99,7 @@ def add_checked_image(
             f"there is no such file in {folder.folder}; the image and its objects are left out; put the "
             "file there or remove it from the annotations",
         )
-        return
+        return None
     if remark:
         builder.fault(
             "warning",
@@ -111,12 +113,13 @@ def add_checked_image(
         if frame.size is None:
             builder.exclude_image(image_id)
             builder.fault("error", frame.kind, path, image_id, frame.message)
-            return
+            return None
         if frame.kind:
             builder.fault("warning", frame.kind, path, image_id, frame.message)
         declared = frame.size
     assert declared is not None
     builder.add_image(path, image_id, declared)
+    return declared
 
 
 def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterable[Fault]:

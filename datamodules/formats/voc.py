@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
 from datamodules.formats.coco import similar_names
+from datamodules.formats.sniff import xml_kind
 from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
 from datamodules.images import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
 Corners = tuple[float, float, float, float]
+_LOOKED_AT = 20  # xml files that tell the format
 
 
 @dataclass
@@ -30,18 +33,22 @@ class _Record:
 def find_base(root: Path) -> Path | None:
     """The folder with Annotations/*.xml: `root` or a folder in it."""
     for base in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if (base / "Annotations").is_dir() and next((base / "Annotations").glob("*.xml"), None):
+        if _of_voc(base / "Annotations"):
             return base
     return None
 
 
 def flat_folders(root: Path) -> dict[str, Path]:
     """Per split: folder of xml files beside their images: train/, valid/, test/, or the folder itself."""
-    found = {
-        split_of(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)
-    }
+    found = {split_of(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and _of_voc(p)}
     folders: dict[str, Path] = {split: found[split] for split in ("train", "val", "test") if split in found}
-    return folders or ({"train": root} if next(root.glob("*.xml"), None) else {})
+    return folders or ({"train": root} if _of_voc(root) else {})
+
+
+def _of_voc(folder: Path) -> bool:
+    """Whether one of the first xml files is VOC's: CVAT and LabelMe write xml too."""
+    first = islice(sorted(folder.glob("*.xml")), _LOOKED_AT) if folder.is_dir() else ()
+    return any(xml_kind(file) == "voc" for file in first)
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -83,7 +90,9 @@ def _image_sets(
         file = base / "ImageSets" / "Main" / f"{name}.txt"
         if file.is_file():
             lines = file.read_text(encoding="utf-8-sig").splitlines()
-            sets[name] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+            sets[name] = list(
+                dict.fromkeys(line.split()[0] for line in lines if line.strip() and line[0] != "#")
+            )
     if "train" not in sets and "trainval" in sets:
         held_out = set(sets.get("val", []))
         sets["train"] = [stem for stem in sets["trainval"] if stem not in held_out]

@@ -1,4 +1,4 @@
-"""YOLO: one txt a picture with rows `class cx cy w h` in [0, 1], classes in data.yaml."""
+"""YOLO: one txt a picture with rows `class cx cy w h` in [0, 1]; classes in data.yaml or obj.names."""
 
 from __future__ import annotations
 
@@ -7,55 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from datamodules.formats import yolo_layout as layout
 from datamodules.formats.source import Source, image_overlaps
-from datamodules.images import ImageFolder, frame_size, list_images
+from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
-_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+_NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"})
 _NORMALISED = 1.5  # larger values are pixels; boxes a little over the edge are not
-
-
-def data_file(root: Path) -> Path | None:
-    """data.yaml, or the only yaml that has names."""
-    for file in [root / "data.yaml", root / "data.yml", *sorted(root.glob("*.y*ml"))]:
-        if file.is_file() and "names" in _load_yaml(file):
-            return file
-    return None
-
-
-def _load_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be parsed: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def image_folders(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Per split its image folder; per lost split the path in data.yaml that does not exist."""
-    found: dict[str, Path] = {}
-    lost: dict[str, str] = {}
-    for split, keys in _SPLIT_KEYS.items():
-        named = next((str(content[k]) for k in keys if content.get(k)), "")
-        guesses = _named_folders(root, content, named) if named else []
-        guesses += [base for k in keys for base in (root / "images" / k, root / k / "images")]
-        folder = next((g for g in guesses if g.is_dir() and list_images(g)), None)
-        if folder:
-            found[split] = folder
-        elif named:
-            lost[split] = named
-    if not found and (root / "images").is_dir() and list_images(root / "images"):
-        found["train"] = root / "images"
-    return found, lost
-
-
-def _named_folders(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
-    parts = [p for p in named.replace("\\", "/").split("/") if p not in ("", ".", "..")]
-    base = root / str(content.get("path") or "")
-    # Roboflow writes ../train/images for the folder beside data.yaml, Colab users absolute paths
-    return [base / named, root / named, *(root.joinpath(*parts[-n:]) for n in (3, 2) if len(parts) >= n)]
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -64,10 +22,10 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     Raises:
         ValueError: if data.yaml cannot be parsed or no image folder is found.
     """
-    file = data_file(root)
-    content = _load_yaml(file) if file else {}
-    folders, lost = image_folders(root, content)
-    if not folders:
+    file = layout.data_file(root)
+    content = layout.load(file) if file else {}
+    images, lost = layout.split_images(root, content)
+    if not images:
         raise ValueError(
             f"{root}: none of the image folders exists: {lost or 'images/train, train/images, images'}"
         )
@@ -78,17 +36,22 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             "missing_split",
             shown,
             split,
-            f"{path} does not exist; the split is left out; correct the path",
+            f"{path} does not exist or has no image; it is left out; correct the path",
         )
         for split, path in lost.items()
     ]
-    classes, class_notes = _classes(root, file, content, folders)
-    splits = {split: _read_split(root, folder, classes) for split, folder in folders.items()}
+    labels = layout.LabelFiles()
+    classes, class_notes = _classes(root, file, content, images, labels)
+    splits = {split: _read_split(root, own, classes, labels) for split, own in images.items()}
     return Source("yolo", root, classes, splits, (*notes, *class_notes, *image_overlaps(root, splits)))
 
 
 def _classes(
-    root: Path, file: Path | None, content: Mapping[str, Any], folders: Mapping[str, Path]
+    root: Path,
+    file: Path | None,
+    content: Mapping[str, Any],
+    images: Mapping[str, list[Path]],
+    labels: layout.LabelFiles,
 ) -> tuple[dict[int, str], list[Fault]]:
     names = content.get("names")
     if isinstance(names, list):
@@ -96,12 +59,14 @@ def _classes(
     if isinstance(names, dict) and names:
         classes = {int(k): str(v) for k, v in names.items()}
         return classes, _class_count(shown_path(file or root, root), content.get("nc"), classes)
-    for folder in (root, *(label_folder(f) for f in folders.values())):
-        for candidate in ("classes.txt", "obj.names"):
+    every = [image for own in images.values() for image in own]
+    folders = dict.fromkeys(folder for i in every for folder in (labels.folder(i), i.parent))
+    for folder in (root, *folders):
+        for candidate in layout.NAME_FILES:
             if (folder / candidate).is_file():
                 lines = (folder / candidate).read_text(encoding="utf-8-sig").splitlines()
                 return dict(enumerate(line.strip() for line in lines if line.strip())), []
-    used = sorted({row for f in folders.values() for row in _used_classes(label_folder(f))})
+    used = sorted({row for image in every for row in _used_classes(labels.find(image))})
     note = Fault(
         "warning",
         "no_class_names",
@@ -121,61 +86,61 @@ def _class_count(file: str, count: object, classes: Mapping[int, str]) -> list[F
     return [Fault("error", "class_list", file, None, message)]
 
 
-def _used_classes(folder: Path) -> set[int]:
-    used = set()
-    for file in sorted(folder.glob("*.txt")):
-        for line in file.read_text(encoding="utf-8-sig").splitlines():
-            first = line.split()[0] if line.split() else ""
-            if first.isdigit():
-                used.add(int(first))
-    return used
+def _used_classes(file: Path | None) -> set[int]:
+    firsts = file.read_text(encoding="utf-8-sig").split("\n") if file else []
+    return {int(line.split()[0]) for line in firsts if line.split() and line.split()[0].isdigit()}
 
 
-def label_folder(images: Path) -> Path:
-    """The labels beside an image folder: the last `images` in the path becomes `labels`."""
-    parts = list(images.parts)
-    for position in range(len(parts) - 1, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            return Path(*parts)
-    return images
-
-
-def _read_split(root: Path, folder: Path, classes: Mapping[int, str]) -> AnnotationIndex:
+def _read_split(
+    root: Path, images: list[Path], classes: Mapping[int, str], labels: layout.LabelFiles
+) -> AnnotationIndex:
     builder = IndexBuilder(root, classes)
-    labels = label_folder(folder)
-    known = ImageFolder(labels)
-    images = list_images(folder)
     number = 0
     for image_id, path in enumerate(images):
+        if not path.is_file():
+            builder.fault(
+                "error",
+                "missing_image",
+                path,
+                image_id,
+                "it is listed and there is no such file; the image is left out; put the file there or remove "
+                "the line",
+            )
+            continue
         frame = frame_size(path, None)
         if frame.size is None:
             builder.fault("error", frame.kind, path, image_id, frame.message)
             continue
         builder.add_image(path, image_id, frame.size)
-        file, _ = known.find(f"{path.stem}.txt")
+        file = labels.find(path)
         if file is None:
             builder.fault(
                 "warning",
                 "no_label_file",
                 path,
                 image_id,
-                f"there is no {shown_path(labels / path.stem, root)}.txt; the image counts as one without "
-                "objects; write an empty file if that is so",
+                f"there is no {shown_path(labels.folder(path) / path.stem, root)}.txt; the image counts as one "
+                "without objects; write an empty file if that is so",
             )
             continue
         number = _read_labels(builder, file, image_id, frame.size, number)
-    stems = {p.stem for p in images}
-    for file in sorted(labels.glob("*.txt")) if labels.is_dir() else []:
-        if file.stem not in stems and file.name not in ("classes.txt", "train.txt", "val.txt", "test.txt"):
-            builder.fault(
-                "warning",
-                "orphan_label",
-                file,
-                None,
-                "there is no image of this name; add it or remove the file",
-            )
+    _orphans(builder, images, labels)
     return builder.build()
+
+
+def _orphans(builder: IndexBuilder, images: list[Path], labels: layout.LabelFiles) -> None:
+    """A warning for each label file without an image."""
+    stems = {(labels.folder(p), p.stem) for p in images}
+    for folder in dict.fromkeys(labels.folder(p) for p in images):
+        for file in sorted(folder.glob("*.txt")) if folder.is_dir() else []:
+            if (folder, file.stem) not in stems and file.name not in _NO_LABELS:
+                builder.fault(
+                    "warning",
+                    "orphan_label",
+                    file,
+                    None,
+                    "there is no image of this name; add it or remove the file",
+                )
 
 
 def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[int, int], number: int) -> int:

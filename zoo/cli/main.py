@@ -50,9 +50,7 @@ Registry = Annotated[
 def finetune(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model of `zoo list`, or a name in the registry.")],
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder: COCO, Roboflow COCO, YOLO or Pascal VOC; detected.")
-    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder: COCO, YOLO, VOC, CSV, CVAT, ...; detected.")],
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[

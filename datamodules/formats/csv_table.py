@@ -1,0 +1,147 @@
+"""Tables of boxes: Roboflow's and TensorFlow's csv, RetinaNet's without header, VoTT's, and the like."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datamodules.formats import open_images, sniff
+from datamodules.formats.csv_columns import Columns, columns_of
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.formats.source import Source, split_of
+
+_SUFFIXES = (".csv", ".tsv")
+
+
+def annotation_files(root: Path) -> dict[Path, Columns]:
+    """Every table of boxes in the folder, and what its columns mean."""
+    found = {}
+    for suffix in _SUFFIXES:
+        for file in sniff.files(root, suffix):
+            first, second, _ = sniff.table_head(file)
+            columns = columns_of(first, second)
+            if isinstance(columns, Columns) and not set(open_images.COLUMNS) <= set(first):
+                found[file] = columns
+    return found
+
+
+def lacking(root: Path) -> dict[Path, str]:
+    """Every table that has columns of boxes and lacks another that it needs."""
+    found = {}
+    for suffix in _SUFFIXES:
+        for file in sniff.files(root, suffix):
+            columns = columns_of(*sniff.table_head(file)[:2])
+            if isinstance(columns, str) and columns:
+                found[file] = columns
+    return found
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the tables: a row an object, an image without objects by a row with an empty box.
+
+    Splits by a column `split`, else by the name of the file or its folders. Corners are edges: the width
+    is xmax - xmin. Boxes of which all numbers lie in [0, 1] are shares of the image. Classes in
+    alphabetical order, or as a table `name,id` (classes.csv) says.
+
+    Raises:
+        ValueError: if there is no table of boxes, saying which columns one lacks.
+    """
+    files = annotation_files(root)
+    if not files:
+        told = "; ".join(f"{file.name}: {why}" for file, why in lacking(root).items())
+        raise ValueError(
+            f"{root} has no csv of boxes{f' ({told})' if told else ''}; it needs a header such as "
+            "filename,width,height,class,xmin,ymin,xmax,ymax or rows path,x1,y1,x2,y2,class without one"
+        )
+    remarks = Remarks(root)
+    pictures: dict[tuple[str, str], Picture] = {}
+    for file, columns in files.items():
+        _read_table(file, columns, root, pictures, remarks)
+    return assemble(
+        "csv", root, list(pictures.values()), ImageTree(root), ids=_class_table(root),
+        notes=remarks.faults(), verify_sizes=verify_sizes,
+        unlisted="image that no table names; left out; give it a row with an empty box if it has no object",
+    )  # fmt: skip
+
+
+def _read_table(
+    file: Path, columns: Columns, root: Path, pictures: dict[tuple[str, str], Picture], remarks: Remarks
+) -> None:
+    if columns.unknown:
+        message = "column that is not known; not read; nothing to do unless it names boxes or classes"
+        for name in columns.unknown:
+            remarks.add("warning", "unknown_column", file, message, name)
+    rows = _rows(file, columns)
+    boxes = [_box(row, columns) for row in rows]
+    inside = [box for box in boxes if box is not None]
+    fraction = bool(inside) and all(-1e-6 <= v <= 1 + 1e-6 for box in inside for v in (*box[:2], *_far(box)))
+    if fraction and all(v == int(v) for box in inside for v in box):
+        fraction = False  # boxes of one pixel, not of the whole image
+    near, own_split = file.parent.relative_to(root), split_of_file(file, root)
+    for number, (row, box) in enumerate(zip(rows, boxes, strict=True), start=1):
+        name = row[columns.image].strip() if columns.image < len(row) else ""
+        if not name:
+            remarks.add(
+                "error", "invalid_row", file, "row without an image; left out; name it", f"row {number}"
+            )
+            continue
+        split = (split_of(_cell(row, columns.split)) if columns.split is not None else None) or own_split
+        key = (split, name)
+        if key not in pictures:
+            shown = name if near == Path(".") else (near / name.replace("\\", "/")).as_posix()
+            pictures[key] = Picture(shown, file, split, _size(row, columns), [], (name,))
+        if box is None and not any(_cell(row, c) for c in columns.box):
+            continue  # an image without objects
+        pictures[key].marks.append(Mark(_cell(row, columns.name), box, fraction=fraction))
+
+
+def _rows(file: Path, columns: Columns) -> list[list[str]]:
+    delimiter = sniff.table_head(file)[2]
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        rows = [row for row in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in row)]
+    return rows[1:] if columns.header else rows
+
+
+def _cell(row: Sequence[str], position: int | None) -> str:
+    return row[position].strip() if position is not None and position < len(row) else ""
+
+
+def _box(row: Sequence[str], columns: Columns) -> Box | None:
+    try:
+        a, b, c, d = (float(_cell(row, position)) for position in columns.box)
+    except ValueError:
+        return None
+    return (a, b, c, d) if columns.sides else (a, b, c - a, d - b)
+
+
+def _far(box: Box) -> tuple[float, float]:
+    return box[0] + box[2], box[1] + box[3]
+
+
+def _size(row: Sequence[str], columns: Columns) -> tuple[int, int] | None:
+    if columns.size is None:
+        return None
+    try:
+        width, height = (float(_cell(row, position)) for position in columns.size)
+    except ValueError:
+        return None
+    whole = math.isfinite(width) and math.isfinite(height) and min(width, height) >= 1
+    return (int(height), int(width)) if whole else None
+
+
+def _class_table(root: Path) -> Mapping[str, int] | None:
+    """Class ids of RetinaNet's second table, rows `name,id`."""
+    for file in sniff.files(root, ".csv"):
+        first, second, delimiter = sniff.table_head(file)
+        if (
+            len(first) == 2
+            and first[1].isdigit()
+            and (not second or (len(second) == 2 and second[1].isdigit()))
+        ):
+            with file.open(encoding="utf-8-sig", newline="") as stream:
+                rows = [row for row in csv.reader(stream, delimiter=delimiter) if len(row) == 2]
+            return {name.strip(): int(number) for name, number in rows}
+    return None

@@ -1,0 +1,147 @@
+"""CVAT xml 1.1: for images (task and project exports) and for video (tracks)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.formats.source import Source, split_of
+from datamodules.index import shown_path
+
+_BOXED = ("box", "polygon", "ellipse", "mask")
+_UNBOXED = ("polyline", "points", "tag", "skeleton", "cuboid")
+_FRAME = re.compile(r"(\d+)$")
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every CVAT xml in the folder."""
+    return sniff.of_kind(root, ".xml", "cvat")
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the exports; classes in the order of the labels of the task or project.
+
+    Polygons, ellipses, masks and turned boxes give the box around them; tracks give one object a frame in
+    which they are not `outside`. Images that nothing was drawn on are images without objects.
+
+    Raises:
+        ValueError: if there is no CVAT xml, or one is not well-formed.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no CVAT xml (<annotations> with <image> or <track>)")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures: list[Picture] = []
+    names: list[str] = []
+    for file in files:
+        try:
+            document = ElementTree.parse(file).getroot()
+        except ElementTree.ParseError as error:
+            raise ValueError(f"{file} is no well-formed xml: {error}; export it again") from error
+        names += [label.findtext("name") or "" for label in document.iter("label")]
+        pictures += _images(document, file, root, remarks)
+        pictures += _frames(document, file, root, tree, remarks)
+    return assemble(
+        "cvat", root, pictures, tree, names=[n for n in names if n], notes=remarks.faults(),
+        unlisted="image that the CVAT export does not name; left out", verify_sizes=verify_sizes,
+    )  # fmt: skip
+
+
+def _images(document: ElementTree.Element, file: Path, root: Path, remarks: Remarks) -> Iterator[Picture]:
+    for element in document.iter("image"):
+        subset, name = element.get("subset", ""), element.get("name", "")
+        split = split_of(subset) or split_of_file(file, root)
+        picture = Picture(f"{subset}/{name}" if subset else name, file, split, _size(element), [])
+        for shape in element:
+            mark = _mark(shape, shape.get("label", ""), file, remarks, name)
+            if mark is not None:
+                picture.marks.append(mark)
+        yield picture
+
+
+def _size(element: ElementTree.Element) -> tuple[int, int] | None:
+    try:
+        size = int(float(element.get("height", ""))), int(float(element.get("width", "")))
+    except ValueError:
+        return None
+    return size if min(size) > 0 else None
+
+
+def _frames(
+    document: ElementTree.Element, file: Path, root: Path, tree: ImageTree, remarks: Remarks
+) -> Iterator[Picture]:
+    tracks = list(document.iter("track"))
+    if not tracks and document.find("image") is not None:
+        return
+    marks: dict[int, list[Mark]] = {}
+    for track in tracks:
+        for shape in track:
+            frame = _FRAME.search(shape.get("frame", ""))
+            if frame is None or shape.get("outside") == "1":
+                continue
+            where = f"frame {frame[1]}"
+            mark = _mark(shape, track.get("label", ""), file, remarks, where)
+            marks.setdefault(int(frame[1]), []).extend([mark] if mark is not None else [])
+    images = _frame_images(tree, file, root)
+    split = split_of_file(file, root)
+    if not images and marks:
+        raise ValueError(
+            f"{shown_path(file, root)} has tracks over frames {min(marks)} to {max(marks)} of a video, and no "
+            "image of a frame lies here; export the task from CVAT with `save images`, or cut the video "
+            "into files named frame_000000.png by frame number"
+        )
+    for frame_number in sorted({*images, *marks}):
+        name = images.get(frame_number, f"frame_{frame_number:06d}.png")
+        yield Picture(name, file, split, None, marks.get(frame_number, []))
+
+
+def _frame_images(tree: ImageTree, file: Path, root: Path) -> Mapping[int, str]:
+    """Frame number -> image, of the images beside or below the xml whose stems end in a number."""
+    base = file.parent.relative_to(root).as_posix()
+    near = [n for n in tree.all() if base == "." or n.startswith(f"{base}/")]
+    numbered = ((_FRAME.search(Path(name).stem), name) for name in near)
+    return {int(match[1]): name for match, name in numbered if match}
+
+
+def _mark(shape: ElementTree.Element, label: str, file: Path, remarks: Remarks, where: str) -> Mark | None:
+    if shape.tag in _UNBOXED:
+        message = f"{shape.tag}: has no box; left out; draw boxes or polygons for what is to be detected"
+        remarks.add("warning", "no_box", file, message, where)
+    if shape.tag not in _BOXED:
+        return None
+    try:
+        return _boxed(shape, label, file, remarks, where)
+    except ValueError:
+        return Mark(label, None)  # the index tells of a box without four numbers
+
+
+def _boxed(shape: ElementTree.Element, label: str, file: Path, remarks: Remarks, where: str) -> Mark:
+    angle = float(shape.get("rotation", "0"))
+    if shape.tag == "polygon":
+        points = _points(shape.get("points", ""))
+        return Mark(label, polygon_box(points), [flat(points)])
+    if shape.tag == "ellipse":
+        cx, cy, rx, ry = (float(shape.get(k, "")) for k in ("cx", "cy", "rx", "ry"))
+        return Mark(label, around_ellipse((cx, cy), (rx, ry), angle))
+    if shape.tag == "mask":
+        left, top, width, height = (float(shape.get(k, "")) for k in ("left", "top", "width", "height"))
+        return Mark(label, (left, top, width, height))
+    x0, y0, x1, y1 = (float(shape.get(k, "")) for k in ("xtl", "ytl", "xbr", "ybr"))
+    box = (x0, y0, x1 - x0, y1 - y0)
+    if not angle % 180:
+        return Mark(label, box)
+    message = "turned box; the upright box around it is taken"
+    remarks.add("warning", "turned_box", file, message, where)
+    corners = rotated(box, angle, ((x0 + x1) / 2, (y0 + y1) / 2))
+    return Mark(label, enclosing(corners), [flat(corners)])
+
+
+def _points(text: str) -> Points:
+    pairs = [pair.split(",") for pair in text.split(";") if pair.strip()]
+    return [(float(x), float(y)) for x, y in pairs]

@@ -1,0 +1,119 @@
+"""LabelMe: one json an image, or the xml of the older web tool."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.outlines import Points, flat, polygon_box
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.formats.source import Source
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every LabelMe json and xml in the folder."""
+    return sniff.of_kind(root, ".json", "labelme") + sniff.of_kind(root, ".xml", "labelme")
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads all of them; classes in alphabetical order.
+
+    Rectangles, polygons and circles give boxes; polygons of one label and one group number are one object.
+    A deleted object of the older tool is none.
+
+    Raises:
+        ValueError: if there is no LabelMe file.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no LabelMe json (shapes, imagePath) or xml (object/polygon)")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures = []
+    for file in files:
+        try:
+            reader = _json_picture if file.suffix.lower() == ".json" else _xml_picture
+            pictures.append(reader(file, root, remarks))
+        except (ValueError, KeyError, TypeError, ElementTree.ParseError) as error:
+            message = f"cannot be understood: {error}; the image is left out; save it again in LabelMe"
+            remarks.add("error", "malformed_labels", file, message, file.stem)
+    return assemble(
+        "labelme", root, pictures, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
+    )  # fmt: skip
+
+
+def _json_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+    content = json.loads(file.read_text(encoding="utf-8-sig"))
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    beside = file.parent.relative_to(root)
+    named = str(content.get("imagePath") or file.stem).replace("\\", "/")
+    own = (beside / file.stem).as_posix()
+    marks = list(_shapes(content["shapes"], file, remarks))
+    # the file itself was often renamed after labelling, together with its json
+    return Picture((beside / named).as_posix(), file, split_of_file(file, root), size, marks, (named, own))
+
+
+def _shapes(shapes: list[Mapping[str, Any]], file: Path, remarks: Remarks) -> Iterator[Mark]:
+    groups: dict[tuple[str, Any], list[Points]] = {}
+    for shape in shapes:
+        label, kind = str(shape.get("label") or ""), shape.get("shape_type") or "polygon"
+        points = [(float(x), float(y)) for x, y in shape.get("points") or []]
+        if kind == "polygon" and shape.get("group_id") is not None:
+            groups.setdefault((label, shape["group_id"]), []).append(points)
+        elif kind == "polygon":
+            yield Mark(label, polygon_box(points), [flat(points)])
+        elif kind in ("rectangle", "mask", "oriented_rectangle"):
+            if kind == "oriented_rectangle":
+                message = "turned box; the upright box around it is taken"
+                remarks.add("warning", "turned_box", file, message, label)
+            yield Mark(label, polygon_box(points))
+        elif kind == "circle" and len(points) == 2:
+            (cx, cy), edge = points
+            radius = math.dist((cx, cy), edge)
+            yield Mark(label, (cx - radius, cy - radius, 2 * radius, 2 * radius))
+        else:
+            message = f"{kind}: has no box; left out; draw rectangles or polygons"
+            remarks.add("warning", "no_box", file, message, label)
+    for (label, _), parts in groups.items():
+        every = [point for part in parts for point in part]
+        yield Mark(label, polygon_box(every), [flat(part) for part in parts])
+
+
+def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+    tree = ElementTree.parse(file).getroot()
+    folder, name = (tree.findtext("folder") or "").strip(), (tree.findtext("filename") or file.stem).strip()
+    rows, columns = tree.findtext("imagesize/nrows"), tree.findtext("imagesize/ncols")
+    size = (int(rows), int(columns)) if rows and columns else None
+    marks = []
+    for element in tree.iter("object"):
+        if (element.findtext("deleted") or "0").strip() == "1":
+            continue
+        label = (element.findtext("name") or "").strip()
+        points = [
+            (float(p.findtext("x") or ""), float(p.findtext("y") or ""))
+            for p in element.iterfind("polygon/pt")
+        ]
+        outlined = points and (element.findtext("type") or "") != "bounding_box"
+        points = points or _corners(element)
+        if points:
+            marks.append(Mark(label, enclosing(points), [flat(points)] if outlined else None))
+        else:
+            message = "object without polygon or box; left out; draw it again"
+            remarks.add("error", "no_box", file, message, label)
+    named = f"{folder}/{name}" if folder else name
+    return Picture(named, file, split_of_file(file, root), size, marks, (file.stem,))
+
+
+def _corners(element: ElementTree.Element) -> Points:
+    """Of a mask that was scribbled: the two corners of its box."""
+    values = [element.findtext(f"segm/box/{k}") for k in ("xmin", "ymin", "xmax", "ymax")]
+    if any(not v for v in values):
+        return []
+    x0, y0, x1, y1 = (float(v or "") for v in values)
+    return [(x0, y0), (x1, y1)]

@@ -1,0 +1,143 @@
+"""What an annotation file is, told by its content: names of files lie, keys and tags do not."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+_HEAD = 1 << 16
+_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".tfrecord")
+_LOOKED_AT = 20  # files of a folder that tell what the others are
+_DEPTH = 4  # folders below the data set's own that are looked into
+_FIRST_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)")
+_NO_ELEMENT = re.compile(rb"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>", re.DOTALL)
+_KEYS_OF_A_LIST = (
+    ("createml", (b'"coordinates"', b'"annotations"', b'"image"')),
+    ("label_studio", (b'"annotations"', b'"result"')),
+    ("label_studio", (b'"annotations"', b'"data"')),
+    ("label_studio", (b'"annotator"', b'"annotation_id"')),
+    ("label_studio", (b'"completions"', b'"data"')),
+)
+
+
+class _Walk:
+    """One walk over a folder: annotation files by suffix, and folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
+        self.folders: list[Path] = []
+        for folder, below, names in os.walk(root, followlinks=True):
+            here = Path(folder)
+            self.folders.append(here)
+            deep = len(here.relative_to(root).parts) >= _DEPTH
+            below[:] = [] if deep else sorted(d for d in below if not d.startswith("."))
+            for name in sorted(names):
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in _SUFFIXES and not name.startswith("."):
+                    self.files[suffix].append(here / name)
+
+
+_WALKS: ContextVar[dict[Path, _Walk] | None] = ContextVar("walks", default=None)
+
+
+@contextmanager
+def one_walk() -> Iterator[None]:
+    """Inside, every folder is walked once however many formats ask for its files."""
+    token = _WALKS.set({})
+    try:
+        yield
+    finally:
+        _WALKS.reset(token)
+
+
+def _walked(root: Path) -> _Walk:
+    walks = _WALKS.get()
+    if walks is None:
+        return _Walk(root)
+    if root not in walks:
+        walks[root] = _Walk(root)
+    return walks[root]
+
+
+def files(root: Path, suffix: str) -> list[Path]:
+    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones."""
+    return _walked(root).files[suffix]
+
+
+def folders(root: Path, names: Collection[str]) -> list[Path]:
+    """Folders in `root` and a few levels below whose lower-case names are among `names`."""
+    return [f for f in _walked(root).folders if f.name.lower() in names]
+
+
+def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Path]:
+    """The files of a kind. A folder of which none of the first files is of that kind has none."""
+    kind_of = json_kind if suffix == ".json" else xml_kind
+    found = []
+    for _, group in groupby(files(root, suffix), key=lambda file: file.parent):
+        own = list(group)
+        if any(kind_of(file) == kind for file in own[:_LOOKED_AT]):
+            found += [file for file in own if kind_of(file) == kind]
+    return found
+
+
+def json_kind(file: Path) -> str:
+    """`labelme`, `vott_json`, `createml`, `label_studio`, or an empty word for any other json."""
+    return _json_kind(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _json_kind(file: Path, _changed: int) -> str:
+    text = _ends(file)
+    if text.startswith(b"["):
+        return next((kind for kind, keys in _KEYS_OF_A_LIST if all(k in text for k in keys)), "")
+    if not text.startswith(b"{"):
+        return ""
+    if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageHeight"' in text):
+        return "labelme"
+    return "vott_json" if b'"assets"' in text and b'"asset"' in text else ""
+
+
+def xml_kind(file: Path) -> str:
+    """`cvat`, `voc`, `labelme`, or an empty word for any other or broken xml."""
+    text = _NO_ELEMENT.sub(b"", _ends(file))
+    tag = _FIRST_TAG.search(text)
+    if tag is None:
+        return ""
+    if tag[1] == b"annotations":
+        return "cvat"
+    if tag[1] != b"annotation":
+        return ""
+    # Roboflow's VOC has polygons beside the boxes, LabelMe has no bndbox
+    outlined = b"<imagesize" in text or b"<polygon" in text or b"<segm>" in text
+    return "labelme" if outlined and b"<bndbox" not in text and b"<size>" not in text else "voc"
+
+
+def table_head(file: Path) -> tuple[list[str], list[str], str]:
+    """The first two rows of a table and its delimiter; empty rows if it has fewer or is no text."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [line for line in (stream.readline(), stream.readline()) if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return [], [], ","
+    if not lines:
+        return [], [], ","
+    delimiter = max(",;\t", key=lines[0].count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    return rows[0], rows[1] if len(rows) > 1 else [], delimiter
+
+
+def _ends(file: Path) -> bytes:
+    """The first and last bytes of a file, without a byte order mark: keys may stand at either end."""
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD)
+        stream.seek(max(len(head), file.stat().st_size - _HEAD))
+        tail = stream.read()
+    return (head + tail).lstrip(b"\xef\xbb\xbf \t\r\n")

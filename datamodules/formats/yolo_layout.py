@@ -1,0 +1,175 @@
+"""Where a YOLO data set keeps its images and labels: data.yaml, darknet's obj.data, or folders alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.images import SUFFIXES, ImageFolder, list_images
+
+_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+_LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
+_TRAILING = (5, 4, 3, 2, 1)  # parts of a path of another machine that are tried below the folder
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
+
+
+def data_file(root: Path) -> Path | None:
+    """data.yaml, the only yaml that has names, or darknet's *.data."""
+    for file in [root / "data.yaml", root / "data.yml", *sorted(root.glob("*.y*ml"))]:
+        if file.is_file() and "names" in load(file):
+            return file
+    return next((f for f in sorted(root.glob("*.data")) if f.is_file() and "names" in load(f)), None)
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Keys and values of data.yaml, or of obj.data with its file of names already read.
+
+    Raises:
+        ValueError: naming the file, if it is no yaml.
+    """
+    if file.suffix == ".data":
+        return _darknet(file)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be parsed: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _darknet(file: Path) -> dict[str, Any]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return {}  # some other program's *.data
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    content: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
+    if "names" in content:
+        found = next((p for p in _places(file.parent, {}, content["names"]) if p.is_file()), None)
+        content["names"] = _names(found) if found else None
+        count = str(content.pop("classes", ""))
+        content["nc"] = int(count) if count.isdigit() else None
+    return content
+
+
+def _names(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_images(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Per split its images, sorted; per lost split what data.yaml names and is not there.
+
+    A split is a folder, a txt file that lists images, or several of them. Folders are taken with all
+    below. Without a name in data.yaml the usual folders are tried.
+    """
+    found: dict[str, list[Path]] = {}
+    lost: dict[str, str] = {}
+    for split, keys in _SPLIT_KEYS.items():
+        value = next((content[k] for k in keys if content.get(k)), None)
+        named = [str(v) for v in (value if isinstance(value, list) else [value] if value else [])]
+        images: dict[Path, None] = {}
+        absent = []
+        for name in named:
+            own = _named_images(root, content, name)
+            images |= dict.fromkeys(own)
+            absent += [] if own else [name]
+        if not images:
+            usual = [base for k in keys for base in (root / "images" / k, root / k / "images")]
+            usual += [root / k for k in keys if _labels_beside(root / k)]
+            folder = next((u for u in usual if u.is_dir() and images_below(u)), None)
+            images = dict.fromkeys(images_below(folder)) if folder else {}
+            absent = absent if not images else []
+        if images:
+            found[split] = sorted(images)
+        if absent:
+            lost[split] = ", ".join(absent)
+    if not found:
+        folder = next((f for f in (root / "images", root / "Images") if f.is_dir() and images_below(f)), None)
+        folder = folder or (root if _labels_beside(root) else None)
+        if folder:
+            found["train"] = images_below(folder)
+    return found, lost
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files in a folder and all below, sorted; hidden ones are none."""
+    found: list[Path] = []
+    for here, below, _ in os.walk(folder, followlinks=True):
+        below[:] = [d for d in below if not d.startswith(".")]
+        found += list_images(Path(here))
+    return sorted(found)
+
+
+def _labels_beside(folder: Path) -> bool:
+    """Whether a folder has a txt of the name of an image in it."""
+    if not folder.is_dir():
+        return False
+    stems = {p.stem for p in list_images(folder)}
+    return any(f.stem in stems for f in folder.glob("*.txt"))
+
+
+def _named_images(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
+    places = _places(root, content, named)
+    if named.lower().endswith(".txt"):
+        listing = next((p for p in places if p.is_file()), None)
+        return _listed_images(root, content, listing) if listing else []
+    return next((images for p in places if p.is_dir() and (images := images_below(p))), [])
+
+
+def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> list[Path]:
+    lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+    images = []
+    for line in lines:
+        if line:
+            places = [listing.parent / line, *_places(root, content, line)]
+            # an image that is listed and absent is told by the reader
+            images.append(next((p for p in places if p.is_file()), root / line))
+    return [Path(os.path.normpath(p)) for p in images if p.suffix.lower() in SUFFIXES]
+
+
+def _places(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
+    """Where a path of data.yaml may lie: as it says, else its end below the folder.
+
+    Roboflow writes ../train/images for the folder beside data.yaml, users of Colab absolute paths.
+    """
+    parts = [p for p in named.replace("\\", "/").split("/") if p not in ("", ".", "..")]
+    base = root / str(content.get("path") or "")
+    ends = [root.joinpath(*parts[-n:]) for n in _TRAILING if len(parts) >= n]
+    return [base / named, root / named, *ends]
+
+
+class LabelFiles:
+    """Finds the txt of an image; lists every folder once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, ImageFolder] = {}
+
+    def folder(self, image: Path) -> Path:
+        """Where the labels of the image's folder lie."""
+        return self._of(image.parent).folder
+
+    def find(self, image: Path) -> Path | None:
+        """The txt of an image, None if there is none."""
+        return self._of(image.parent).find(f"{image.stem}.txt")[0]
+
+    def _of(self, folder: Path) -> ImageFolder:
+        if folder not in self._folders:
+            places = label_folders(folder)
+            chosen = next((p for p in places if p.is_dir() and next(p.glob("*.txt"), None)), places[0])
+            self._folders[folder] = ImageFolder(chosen)
+        return self._folders[folder]
+
+
+def label_folders(images: Path) -> list[Path]:
+    """Where labels of an image folder may lie: the last `images` in its path becomes `labels`; or beside."""
+    parts = list(images.parts)
+    position = next((i for i in range(len(parts) - 1, -1, -1) if parts[i].lower() == "images"), None)
+    replaced = (
+        [] if position is None
+        else [Path(*parts[:position], word, *parts[position + 1 :]) for word in _LABEL_FOLDERS]
+    )  # fmt: skip
+    return [*replaced, images, images / "labels"]
