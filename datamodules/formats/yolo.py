@@ -172,8 +172,19 @@ def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[i
         source_id, cx, cy, w, h = row
         height, width = size
         box = ((cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height)
-        builder.add_object(image_id, box, int(source_id), number, file=file)
+        builder.add_object(
+            image_id, box, int(source_id), number, segmentation=_outline(line, size), file=file
+        )
     return number
+
+
+def _outline(line: str, size: tuple[int, int]) -> list[list[float]] | None:
+    """The polygon of a row in pixels, as COCO writes it; None for a row of a box."""
+    points = [float(value) for value in line.split()[1:]]
+    if len(points) < 6:
+        return None
+    height, width = size
+    return [[value * (height if i % 2 else width) for i, value in enumerate(points)]]
 
 
 def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple[float, ...] | None:
@@ -192,7 +203,7 @@ def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple
             "polygon",
             file,
             line,
-            f"line {line} is a polygon; its bounding box is taken; nothing to do unless masks were meant",
+            f"line {line} is a polygon or a turned box; the upright box around it is taken, with its outline",
         )
         xs, ys = values[1::2], values[2::2]
         values = [

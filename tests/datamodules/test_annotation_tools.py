@@ -55,6 +55,10 @@ def test_labelme_shapes(tmp_path):
         ("cat", [2, 10, 10, 10]), ("dog", [5, 5, 10, 7]), ("cat", [15, 10, 10, 10]), ("cat", [1, 1, 8, 9]),
     ]  # fmt: skip
     assert kinds(root)["no_box"].startswith("1 x line: has no box")
+    outlines = [s and s.to_coco() for s in read(root).splits["train"].segmentations(0)]
+    assert outlines == [
+        None, [[5, 5, 15, 5, 10, 12]], None, [[1, 1, 3, 1, 3, 3], [8, 8, 9, 8, 9, 10]],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("named", ["..\\photos\\a.png", "/home/someone/a.png", "old_name.png"])

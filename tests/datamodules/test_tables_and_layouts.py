@@ -145,6 +145,18 @@ def test_darknet_of_roboflow(tmp_path):
     }
 
 
+def test_yolo_polygon_and_turned_box_keep_their_outline(tmp_path):
+    root = write_yolo(tmp_path / "set", splits=("train",))
+    (root / "labels/train/0.txt").write_text(
+        "0 0.5 0.5 1 0.5 1 1\n1 0.5 0 1 0.5 0.5 1 0 0.5\n1 0.5 0.5 0.5 0.5\n"
+    )
+    index = read(root).splits["train"]  # the image is 40x30
+    assert index.objects(0).boxes_xywh.tolist() == [[20, 15, 20, 15], [0, 0, 40, 30], [10, 7.5, 20, 15]]
+    outlines = [s and s.to_coco() for s in index.segmentations(0)]
+    assert outlines == [[[20, 15, 40, 15, 40, 30]], [[20, 0, 40, 15, 20, 30, 0, 15]], None]
+    assert [f.kind for f in index.faults] == ["polygon", "polygon"]
+
+
 def test_images_alone_are_no_data_set(tmp_path):
     write_image(tmp_path / "images/train/a.jpg", (20, 10))
     with pytest.raises(ValueError, match="It has images and no annotation file that is known"):
