@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import decode
+from datamodules.images import decode, decode_tensor
 from datamodules.index import AnnotationIndex
 from datamodules.samplers import Key, derived_seed
 from datamodules.targets import ImageTargets, resized_targets, training_targets
 from datamodules.transforms.presets import TrainTransform
 from zoo.batch import Annotations, Sample
 from zoo.labels import LabelMap
-from zoo.preprocess import InputContract
+from zoo.preprocess import Backend, InputContract
 
 
 def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
@@ -28,9 +29,10 @@ def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> Image
     )
 
 
-def read_image(index: AnnotationIndex, row: int) -> Image.Image:
-    """The decoded image, RGB, in the frame of its boxes."""
-    return decode(index.images, index.files[row], index.image_id(row), index.size(row))
+def read_image(index: AnnotationIndex, row: int, backend: Backend) -> Image.Image | Tensor:
+    """The decoded image, RGB, in the frame of its boxes: a [3, h, w] uint8 tensor, or PIL's for `pil`."""
+    read = decode if backend == "pil" else decode_tensor
+    return read(index.images, index.files[row], index.image_id(row), index.size(row))
 
 
 def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
@@ -53,16 +55,16 @@ class TrainingDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, row = key
-        image = read_image(self.index, row)
         targets = read_targets(self.index, row, self._label_map)
-        with torch.random.fork_rng(devices=[]):
-            # the transforms draw from torch's global generator only
-            torch.manual_seed(derived_seed(self._seed, epoch, row))
-            out = self._transform(image, targets)
+        seed = derived_seed(self._seed, epoch, row)
+        plan = self._transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
+        image = read_image(self.index, row, self._transform.input.backend)
+        out = self._transform.apply(image, targets, plan)
         return Sample(
             image=out.image,
             labels=out.labels,
             boxes=out.boxes,
+            masks=out.masks,
             image_id=self.index.image_id(row),
             original_size=self.index.size(row),
         )
@@ -81,7 +83,7 @@ class EvaluationDataset(Dataset[Sample]):
 
     def __getitem__(self, row: int) -> Sample:
         size = self.index.size(row)
-        image = self._input.resize_image(read_image(self.index, row))
+        image = self._input.resize_image(read_image(self.index, row, self._input.backend))
         targets = read_targets(self.index, row, self._label_map)
         labels, boxes = resized_targets(targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
         return Sample(image, labels, boxes, self.index.image_id(row), size, self._annotations(row))

@@ -7,13 +7,21 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from datamodules.stores import Folder, ImageStore
-from zoo.preprocess import to_rgb
+from zoo.preprocess import image_to_tensor, to_rgb
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision 0.29 says that a later one is without; PIL's pixels are the same
+    decode_jpeg = None
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _ORIENTATION = 0x0112  # EXIF tag
+_END_OF_JPEG = b"\xff\xd9"
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 # what PIL raises on damaged, cut, foreign or absurdly large files
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -90,23 +98,68 @@ def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -
     Raises:
         ValueError: naming file and id, if the file cannot be decoded or has another size.
     """
-    path = store.where(name)
+    return _decoded(_bytes(store, name, image_id), store.where(name), image_id, size)
+
+
+def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Tensor:
+    """The pixels of `decode`, and its errors, as a [3, h, w] uint8 view on HWC memory.
+
+    An ordinary JPEG goes through torchvision's decoder, which is quicker and gives the same pixels;
+    everything else, and whatever that decoder refuses, through PIL.
+    """
+    data = _bytes(store, name, image_id)
+    if decode_jpeg is not None and _is_ordinary_jpeg(data, size):
+        try:
+            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        except RuntimeError:
+            pass  # damaged: PIL says in which way, or can still read it
+    return image_to_tensor(_decoded(data, store.where(name), image_id, size))
+
+
+def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
     try:
-        with Image.open(io.BytesIO(store.read(name))) as opened:
+        return store.read(name)
+    except OSError as error:
+        raise _undecodable(store.where(name), image_id, error) from error
+
+
+def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
+    """RGB or grey, whole to the end marker, in the frame of its boxes without turning. Reads the header only."""
+    if not data.endswith(_END_OF_JPEG):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
+            return (
+                header.format == "JPEG"  # not MPO, a series of pictures
+                and header.mode in ("RGB", "L")
+                and (header.height, header.width) == size
+                and header.getexif().get(_ORIENTATION, 1) == 1
+            )
+    except _UNREADABLE:
+        return False
+
+
+def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
             opened.load()
             image = _in_frame(opened, size)
             if image is not None:
                 return to_rgb(image)
             found = opened.size
     except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from "
-            "the annotations; `zoo data check` lists all such files"
-        ) from error
+        raise _undecodable(path, image_id, error) from error
     raise ValueError(
         f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
         f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
         "files"
+    )
+
+
+def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from "
+        "the annotations; `zoo data check` lists all such files"
     )
 
 

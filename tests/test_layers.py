@@ -13,6 +13,7 @@ LAYERS = (
     ("batch", "boxes", "labels", "class_names", "segments"),  # class_names: what labels compares names with
     (
         "preprocess",
+        "photometric",
         "layers",
         "matcher",
         "losses",
@@ -42,7 +43,14 @@ LAYERS = (
     ("cli", "__init__"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-SHARED_WITH_DATA = {"zoo.batch", "zoo.boxes", "zoo.labels", "zoo.preprocess", "zoo.segments"}
+SHARED_WITH_DATA = {
+    "zoo.batch",
+    "zoo.boxes",
+    "zoo.labels",
+    "zoo.photometric",
+    "zoo.preprocess",
+    "zoo.segments",
+}
 ZOO = sorted((ROOT / "zoo").rglob("*.py"))
 DATA = sorted((ROOT / "datamodules").rglob("*.py"))
 

@@ -79,7 +79,7 @@ class InputContract:
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
                 return image_to_tensor(image)  # the shortest rule is not idempotent: never a second time
             image = image_to_tensor(image)
-        return TF.resize(image, list(self.resized_size(*image.shape[-2:])), antialias=True)
+        return resize_pixels(image, self.resized_size(*image.shape[-2:]))
 
     def normalize(self, batch: Batch) -> Batch:
         """uint8 images to float32 in [0, 1], then mean and std; on whatever device they are."""
@@ -112,6 +112,18 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     Not made contiguous on purpose: the uint8 antialiased resize is three times faster on HWC strides.
     """
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize_pixels(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """[3, h, w] uint8 to [3, *size], bilinear with antialias, as backend `fast` does.
+
+    A part cut out of a larger image is copied first: three times faster than resizing the view.
+    """
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    if image.stride(0) == 1:
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return TF.resize(image, list(size), antialias=True)
 
 
 def shortest_side_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:

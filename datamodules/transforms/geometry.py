@@ -1,177 +1,236 @@
-"""Geometric transforms that torchvision does not have, as torchvision v2 transforms."""
+"""The geometric steps: flips, transposition, crops, zoom-out, resize.
+
+Boxes move by the very float32 operations of the official code, masks [n, h, w] bool with them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
 
-from zoo.preprocess import Backend, InputContract
-
-_SMALLEST_CROPPED = 8  # RandomIoUCrop divides by the side of a crop of at least .3 of the image
+from datamodules.targets import ImageTargets, large, resized, solid
+from datamodules.transforms.plan import Placed
 
 
-class SafeIoUCrop(v2.RandomIoUCrop):
-    """torchvision's crop, which leaves images alone whose crop could have a side of 0 pixels."""
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Left becomes right, on a canvas of so many columns.
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Empty for tiny images, else torchvision's."""
-        if min(_canvas(flat_inputs)) < _SMALLEST_CROPPED:
-            return {}
-        params: dict[str, Any] = super().make_params(flat_inputs)
-        return params
-
-
-class ZoomCrop(v2.Transform):
-    """Crops a part of the same aspect; objects whose centre is outside are dropped, the others clipped.
-
-    Needs `SanitizeBoundingBoxes` behind it: dropped boxes are marked by zeros, as RandomIoUCrop does.
+    Source: facebookresearch/detr@29901c5 datasets/transforms.py, hflip; torchvision's gives the same.
     """
 
-    def __init__(self, smallest: float) -> None:
-        super().__init__()
-        self.smallest = smallest
+    width: int
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws side (a share of the image's, uniform in [smallest, 1]) and place."""
-        height, width = _canvas(flat_inputs)
-        scale, down, right = (
-            (self.smallest + (1 - self.smallest) * torch.rand(1)).item(),
-            *torch.rand(2).tolist(),
-        )
-        h, w = max(1, round(height * scale)), max(1, round(width * scale))
-        return {
-            "top": int((height - h + 1) * down),
-            "left": int((width - w + 1) * right),
-            "height": h,
-            "width": w,
-        }
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Mirrors the image and its place."""
+        left = placed.size[1] - placed.left - placed.image.shape[2]
+        return Placed(placed.image.flip(-1), placed.top, left, placed.size)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crops an image or boxes."""
-        if not isinstance(inpt, tv_tensors.BoundingBoxes):
-            return self._call_kernel(TF.crop, inpt, **params)
-        boxes = inpt.as_subclass(torch.Tensor)
-        low = torch.tensor([params["left"], params["top"]])
-        size = torch.tensor([params["width"], params["height"]])
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = ((centre >= low) & (centre < low + size)).all(dim=1)
-        cropped = TF.crop(inpt, **params)
-        cropped[~inside] = 0
-        return cropped
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Mirrors."""
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Mirrors."""
+        sign, shift = torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.tensor([self.width, 0.0, self.width, 0.0])
+        boxes = targets.boxes_xyxy[:, [2, 1, 0, 3]] * sign + shift
+        return ImageTargets(targets.labels, boxes, None if targets.masks is None else targets.masks.flip(-1))
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The same."""
+        return size
 
 
-class RandomTranspose(v2.Transform):
-    """Swaps rows and columns with probability one half."""
+@dataclass(frozen=True)
+class VerticalFlip:
+    """Top becomes bottom, on a canvas of so many rows."""
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws whether."""
-        return {"swap": bool(torch.rand(1) < 0.5)}
+    height: int
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Swaps an image or boxes."""
-        if not params["swap"]:
-            return inpt
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
-            height, width = inpt.canvas_size
-            swapped = inpt.as_subclass(torch.Tensor)[:, [1, 0, 3, 2]]
-            return tv_tensors.BoundingBoxes(swapped, format="XYXY", canvas_size=(width, height))
-        if isinstance(inpt, tv_tensors.Image):
-            return tv_tensors.wrap(inpt.as_subclass(torch.Tensor).transpose(-1, -2), like=inpt)
-        if isinstance(inpt, Image.Image):
-            return inpt.transpose(Image.Transpose.TRANSPOSE)
-        return inpt
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Mirrors the image and its place."""
+        top = placed.size[0] - placed.top - placed.image.shape[1]
+        return Placed(placed.image.flip(-2), top, placed.left, placed.size)
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Mirrors."""
+        return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Mirrors."""
+        sign, shift = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([0.0, self.height, 0.0, self.height])
+        boxes = targets.boxes_xyxy[:, [0, 3, 2, 1]] * sign + shift
+        return ImageTargets(targets.labels, boxes, None if targets.masks is None else targets.masks.flip(-2))
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The same."""
+        return size
 
 
-class RandomShortestSide(v2.Transform):
-    """Resizes by DETR's rule to a shorter side drawn from a list; boxes follow the realised ratios.
+@dataclass(frozen=True)
+class Transpose:
+    """Rows become columns."""
 
-    Args:
-        sides: equally probable.
-        longest: no longer side than this.
-        backend: of the resize, see `InputContract`. The image becomes a uint8 tensor.
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Swaps the axes."""
+        turned = placed.image.transpose(-1, -2)
+        return Placed(turned, placed.left, placed.top, (placed.size[1], placed.size[0]))
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Swaps the axes."""
+        return picture.transpose(Image.Transpose.TRANSPOSE)
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Swaps the axes."""
+        masks = None if targets.masks is None else targets.masks.transpose(-1, -2)
+        return ImageTargets(targets.labels, targets.boxes_xyxy[:, [1, 0, 3, 2]], masks)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Swapped."""
+        return size[1], size[0]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A canvas of (h, w) `canvas` to `size`; without effect where they are equal."""
+
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Bilinear with antialias on whole levels, within one level of PIL."""
+        return Placed.whole(placed.resized(self.size))
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """PIL's bilinear."""
+        if self.canvas == self.size:
+            return picture
+        return picture.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Boxes by the ratios, masks by the nearest pixel."""
+        return resized(targets, self.canvas, self.size)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The new one."""
+        return self.size
+
+
+@dataclass(frozen=True)
+class ZoomOut:
+    """Puts the image at (top, left) of a larger black canvas of (h, w) `size`."""
+
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Moves; touches no pixel."""
+        return Placed(placed.image, placed.top + self.top, placed.left + self.left, self.size)
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Pastes it on a black picture."""
+        canvas = Image.new("RGB", (self.size[1], self.size[0]))
+        canvas.paste(picture, (self.left, self.top))
+        return canvas
+
+    def moved(self, boxes_xyxy: Tensor) -> Tensor:
+        """[n, 4] boxes at their new place."""
+        return boxes_xyxy + torch.tensor([self.left, self.top] * 2, dtype=torch.float32)
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Moves the boxes, pads the masks with False."""
+        masks = targets.masks
+        if masks is not None:
+            _, h, w = masks.shape
+            wide = masks.new_zeros(len(masks), *self.size)
+            wide[:, self.top : self.top + h, self.left : self.left + w] = masks
+            masks = wide
+        return ImageTargets(targets.labels, self.moved(targets.boxes_xyxy), masks)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The new one."""
+        return self.size
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cuts out a window. Boxes are clipped to it; those without area left are dropped.
+
+    Attributes:
+        top, left, height, width: of the window, inside the canvas.
+        centred: also drop the objects whose centre is not inside the window.
+
+    Source: facebookresearch/detr@29901c5 datasets/transforms.py, crop; with `centred`, torchvision's
+    RandomIoUCrop.
     """
 
-    def __init__(self, sides: Sequence[int], longest: int, backend: Backend) -> None:
-        super().__init__()
-        self.contracts = [
-            InputContract(resize="shortest", size=(side, longest), backend=backend) for side in sides
-        ]
+    top: int
+    left: int
+    height: int
+    width: int
+    centred: bool = False
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws the side."""
-        contract = self.contracts[int(torch.randint(len(self.contracts), ()))]
-        return {"contract": contract, "size": contract.resized_size(*_canvas(flat_inputs))}
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Cuts a view; what is black is left out of it."""
+        _, h, w = placed.image.shape
+        top, left = placed.top - self.top, placed.left - self.left
+        rows = slice(max(0, -top), max(0, min(h, self.height - top)))
+        columns = slice(max(0, -left), max(0, min(w, self.width - left)))
+        return Placed(placed.image[:, rows, columns], max(0, top), max(0, left), (self.height, self.width))
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resizes an image or boxes."""
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
-            return resized_boxes(inpt, params["size"])
-        if isinstance(inpt, (tv_tensors.Image, Image.Image)):
-            return tv_tensors.Image(params["contract"].resize_image(_plain(inpt)))
-        return inpt
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Cuts it out."""
+        return picture.crop((self.left, self.top, self.left + self.width, self.top + self.height))
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Moves, clips and drops."""
+        corner = torch.tensor([self.left, self.top], dtype=torch.float32)
+        limit = torch.tensor([self.width, self.height], dtype=torch.float32)
+        if self.centred:
+            targets = targets.only(centred_in(targets.boxes_xyxy, corner, corner + limit))
+        moved = targets.boxes_xyxy - corner.repeat(2)
+        boxes = torch.minimum(moved, limit.repeat(2)).clamp(min=0)
+        masks = targets.masks
+        if masks is not None:
+            masks = masks[:, self.top : self.top + self.height, self.left : self.left + self.width]
+        return solid(ImageTargets(targets.labels, boxes, masks))
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The window's."""
+        return self.height, self.width
 
 
-class RandomSizeCrop(v2.Transform):
-    """DETR's crop: width, then height, uniform between two bounds (or the image's), at a uniform place.
+@dataclass(frozen=True)
+class Sanitize:
+    """Drops objects of which a side is below `smallest` pixels."""
 
-    Boxes are clipped to the crop; those outside it are left without area, to be dropped by the caller.
+    smallest: float
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """As it is."""
+        return placed
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """As it is."""
+        return picture
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Drops."""
+        return large(targets, self.smallest)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The same."""
+        return size
+
+
+def centred_in(boxes_xyxy: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """[n] bool: whether the centre lies strictly between the corners (x, y) `low` and `high`.
+
+    Source: torchvision's RandomIoUCrop, with its order of operations.
     """
-
-    def __init__(self, smallest: int, largest: int) -> None:
-        super().__init__()
-        self.smallest, self.largest = smallest, largest
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws size and place."""
-        height, width = _canvas(flat_inputs)
-        w = self._side(width)
-        h = self._side(height)
-        top = int(torch.randint(height - h + 1, ()))
-        left = int(torch.randint(width - w + 1, ()))
-        return {"top": top, "left": left, "height": h, "width": w}
-
-    def _side(self, available: int) -> int:
-        largest = min(available, self.largest)
-        return int(torch.randint(min(self.smallest, largest), largest + 1, ()))
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crops an image or boxes."""
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
-            return cropped_boxes(inpt, **params)
-        return self._call_kernel(TF.crop, inpt, **params)
-
-
-def resized_boxes(boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    """Boxes of an image resized to (h, w) `size`."""
-    height, width = boxes.canvas_size
-    ratio = torch.tensor([size[1] / width, size[0] / height], dtype=torch.float32).repeat(2)
-    return _xyxy(boxes.as_subclass(torch.Tensor) * ratio, size)
-
-
-def cropped_boxes(
-    boxes: tv_tensors.BoundingBoxes, top: int, left: int, height: int, width: int
-) -> tv_tensors.BoundingBoxes:
-    """Boxes of a crop, clipped to it."""
-    moved = boxes.as_subclass(torch.Tensor) - torch.tensor([left, top, left, top], dtype=torch.float32)
-    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return _xyxy(torch.minimum(moved, limit).clamp(min=0), (height, width))
-
-
-def _xyxy(boxes: Tensor, canvas: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
-
-
-def _plain(image: Any) -> Any:
-    return image.as_subclass(torch.Tensor) if isinstance(image, Tensor) else image
-
-
-def _canvas(flat_inputs: list[Any]) -> tuple[int, int]:
-    height, width = v2.query_size(flat_inputs)
-    return height, width
+    centre = 0.5 * (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:])
+    return ((low < centre) & (centre < high)).all(dim=1)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from datamodules.targets import ImageTargets, resized_targets
-from datamodules.transforms.geometry import (
-    RandomShortestSide,
-    RandomSizeCrop,
-    RandomTranspose,
-    SafeIoUCrop,
-    ZoomCrop,
+from datamodules.targets import ImageTargets, large, unit_boxes
+from datamodules.transforms.draws import (
+    draw_detr,
+    draw_finetune,
+    draw_flip,
+    draw_rt_detr,
+    draw_shapes,
 )
+from datamodules.transforms.geometry import Resize, VerticalFlip
+from datamodules.transforms.plan import Plan, Step
 from zoo.preprocess import InputContract, image_to_tensor
 
-# Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms
-DETR_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-DETR_SIDES_BEFORE_CROP = (400, 500, 600)
-DETR_CROP = (384, 600)  # sides, both inclusive
 DETR_LONGEST = 1333
-_NO_LIMIT = 10**9
 
 
 class Transformed(NamedTuple):
@@ -35,53 +32,88 @@ class Transformed(NamedTuple):
     image: Tensor  # [3, h, w] uint8
     labels: Tensor  # [n] int64
     boxes: Tensor  # [n, 4] float32 cxcywh in [0, 1]
+    masks: Tensor | None = None  # [n, h, w] bool
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """What a preset's draws may depend on."""
+
+    input: InputContract
+    seed: int
+    size: tuple[int, int]  # (h, w) of the image
+    boxes_xyxy: Tensor  # [n, 4]
+
+    @property
+    def random(self) -> Random:
+        return Random(self.seed)
+
+
+@dataclass(frozen=True)
 class TrainTransform:
-    """A preset on one image: random part in torchvision v2, then resize and normalised boxes.
+    """A preset on one image: draws a plan, and carries it out.
 
-    Draws from torch's global generator; the dataset seeds it for every image.
-
-    Args:
-        random: the random part; None for none.
-        input: the contract whose resize ends the transform.
-        resize: false where the random part has resized by the contract's rule already.
-        min_size: boxes with a side below so many pixels at the end are dropped.
+    Attributes:
+        name: of the preset.
+        input: the contract whose resize ends the plan.
+        flip_both: also flip top to bottom.
     """
 
-    def __init__(
-        self,
-        random: v2.Transform | None,
-        input: InputContract,
-        resize: bool = True,
-        min_size: float = 1.0,
-    ) -> None:
-        self._random = random
-        self._input = input
-        self._resize = resize
-        self._min_size = min_size
+    name: str
+    input: InputContract
+    flip_both: bool = False
 
-    def __call__(self, image: Image.Image, targets: ImageTargets) -> Transformed:
-        """An RGB image and its targets to what a `Sample` holds."""
-        pixels: Any = image if self._input.backend == "pil" else tv_tensors.Image(image_to_tensor(image))
-        canvas = (image.height, image.width)
-        if self._random is not None:
-            boxes = tv_tensors.BoundingBoxes(targets.boxes_xyxy, format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
-            out = self._random({"image": pixels, "boxes": boxes, "labels": targets.labels})
-            pixels, canvas = out["image"], tuple(out["boxes"].canvas_size)
-            targets = solid(ImageTargets(out["labels"], out["boxes"].as_subclass(torch.Tensor)))
-        if isinstance(pixels, Tensor):
-            pixels = pixels.as_subclass(torch.Tensor)
-        resized = self._input.resize_image(pixels) if self._resize else pixels
-        size = (resized.shape[-2], resized.shape[-1])
-        labels, boxes = resized_targets(targets, canvas, size, self._min_size)
-        return Transformed(resized, labels, boxes)
+    def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
+        """Everything random about an image of (h, w) `size` with boxes [n, 4]: a pure function, no pixels."""
+        steps = PRESETS[self.name](_Draw(self.input, seed, size, boxes_xyxy))
+        now = size
+        for step in steps:
+            now = step.size_after(now)
+        if self.flip_both and self.name != "shapes" and Random(f"{seed}/flip_both").random() < 0.5:
+            steps.append(VerticalFlip(now[0]))
+        if not self._resizes:
+            end = self.input.resized_size(*now)
+            steps.append(Resize(now, end))
+            now = end
+        return Plan(tuple(steps), now)
 
+    def apply(self, image: Image.Image | Tensor, targets: ImageTargets, plan: Plan) -> Transformed:
+        """An RGB image, as PIL has it or [3, h, w] uint8, and its targets to what a `Sample` holds."""
+        if self.input.backend == "pil" and isinstance(image, Tensor):
+            image = Image.fromarray(image.permute(1, 2, 0).numpy())
+        elif self.input.backend == "fast" and isinstance(image, Image.Image):
+            image = image_to_tensor(image)
+        # the official DETR code keeps an object of any size
+        kept = large(plan.targets(targets), 0.0 if self.name == "detr" else 1.0)
+        return Transformed(plan.pixels(image), kept.labels, unit_boxes(kept, plan.size), kept.masks)
 
-def solid(targets: ImageTargets) -> ImageTargets:
-    """Without the objects of which a crop has left nothing."""
-    left = (targets.boxes_xyxy[:, 2:] > targets.boxes_xyxy[:, :2]).all(dim=1)
-    return ImageTargets(targets.labels[left], targets.boxes_xyxy[left])
+    def __call__(self, image: Image.Image | Tensor, targets: ImageTargets, seed: int) -> Transformed:
+        """`draw` and `apply`."""
+        size = (
+            (image.height, image.width)
+            if isinstance(image, Image.Image)
+            else (image.shape[1], image.shape[2])
+        )
+        return self.apply(image, targets, self.draw(size, targets.boxes_xyxy, seed))
+
+    def final_size(self, size: tuple[int, int], seed: int) -> tuple[int, int]:
+        """(h, w) of what an image of (h, w) `size` becomes, known without reading or decoding it.
+
+        Raises:
+            ValueError: if it depends on the boxes: RT-DETR's crop with a contract that keeps the aspect.
+        """
+        if self.input.resize == "stretch":
+            return self.input.size
+        if self.name in NEED_BOXES:
+            raise ValueError(
+                f"the final size of train_transform {self.name!r} with resize: {self.input.resize} depends on "
+                "the objects, so it is not known beforehand; use resize: stretch, or do not bucket by size"
+            )
+        return self.draw(size, torch.zeros(0, 4), seed).size
+
+    @property
+    def _resizes(self) -> bool:
+        return self.name == "detr" and self.input.resize == "shortest"
 
 
 def build_transform(name: str, input: InputContract, flip_both: bool = False) -> TrainTransform:
@@ -98,82 +130,35 @@ def build_transform(name: str, input: InputContract, flip_both: bool = False) ->
     """
     if name not in PRESETS:
         raise ValueError(f"train_transform {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    steps = PRESETS[name](input)
-    if flip_both and name != "shapes":
-        steps.append(v2.RandomVerticalFlip(p=0.5))
-    random = v2.Compose(steps) if steps else None
-    if name == "detr":
-        # the official code keeps an object of any size
-        return TrainTransform(random, input, resize=input.resize != "shortest", min_size=0.0)
-    return TrainTransform(random, input)
+    return TrainTransform(name, input, flip_both)
 
 
-def _rt_detr(input: InputContract) -> list[v2.Transform]:
-    # Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/configs/rtdetr/include/dataloader.yml; the numbers
-    # are torchvision 0.15.2's defaults, written out because defaults move.
-    return [
-        v2.RandomPhotometricDistort(
-            brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=0.5
-        ),
-        v2.RandomZoomOut(fill=0, side_range=(1.0, 4.0), p=0.5),
-        v2.RandomApply(
-            [
-                SafeIoUCrop(
-                    min_scale=0.3,
-                    max_scale=1.0,
-                    min_aspect_ratio=0.5,
-                    max_aspect_ratio=2.0,
-                    sampler_options=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0],
-                    trials=40,
-                )
-            ],
-            p=0.8,
-        ),
-        v2.SanitizeBoundingBoxes(min_size=1),
-        v2.RandomHorizontalFlip(p=0.5),
-    ]
+def _rt_detr(draw: _Draw) -> list[Step]:
+    return draw_rt_detr(draw.random, draw.size, draw.boxes_xyxy)
 
 
-def _detr(input: InputContract) -> list[v2.Transform]:
-    # Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms
-    longest = input.size[1] if input.resize == "shortest" else DETR_LONGEST
-    resize = RandomShortestSide(DETR_SIDES, longest, input.backend)
-    crop = [
-        RandomShortestSide(DETR_SIDES_BEFORE_CROP, _NO_LIMIT, input.backend),
-        RandomSizeCrop(*DETR_CROP),
-        resize,
-    ]
-    return [v2.RandomHorizontalFlip(p=0.5), v2.RandomChoice([resize, v2.Compose(crop)], p=[0.5, 0.5])]
+def _detr(draw: _Draw) -> list[Step]:
+    longest = draw.input.size[1] if draw.input.resize == "shortest" else DETR_LONGEST
+    return draw_detr(draw.random, draw.size, longest)
 
 
-def _flip(input: InputContract) -> list[v2.Transform]:
-    return [v2.RandomHorizontalFlip(p=0.5)]
+def _flip(draw: _Draw) -> list[Step]:
+    return draw_flip(draw.random, draw.size)
 
 
-def _finetune(input: InputContract) -> list[v2.Transform]:
-    return [
-        v2.RandomHorizontalFlip(p=0.5),
-        ZoomCrop(smallest=0.6),
-        v2.SanitizeBoundingBoxes(min_size=1),
-        v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15),
-    ]
+def _finetune(draw: _Draw) -> list[Step]:
+    return draw_finetune(draw.random, draw.size)
 
 
-def _shapes(input: InputContract) -> list[v2.Transform]:
-    return [
-        v2.RandomHorizontalFlip(p=0.5),
-        v2.RandomVerticalFlip(p=0.5),
-        RandomTranspose(),
-        v2.RandomChannelPermutation(),
-        v2.RandomInvert(p=0.5),
-    ]
+def _shapes(draw: _Draw) -> list[Step]:
+    return draw_shapes(draw.seed, draw.size)
 
 
-def _none(input: InputContract) -> list[v2.Transform]:
+def _none(draw: _Draw) -> list[Step]:
     return []
 
 
-PRESETS: dict[str, Callable[[InputContract], list[v2.Transform]]] = {
+PRESETS: dict[str, Callable[[_Draw], list[Step]]] = {
     "rt_detr": _rt_detr,
     "flip": _flip,
     "finetune": _finetune,
@@ -181,3 +166,4 @@ PRESETS: dict[str, Callable[[InputContract], list[v2.Transform]]] = {
     "none": _none,
     "detr": _detr,
 }
+NEED_BOXES = frozenset({"rt_detr"})  # presets whose geometry depends on the boxes

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
 from datamodules.targets import ImageTargets
-from datamodules.transforms import presets
-from datamodules.transforms.geometry import RandomSizeCrop, cropped_boxes
+from datamodules.transforms.draws import DETR_SIDES, draw_size_crop
+from datamodules.transforms.geometry import Crop
 from datamodules.transforms.presets import build_transform
 from zoo.preprocess import InputContract
 
@@ -25,9 +26,8 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def run(seed: int, size=(64, 48), boxes=((8.0, 8.0, 40.0, 30.0),), contract=CONTRACT):
-    torch.manual_seed(seed)
     targets = ImageTargets(torch.arange(len(boxes)), torch.tensor(boxes).reshape(-1, 4))
-    return build_transform("detr", contract)(picture(*size), targets)
+    return build_transform("detr", contract)(picture(*size), targets, seed)
 
 
 def test_sizes_are_those_of_the_rule_and_half_of_the_images_are_cropped():
@@ -43,7 +43,7 @@ def test_sizes_are_those_of_the_rule_and_half_of_the_images_are_cropped():
             shorter.add(side)
             flipped += int(out.boxes[0, 0] > 0.5)
     assert 50 <= uncropped <= 105
-    assert len(shorter) == len(presets.DETR_SIDES)
+    assert len(shorter) == len(DETR_SIDES)
     assert 0.3 < flipped / uncropped < 0.7
 
 
@@ -78,26 +78,32 @@ def test_draws_depend_on_the_seed_alone():
 
 
 def test_crop_bounds_are_inclusive_and_fit_the_image():
-    crop, seen = RandomSizeCrop(3, 5), set()
-    for seed in range(200):
-        torch.manual_seed(seed)
-        place = crop.make_params([tv_tensors.Image(torch.zeros(3, 4, 9, dtype=torch.uint8))])
-        seen.add((place["width"], place["height"]))
-        assert place["top"] + place["height"] <= 4
-        assert place["left"] + place["width"] <= 9
+    seen, corners = set(), set()
+    for seed in range(300):
+        place = draw_size_crop(Random(seed), (4, 9), 3, 5)
+        seen.add((place.width, place.height))
+        corners.add((place.top, place.left))
+        assert 0 <= place.top <= 4 - place.height
+        assert 0 <= place.left <= 9 - place.width
     assert seen == {(w, h) for w in (3, 4, 5) for h in (3, 4)}
+    assert corners == {(top, left) for top in (0, 1) for left in range(7)}
 
 
-def test_crop_clips_and_leaves_nothing_of_what_is_outside():
-    boxes = tv_tensors.BoundingBoxes(
-        [[0.0, 0.0, 10.0, 10.0], [30.0, 30.0, 40.0, 40.0], [15.0, 5.0, 90.0, 20.0]],
-        format="XYXY",
-        canvas_size=(50, 100),
-    )
-    cropped = cropped_boxes(boxes, top=5, left=10, height=20, width=30).as_subclass(torch.Tensor)
-    left = presets.solid(ImageTargets(torch.tensor([7, 8, 9]), cropped))
+def test_crop_clips_and_drops_what_is_outside():
+    boxes = [[0.0, 0.0, 10.0, 10.0], [30.0, 30.0, 40.0, 40.0], [15.0, 5.0, 90.0, 20.0]]
+    targets = ImageTargets(torch.tensor([7, 8, 9]), torch.tensor(boxes))
+    left = Crop(top=5, left=10, height=20, width=30).on_targets(targets)
     assert left.labels.tolist() == [9]
     assert left.boxes_xyxy.tolist() == [[5.0, 0.0, 30.0, 15.0]]
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 427), (100, 1000), (333, 333)])
+def test_final_size_is_known_before_the_image_is_read(size):
+    transform = build_transform("detr", CONTRACT)
+    nothing = ImageTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    for seed in range(12):
+        out = transform(torch.zeros(3, *size, dtype=torch.uint8), nothing, seed)
+        assert tuple(out.image.shape[1:]) == transform.final_size(size, seed)
 
 
 def test_small_objects_stay():

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
 from datamodules.targets import ImageTargets
-from datamodules.transforms.geometry import ZoomCrop
+from datamodules.transforms.geometry import Crop
 from datamodules.transforms.presets import PRESETS, build_transform
 from zoo.boxes import cxcywh_to_xyxy
 from zoo.preprocess import InputContract
@@ -26,10 +25,8 @@ def picture() -> Image.Image:
 
 def transformed(name: str, backend: str, seed: int, flip_both: bool = False):
     contract = InputContract(resize="stretch", size=(120, 180), backend=backend)
-    torch.manual_seed(seed)
-    return build_transform(name, contract, flip_both)(
-        picture(), ImageTargets(torch.tensor([0, 1]), BOXES.clone())
-    )
+    targets = ImageTargets(torch.tensor([0, 1]), BOXES.clone())
+    return build_transform(name, contract, flip_both)(picture(), targets, seed)
 
 
 @pytest.mark.parametrize("backend", ["fast", "pil"])
@@ -81,26 +78,25 @@ def test_tiny_images_without_objects_pass(name, size):
     empty = ImageTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     transform = build_transform(name, InputContract(resize="stretch", size=(16, 16)))
     for seed in range(30):
-        torch.manual_seed(seed)
-        out = transform(Image.new("RGB", (size[1], size[0])), empty)
+        out = transform(Image.new("RGB", (size[1], size[0])), empty, seed)
         assert out.image.shape == (3, 16, 16)
         assert out.boxes.shape == (0, 4)
 
 
-def test_zoom_crop_keeps_the_objects_whose_centre_it_holds():
-    crop, dropped = ZoomCrop(smallest=0.6), 0
+def test_finetune_crops_a_part_of_the_same_aspect_and_keeps_the_objects_whose_centre_it_holds():
+    transform, dropped = build_transform("finetune", InputContract(resize="stretch", size=(120, 180))), 0
     for seed in range(60):
-        torch.manual_seed(seed)
-        image = tv_tensors.Image(torch.zeros(3, *SIZE, dtype=torch.uint8))
-        boxes = tv_tensors.BoundingBoxes(BOXES, format="XYXY", canvas_size=SIZE)
-        place = crop.make_params([image, boxes])
-        assert place["top"] + place["height"] <= SIZE[0]
-        assert place["left"] + place["width"] <= SIZE[1]
-        low = torch.tensor([place["left"], place["top"]])
+        plan = transform.draw(SIZE, BOXES, seed)
+        (crop,) = [step for step in plan.steps if isinstance(step, Crop)]
+        assert 0 <= crop.top <= SIZE[0] - crop.height
+        assert 0 <= crop.left <= SIZE[1] - crop.width
+        assert abs(crop.height / SIZE[0] - crop.width / SIZE[1]) < 0.02
+        assert 0.59 < crop.height / SIZE[0] <= 1
+        low = torch.tensor([crop.left, crop.top])
         centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2 - low
-        held = ((centres >= 0) & (centres < torch.tensor([place["width"], place["height"]]))).all(dim=1)
-        found = crop.transform(boxes, place)
-        assert ((found[:, 2:] > found[:, :2]).all(dim=1) == held).all()
+        held = ((centres > 0) & (centres < torch.tensor([crop.width, crop.height]))).all(dim=1)
+        found = crop.on_targets(ImageTargets(torch.tensor([0, 1]), BOXES))
+        assert found.labels.tolist() == torch.tensor([0, 1])[held].tolist()
         dropped += int((~held).sum())
     assert dropped > 5
 

@@ -8,15 +8,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as TF
 
 from datamodules.targets import ImageTargets, resized_targets, training_targets
-from datamodules.transforms import presets
-from datamodules.transforms.geometry import cropped_boxes, resized_boxes
+from datamodules.transforms import draws, presets
+from datamodules.transforms.geometry import Crop, HorizontalFlip, Resize
+from datamodules.transforms.plan import Placed
 from zoo.module import build_module
 from zoo.verification.cases import COMMITTED, Case, find_cases
 from zoo.verification.detr import RUNNERS, cases_of_detection, run_structure, runner_of, stored_image
@@ -94,45 +94,58 @@ def test_targets_equal_the_official_data_path(index):
     torch.testing.assert_close(boxes, case[f"{prefix}boxes"], rtol=0, atol=1e-6)
 
 
-def pieces() -> tuple[Case, torch.Tensor, tv_tensors.BoundingBoxes]:
+def pieces() -> tuple[Case, torch.Tensor, ImageTargets]:
     case = committed_or_given("preprocess_pieces")
     image = torch.from_numpy(case.arrays["input_uint8"].copy()).permute(2, 0, 1)
-    canvas = (image.shape[1], image.shape[2])
-    return case, image, tv_tensors.BoundingBoxes(case["input/boxes"], format="XYXY", canvas_size=canvas)
+    return case, image, ImageTargets(case["input/labels"], case["input/boxes"], masks(case, "input"))
+
+
+def masks(case: Case, name: str) -> torch.Tensor:
+    """[n, h, w] bool of `name`."""
+    packed = case.arrays[f"{name}/masks"]
+    # the input's masks have its image's width; the others give their shape
+    shape = case.arrays.get(f"{name}/masks_shape", (*packed.shape[:2], case.arrays["input_uint8"].shape[1]))
+    bits = np.unpackbits(packed, axis=-1)[..., : int(shape[2])]
+    return torch.from_numpy(bits.reshape(tuple(int(side) for side in shape)).astype(bool))
+
+
+def assert_equals(case: Case, name: str, found: ImageTargets, tolerance: float) -> None:
+    """Boxes to `tolerance` pixels; labels and masks exactly."""
+    torch.testing.assert_close(found.boxes_xyxy, case[f"{name}/boxes"], rtol=0, atol=tolerance)
+    assert found.labels.tolist() == case[f"{name}/labels"].tolist()
+    assert found.masks is not None
+    assert torch.equal(found.masks, masks(case, name))
 
 
 def test_flip_equals_the_official_one():
-    case, image, boxes = pieces()
-    assert torch.equal(TF.hflip(image), case["hflip/image"].permute(2, 0, 1))
-    torch.testing.assert_close(
-        TF.hflip(boxes).as_subclass(torch.Tensor), case["hflip/boxes"], rtol=0, atol=1e-4
-    )
+    case, image, targets = pieces()
+    flip = HorizontalFlip(image.shape[2])
+    assert torch.equal(flip.on_tensor(Placed.whole(image)).image, case["hflip/image"].permute(2, 0, 1))
+    assert_equals(case, "hflip", flip.on_targets(targets), 0)
 
 
 @pytest.mark.parametrize("index", range(4), ids=lambda i: f"detr/preprocess_pieces crop{i}")
 def test_crop_equals_the_official_one(index):
-    case, image, boxes = pieces()
-    region = case[f"crop{index}/region_top_left_h_w"].tolist()
-    assert torch.equal(TF.crop(image, *region), case[f"crop{index}/image"].permute(2, 0, 1))
-    cropped = cropped_boxes(boxes, *region).as_subclass(torch.Tensor)
-    left = presets.solid(ImageTargets(case["input/labels"], cropped))
-    assert left.labels.tolist() == case[f"crop{index}/labels"].tolist()
-    assert torch.equal(left.boxes_xyxy, case[f"crop{index}/boxes"])
+    case, image, targets = pieces()
+    crop = Crop(*case[f"crop{index}/region_top_left_h_w"].tolist())
+    found = crop.on_tensor(Placed.whole(image)).on_canvas()
+    assert torch.equal(found, case[f"crop{index}/image"].permute(2, 0, 1))
+    assert_equals(case, f"crop{index}", crop.on_targets(targets), 0)
 
 
 @pytest.mark.parametrize("index", range(3), ids=lambda i: f"detr/preprocess_pieces resize{i}")
-def test_resized_boxes_equal_the_official_ones(index):
-    case, _, boxes = pieces()
-    resized = resized_boxes(boxes, tuple(case[f"resize{index}/size"].tolist())).as_subclass(torch.Tensor)
-    torch.testing.assert_close(resized, case[f"resize{index}/boxes"], rtol=0, atol=1e-4)
-    assert stored_image(case).size == tuple(reversed(boxes.canvas_size))
+def test_resize_equals_the_official_one(index):
+    case, image, targets = pieces()
+    assert stored_image(case).size == (image.shape[2], image.shape[1])
+    resize = Resize((image.shape[1], image.shape[2]), tuple(case[f"resize{index}/size"].tolist()))
+    assert_equals(case, f"resize{index}", resize.on_targets(targets), 1e-5)
 
 
 def test_preset_has_the_official_sizes():
     case = committed_or_given("preprocess_sizes")
-    assert list(presets.DETR_SIDES) == case["train_scales"].tolist()
-    assert list(presets.DETR_SIDES_BEFORE_CROP) == case["train_pre_crop_scales"].tolist()
-    assert list(presets.DETR_CROP) == case["train_crop_min_max"].tolist()
+    assert list(draws.DETR_SIDES) == case["train_scales"].tolist()
+    assert list(draws.DETR_SIDES_BEFORE_CROP) == case["train_pre_crop_scales"].tolist()
+    assert list(draws.DETR_CROP) == case["train_crop_min_max"].tolist()
     assert int(case["max_size"]) == presets.DETR_LONGEST
 
 

@@ -1,0 +1,170 @@
+"""The photometric steps: colours change, places do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from datamodules.targets import ImageTargets
+from datamodules.transforms.plan import Placed
+from zoo.photometric import Distortion, luma, shift_hue
+
+
+class _Colors:
+    """Neither targets nor sizes change."""
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """As they are."""
+        return targets
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The same."""
+        return size
+
+
+@dataclass(frozen=True)
+class Distort(_Colors):
+    """RandomPhotometricDistort with its numbers drawn. Must come before any zoom-out.
+
+    On tensors it equals torchvision's on uint8 to the level, but for hue, whose float arithmetic is
+    another: there a level in some thousands of pixels differs. The official code's is PIL's, which works on
+    256 hues and so differs from either by half a level in the mean.
+    """
+
+    distortion: Distortion
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Distorts the image."""
+        return placed._replace(image=distort(placed.image, self.distortion))
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """The same by PIL."""
+        d = self.distortion
+        if d.brightness != 1:
+            picture = TF.adjust_brightness(picture, d.brightness)
+        if d.contrast != 1 and d.contrast_first:
+            picture = TF.adjust_contrast(picture, d.contrast)
+        if d.saturation != 1:
+            picture = TF.adjust_saturation(picture, d.saturation)
+        if d.hue != 0:
+            picture = TF.adjust_hue(picture, d.hue)
+        if d.contrast != 1 and not d.contrast_first:
+            picture = TF.adjust_contrast(picture, d.contrast)
+        return picture if d.channels == (0, 1, 2) else permuted_picture(picture, d.channels)
+
+
+@dataclass(frozen=True)
+class Jitter(_Colors):
+    """Brightness, contrast and saturation, torchvision's ColorJitter, in a drawn order.
+
+    Attributes:
+        order: which of the three (0, 1, 2 as they stand below) comes first, second, third.
+        brightness, contrast, saturation: factors.
+    """
+
+    order: tuple[int, int, int]
+    brightness: float
+    contrast: float
+    saturation: float
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Equals torchvision on uint8."""
+        planes = placed.image.to(torch.float32, memory_format=torch.contiguous_format)
+        for operation in self.order:
+            if operation == 0:
+                planes.mul_(self.brightness).clamp_(max=255).floor_()
+            elif operation == 1:
+                _contrast(planes, self.contrast)
+            else:
+                _blend(planes, luma(planes), self.saturation)
+        return placed._replace(image=interleaved(planes))
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """The same by PIL."""
+        for operation in self.order:
+            if operation == 0:
+                picture = TF.adjust_brightness(picture, self.brightness)
+            elif operation == 1:
+                picture = TF.adjust_contrast(picture, self.contrast)
+            else:
+                picture = TF.adjust_saturation(picture, self.saturation)
+        return picture
+
+
+@dataclass(frozen=True)
+class PermuteChannels(_Colors):
+    """Which channel each of the three new ones is."""
+
+    channels: tuple[int, int, int]
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """Reorders the channels."""
+        return placed._replace(image=placed.image[list(self.channels)])
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """Reorders the channels."""
+        return permuted_picture(picture, self.channels)
+
+
+@dataclass(frozen=True)
+class Invert(_Colors):
+    """The negative."""
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """255 minus each level."""
+        return placed._replace(image=TF.invert(placed.image))
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """255 minus each level."""
+        return TF.invert(picture)
+
+
+def permuted_picture(picture: Image.Image, channels: tuple[int, int, int]) -> Image.Image:
+    """A picture with its channels in another order."""
+    bands = picture.split()
+    return Image.merge("RGB", [bands[c] for c in channels])
+
+
+def distort(image: Tensor, d: Distortion) -> Tensor:
+    """[3, h, w] uint8 to the same, distorted."""
+    if (d.contrast, d.saturation, d.hue, d.channels) == (1, 1, 0, (0, 1, 2)):
+        return image if d.brightness == 1 else _levels(image.float().mul_(d.brightness).clamp_(max=255))
+    planes = image.to(torch.float32, memory_format=torch.contiguous_format)
+    if d.brightness != 1:
+        planes.mul_(d.brightness).clamp_(max=255).floor_()
+    if d.contrast != 1 and d.contrast_first:
+        _contrast(planes, d.contrast)
+    if d.saturation != 1:
+        _blend(planes, luma(planes), d.saturation)
+    if d.hue != 0:
+        shift_hue(planes, d.hue)
+    if d.contrast != 1 and not d.contrast_first:
+        _contrast(planes, d.contrast)
+    return interleaved(planes, d.channels)
+
+
+def _contrast(planes: Tensor, factor: float) -> None:
+    _blend(planes, luma(planes).mean(dim=(-3, -2, -1), keepdim=True), factor)
+
+
+def _blend(planes: Tensor, other: Tensor, factor: float) -> None:
+    planes.mul_(factor).add_(other, alpha=1 - factor).clamp_(0, 255).floor_()
+
+
+def _levels(levels: Tensor) -> Tensor:
+    # numpy's conversion is four times faster than torch's and keeps the strides too
+    return torch.from_numpy(levels.numpy().astype(np.uint8))
+
+
+def interleaved(planes: Tensor, channels: tuple[int, int, int] = (0, 1, 2)) -> Tensor:
+    """[3, h, w] float levels to uint8 on HWC memory, which the resize is quick on."""
+    _, height, width = planes.shape
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    for new, old in enumerate(channels):
+        np.copyto(image[..., new], planes[old].numpy(), casting="unsafe")
+    return torch.from_numpy(image).permute(2, 0, 1)

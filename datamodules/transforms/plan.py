@@ -1,0 +1,107 @@
+"""What a training transform does to one image, once everything random is drawn: a list of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.targets import ImageTargets
+from zoo.preprocess import image_to_tensor, resize_pixels
+
+
+class Placed(NamedTuple):
+    """A tensor image on a black canvas that is not there yet: zoom-out costs nothing, a crop is a view."""
+
+    image: Tensor  # [3, h, w] uint8, on the decoder's HWC memory where it can be
+    top: int  # of the image on the canvas
+    left: int
+    size: tuple[int, int]  # (H, W) of the canvas
+
+    @classmethod
+    def whole(cls, image: Tensor) -> Placed:
+        """An image without a border."""
+        return cls(image, 0, 0, (image.shape[1], image.shape[2]))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the image is all of its canvas."""
+        return (self.image.shape[1], self.image.shape[2]) == self.size
+
+    def on_canvas(self) -> Tensor:
+        """[3, H, W] uint8: the canvas with the image on it."""
+        if self.is_whole:
+            return self.image
+        canvas = _black(*self.size)
+        _, h, w = self.image.shape
+        canvas[:, self.top : self.top + h, self.left : self.left + w] = self.image
+        return canvas
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """[3, *size] uint8: what `on_canvas` resized is, to the last bit, without most of the canvas.
+
+        The resize goes over the rows first, rounds to whole levels, then over the columns: rows
+        without a pixel of the image are black after the first pass and are not computed in it.
+        """
+        if self.is_whole:
+            return resize_pixels(self.image, size)
+        height, width = self.size
+        _, h, w = self.image.shape
+        rows = _black(h, width)
+        rows[:, :, self.left : self.left + w] = self.image
+        rows = resize_pixels(rows, (h, size[1]))
+        columns = _black(height, size[1])
+        columns[:, self.top : self.top + h] = rows
+        return resize_pixels(columns, size)
+
+
+def _black(height: int, width: int) -> Tensor:
+    return torch.zeros(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
+
+
+class Step(Protocol):
+    """One operation with all its numbers drawn, as it acts on each of the three things it may meet."""
+
+    def on_tensor(self, placed: Placed) -> Placed:
+        """The image of backend `fast`."""
+        ...
+
+    def on_picture(self, picture: Image.Image) -> Image.Image:
+        """The image of backend `pil`, by PIL's operations, as in the official code."""
+        ...
+
+    def on_targets(self, targets: ImageTargets) -> ImageTargets:
+        """Labels, boxes and masks."""
+        ...
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of what becomes of an image of (h, w) `size`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps for one image, and the (h, w) of what comes out."""
+
+    steps: tuple[Step, ...]
+    size: tuple[int, int]
+
+    def pixels(self, image: Tensor | Image.Image) -> Tensor:
+        """The image after all steps: [3, *size] uint8."""
+        if isinstance(image, Tensor):
+            placed = Placed.whole(image)
+            for step in self.steps:
+                placed = step.on_tensor(placed)
+            return placed.on_canvas()
+        for step in self.steps:
+            image = step.on_picture(image)
+        return image_to_tensor(image)
+
+    def targets(self, targets: ImageTargets) -> ImageTargets:
+        """The targets after all steps, boxes in pixels of what comes out."""
+        for step in self.steps:
+            targets = step.on_targets(targets)
+        return targets
