@@ -128,8 +128,8 @@ class DetectionDataModule(LightningDataModule, ABC):
                 f"the data set has {len(errors)} errors:\n{shown}{more}\n"
                 "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
             )
-        if data.faults and not self._told:
-            kinds = Counter(f.kind for f in data.faults)
+        kinds = Counter(f.kind for f in data.faults if f.severity != "note")
+        if kinds and not self._told:
             counts = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
             _log.warning("faults in the data: %s; `zoo data check` lists them", counts)
             self._told = True

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
+_RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Fault:
     """One thing wrong with the data, and what to do about it.
 
     Attributes:
-        severity: `error` refuses to train unless `skip_broken` is set; `warning` is counted and told.
+        severity: `error` refuses to train unless `skip_broken` is set; `warning` is worth a look, counted
+            and told; `note` is an oddity that is read as it is meant, told only by `zoo data check`.
         kind: short machine-readable name, e.g. `zero_area`.
         file: image or annotation file, relative to the data set's folder where it lies inside.
         id: annotation, image or category id, or line; None where the file says all.
@@ -35,6 +37,11 @@ class Fault:
     def __str__(self) -> str:
         where = self.file if self.id is None else f"{self.file} (id {self.id})"
         return f"{self.severity} {self.kind}: {where}: {self.message}"
+
+
+def by_severity(fault: Fault) -> int:
+    """Sort key: errors first, notes last."""
+    return _RANK[fault.severity]
 
 
 def relative(path: Path | str, root: Path) -> str:

@@ -42,7 +42,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     first = next(iter(files))
     name = next(c.name for c in loaded[first].categories if c.id == _PLACEHOLDER)
     note = Fault(
-        "warning",
+        "note",
         "placeholder_category",
         shown_path(files[first], root),
         _PLACEHOLDER,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.images import ImageFolder, frame_size
-from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, by_severity, shown_path
 from zoo.labels import LabelMap
 
 _SPLIT_WORDS = {
@@ -46,7 +46,7 @@ class Source:
     def faults(self) -> list[Fault]:
         """All faults, errors first, otherwise in the order they were found."""
         every = [*self.notes, *(f for index in self.splits.values() for f in index.faults)]
-        return sorted(every, key=lambda f: f.severity != "error")
+        return sorted(every, key=by_severity)
 
     def label_map(self, labels: Literal["contiguous", "category_id"] = "contiguous") -> LabelMap:
         """The label map of the data set.

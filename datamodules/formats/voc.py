@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from datamodules.formats.coco import similar_names
 from datamodules.formats.sniff import xml_kind
 from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
 from datamodules.images import SUFFIXES, ImageFolder
-from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
 
 Corners = tuple[float, float, float, float]
 _LOOKED_AT = 20  # xml files that tell the format
@@ -28,6 +29,8 @@ class _Record:
     names: list[str] = field(default_factory=list)
     corners: list[Corners | None] = field(default_factory=list)
     error: str = ""
+    error_kind: str = "malformed_xml"
+    remarks: list[tuple[Severity, str, str]] = field(default_factory=list)  # severity, kind, message
 
 
 def find_base(root: Path) -> Path | None:
@@ -77,8 +80,28 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     classes = dict(enumerate(names))
     zero_based = _zero_based(every)
     splits = {s: _read_split(root, d, r, classes, zero_based, verify_sizes) for s, (d, r) in listed.items()}
-    notes += similar_names(shown_path(base or root, root), classes)
+    notes += _similar_names(root, every, classes)
     return Source("voc", root, classes, splits, (*notes, *image_overlaps(root, splits)))
+
+
+def _similar_names(root: Path, records: Iterable[_Record], classes: Mapping[int, str]) -> list[Fault]:
+    """`similar_names`, each told at the first xml with the rarer spelling."""
+    counts: Counter[str] = Counter()
+    first: dict[str, Path] = {}
+    for record in records:
+        for name in record.names:
+            counts[name] += 1
+            first.setdefault(name, record.file)
+    spellings: dict[str, list[str]] = {}
+    for name in classes.values():
+        spellings.setdefault(name.strip().casefold(), []).append(name)
+    notes = []
+    for fault in similar_names("", classes):
+        assert isinstance(fault.id, int)
+        rarer = min(spellings[classes[fault.id].strip().casefold()], key=lambda name: counts[name])
+        message = f"{fault.message} ({counts[rarer]} x {rarer!r})"
+        notes.append(replace(fault, file=shown_path(first[rarer], root), message=message))
+    return notes
 
 
 def _image_sets(
@@ -130,14 +153,29 @@ def _image_sets(
 
 
 def _parse(file: Path) -> _Record:
+    data = file.read_bytes()
+    # entities can blow a file of a kilobyte up to gigabytes; no VOC file needs any
+    if b"<!ENTITY" in data.replace(b"\0", b""):
+        return _Record(
+            file, "", error="it declares entities, which can fill the memory", error_kind="unsafe_xml"
+        )
     try:
-        tree = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        tree = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         return _Record(file, "", error=f"not well-formed xml: {error}")
+    for element in tree.iter():
+        element.tag = str(element.tag).rpartition("}")[2]  # without a namespace
+    if tree.tag != "annotation":
+        told = f"it begins with <{tree.tag}>, not with <annotation>: no VOC annotation"
+        return _Record(file, "", error=told, error_kind="foreign_xml")
     record = _Record(file, (tree.findtext("filename") or "").strip(), _size(tree))
+    if record.size is None:
+        record.remarks.append(
+            ("note", "no_size", "the xml gives no size of the image; the image's own is taken")
+        )
     for element in tree.iter("object"):
         record.names.append((element.findtext("name") or "").strip())
-        record.corners.append(_corners(element))
+        record.corners.append(_corners(element, record))
     return record
 
 
@@ -149,13 +187,26 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (height, width) if min(height, width) > 0 else None
 
 
-def _corners(element: ElementTree.Element) -> Corners | None:
+def _corners(element: ElementTree.Element, record: _Record) -> Corners | None:
+    """x0, y0, x1, y1 in order, or None; oddities become remarks of the record."""
+    number = len(record.names)
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    given = [tuple((box.findtext(k) or "").strip() for k in keys) for box in element.findall("bndbox")]
+    if len(given) > 1:
+        severity: Severity = "warning" if len(set(given)) == 1 else "error"
+        told = f"object {number} has {len(given)} boxes; the first is taken; make each an object of its own"
+        record.remarks.append((severity, "several_boxes", told))
     try:
-        x0, y0, x1, y1 = (
-            float(element.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax")
-        )
-    except ValueError:
+        x0, y0, x1, y1 = (float(text) for text in given[0])
+    except (ValueError, IndexError):
         return None
+    if any(not text.lstrip("+-").isdigit() for text in given[0]):
+        told = f"object {number} has box {given[0]}: fractions of a pixel are kept"
+        record.remarks.append(("note", "float_corners", told))
+    if x1 < x0 or y1 < y0:
+        told = f"object {number} has box {given[0]}: its corners are swapped; they are put in order; correct them"
+        record.remarks.append(("warning", "swapped_corners", told))
+        x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
     return x0, y0, x1, y1
 
 
@@ -190,13 +241,18 @@ def _read_split(
         if record.error:
             builder.fault(
                 "error",
-                "malformed_xml",
+                record.error_kind,
                 record.file,
                 image_id,
                 f"{record.error}; the image is left out; export it again",
             )
             continue
+        for severity, kind, message in record.remarks:
+            builder.fault(severity, kind, record.file, image_id, message)
         name = _image_name(images, record)
+        if record.image and record.image != name:
+            told = f"<filename> says {record.image!r}; the image of the same stem, {name}, is taken"
+            builder.fault("note", "other_file_name", record.file, image_id, told)
         add_checked_image(builder, images, name, image_id, record.size, verify_sizes)
         for class_name, corners in zip(record.names, record.corners, strict=True):
             number += 1

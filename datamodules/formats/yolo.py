@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
-_NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"})
+_NO_LABELS = frozenset(
+    {"classes.txt", "predefined_classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"}
+)
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 _NORMALISED = 1.5  # larger values are pixels; boxes a little over the edge are not
 
 
@@ -40,10 +46,30 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
         )
         for split, path in lost.items()
     ]
+    if file and file.suffix != ".data":  # darknet's paths are relative to where it is started
+        notes += _inexact_paths(root, shown, content, images, lost)
     labels = layout.LabelFiles()
     classes, class_notes = _classes(root, file, content, images, labels)
     splits = {split: _read_split(root, own, classes, labels) for split, own in images.items()}
     return Source("yolo", root, classes, splits, (*notes, *class_notes, *image_overlaps(root, splits)))
+
+
+def _inexact_paths(
+    root: Path,
+    shown: str,
+    content: Mapping[str, Any],
+    images: Mapping[str, list[Path]],
+    lost: Mapping[str, str],
+) -> list[Fault]:
+    """A note for each path of data.yaml that does not exist as written, although its images were found."""
+    notes = []
+    for split, named in layout.named_paths(content).items():
+        for name in named if split in images and split not in lost else []:
+            if not (root / str(content.get("path") or "") / name).exists() and not (root / name).exists():
+                taken = shown_path(images[split][0].parent, root)
+                message = f"{name} does not exist as written; {taken} is taken; correct the path"
+                notes.append(Fault("note", "split_path", shown, split, message))
+    return notes
 
 
 def _classes(
@@ -64,7 +90,12 @@ def _classes(
     for folder in (root, *folders):
         for candidate in layout.NAME_FILES:
             if (folder / candidate).is_file():
-                lines = (folder / candidate).read_text(encoding="utf-8-sig").splitlines()
+                try:
+                    lines = (folder / candidate).read_text(encoding="utf-8-sig").splitlines()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{folder / candidate} is no UTF-8 text: {error}; save it as UTF-8"
+                    ) from error
                 return dict(enumerate(line.strip() for line in lines if line.strip())), []
     used = sorted({row for image in every for row in _used_classes(labels.find(image))})
     note = Fault(
@@ -87,7 +118,7 @@ def _class_count(file: str, count: object, classes: Mapping[int, str]) -> list[F
 
 
 def _used_classes(file: Path | None) -> set[int]:
-    firsts = file.read_text(encoding="utf-8-sig").split("\n") if file else []
+    firsts = file.read_text(encoding="utf-8-sig", errors="replace").split("\n") if file else []
     return {int(line.split()[0]) for line in firsts if line.split() and line.split()[0].isdigit()}
 
 
@@ -123,17 +154,21 @@ def _read_split(
                 "without objects; write an empty file if that is so",
             )
             continue
-        number = _read_labels(builder, file, image_id, frame.size, number)
+        number = _read_labels(builder, root, file, image_id, frame.size, number)
     _orphans(builder, images, labels)
     return builder.build()
 
 
 def _orphans(builder: IndexBuilder, images: list[Path], labels: layout.LabelFiles) -> None:
-    """A warning for each label file without an image."""
+    """A warning for each label file without an image, a note for each list of another tool."""
     stems = {(labels.folder(p), p.stem) for p in images}
     for folder in dict.fromkeys(labels.folder(p) for p in images):
-        for file in sorted(folder.glob("*.txt")) if folder.is_dir() else []:
-            if (folder, file.stem) not in stems and file.name not in _NO_LABELS:
+        for file in layout.text_files(folder):
+            if (folder, file.stem) in stems:
+                continue
+            if file.name in _NO_LABELS:
+                builder.fault("note", "stray_file", file, None, "no labels, a list of names; nothing to do")
+            else:
                 builder.fault(
                     "warning",
                     "orphan_label",
@@ -143,14 +178,22 @@ def _orphans(builder: IndexBuilder, images: list[Path], labels: layout.LabelFile
                 )
 
 
-def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[int, int], number: int) -> int:
+def _read_labels(
+    builder: IndexBuilder, root: Path, file: Path, image_id: int, size: tuple[int, int], number: int
+) -> int:
+    data = file.read_bytes()
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         builder.fault(
-            "error", "unreadable_labels", file, image_id, f"not a text file: {error}; write it again"
+            "error", "unreadable_labels", file, image_id, f"not a UTF-8 text: {error}; write it again"
         )
         return number
+    if data.startswith(codecs.BOM_UTF8):
+        builder.fault(
+            "note", "byte_order_mark", file, None, "read without it; other programs may stumble on it"
+        )
+    shown = shown_path(file, root)
     seen: set[tuple[float, ...]] = set()
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -159,7 +202,8 @@ def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[i
         row = _parse_row(builder, file, line_number, line)
         if row is None:
             continue
-        if row in seen:
+        (source_id, cx, cy, w, h), points = row
+        if (source_id, cx, cy, w, h, *points) in seen:
             builder.fault(
                 "warning",
                 "duplicate_object",
@@ -168,35 +212,55 @@ def _read_labels(builder: IndexBuilder, file: Path, image_id: int, size: tuple[i
                 f"line {line_number} repeats an earlier one ({line.strip()}); it is left out; remove it",
             )
             continue
-        seen.add(row)
-        source_id, cx, cy, w, h = row
+        seen.add((source_id, cx, cy, w, h, *points))
         height, width = size
         box = ((cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height)
-        builder.add_object(
-            image_id, box, int(source_id), number, segmentation=_outline(line, size), file=file
-        )
+        outline = [[v * (height if i % 2 else width) for i, v in enumerate(points)]] if points else None
+        told = len(builder.faults)
+        builder.add_object(image_id, box, int(source_id), number, segmentation=outline, file=file)
+        # a line of the label file is what a user can find, not the number of the object
+        builder.faults[told:] = [replace(f, file=shown, id=line_number) for f in builder.faults[told:]]
     return number
 
 
-def _outline(line: str, size: tuple[int, int]) -> list[list[float]] | None:
-    """The polygon of a row in pixels, as COCO writes it; None for a row of a box."""
-    points = [float(value) for value in line.split()[1:]]
-    if len(points) < 6:
-        return None
-    height, width = size
-    return [[value * (height if i % 2 else width) for i, value in enumerate(points)]]
-
-
-def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple[float, ...] | None:
-    """(class, cx, cy, w, h), or None and a fault."""
-    rule = "a row is `class cx cy w h` with numbers in [0, 1]; the object is left out; correct the row"
+def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[float] | None:
+    """The numbers of a row, or None if it has anything else. Commas are understood, and told."""
+    tokens = text.split()
+    if len(tokens) == 5 and all(_DECIMAL_COMMA.fullmatch(t) for t in tokens[1:]):
+        told, tokens = "has decimal commas", [t.replace(",", ".") for t in tokens]
+    elif "," in text or ";" in text:
+        told, tokens = "is separated by commas", re.split(r"[\s,;]+", text.strip(" \t,;"))
+    else:
+        told = ""
     try:
-        values = [float(v) for v in text.split()]
+        values = [float(v) for v in tokens]
     except ValueError:
+        return None
+    if told:
+        builder.fault(
+            "warning",
+            "comma_separated",
+            file,
+            line,
+            f"line {line} {text.strip()!r} {told}; it is read as meant; write `class cx cy w h`",
+        )
+    if values and not tokens[0].lstrip("+-").isdigit() and values[0].is_integer():
+        builder.fault("note", "float_class", file, line, f"class {tokens[0]} is read as {int(values[0])}")
+    return values
+
+
+def _parse_row(
+    builder: IndexBuilder, file: Path, line: int, text: str
+) -> tuple[tuple[float, float, float, float, float], tuple[float, ...]] | None:
+    """(class, cx, cy, w, h) and the points of a polygon, or None and a fault."""
+    rule = "a row is `class cx cy w h` with numbers in [0, 1]; the object is left out; correct the row"
+    values = _numbers(builder, file, line, text)
+    if values is None:
         builder.fault(
             "error", "invalid_row", file, line, f"line {line} {text.strip()!r} is not made of numbers; {rule}"
         )
         return None
+    points: tuple[float, ...] = ()
     if len(values) > 6 and len(values) % 2 == 1:
         builder.fault(
             "warning",
@@ -205,7 +269,8 @@ def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple
             line,
             f"line {line} is a polygon or a turned box; the upright box around it is taken, with its outline",
         )
-        xs, ys = values[1::2], values[2::2]
+        points = tuple(values[1:])
+        xs, ys = points[::2], points[1::2]
         values = [
             values[0],
             (min(xs) + max(xs)) / 2,
@@ -228,4 +293,5 @@ def _parse_row(builder: IndexBuilder, file: Path, line: int, text: str) -> tuple
             "error", "not_normalised", file, line, f"line {line} {text.strip()!r} looks like pixels; {rule}"
         )
         return None
-    return tuple(values)
+    source_id, cx, cy, w, h = values
+    return (source_id, cx, cy, w, h), points

@@ -68,9 +68,8 @@ def split_images(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, list
     """
     found: dict[str, list[Path]] = {}
     lost: dict[str, str] = {}
-    for split, keys in _SPLIT_KEYS.items():
-        value = next((content[k] for k in keys if content.get(k)), None)
-        named = [str(v) for v in (value if isinstance(value, list) else [value] if value else [])]
+    for split, named in named_paths(content).items():
+        keys = _SPLIT_KEYS[split]
         images: dict[Path, None] = {}
         absent = []
         for name in named:
@@ -93,6 +92,22 @@ def split_images(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, list
         if folder:
             found["train"] = images_below(folder)
     return found, lost
+
+
+def named_paths(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Per split what data.yaml names, as written."""
+    paths = {}
+    for split, keys in _SPLIT_KEYS.items():
+        value = next((content[k] for k in keys if content.get(k)), None)
+        paths[split] = [str(v) for v in (value if isinstance(value, list) else [value] if value else [])]
+    return paths
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Text files of a folder, whatever the case of their suffix; hidden ones are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and not p.name.startswith("."))
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -139,6 +154,8 @@ def _places(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
     parts = [p for p in named.replace("\\", "/").split("/") if p not in ("", ".", "..")]
     base = root / str(content.get("path") or "")
     ends = [root.joinpath(*parts[-n:]) for n in _TRAILING if len(parts) >= n]
+    if len(parts) > 1 and parts[-1].lower() == "images":
+        ends.pop()  # .../valid/images is not images/, which holds the other splits too
     return [base / named, root / named, *ends]
 
 
@@ -159,7 +176,7 @@ class LabelFiles:
     def _of(self, folder: Path) -> ImageFolder:
         if folder not in self._folders:
             places = label_folders(folder)
-            chosen = next((p for p in places if p.is_dir() and next(p.glob("*.txt"), None)), places[0])
+            chosen = next((p for p in places if text_files(p)), places[0])
             self._folders[folder] = ImageFolder(chosen)
         return self._folders[folder]
 

@@ -205,7 +205,9 @@ YOLO_ROWS: dict[str, tuple[str, str, str]] = {
     "class": ("7 .5 .5 .2 .2", "error", "unknown_category"),
     "pixels": ("0 20 15 5 5", "error", "not_normalised"),
     "score": ("0 .5 .5 .2 .2 .9", "error", "invalid_row"),
-    "commas": ("0,.5,.5,.2,.2", "error", "invalid_row"),
+    "commas": ("0,.5,.5,.2,.2", "warning", "comma_separated"),
+    "commas and spaces": ("0, .5, .5, .2, .2", "warning", "comma_separated"),
+    "decimal commas": ("0 0,5 0,5 0,2 0,2", "warning", "comma_separated"),
     "nan": ("0 nan .5 .2 .2", "error", "invalid_row"),
     "fraction of a class": ("0.5 .5 .5 .2 .2", "error", "invalid_row"),
     "polygon": ("0 .1 .1 .5 .1 .5 .5", "warning", "polygon"),
@@ -230,8 +232,18 @@ def test_yolo_byte_order_mark_windows_lines_and_float_class(tmp_path):
     root = write_yolo(tmp_path / "set")
     (root / "labels/train/2.txt").write_bytes("\ufeff0.0 .5 .5 .25 .25\r\n1 .5 .5 .5 .5\r\n".encode())
     source = read(root)
-    assert source.faults == []
+    assert [(f.severity, f.kind, f.id) for f in source.faults] == [
+        ("note", "byte_order_mark", None),
+        ("note", "float_class", 1),
+    ]
     assert source.splits["train"].objects(2).boxes_xywh.tolist() == [[15, 15, 10, 10], [10, 10, 20, 20]]
+
+
+@pytest.mark.parametrize("text", ["0,.5,.5,.25,.25", "0 0,5 0,5 0,25 0,25", "0\t5e-1\t.5\t.25\t.25\n\n"])
+def test_yolo_row_with_other_separators_is_read_as_meant(text, tmp_path):
+    root = write_yolo(tmp_path / "set")
+    (root / "labels/train/2.txt").write_text(text)
+    assert read(root).splits["train"].objects(2).boxes_xywh.tolist() == [[15, 15, 10, 10]]
 
 
 def test_yolo_files_without_partner(tmp_path):
@@ -241,6 +253,15 @@ def test_yolo_files_without_partner(tmp_path):
         ("no_label_file", "images/train/2.jpg"),
         ("orphan_label", "labels/train/9.txt"),
     ]
+
+
+def test_yolo_path_of_another_machine_is_not_the_folder_of_all_images(tmp_path):
+    root = write_yolo(tmp_path / "set", splits=("train",))
+    with (root / "data.yaml").open("a") as file:
+        file.write("\nval: /content/set/valid/images\n")
+    source = read(root)
+    assert list(source.splits) == ["train"]
+    assert [(f.severity, f.kind, f.id) for f in source.faults] == [("warning", "missing_split", "val")]
 
 
 def test_yolo_number_of_classes(tmp_path):
@@ -254,7 +275,14 @@ def test_yolo_number_of_classes(tmp_path):
 
 VOC_CHANGES: dict[str, tuple[Callable[[str], str], str, str]] = {
     "cut": (lambda t: t[:60], "error", "malformed_xml"),
-    "swapped": (lambda t: t.replace("<xmax>15<", "<xmax>2<"), "error", "invalid_box"),
+    "swapped": (lambda t: t.replace("<xmax>15<", "<xmax>2<"), "warning", "swapped_corners"),
+    "entities": (lambda t: f'<!DOCTYPE a [<!ENTITY b "c">]>{t}', "error", "unsafe_xml"),
+    "another kind": (lambda t: t.replace("annotation>", "svg>"), "error", "foreign_xml"),
+    "two boxes": (
+        lambda t: t.replace("</bndbox>", "</bndbox><bndbox><xmin>9</xmin></bndbox>", 1),
+        "error",
+        "several_boxes",
+    ),
     "no number": (lambda t: t.replace("<xmax>15<", "<xmax><"), "error", "invalid_box"),
     "a click": (
         lambda t: t.replace("<xmax>15<", "<xmax>6<").replace("<ymax>15<", "<ymax>6<"),
@@ -280,8 +308,18 @@ def test_voc_without_size_and_with_a_foreign_file_name(tmp_path):
     file = root / "Annotations/0.xml"
     file.write_text(file.read_text().replace("<width>40<", "<width>0<").replace("0.jpg", "IMG_77.jpg"))
     source = read(root)
-    assert source.faults == []
+    assert [(f.severity, f.kind) for f in source.faults] == [("note", "no_size"), ("note", "other_file_name")]
     assert source.splits["train"].size(0) == (30, 40)
+
+
+def test_voc_corners_are_put_in_order(tmp_path):
+    root = write_voc(tmp_path / "set")
+    file = root / "Annotations/0.xml"
+    straight = read(root).splits["train"].objects(0).boxes_xywh.tolist()
+    text = file.read_text()
+    file.write_text(text.replace("xmin>", "@").replace("xmax>", "xmin>").replace("@", "xmax>"))
+    assert "<xmin>15<" in file.read_text()
+    assert read(root).splits["train"].objects(0).boxes_xywh.tolist() == straight
 
 
 def test_voc_list_without_annotation(tmp_path):

@@ -22,6 +22,7 @@ def test_bccd_voc():
         "Platelets": 361,
     }
     assert sorted((f.kind, f.file[-9:]) for f in summary.faults) == [
+        ("near_leak", "00037.jpg"),  # 00038, in train, is the same field of view, focused anew
         ("zero_area", "00338.jpg"),
         ("zero_area", "00343.jpg"),
     ]
@@ -41,7 +42,16 @@ def test_rbc_roboflow():
         "test": (10, 221),
     }
     assert [(c.name, c.source_id, c.head_index) for c in summary.classes] == [("rbc", 1, 0), ("wbc", 2, 1)]
-    assert [f.kind for f in summary.faults] == ["placeholder_category"]
+    # four cells are marked as both classes
+    assert [f.kind for f in summary.faults] == [*["conflicting_object"] * 4, "placeholder_category"]
+
+
+def test_coco_has_no_fault_but_notes():
+    summary = check(real_data() / "coco")
+    assert {f.severity for f in summary.faults} == {"note"}
+    assert {f.kind for f in summary.faults} == {
+        "below_stride", "empty_images", "rare_class", "id_holes", "grayscale"
+    }  # fmt: skip
 
 
 def coco(labels: str) -> CocoDataModule:

@@ -2,33 +2,108 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from zoo.cli.console import Console
 
+if TYPE_CHECKING:
+    from datamodules.doctor import Examination
+    from datamodules.doctor.pictures import Progress
+    from datamodules.index import Fault, Severity
 
-def check(folder: Path, console: Console) -> None:
-    """Prints the summary; exit code 1 if there are errors that would keep a training from starting."""
-    from datamodules.doctor import check as check_folder
+_SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each kind; --json has all
 
-    summary = check_folder(folder)
-    console.result(summary.to_dict())
-    if not console.as_json:
-        console.say(f"format {summary.format}\n")
-        rows = [(name, s.images, s.objects, s.empty) for name, s in summary.splits.items()]
-        console.table(("split", "images", "objects", "images without any"), rows)
-        splits = list(summary.splits)
-        console.say()
-        console.table(
-            ("head index", "class", "source id", *splits),
-            [(c.head_index, c.name, c.source_id, *(c.counts[s] for s in splits)) for c in summary.classes],
+
+def check(
+    folder: Path,
+    console: Console,
+    *,
+    quick: bool = False,
+    queries: int | None = None,
+    image_size: str | None = None,
+    workers: int | None = None,
+) -> None:
+    """Prints the summary; exit code 1 if there are errors that would stop or spoil a training."""
+    from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
+
+    with _progress() as progress:
+        found = examine(
+            folder,
+            quick=quick,
+            queries=QUERIES if queries is None else queries,
+            image_size=IMAGE_SIZE if image_size is None else image_size,
+            workers=workers,
+            progress=progress,
         )
+    console.result(found.summary.to_dict() | {"statistics": found.statistics.to_dict()})
+    if not console.as_json:
+        _tell(found, console)
         console.say()
-        for fault in summary.faults:
-            console.say(str(fault))
-        errors = len(summary.errors)
-        console.say(f"{errors} errors, {len(summary.faults) - errors} warnings")
-    if summary.errors:
+        for line in next_steps(folder, found):
+            console.say(line)
+    if found.summary.errors:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr while a person watches."""
+    from tqdm import tqdm
+
+    with tqdm(desc="images", unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield step
+
+
+def _tell(found: Examination, console: Console) -> None:
+    summary = found.summary
+    console.say(f"format {summary.format}\n")
+    rows = [(name, s.images, s.objects, s.empty) for name, s in summary.splits.items()]
+    console.table(("split", "images", "objects", "images without any"), rows)
+    splits = list(summary.splits)
+    console.say()
+    console.table(
+        ("head index", "class", "source id", *splits),
+        [(c.head_index, c.name, c.source_id, *(c.counts[s] for s in splits)) for c in summary.classes],
+    )
+    console.say()
+    for faults in by_kind(found.faults):
+        first = faults[0]
+        console.say(f"{first.severity} {first.kind}: {len(faults)}")
+        shown = _SHOWN[first.severity]
+        for fault in faults[:shown]:
+            where = fault.file if fault.id is None else f"{fault.file} (id {fault.id})"
+            console.say(f"  {where}: {fault.message}")
+        if len(faults) > shown:
+            console.say(f"  ... and {len(faults) - shown} more (--json lists all)")
+
+
+def by_kind(faults: list[Fault]) -> list[list[Fault]]:
+    """Faults of one severity and kind together, errors first, the commonest kind of a severity first."""
+    groups: dict[tuple[Severity, str], list[Fault]] = defaultdict(list)
+    for fault in faults:
+        groups[(fault.severity, fault.kind)].append(fault)
+    rank = list(_SHOWN)
+    return sorted(groups.values(), key=lambda group: (rank.index(group[0].severity), -len(group)))
+
+
+def next_steps(folder: Path, found: Examination) -> list[str]:
+    """How many faults there are, and the command that comes next."""
+    counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
+    line = ", ".join(
+        f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()
+    )
+    if not found.pictures:
+        line += "; no image was decoded (--quick)"
+    return [line, f"zoo finetune MODEL --data {folder}"]

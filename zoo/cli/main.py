@@ -307,11 +307,23 @@ def verify(
 
 
 @data_app.command()
-def check(folder: Path, as_json: Json = False) -> None:
+def check(
+    folder: Path,
+    quick: Annotated[bool, typer.Option("--quick", help="Headers and annotations only.")] = False,
+    queries: Annotated[int | None, typer.Option("--queries", help="Of the model; default 300.")] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", help="640, 480x640 (height x width) or 800/1333; default 640."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that decode; default: the cores there are.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
     from zoo.cli.data import check as run
 
-    run(folder, Console(as_json))
+    run(folder, Console(as_json), quick=quick, queries=queries, image_size=image_size, workers=workers)
 
 
 @data_app.command(name="download")

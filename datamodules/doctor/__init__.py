@@ -1,0 +1,143 @@
+"""The check behind `zoo data check DIR`: reads everything, decodes every image, trains nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datamodules.doctor.boxes import box_faults, class_faults
+from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
+from datamodules.doctor.ownership import reassigned
+from datamodules.doctor.pictures import Pictures, Progress, file_faults, look, shape_faults
+from datamodules.doctor.statistics import Statistics, measure, statistics_faults, view_size
+from datamodules.doctor.strays import stray_faults
+from datamodules.formats.detect import Format, read
+from datamodules.formats.source import Source
+from datamodules.index import AnnotationIndex, Fault, by_severity
+from datamodules.summary import DataSummary, summarize
+from zoo.labels import LabelMap
+
+QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
+IMAGE_SIZE = "640"  # RT-DETR
+_FEW = 64  # images a worker; below it starting one costs more than it saves
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All that a check found, for the report and the mending."""
+
+    source: Source
+    faults: list[Fault]
+    statistics: Statistics
+    pictures: dict[str, Pictures] = field(default_factory=dict)  # split -> its images; empty if not decoded
+    pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
+
+    @property
+    def summary(self) -> DataSummary:
+        """Format, splits, classes, faults."""
+        source = self.source
+        label_map = source.label_map() if source.classes else LabelMap.contiguous([], [])
+        return summarize(source.format, source.splits, label_map, self.faults)
+
+
+def check(
+    root: str | Path, decode_images: bool = True, progress: Progress | None = None, format: Format = "auto"
+) -> DataSummary:
+    """Format, splits, classes and faults of a folder: `examine` with its defaults."""
+    return examine(root, quick=not decode_images, progress=progress, format=format).summary
+
+
+def examine(
+    root: str | Path,
+    *,
+    quick: bool = False,
+    queries: int = QUERIES,
+    image_size: str = IMAGE_SIZE,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    format: Format = "auto",
+) -> Examination:
+    """Reads and judges a folder.
+
+    Args:
+        root: folder of the data set.
+        quick: headers and annotations only; no image is decoded, so damaged files and copies stay unseen.
+        queries: of the model that is to be trained.
+        image_size: how it sees images, see `statistics.view_size`.
+        workers: processes that decode; None takes the cores there are, 0 or 1 none but this one.
+        progress: called after each decoded image.
+        format: `auto` detects it.
+
+    Raises:
+        ValueError: if the layout is unknown, an annotation file cannot be parsed at all, or `queries` or
+            `image_size` are not what they may be.
+    """
+    if queries < 1:
+        raise ValueError(f"queries is {queries}; a model has at least 1")
+    view = view_size(image_size)
+    folder = Path(root).expanduser().resolve()
+    source = read(folder, format)
+    faults = reassigned(source.faults, source.splits)
+    statistics = measure(source.splits, view, queries)
+    pictures: dict[str, Pictures] = {}
+    pairs: dict[tuple[str, str], list[Pair]] = {}
+    faults += quick_faults(source.splits, source.classes, statistics)
+    if not quick:
+        pictures = _look_at_all(source.splits, workers, progress)
+        for split, seen in pictures.items():
+            faults += file_faults(source.splits[split], seen)
+            faults += twins(source.splits[split], seen)
+        pairs = _pairs(pictures)
+        faults += leak_faults(source.splits, pairs)
+    faults += list(stray_faults(source, faults))
+    return Examination(source, sorted(faults, key=by_severity), statistics, pictures, pairs)
+
+
+def quick_faults(
+    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics
+) -> Iterator[Fault]:
+    """What the annotations alone tell: boxes, classes, sizes."""
+    if not classes:
+        yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
+    for index in splits.values():
+        yield from box_faults(index, statistics.queries)
+        yield from shape_faults(index)
+    yield from class_faults(splits, classes)
+    yield from augmented_leaks(splits)
+    yield from statistics_faults(statistics)
+
+
+def _look_at_all(
+    splits: Mapping[str, AnnotationIndex], workers: int | None, progress: Progress | None
+) -> dict[str, Pictures]:
+    total, done = sum(len(index) for index in splits.values()), 0
+    number = _cores() if workers is None else workers
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    enough = workers is not None  # the caller's number is taken as it is
+    return {
+        name: look(index, number if enough else min(number, len(index) // _FEW), step)
+        for name, index in splits.items()
+    }
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pairs(pictures: Mapping[str, Pictures]) -> dict[tuple[str, str], list[Pair]]:
+    order: Iterable[str] = [s for s in ("train", "val", "test") if s in pictures]
+    names = [*order, *(s for s in pictures if s not in order)]
+    return {
+        (first, second): leaks(pictures[first], pictures[second])
+        for k, first in enumerate(names)
+        for second in names[k + 1 :]
+    }

@@ -1,0 +1,187 @@
+"""Boxes and classes that are well formed and still wrong, found from the columns of the index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.index import AnnotationIndex, Fault, Severity
+
+_AGREES = 0.02  # of the area, by which a box given as corners is recognised
+_MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt
+_ENOUGH = 20  # boxes for a judgement on the whole file
+_ROUND = 1e-3  # pixels; boxes closer than this are the same
+
+
+def box_faults(index: AnnotationIndex, queries: int) -> Iterator[Fault]:
+    """What is wrong or suspicious about the objects of a split."""
+    boxes, rows = index.boxes_xywh, rows_of(index)
+    if len(boxes):
+        sizes = index.sizes[rows].astype(np.float64)
+        normalised = _normalised(boxes, sizes)
+        for k in np.flatnonzero(normalised).tolist():
+            yield _object(
+                index, rows, k, "error", "normalised_box",
+                "lies in the first pixel: its numbers are shares of the image, not pixels; multiply them by "
+                "width and height",
+            )  # fmt: skip
+        yield from _corners(index, rows, sizes)
+        thin = (boxes[:, 2:].min(axis=1) < 1) & ~normalised & ~index.crowd
+        for k in np.flatnonzero(thin).tolist():
+            yield _object(
+                index, rows, k, "warning", "subpixel_box", "is thinner than a pixel; most likely a slip"
+            )
+        yield from _repeated(index, rows)
+        yield from _maskless_crowds(index, rows)
+    counts = np.bincount(rows[~index.crowd], minlength=len(index))
+    for row in np.flatnonzero(counts > queries).tolist():
+        yield Fault(
+            "warning", "more_objects_than_queries", str(index.files[row]), int(index.image_ids[row]),
+            f"{counts[row]} objects, but {queries} queries find at most {queries}; raise num_queries or cut "
+            "the image into tiles",
+        )  # fmt: skip
+
+
+def rows_of(index: AnnotationIndex) -> NDArray[np.int64]:
+    """[A] the image row of each object."""
+    return np.repeat(np.arange(len(index)), np.diff(index.offsets))
+
+
+def _object(
+    index: AnnotationIndex, rows: NDArray[np.int64], k: int, severity: Severity, kind: str, what: str
+) -> Fault:
+    box = [round(v, 3) for v in index.boxes_xywh[k].tolist()]
+    message = f"box {box} {what}"
+    return Fault(severity, kind, str(index.files[rows[k]]), int(index.annotation_ids[k]), message)
+
+
+def _normalised(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    far = boxes[:, :2] + boxes[:, 2:]
+    inside = (boxes[:, :2].min(axis=1) >= 0) & (far.max(axis=1) <= 1 + 1e-6)
+    return inside & (boxes[:, 2:].max(axis=1) < 1) & (sizes.min(axis=1) >= 8)
+
+
+def _corners(index: AnnotationIndex, rows: NDArray[np.int64], sizes: NDArray[np.float64]) -> Iterator[Fault]:
+    """Boxes given as x0, y0, x1, y1: past the edge as they are, inside and of the stated area as corners."""
+    x, y, w, h = index.boxes_xywh.T
+    past = (x + w > sizes[:, 1] + 1) | (y + h > sizes[:, 0] + 1)
+    fits = (w > x) & (h > y) & (w <= sizes[:, 1] + 1) & (h <= sizes[:, 0] + 1)
+    area = (w - x) * (h - y)
+    stated = index.areas > 0
+    told = past & fits & stated & (np.abs(index.areas - area) <= _AGREES * area)
+    for k in np.flatnonzero(told).tolist():
+        yield _object(
+            index, rows, k, "error", "xyxy_box",
+            f"passes the edge, and its area {index.areas[k]:g} is that of the corners x0, y0, x1, y1; write "
+            "x, y, width, height",
+        )  # fmt: skip
+    judged = ~index.crowd
+    number = int(judged.sum())
+    if number >= _ENOUGH and (past & judged).sum() > _MOST * number and fits[judged].mean() > 0.95:
+        share = (past & judged).sum() / number
+        yield Fault(
+            "error", "xyxy_boxes", str(index.files[0]).rpartition("/")[0] or ".", None,
+            f"{share:.0%} of {number} boxes pass the edge of their image, and as corners x0, y0, x1, y1 all "
+            "would lie inside; write x, y, width, height",
+        )  # fmt: skip
+
+
+def _maskless_crowds(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterator[Fault]:
+    """Crowds without a mask in a file that has outlines: often a flag set by mistake."""
+    if index.columns.outlines is None:
+        return
+    for k in np.flatnonzero(index.crowd).tolist():
+        if index.segmentation(k) is None:
+            yield _object(
+                index, rows, k, "warning", "crowd_without_mask",
+                "is marked as a crowd but has no RLE mask; crowds are not trained on: clear iscrowd if it is one "
+                "object",
+            )  # fmt: skip
+
+
+def _repeated(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterator[Fault]:
+    """Boxes that an earlier object of the same image has already."""
+    keys = np.column_stack([rows, np.round(index.boxes_xywh / _ROUND).astype(np.int64)])
+    _, first, group, number = np.unique(
+        keys, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    group = group.reshape(-1)  # numpy 2.0 gives it another shape
+    again = np.flatnonzero((number[group] > 1) & (first[group] != np.arange(len(rows))))
+    for k in again.tolist():
+        j = int(first[group[k]])
+        if index.crowd[k] != index.crowd[j]:
+            continue
+        told = f"repeats that of annotation {int(index.annotation_ids[j])}"
+        if index.source_ids[k] == index.source_ids[j]:
+            yield _object(
+                index, rows, k, "warning", "duplicate_object", f"{told}, of the same class; remove one"
+            )
+        else:
+            yield _object(
+                index, rows, k, "warning", "conflicting_object",
+                f"{told}, which is class {int(index.source_ids[j])} where this is {int(index.source_ids[k])}; a "
+                "query gives one class a box",
+            )  # fmt: skip
+
+
+def class_faults(
+    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], few: int = 10
+) -> Iterator[Fault]:
+    """Classes that training or evaluation never sees, rare ones, and holes in the ids."""
+    counts = {s: _per_class(index, list(classes)) for s, index in splits.items()}
+    train = counts.get("train", next(iter(counts.values()), {}))
+    train_name = "train" if "train" in counts else next(iter(counts), "")
+    rare, unused = [], []
+    for source_id, name in classes.items():
+        others = {s: c[source_id] for s, c in counts.items() if s != train_name and c[source_id]}
+        if not train.get(source_id):
+            if not others:
+                unused.append(name)
+            for split, number in others.items():
+                yield Fault(
+                    "warning", f"class_only_in_{split}", ".", source_id,
+                    f"class {name!r} has {number} objects in {split} ({_example(splits[split], source_id)}) and "
+                    f"none in {train_name}: it cannot be learned; move images or drop the class",
+                )  # fmt: skip
+        elif train[source_id] < few:
+            rare.append(f"{name} ({train[source_id]})")
+    if unused:
+        yield _note(
+            "unused_class", f"no object of {_some(unused)}; their head rows are trained as background"
+        )
+    if rare:
+        yield _note("rare_class", f"fewer than {few} objects in {train_name} of {_some(rare)}")
+    for split in (s for s in ("val", "test") if s in counts and s != train_name):
+        unseen = [name for i, name in classes.items() if train.get(i) and not counts[split][i]]
+        if unseen:
+            yield _note(
+                "class_not_evaluated", f"no object in {split} of {_some(unseen)}: their AP is undefined"
+            )
+    ids = sorted(classes)
+    if ids and ids[-1] - ids[0] + 1 > len(ids):
+        yield _note(
+            "id_holes",
+            f"class ids run from {ids[0]} to {ids[-1]} but there are {len(ids)}; head rows are numbered without "
+            "holes (contiguous), a checkpoint with one row an id needs labels: category_id",
+        )
+
+
+def _per_class(index: AnnotationIndex, ids: Sequence[int]) -> dict[int, int]:
+    found, number = np.unique(index.source_ids[~index.crowd], return_counts=True)
+    counted = dict(zip(found.tolist(), number.tolist(), strict=True))
+    return {i: counted.get(i, 0) for i in ids}
+
+
+def _example(index: AnnotationIndex, source_id: int) -> str:
+    k = int(np.flatnonzero(index.source_ids == source_id)[0])
+    return str(index.files[int(np.searchsorted(index.offsets, k, side="right")) - 1])
+
+
+def _note(kind: str, message: str) -> Fault:
+    return Fault("note", kind, ".", None, message)
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

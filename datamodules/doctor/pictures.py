@@ -1,0 +1,152 @@
+"""Faults of the image files themselves, from what `image_probe` saw in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.image_probe import GRID, Probe, probe_all
+from datamodules.index import AnnotationIndex, Fault, Severity
+
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+_SMALL = 8  # pixels: below this a side holds less than one cell of the finest feature map
+_LONG = 10.0  # longer over shorter side
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),  # a JPEG with a second picture after it, from phones
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+}
+_Finding = tuple[Severity, str, str]  # severity, kind, message
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the images of one split look like, in columns: small enough for millions of them."""
+
+    digests: NDArray[np.void]  # [N] 16 bytes of the file's bytes each
+    thumbnails: NDArray[np.uint8]  # [N, GRID, GRID] grey levels as displayed; 0 where there are no pixels
+    odd: Mapping[int, Probe]  # row -> probe, of all that is no plain upright RGB JPEG or PNG
+
+
+def look(index: AnnotationIndex, workers: int, progress: Callable[[], None] | None) -> Pictures:
+    """Decodes every image of a split."""
+    number = len(index)
+    digests = np.zeros(number, dtype="V16")
+    thumbnails = np.zeros((number, GRID, GRID), dtype=np.uint8)
+    odd = {}
+    for row, probe in probe_all(index.images, index.files.tolist(), workers):
+        digests[row] = np.void(probe.digest.ljust(16, b"\0"))
+        if probe.thumbnail:
+            thumbnails[row] = np.frombuffer(probe.thumbnail, dtype=np.uint8).reshape(GRID, GRID)
+        if not _plain(probe, str(index.files[row])):
+            odd[row] = probe._replace(thumbnail=b"")
+        if progress is not None:
+            progress()
+    return Pictures(digests, thumbnails, odd)
+
+
+def _plain(probe: Probe, name: str) -> bool:
+    return (
+        not (probe.error or probe.damage or probe.transparent)
+        and probe.format in ("JPEG", "PNG")
+        and probe.mode == "RGB"
+        and (probe.orientation, probe.frames) == (1, 1)
+        and _suffix_fits(probe, name)
+    )
+
+
+def _suffix_fits(probe: Probe, name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _SUFFIXES.get(probe.format, ())
+
+
+def file_faults(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
+    """What is odd or wrong about the files of a split."""
+    for row, probe in pictures.odd.items():
+        for severity, kind, message in _judged(probe, str(index.files[row]), index.size(row)):
+            yield Fault(severity, kind, str(index.files[row]), int(index.image_ids[row]), message)
+
+
+def _judged(probe: Probe, name: str, frame: tuple[int, int]) -> Iterable[_Finding]:
+    if probe.error:
+        message = f"it cannot be decoded: {probe.error}; replace it or remove it from the annotations"
+        return [("error", "corrupt_image", message)]
+    return [*_damaged(probe), *_turned(probe, frame), *_encoded(probe, name)]
+
+
+def _damaged(probe: Probe) -> Iterable[_Finding]:
+    if probe.damage:
+        yield (
+            "warning",
+            "damaged_image",
+            f"it decodes, but the decoder says {probe.damage!r}: part of the picture may be garbage; look at "
+            "it and replace it",
+        )
+
+
+def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
+    if probe.orientation not in range(2, 9):
+        return
+    if probe.orientation not in _SIDEWAYS:
+        yield (
+            "warning",
+            "rotation_unclear",
+            f"EXIF orientation {probe.orientation} keeps the size, so whether the boxes were drawn on the turned "
+            "picture cannot be told; they are taken to be; look at the boxes, then save the picture upright",
+        )
+    elif probe.size[0] != probe.size[1] and frame == probe.size[::-1]:
+        yield (
+            "note",
+            "exif_rotation",
+            f"EXIF orientation {probe.orientation}; the boxes are those of the turned picture and it is read so",
+        )
+
+
+def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
+    if probe.format in _SUFFIXES and not _suffix_fits(probe, name):
+        told = f"the name ends in {PurePosixPath(name).suffix!r}, the bytes are {probe.format}; it is read by its bytes"
+        yield "note", "wrong_suffix", f"{told}, other programs may refuse it"
+    if probe.format not in ("JPEG", "PNG", "MPO", "BMP"):
+        yield "note", "uncommon_format", f"{probe.format} is read here; other programs may not read it"
+    if probe.frames > 1 and probe.format != "MPO":
+        yield "warning", "animated", f"it has {probe.frames} frames; only the first is read"
+    if probe.mode.startswith("I") or probe.mode == "F":
+        yield "note", "high_bit_depth", f"pixels of more than 8 bits ({probe.mode}) are scaled to 8 when read"
+    elif probe.mode in ("L", "1", "LA"):
+        yield "note", "grayscale", "a grey picture; it is read as RGB with equal channels"
+    elif probe.mode in ("CMYK", "YCCK", "LAB", "HSV"):
+        yield "note", "colour_space", f"{probe.mode} pixels are converted to RGB when read"
+    elif probe.mode in ("P", "PA") and probe.format != "GIF":
+        yield "note", "palette", "a picture with a palette; it is read as RGB"
+    if probe.transparent:
+        yield (
+            "note",
+            "transparent",
+            "it has transparent pixels; they are read as their colour says, not blended",
+        )
+
+
+def shape_faults(index: AnnotationIndex) -> Iterator[Fault]:
+    """Images whose shape leaves a network little to see."""
+    height, width = index.sizes[:, 0], index.sizes[:, 1]
+    shorter, longer = np.minimum(height, width), np.maximum(height, width)
+    for row in np.flatnonzero(shorter < _SMALL).tolist():
+        yield _shape(index, row, "tiny_image", f"a side is below {_SMALL} pixels")
+    for row in np.flatnonzero((longer > _LONG * shorter) & (longer >= _SMALL)).tolist():
+        ratio = longer[row] / shorter[row]
+        yield _shape(index, row, "extreme_aspect", f"one side is {ratio:.0f} times the other")
+
+
+def _shape(index: AnnotationIndex, row: int, kind: str, what: str) -> Fault:
+    height, width = index.size(row)
+    message = f"the image is {width}x{height}: {what}; cut it or leave it out"
+    return Fault("warning", kind, str(index.files[row]), int(index.image_ids[row]), message)

@@ -1,0 +1,86 @@
+"""Files in the image folders that no annotation names."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from datamodules.formats.source import Source
+from datamodules.images import SUFFIXES, header_size
+from datamodules.index import AnnotationIndex, Fault, Severity, relative
+
+_MOST = 50  # of one folder and kind that are told one by one
+# what lies beside the images of a format and is read, or was read for another tool
+_BESIDE = {
+    "coco": (".json",),
+    "roboflow_coco": (".json",),
+    "voc": (".xml",),
+    "yolo": (".txt", ".yaml", ".yml"),
+}
+_ANY = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
+
+
+def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
+    """Images that no split lists, and files that are no images, in the folders where images are."""
+    root, splits = source.root, source.splits
+    listed = {str(f) for index in splits.values() for f in index.files.tolist()}
+    listed |= {f.file for f in faults}
+    # a broken annotation file names its image no more, but shares its stem
+    stems = {PurePosixPath(f.file).stem for f in faults if PurePosixPath(f.file).suffix in _ANY}
+    beside = _BESIDE.get(source.format, _ANY)
+    for folder in _image_folders(splits):
+        unlisted: list[str] = []
+        foreign: list[str] = []
+        for name in sorted(_files(root, folder)):
+            path = PurePosixPath(name)
+            if name in listed or path.suffix.lower() in beside:
+                continue
+            if not _is_image(root / name):
+                foreign.append(name)
+            elif path.stem not in stems:
+                unlisted.append(name)
+        yield from _told(
+            folder, unlisted, "warning", "unlisted_image",
+            "no annotation file lists it, so it is not used; annotate it (without objects too) or remove it",
+        )  # fmt: skip
+        yield from _told(
+            folder, foreign, "note", "stray_file", "no image and no annotation that is read; nothing to do"
+        )
+
+
+def _image_folders(splits: Mapping[str, AnnotationIndex]) -> list[str]:
+    """The top folders of the images, none inside another."""
+    parents = {str(PurePosixPath(f).parent) for index in splits.values() for f in index.files.tolist()}
+    return [p for p in sorted(parents) if not any(str(up) in parents for up in PurePosixPath(p).parents)]
+
+
+def _files(root: Path, folder: str) -> Iterator[str]:
+    """Below `folder`, relative to `root`; links to folders are not followed, so that no loop catches us."""
+    for above, folders, names in os.walk(root / folder):
+        folders[:] = [
+            f for f in folders if not f.startswith(".") and f.lower() not in ("annotations", "labels")
+        ]
+        yield from (relative(Path(above, name), root) for name in names)
+
+
+def _is_image(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:  # a picture may have lost its suffix
+        header_size(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _told(folder: str, names: list[str], severity: Severity, kind: str, message: str) -> Iterator[Fault]:
+    for name in names[:_MOST]:
+        yield Fault(severity, kind, name, None, message)
+    if len(names) > _MOST:
+        endings = Counter(PurePosixPath(name).suffix for name in names[_MOST:])
+        counted = ", ".join(f"{n} x {s or 'no suffix'}" for s, n in sorted(endings.items()))
+        yield Fault(severity, kind, folder, None, f"and {len(names) - _MOST} more files there ({counted})")

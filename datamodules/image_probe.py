@@ -1,0 +1,175 @@
+"""One look at an image file by a worker process: can it be decoded, is it damaged, what does it look like.
+
+This module imports neither torch nor anything of the zoo, so that a spawned worker starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from datamodules.stores import ImageStore
+
+GRID = 17  # side of a thumbnail: 16 differences a row and a column
+_SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
+_CHUNK = 32  # images a task
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: (0, 1),
+    3: (2, 0),
+    4: (2, 1),
+    5: (3, 1),
+    6: (3, 0),
+    7: (1, 1),
+    8: (1, 0),
+}  # quarter turns, mirror
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class Probe(NamedTuple):
+    """What a worker says about one file."""
+
+    error: str = ""  # why it cannot be decoded
+    damage: str = ""  # what the decoder complained of although it gave pixels
+    format: str = ""  # PIL's name of what the bytes are: JPEG, PNG, ...
+    mode: str = ""  # PIL's mode of the pixels
+    transparent: bool = False  # some pixel is not opaque
+    orientation: int = 1  # EXIF
+    frames: int = 1
+    size: tuple[int, int] = (0, 0)  # h, w of the raw pixels
+    digest: bytes = b""  # of the file's bytes; 16 bytes
+    thumbnail: bytes = b""  # [GRID, GRID] grey levels as displayed; empty if there are no pixels
+
+
+Probes = Iterator[tuple[int, Probe]]
+
+
+def probe(data: bytes) -> Probe:
+    """Looks at the bytes of one file."""
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # PIL on odd EXIF and large pictures: not about this file's pixels
+            with Image.open(io.BytesIO(data)) as image:
+                seen = Probe(
+                    format=image.format or "",
+                    mode=image.mode,
+                    orientation=int(image.getexif().get(_ORIENTATION, 1) or 1),
+                    frames=int(getattr(image, "n_frames", 1)),
+                    size=(image.height, image.width),
+                    digest=digest,
+                )
+                grey, damage = _strict_jpeg(data) if image.format in ("JPEG", "MPO") else (None, "")
+                if grey is None:
+                    image.load()
+                    transparent = _transparent(image)
+                    grey = image.convert("I" if image.mode.startswith("I") else "L")
+                    seen = seen._replace(transparent=transparent)
+    except UnidentifiedImageError:
+        return Probe(error="its bytes are no image that is known here", digest=digest)
+    except _UNREADABLE as error:
+        return Probe(error=str(error) or type(error).__name__, digest=digest)
+    return seen._replace(damage=damage, thumbnail=_thumbnail(grey, seen.orientation))
+
+
+def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:
+    """Grey pixels, or None and libjpeg's complaint, which PIL swallows while it decodes on with garbage."""
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY", min_height=_SMALLEST, min_width=_SMALLEST, min_factor=1, strict=True
+        )
+    except ValueError as error:
+        # what simplejpeg itself does not support is no damage: PIL decides
+        told = str(error)
+        return None, "" if "nsupported" in told or "colorspace" in told else told
+    return Image.fromarray(pixels[..., 0]), ""
+
+
+def _transparent(image: Image.Image) -> bool:
+    if image.mode in ("RGBA", "LA", "PA"):
+        low = image.getchannel("A").getextrema()[0]
+        return isinstance(low, (int, float)) and low < 255
+    return "transparency" in image.info
+
+
+def _thumbnail(grey: Image.Image, orientation: int) -> bytes:
+    small = grey.convert("F").resize((GRID, GRID), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    levels = np.asarray(small)
+    if grey.mode == "I":
+        levels = levels / 257  # 16 bits to 8
+    if orientation in _TURNS:
+        turns, mirror = _TURNS[orientation]
+        levels = np.rot90(levels, turns)
+        levels = levels[:, ::-1] if mirror else levels
+    return np.ascontiguousarray(levels.round().clip(0, 255).astype(np.uint8)).tobytes()
+
+
+def probe_file(store: ImageStore, name: str) -> Probe:
+    """Looks at one file of a store; a file that cannot be read is an error of its own."""
+    try:
+        return probe(store.read(name))
+    except OSError as error:
+        return Probe(error=error.strerror or str(error))
+
+
+def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
+    """(position, probe) of every file, in order.
+
+    Args:
+        store: hands out the files; sent to each worker once.
+        names: of the files in it.
+        workers: processes; with fewer than two this process does it all.
+
+    Raises:
+        OSError: if a worker is killed, as it is when memory runs out.
+    """
+    if workers < 2:
+        yield from ((k, probe_file(store, name)) for k, name in enumerate(names))
+        return
+
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(store,))
+    waiting: list[tuple[int, Future[list[Probe]]]] = []
+    starts = iter(range(0, len(names), _CHUNK))
+    try:
+        for start in starts:
+            waiting.append((start, pool.submit(_probe_chunk, list(names[start : start + _CHUNK]))))
+            if len(waiting) >= 3 * workers:  # bounds what waits in memory
+                yield from _finished(*waiting.pop(0))
+        while waiting:
+            yield from _finished(*waiting.pop(0))
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that looks at images was killed, most likely for want of memory; use --workers 1"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(start: int, future: Future[list[Probe]]) -> Probes:
+    yield from enumerate(future.result(), start=start)
+
+
+_stores: list[ImageStore] = []  # of this worker; one at most
+
+
+def _start(store: ImageStore) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the workers
+    _stores[:] = [store]
+
+
+def _probe_chunk(names: list[str]) -> list[Probe]:
+    [store] = _stores
+    return [probe_file(store, name) for name in names]
