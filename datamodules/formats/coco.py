@@ -23,7 +23,9 @@ class _Category(msgspec.Struct):
     supercategory: Any = None
 
 
-class _Image(msgspec.Struct):
+class CocoImage(msgspec.Struct):
+    """One entry of `images`, with any values."""
+
     id: Any = None
     file_name: Any = None
     width: Any = None
@@ -43,7 +45,7 @@ class _Annotation(msgspec.Struct):
 class CocoFile(msgspec.Struct):
     """The parts of a COCO json that detection needs."""
 
-    images: list[_Image]
+    images: list[CocoImage]
     categories: list[_Category]
     annotations: list[_Annotation] = []
 
@@ -157,7 +159,7 @@ def read_split(
     return builder.build()
 
 
-def declared_size(image: _Image) -> tuple[int, int] | None:
+def declared_size(image: CocoImage) -> tuple[int, int] | None:
     """(h, w) of an image entry, None if it has none that can be."""
     known = (
         isinstance(image.height, int) and isinstance(image.width, int) and min(image.height, image.width) > 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 
@@ -76,7 +76,7 @@ class Layout:
 
     def relative(self, file_name: str) -> str:
         """Name below `folder`."""
-        return "/".join(PurePosixPath(file_name).parts[self.strip :])
+        return file_name.split("/", self.strip)[-1]
 
 
 def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
@@ -85,9 +85,11 @@ def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
     Raises:
         ValueError: naming the places where no image of the sample was found.
     """
-    first = {name.rpartition("/")[0]: name for name in reversed(names)}
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.rpartition("/")[0], name)
     sample = {*first.values(), *names[:: max(1, len(names) // _SAMPLE)]}
-    depth = min((len(PurePosixPath(name).parts) for name in sample), default=1)
+    depth = min((name.count("/") + 1 for name in sample), default=1)
     folders = (root / split, root / split / "images", root / "images" / split)
     candidates = [Layout(folder, strip) for folder in folders if folder.is_dir() for strip in range(depth)]
 
@@ -167,7 +169,7 @@ def read_split(
     """One split as an index, without the images that are known to be missing or broken."""
     builder = IndexBuilder(root, class_names())
     images = list(_valid_images(builder, file, content))
-    layout = find_layout(root, split, [image.name for image in images])
+    layout = find_layout(root, split, [image.file_name for image in images])
     absent = _absent(builder, layout, images)
     for image in images:
         if image.id in absent or _known_fault(builder, image):
@@ -188,25 +190,16 @@ def read_split(
     return builder.build()
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """One entry of `images` with an id, a name and (h, w)."""
-
-    id: int
-    name: str
-    size: tuple[int, int]
-
-    @property
-    def stem(self) -> str:
-        """`objects365_v1_00420917`, unique over both splits."""
-        return PurePosixPath(self.name).stem
+def _stem(image: coco.CocoImage) -> str:
+    """`objects365_v1_00420917`, unique over both splits."""
+    return str(image.file_name).rpartition("/")[2].rpartition(".")[0]
 
 
-def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> Iterator[_Image]:
+def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> Iterator[coco.CocoImage]:
     for image in content.images:
-        size = coco.declared_size(image)
-        if isinstance(image.id, int) and isinstance(image.file_name, str) and size is not None:
-            yield _Image(image.id, image.file_name, size)
+        known = isinstance(image.id, int) and isinstance(image.file_name, str)
+        if known and coco.declared_size(image) is not None:
+            yield image
             continue
         if isinstance(image.id, int):
             builder.exclude_image(image.id)
@@ -220,24 +213,25 @@ def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> 
         )
 
 
-def _known_fault(builder: IndexBuilder, image: _Image) -> bool:
+def _known_fault(builder: IndexBuilder, image: coco.CocoImage) -> bool:
     """Whether an image is left out because its published file is; the warning names it."""
-    if image.stem in MISSING:
+    stem = _stem(image)
+    if stem in MISSING:
         text = "the published json lists it, the published archives do not have it"
-        builder.fault("warning", "known_missing", image.name, image.id, f"{text}; left out, as expected")
+        builder.fault("warning", "known_missing", image.file_name, image.id, f"{text}; left out, as expected")
         return True
-    if image.stem in BROKEN:
+    if stem in BROKEN:
         text = "the published file is known to be broken"
-        builder.fault("warning", "known_broken", image.name, image.id, f"{text}; left out, as expected")
+        builder.fault("warning", "known_broken", image.file_name, image.id, f"{text}; left out, as expected")
         return True
     return False
 
 
-def _add_image(builder: IndexBuilder, layout: Layout, image: _Image, verify_size: bool) -> None:
-    path = layout.folder / layout.relative(image.name)
-    size: tuple[int, int] | None = image.size
-    if verify_size or image.stem in TRANSPOSED:
-        frame = frame_size(path, image.size)
+def _add_image(builder: IndexBuilder, layout: Layout, image: coco.CocoImage, verify_size: bool) -> None:
+    path = layout.folder / layout.relative(image.file_name)
+    size = coco.declared_size(image)
+    if verify_size or _stem(image) in TRANSPOSED:
+        frame = frame_size(path, size)
         size = frame.size
         if frame.kind:
             builder.fault("warning" if size else "error", frame.kind, path, image.id, frame.message)
@@ -247,20 +241,20 @@ def _add_image(builder: IndexBuilder, layout: Layout, image: _Image, verify_size
         builder.add_image(path, image.id, size)
 
 
-def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[_Image]) -> set[int]:
+def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[coco.CocoImage]) -> set[int]:
     """Ids of images that are not on the disk, found with one listing a folder instead of a look at each.
 
     A folder that lacks many is one fault, for then an archive is not unpacked, or not to its end.
     """
-    of_folder: dict[str, list[_Image]] = defaultdict(list)
+    of_folder: dict[str, list[coco.CocoImage]] = defaultdict(list)
     for image in images:
-        if image.stem not in MISSING:
-            of_folder[layout.relative(image.name).rpartition("/")[0]].append(image)
+        if _stem(image) not in MISSING:
+            of_folder[layout.relative(image.file_name).rpartition("/")[0]].append(image)
     absent: set[int] = set()
     for folder, own in sorted(of_folder.items()):
         place = layout.folder / folder
         here = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
-        lacking = [image for image in own if PurePosixPath(image.name).name not in here]
+        lacking = [image for image in own if image.file_name.rpartition("/")[2] not in here]
         absent.update(image.id for image in lacking)
         if len(lacking) > _FEW:
             builder.fault(
@@ -269,7 +263,7 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[_Image]) -> 
                 place,
                 None,
                 f"{len(lacking)} of the {len(own)} images that the json lists here are not there (first: "
-                f"{lacking[0].name}); they are left out; unpack the archive again, or set skip_broken: true "
+                f"{lacking[0].file_name}); they are left out; unpack the archive again, or set skip_broken: true "
                 "to use what there is",
             )
             continue
@@ -277,7 +271,7 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[_Image]) -> 
             builder.fault(
                 "error",
                 "missing_image",
-                layout.folder / layout.relative(image.name),
+                layout.folder / layout.relative(image.file_name),
                 image.id,
                 "there is no such file; the image and its objects are left out; unpack its archive again",
             )
