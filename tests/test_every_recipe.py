@@ -193,6 +193,35 @@ def test_a_recipe_from_objects365_differs_in_start_and_epochs_alone(stem: str) -
     assert recipe == base
 
 
+@pytest.mark.parametrize("size", list(O365["objects365"]))
+def test_pre_training_on_objects365_is_the_coco_recipe_and_says_what_is_unpublished(size: str) -> None:
+    folder, entry = ROOT / "recipes" / "rt_detr", O365["objects365"][size]
+    path = folder / f"{size}_o365_12e.yaml"
+    recipe, base = load(path), load(folder / f"{size}_coco_72e.yaml")
+    about = recipe.pop("about")
+    assert (about["name"], about["tag"]) == (f"rt_detr_{size}", f"o365_{entry['epochs']}e")
+    assert about["published"] == {"AP": entry["AP"], "AP50": entry["AP50"]}
+    assert about["sources"] == [entry["checkpoint"]]
+    assert about["measured"] is None
+    unpublished = ["batch size", "GPUs", "learning rate", "augmentation", "version and split of the data"]
+    assert about["unpublished"] == unpublished
+    theirs = dict(leaves({k: v for k, v in base.items() if k != "about"}))
+    ours = dict(leaves(recipe))
+    assert {k: v for k, v in ours.items() if theirs.get(k) != v} == {
+        "model.num_classes": 365,
+        "data.class_path": "datamodules.objects365.Objects365DataModule",
+        "data.root": "data/objects365",
+        "trainer.max_epochs": entry["epochs"],
+    }
+    assert ours.keys() == theirs.keys()
+    said = [
+        line.split(":")[0].strip(" -") for line in path.read_text().splitlines() if "# unpublished" in line
+    ]
+    rates = sum(key.endswith(".lr") for key in ours)
+    assert said == [*["lr"] * rates, "global_batch_size", "train_transform"]
+    assert "unpublished" in next(line for line in path.read_text().splitlines() if "    root:" in line)
+
+
 # -- DETR -----------------------------------------------------------------------------------------
 
 DETR_RECIPES = sorted((ROOT / "recipes" / "detr").glob("*_coco_*.yaml"))

@@ -66,7 +66,7 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
         "multiply-adds": f"{entry['macs'] / 1e9:.1f} G at {shape}" + _flops(published),
         "counted": entry.get("counted"),
         "input": rule,
-        "schedule": _schedule(entry["schedule"]),
+        "schedule": _schedule(entry["schedule"], entry.get("unpublished", [])),
     }
     if published:
         facts["published"] = {
@@ -189,7 +189,7 @@ def _speed(published: dict[str, Any]) -> str:
     return f"{', '.join(parts)} ({published['speed_device']}){more}"
 
 
-def _schedule(schedule: dict[str, Any] | None) -> str:
+def _schedule(schedule: dict[str, Any] | None, unpublished: list[str]) -> str:
     if schedule is None:
         return "unpublished, so there is no recipe"
     drops = schedule["drop_epochs"]
@@ -199,6 +199,7 @@ def _schedule(schedule: dict[str, Any] | None) -> str:
         f"{f'{epochs} epochs' if epochs and epochs > 0 else 'as many steps as asked'}, learning rate "
         f"{schedule['learning_rate']:g}{drop}, {schedule['global_batch_size']} images a step"
         + (", moving average of the weights" if schedule["moving_average"] else "")
+        + (f"; unpublished, so ours: {', '.join(unpublished)}" if unpublished else "")
     )
 
 
@@ -207,9 +208,10 @@ def _millions(params: int | None) -> str:
 
 
 def _recipe(entry: dict[str, Any]) -> str:
-    """The first recipe; weights of an unpublished schedule have none, and may be scored on other data."""
+    """The first recipe, if there is one, and the data of the AP where they are not COCO."""
     recipes: list[str] = entry["recipes"]
-    return recipes[0] if recipes else f"none; AP on {entry['published']['dataset']}"
+    dataset = str((entry["published"] or {}).get("dataset") or "COCO")
+    return (recipes[0] if recipes else "none") + ("" if dataset.startswith("COCO") else f"; AP on {dataset}")
 
 
 def _score(scores: dict[str, Any] | None, key: str) -> str:

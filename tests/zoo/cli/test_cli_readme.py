@@ -37,6 +37,8 @@ def test_a_command_of_the_readme_parses(command):
 def test_result_tables_hold_the_recipes_numbers(file):
     text = (ROOT / file).read_text()
     published = [p for p in recipes.bundled().values() if recipes.load(p)["about"]["published"]]
+    if file == "README.md":  # its table is of COCO; those on Objects365 are in the other
+        published = [p for p in published if "coco" in p.stem]
     assert published
     for path in published:
         about = recipes.load(path)["about"]
