@@ -250,4 +250,5 @@ def concatenate(indices: Sequence[AnnotationIndex]) -> AnnotationIndex:
     columns = joined(parts)
     if len(np.unique(columns.image_ids)) < len(columns.image_ids):
         columns = replace(columns, image_ids=np.arange(len(columns.image_ids), dtype=np.int64))
-    return AnnotationIndex(indices[0].root, columns, faults=tuple(f for i in indices for f in i.faults))
+    faults = tuple(f for i in indices for f in i.faults)
+    return AnnotationIndex(indices[0].root, columns, faults=faults, store=indices[0].store)

@@ -19,13 +19,14 @@ from lightning.pytorch import LightningDataModule
 from datamodules.datasets import EvaluationDataset, TrainingDataset, read_targets
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.loaders import EvaluationLoader, StepLoader
-from datamodules.samplers import StepBatchSampler
+from datamodules.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
-from datamodules.transforms.presets import build_transform
+from datamodules.transforms.presets import NEED_BOXES, build_transform
 from zoo.labels import LabelMap
 from zoo.preprocess import InputContract
 
 _FAULTS_SHOWN = 5
+_PADDING_STEPS = 64  # over which the padding is told at the start
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         flip_both: also flip training images top to bottom.
         skip_broken: train without the images and objects that are at fault instead of refusing.
         limit_train, limit_eval: use the first so many images only.
+        bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like
+            final size: less padding, other batches than the published ones. Null for none.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
+        bucketing: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -91,13 +95,24 @@ class DetectionDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.skip_broken = skip_broken
+        if bucketing is not None and bucketing < 1:
+            raise ValueError(f"bucketing is {bucketing} steps; it must be at least 1, or null for none")
+        self.bucketing = bucketing
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
         self._transform = build_transform(train_transform, input, flip_both)
+        if bucketing is not None:
+            self._transform.final_size(
+                (1, 1), 0
+            )  # refuses now, not at the first step, where it depends on boxes
         self._data: LoadedData | None = None
         self._split: _Split | None = None
         self._skip = 0
         self._epoch = 0
         self._told = False
+        self._padding_told = False
+        self.padding_ratio: float | None = (
+            None  # of the first steps; None until known, and where it is 1 by rule
+        )
 
     @abstractmethod
     def load(self) -> LoadedData:
@@ -220,7 +235,9 @@ class DetectionDataModule(LightningDataModule, ABC):
             accumulation=split.accumulation,
             world_size=split.world_size,
             rank=split.rank,
+            bucketing=None if self.bucketing is None else Bucketing(self.bucketing, dataset.final_size),
         )
+        self._tell_padding(sampler, dataset)
         return StepLoader(
             dataset,
             sampler,
@@ -230,6 +247,17 @@ class DetectionDataModule(LightningDataModule, ABC):
             current_epoch=self._current_epoch,
             take_skip=self._take_skip,
         )
+
+    def _tell_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
+        """Logs what padding costs, as epoch 0 begins, where it does and sizes are known beforehand."""
+        if self._padding_told or self.input.resize == "stretch" or self._transform.name in NEED_BOXES:
+            return
+        self._padding_told = True
+        share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
+        if share.useful:
+            self.padding_ratio = share.ratio
+            how = "no bucketing" if self.bucketing is None else f"bucketing over {self.bucketing} steps"
+            _log.info("padding: %.2f pixels are computed for each pixel of an image (%s)", share.ratio, how)
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""

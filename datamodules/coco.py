@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
-from datamodules.formats import coco
+from datamodules.formats import coco, shards
+from datamodules.formats.source import split_of
+from datamodules.shards import is_address, local_path
 from zoo.preprocess import InputContract
 
 
@@ -14,7 +16,7 @@ class CocoDataModule(DetectionDataModule):
     """The COCO layout, under the published label spaces.
 
     Args:
-        root: folder with annotations/ and one image folder a split.
+        root: folder with annotations/ and one image folder a split; or shards of it, also at an address.
         labels: `contiguous` (80 classes) or `category_id` (91, the raw ids with their holes).
         train_split, eval_split: names of the image folder and of instances_<split>.json.
     """
@@ -36,6 +38,7 @@ class CocoDataModule(DetectionDataModule):
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
+        bucketing: int | None = None,
     ) -> None:
         super().__init__(
             input=input,
@@ -48,8 +51,9 @@ class CocoDataModule(DetectionDataModule):
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,
+            bucketing=bucketing,
         )
-        self._root = Path(root).expanduser().resolve()
+        self._root = root if is_address(root) else local_path(root)
         self._labels: Literal["contiguous", "category_id"] = labels
         self._names = {"train": train_split, "val": eval_split}
 
@@ -59,6 +63,8 @@ class CocoDataModule(DetectionDataModule):
         Raises:
             ValueError: if a file of the layout is missing.
         """
+        if isinstance(self._root, str) or shards.is_sharded(self._root):
+            return self._from_shards(self._root)
         files = {
             role: self._root / "annotations" / f"instances_{name}.json" for role, name in self._names.items()
         }
@@ -74,3 +80,16 @@ class CocoDataModule(DetectionDataModule):
         loaded = {role: coco.load(file) for role, file in files.items()}
         source = coco.assemble("coco", self._root, files, folders, loaded, verify_sizes=False)
         return LoadedData("coco", source.splits, source.label_map(self._labels), tuple(source.faults))
+
+    def _from_shards(self, root: Path | str) -> LoadedData:
+        source = shards.read(root)
+        splits = {}
+        for role, name in self._names.items():
+            known = name if name in source.splits else split_of(name)
+            if known is None or known not in source.splits:
+                raise ValueError(
+                    f"{root} has no split {name}; it has {', '.join(source.splits)}: set train_split and "
+                    "eval_split to those"
+                )
+            splits[role] = source.splits[known]
+        return LoadedData("coco", splits, source.label_map(self._labels), tuple(source.faults))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from datamodules.base import DetectionDataModule, LoadedData, held_out
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, concatenate
+from datamodules.shards import is_address, local_path
 from zoo.preprocess import InputContract
 
 
@@ -15,7 +14,7 @@ class CustomDataModule(DetectionDataModule):
     """A user's own data set; classes are contiguous in the order of their source ids.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set; for shards also an address (s3://..., https://...).
         format: `auto` detects it; else one of `datamodules.formats.detect.FORMATS`.
         train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
             trains on train and evaluates on val, or on test where there is no val.
@@ -40,6 +39,7 @@ class CustomDataModule(DetectionDataModule):
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
+        bucketing: int | None = None,
     ) -> None:
         super().__init__(
             input=input,
@@ -52,8 +52,9 @@ class CustomDataModule(DetectionDataModule):
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,
+            bucketing=bucketing,
         )
-        self._root = Path(root).expanduser().resolve()
+        self._root = root if is_address(root) else local_path(root)
         self._format: Format = format
         self._train_split = train_split
         self._eval_split = eval_split

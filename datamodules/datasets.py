@@ -53,6 +53,11 @@ class TrainingDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.index)
 
+    def final_size(self, key: Key) -> tuple[int, int]:
+        """(h, w) of the image of dataset[key]; decodes nothing."""
+        epoch, row = key
+        return self._transform.final_size(self.index.size(row), derived_seed(self._seed, epoch, row))
+
     def __getitem__(self, key: Key) -> Sample:
         epoch, row = key
         targets = read_targets(self.index, row, self._label_map)

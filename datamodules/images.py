@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.stores import Folder, ImageStore
+from datamodules.stores import Folder, ImageStore, StoreError
 from zoo.preprocess import image_to_tensor, to_rgb
 
 try:
@@ -97,6 +97,7 @@ def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -
 
     Raises:
         ValueError: naming file and id, if the file cannot be decoded or has another size.
+        StoreError: the store cannot hand out the file, or not as it was stored.
     """
     return _decoded(_bytes(store, name, image_id), store.where(name), image_id, size)
 
@@ -119,6 +120,8 @@ def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, 
 def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
     try:
         return store.read(name)
+    except StoreError:
+        raise  # not the file is at fault but the way to it, and the message says so
     except OSError as error:
         raise _undecodable(store.where(name), image_id, error) from error
 

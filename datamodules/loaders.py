@@ -6,6 +6,7 @@ Neither is a torch DataLoader to Lightning, which would put a sampler of its own
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,12 +16,43 @@ from torch.utils.data import DataLoader
 
 from datamodules.datasets import EvaluationDataset, TrainingDataset
 from datamodules.samplers import EvaluationBatchSampler, StepBatchSampler
+from datamodules.shards import ShardStore
 from zoo.batch import Batch, Sample, Step, collate
 
 
 def one_thread(worker: int) -> None:
     """Workers share the cores: more threads in each only make them wait for each other."""
     torch.set_num_threads(1)
+
+
+class WorkerDiedError(OSError):
+    """A worker process ended without a word; mostly the kernel killed it for want of memory."""
+
+
+def batches_of(loader: DataLoader[Sample]) -> Iterator[Batch]:
+    """The loader's batches; its workers start now, not at the first batch.
+
+    Raises:
+        WorkerDiedError: a worker was killed; says what to do. Exceptions inside a worker come as they are.
+    """
+    return _told_if_killed(loader, iter(loader))
+
+
+def _told_if_killed(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise WorkerDiedError(
+                f"{str(error).rstrip('. ')}. If nobody ended it, the machine or container ran out of memory "
+                f"(`dmesg` says so) or of shared memory (`docker run --shm-size`): lower num_workers "
+                f"({loader.num_workers}) or the batch size"
+            ) from error
+        yield batch
 
 
 def gather_over_ranks(facts: Tensor) -> Tensor:
@@ -53,6 +85,7 @@ class StepLoader:
         take_skip: Callable[[], int],
     ) -> None:
         self._sampler = sampler
+        self._images = dataset.index.images
         self._seed = seed
         self._pad_to_step = pad_to_step
         self._current_epoch = current_epoch
@@ -86,13 +119,26 @@ class StepLoader:
         self._sampler.epoch = epoch
         # a step that was interrupted is read whole, for its facts, and its used part left out
         self._sampler.skip = first_step * self._sampler.accumulation
-        batches = iter(self._loader)
-        for step in range(first_step, self._sampler.num_steps):
-            ahead: list[Batch] = [next(batches) for _ in range(self._sampler.accumulation)]
-            facts = self._step(ahead, epoch * self._sampler.num_steps + step)
-            for batch in ahead[skip_inside:]:
-                yield replace(batch.padded_to(facts.size) if self._pad_to_step else batch, step=facts)
-            skip_inside = 0
+        batches = batches_of(self._loader)  # before the cache's threads: workers are forked
+        with self._filled_cache():
+            for step in range(first_step, self._sampler.num_steps):
+                ahead: list[Batch] = [next(batches) for _ in range(self._sampler.accumulation)]
+                facts = self._step(ahead, epoch * self._sampler.num_steps + step)
+                for batch in ahead[skip_inside:]:
+                    yield replace(batch.padded_to(facts.size) if self._pad_to_step else batch, step=facts)
+                skip_inside = 0
+
+    @contextmanager
+    def _filled_cache(self) -> Iterator[None]:
+        """Remote shards come into the cache in the background for as long as an epoch runs."""
+        stop = None
+        if isinstance(self._images, ShardStore):
+            stop = self._images.fill_cache(self._sampler.rank, self._sampler.world_size)
+        try:
+            yield
+        finally:
+            if stop is not None:
+                stop.set()
 
     def _step(self, ahead: list[Batch], index: int) -> Step:
         counts = [count for batch in ahead for count in batch.targets.counts]
@@ -133,4 +179,4 @@ class EvaluationLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self._loader
+        yield from batches_of(self._loader)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
-from datamodules.formats import objects365
+from datamodules.formats import objects365, shards
 from datamodules.index import Fault
+from datamodules.shards import is_address, local_path
 from zoo.preprocess import InputContract
 
 
@@ -18,7 +18,8 @@ class Objects365DataModule(DetectionDataModule):
     `limit_eval: 5000` evaluates on the first 5000 val images, as D-FINE does (which trains on the others).
 
     Args:
-        root: folder with train/ and val/; see `datamodules.formats.objects365` for where images may be.
+        root: folder with train/ and val/; see `datamodules.formats.objects365` for where images may be. Or
+            shards of it, also at an address.
         labels: `contiguous` (365 classes, RT-DETR) or `category_id` (366, row 0 unused, D-FINE and DEIM).
         verify_sizes: read the header of every image and mend exchanged widths and heights, not of the known
             files alone. Takes long on 1.7 million images.
@@ -40,6 +41,7 @@ class Objects365DataModule(DetectionDataModule):
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
+        bucketing: int | None = None,
     ) -> None:
         super().__init__(
             input=input,
@@ -52,8 +54,9 @@ class Objects365DataModule(DetectionDataModule):
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,
+            bucketing=bucketing,
         )
-        self._root = Path(root).expanduser().resolve()
+        self._root = root if is_address(root) else local_path(root)
         self._labels: Literal["contiguous", "category_id"] = labels
         self._verify_sizes = verify_sizes
 
@@ -63,7 +66,10 @@ class Objects365DataModule(DetectionDataModule):
         Raises:
             ValueError: if there is neither split, one is not of v2, or its images are not to be found.
         """
-        source = objects365.read(self._root, verify_sizes=self._verify_sizes)
+        if isinstance(self._root, str) or shards.is_sharded(self._root):
+            source = shards.read(self._root)
+        else:
+            source = objects365.read(self._root, verify_sizes=self._verify_sizes)
         present = next(iter(source.splits.values()))
         splits, faults = dict(source.splits), list(source.faults)
         for split in objects365.SPLITS:

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 
+class StoreError(OSError):
+    """The bytes of a file cannot be had, or are not those that were stored; the message is whole advice."""
+
+
 class ImageStore(Protocol):
     """Hands out the bytes of an image by its name in an index. Pickles small: workers are spawned with it."""
 

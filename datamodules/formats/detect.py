@@ -18,6 +18,7 @@ from datamodules.formats import (
     open_images,
     oriented,
     roboflow,
+    shards,
     sniff,
     voc,
     vott,
@@ -26,10 +27,11 @@ from datamodules.formats import (
 )
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
+from datamodules.shards import is_address, local_path
 
 Format = Literal[
     "auto", "coco", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat", "label_studio",
-    "open_images", "vott_json", "createml",
+    "open_images", "vott_json", "createml", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
@@ -47,6 +49,7 @@ _READERS: dict[str, Callable[..., Source]] = {
     "open_images": open_images.read,
     "vott_json": vott.read,
     "createml": createml.read,
+    "shards": shards.read,
 }
 _UNDERSTOOD = """\
 Layouts that are understood:
@@ -57,7 +60,8 @@ Layouts that are understood:
                          darknet's obj.data, obj.names, train.txt
   Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; or xml beside images
   CSV                    rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class
-  LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images"""
+  LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images
+  Shards                 manifest.json, 00000.tar, ... as `zoo data shard` writes them; also at an address"""
 _SHOWN = 12
 _log = logging.getLogger(__name__)
 
@@ -119,6 +123,8 @@ def detect(root: Path) -> str:
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
+    if shards.is_sharded(root):
+        return "shards"
     with sniff.one_walk():
         found = evidence(root)
     chosen = [e for e in found if e.layout] or found
@@ -140,12 +146,21 @@ def detect(root: Path) -> str:
     )
 
 
-def read(root: Path, format: Format = "auto", *, verify_sizes: bool = True) -> Source:
-    """Reads the folder in the given or detected format.
+def read(root: Path | str, format: Format = "auto", *, verify_sizes: bool = True) -> Source:
+    """Reads the folder in the given or detected format. An address (s3://..., https://...) is of shards.
 
     Raises:
-        ValueError: if the folder has no known layout or an annotation file cannot be parsed at all.
+        ValueError: if the folder has no known layout, an annotation file cannot be parsed at all, or there is
+            no such format.
     """
+    if isinstance(root, str):
+        if is_address(root):
+            if format not in ("auto", "shards"):
+                raise ValueError(f"{root}: only shards are read from an address, not the format {format!r}")
+            return shards.read(root)
+        root = local_path(root)
+    if format != "auto" and format not in _READERS:
+        raise ValueError(f"format {format!r} is unknown; choose auto, {', '.join(_READERS)}")
     return _READERS[detect(root) if format == "auto" else format](root, verify_sizes=verify_sizes)
 
 

@@ -30,14 +30,14 @@ class Source:
 
     Attributes:
         format: one of `datamodules.formats.detect.FORMATS`.
-        root: the folder that was read.
+        root: the folder that was read, or the address.
         classes: source id -> name, in head order.
         splits: `train`, `val`, `test`, those that exist (COCO: also as named in the recipe).
         notes: faults of the folder as a whole; those of a split are in its index.
     """
 
     format: str
-    root: Path
+    root: Path | str
     classes: Mapping[int, str]
     splits: Mapping[str, AnnotationIndex]
     notes: tuple[Fault, ...] = ()

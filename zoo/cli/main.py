@@ -356,6 +356,25 @@ def download_data(
     run(Options(name, output, chosen, source, jobs, remove_archives), Console(as_json))
 
 
+@data_app.command()
+def shard(
+    folder: Path,
+    output: Annotated[Path, typer.Option("--output", help="New folder of the shards.")],
+    size: Annotated[str, typer.Option("--size", help="Of one shard, e.g. 256M.")] = "256M",
+    format: Annotated[
+        str, typer.Option("--format", help="auto, or the format that the folder has.")
+    ] = "auto",
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out images and objects that are at fault.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Pack a data set into tar shards with an index, to train from a disk or an address (s3, http, gs)."""
+    from zoo.cli.data_shard import shard as run
+
+    run(folder, output, size, format, skip_broken, Console(as_json))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 faults found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))

@@ -1,0 +1,24 @@
+"""Tar shards with their index, as `zoo data shard` writes them; also at an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.formats.source import Source
+from datamodules.shard_files import FORMAT, MANIFEST
+from datamodules.shards import open_shards
+
+
+def read(root: Path | str, *, verify_sizes: bool = True) -> Source:
+    """The splits of a folder of shards or of an address; sizes were verified when it was packed."""
+    data = open_shards(str(root))
+    return Source("shards", root, dict(data.manifest.classes), data.splits, tuple(data.manifest.faults))
+
+
+def is_sharded(root: Path) -> bool:
+    """Whether the folder has a manifest of shards; no other format's."""
+    manifest = root / MANIFEST
+    if not manifest.is_file():
+        return False
+    with open(manifest, "rb") as file:
+        return FORMAT.encode() in file.read()

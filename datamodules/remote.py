@@ -1,0 +1,197 @@
+"""Reading files at any fsspec address (http, https, s3, gs, memory, ...) with patience.
+
+Every request is for a byte range of known length, so a cut reply is seen and only its block is asked
+for again. `zoo.registry.download` fetches single files of unknown length over plain http; what is here
+needs other file systems, and many small ranges of few files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.stores import StoreError
+
+_BLOCK = 8 << 20  # bytes of a request while a whole file is fetched; what a cut connection can cost
+_CHUNK = 1 << 20
+_FETCHES = 3  # of a file that comes whole but with another hash
+_MAY_PASS = frozenset({408, 425, 429})  # of the 4xx answers; every other one is final
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
+
+_log = logging.getLogger(__name__)
+_jitter = random.Random()  # its own: the draws of a training are no business of the network
+
+Progress = Callable[[int], None]  # bytes that came
+
+
+class NoRangesError(StoreError):
+    """The server answers a request for a range with the whole file, which `content` is."""
+
+    def __init__(self, message: str, content: bytes = b"") -> None:
+        super().__init__(message)
+        self.content = content
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """The files below an fsspec address.
+
+    Attributes:
+        address: with its protocol, without a slash at the end.
+        attempts: of every request; the pauses between them double, with jitter, up to a minute in all.
+        first_pause: seconds.
+        timeout: seconds without a byte after which a http connection counts as lost.
+    """
+
+    address: str
+    attempts: int = 8
+    first_pause: float = 0.5
+    timeout: float = 30.0
+
+    def where(self, name: str) -> str:
+        """The address of a file."""
+        return f"{self.address}/{name}"
+
+    def read(self, name: str, start: int, end: int, size: int) -> bytes:
+        """The bytes [start, end) of a file of `size` bytes.
+
+        Raises:
+            NoRangesError: the server knows no ranges and sent the whole file instead.
+            StoreError: naming address and reason, when every attempt has failed.
+        """
+
+        def once() -> bytes:
+            content: bytes = self._cat(name, start, end)
+            if len(content) != end - start:
+                if len(content) == size:
+                    raise NoRangesError(
+                        f"{self.where(name)}: the server does not answer range requests", content
+                    )
+                raise ConnectionResetError(f"it gave {len(content)} bytes, {end - start} were asked for")
+            return content
+
+        return self._patiently(name, once)
+
+    def read_all(self, name: str) -> bytes:
+        """A small file of unknown size.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        return self._patiently(name, lambda: self._cat(name, None, None))
+
+    def fetch(
+        self, name: str, target: Path, size: int, sha256: str, progress: Progress | None = None
+    ) -> None:
+        """Makes `target` the whole file, checked; goes on where a cut fetch of it ended.
+
+        The caller holds a lock on `target`. A file with another hash is fetched anew, all of it, since
+        nobody can say which of its blocks is the bad one.
+
+        Raises:
+            StoreError: the file cannot be had, or has another hash at every attempt; names both hashes.
+        """
+        part = target.with_name(f"{target.name}.part")
+        found = ""
+        for attempt in range(_FETCHES):
+            self._complete(name, part, size, progress)
+            found = sha256_of(part)
+            if found == sha256:
+                os.replace(part, target)
+                return
+            part.unlink()
+            _log.warning(
+                "%s came with sha256 %s, expected %s; fetching it again", self.where(name), found, sha256
+            )
+            self._pause(attempt)
+        raise StoreError(
+            f"{self.where(name)} has sha256 {found} after {_FETCHES} fetches, expected {sha256}: the "
+            "file is damaged or of another packing; upload it again, with the manifest it belongs to"
+        )
+
+    def _complete(self, name: str, part: Path, size: int, progress: Progress | None) -> None:
+        with open(part, "ab") as file:
+            if file.tell() > size:
+                file.truncate(0)
+                file.seek(0)
+            while (have := file.tell()) < size:
+                try:
+                    block = self.read(name, have, min(have + _BLOCK, size), size)
+                except NoRangesError as whole:
+                    file.truncate(0)
+                    file.seek(0)
+                    block = whole.content
+                file.write(block)
+                if progress is not None:
+                    progress(len(block))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cat(self, name: str, start: int | None, end: int | None) -> bytes:
+        import fsspec
+
+        # Made anew at each call, and cached by fsspec for a process and thread: an instance from before
+        # a fork has an event loop whose thread does not exist in the child.
+        system, path = fsspec.core.url_to_fs(self.where(name), **self._options())
+        content: bytes = system.cat_file(path, start=start, end=end)
+        return content
+
+    def _options(self) -> dict[str, Any]:
+        if not self.address.startswith(("http://", "https://")):
+            return {}
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout)
+        return {"client_kwargs": {"timeout": timeout}}
+
+    def _patiently(self, name: str, once: Callable[[], bytes]) -> bytes:
+        for attempt in range(self.attempts):
+            try:
+                return once()
+            except NoRangesError:
+                raise
+            except Exception as error:  # every file system has exceptions of its own
+                last = attempt + 1 == self.attempts
+                if _is_final(error) or last:
+                    tried = "" if attempt == 0 else f" ({attempt + 1} attempts)"
+                    raise StoreError(f"{self.where(name)} cannot be read{tried}: {_reason(error)}") from error
+                _log.info("%s: %s; trying again", self.where(name), _reason(error))
+            self._pause(attempt)
+        raise AssertionError("attempts must be at least 1")
+
+    def _pause(self, attempt: int) -> None:
+        # the workers of many ranks lose a server at one moment; they are not to come back at one moment
+        time.sleep(self.first_pause * 2**attempt * _jitter.uniform(0.5, 1.0))
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no later attempt can succeed: no such file, no permission, no such protocol."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in _MAY_PASS
+    return isinstance(error, _FINAL)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return f"the server answered {status}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
