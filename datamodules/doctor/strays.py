@@ -24,6 +24,8 @@ _ANY = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
 
 def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
     """Images that no split lists, and files that are no images, in the folders where images are."""
+    if isinstance(source.root, str):
+        return  # an address: shards, and no folder to look into
     root, splits = source.root, source.splits
     listed = {str(f) for index in splits.values() for f in index.files.tolist()}
     listed |= {f.file for f in faults}
