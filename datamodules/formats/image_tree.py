@@ -20,16 +20,18 @@ class ImageTree(ImageFolder):
         self.folder = folder
         self._by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
         self._by_stem: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        self._paths: set[tuple[str, ...]] = set()
         for here, below, names in os.walk(folder, followlinks=True):
             below[:] = sorted(d for d in below if not d.startswith("."))
             parents = Path(here).relative_to(folder).parts
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                    self._paths.add((*parents, name))
                     self._by_name[name.casefold()].append((*parents, name))
                     self._by_stem[os.path.splitext(name)[0].casefold()].append((*parents, name))
 
     def __len__(self) -> int:
-        return sum(len(found) for found in self._by_name.values())
+        return len(self._paths)
 
     def candidates(self, name: str) -> list[str]:
         """The files that fit `name` best, relative to the folder; several if the name does not decide.
@@ -39,6 +41,8 @@ class ImageTree(ImageFolder):
         wanted = [p for p in name.replace("\\", "/").split("/") if p not in ("", ".", "..")]
         if not wanted:
             return []
+        if tuple(wanted) in self._paths:
+            return ["/".join(wanted)]
         table = self._by_name if os.path.splitext(wanted[-1])[1].lower() in SUFFIXES else self._by_stem
         found = table.get(wanted[-1].casefold(), [])
         scores = [(_common_end(parts, wanted), parts[-1] == wanted[-1]) for parts in found]
@@ -57,7 +61,7 @@ class ImageTree(ImageFolder):
 
     def all(self) -> list[str]:
         """Every image, relative to the folder."""
-        return ["/".join(parts) for found in self._by_name.values() for parts in found]
+        return ["/".join(parts) for parts in sorted(self._paths)]
 
 
 def _common_end(parts: tuple[str, ...], wanted: list[str]) -> int:

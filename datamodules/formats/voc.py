@@ -114,7 +114,7 @@ def _image_sets(
         if file.is_file():
             lines = file.read_text(encoding="utf-8-sig").splitlines()
             sets[name] = list(
-                dict.fromkeys(line.split()[0] for line in lines if line.strip() and line[0] != "#")
+                dict.fromkeys(_stem(line, records) for line in lines if line.strip() and line[0] != "#")
             )
     if "train" not in sets and "trainval" in sets:
         held_out = set(sets.get("val", []))
@@ -150,6 +150,11 @@ def _image_sets(
             )
         )
     return members, notes
+
+
+def _stem(line: str, records: Mapping[str, _Record]) -> str:
+    """The stem that a line of a list names; lists of a class have a -1, 0 or 1 behind it."""
+    return line.strip() if line.strip() in records else line.split()[0]
 
 
 def _parse(file: Path) -> _Record:

@@ -1,0 +1,57 @@
+"""New names for the images of a copied data set, so that no two files ever overwrite each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import chain, count
+from pathlib import PurePosixPath
+
+from datamodules.index import AnnotationIndex
+
+
+def new_names(splits: Mapping[str, AnnotationIndex], *, flat: bool) -> dict[str, list[str]]:
+    """Per split, for each image its path below the folder of the split.
+
+    Folders that all images of a split share are left out. No two images of a folder get names that differ
+    by case or suffix only: file systems may not tell the former apart, labels beside an image not the latter.
+
+    Args:
+        splits: the data set.
+        flat: one folder for all splits, without folders in it.
+    """
+    taken: set[str] = set()
+    names: dict[str, list[str]] = {}
+    for split, index in splits.items():
+        files = index.files.tolist()
+        place = "" if flat else split  # where a name must be unique: everywhere or in its split
+        shared = os.path.commonpath([os.path.dirname(f) or "." for f in files]) if files else "."
+        names[split] = []
+        for file in files:
+            below = _safe(os.path.relpath(file, shared))
+            name = _free(below.replace("/", "_") if flat else below, split, place, taken)
+            taken.add(_key(place, name))
+            names[split].append(name)
+    return names
+
+
+def _safe(name: str) -> str:
+    """Without hidden parts, which readers pass over, and without folders called `images`.
+
+    YOLO's tools put labels/ for the last images/ of a path.
+    """
+    parts = [p for p in name.replace(os.sep, "/").split("/") if p not in ("", "..")]
+    folders = [f"{p}_" if p.lower() == "images" else p for p in parts[:-1]]
+    return "/".join(f"_{p}" if p.startswith(".") else p for p in (*folders, parts[-1]))
+
+
+def _free(name: str, split: str, place: str, taken: set[str]) -> str:
+    path = PurePosixPath(name)
+    numbered = (f"{path.stem}_{number}{path.suffix}" for number in count(2))
+    candidates = chain([path.name, f"{split}_{path.name}"], numbered)
+    names = (str(path.with_name(candidate)) for candidate in candidates)
+    return next(n for n in names if _key(place, n) not in taken)
+
+
+def _key(place: str, name: str) -> str:
+    return f"{place}/{os.path.splitext(name)[0]}".casefold()
