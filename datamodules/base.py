@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.datasets import EvaluationDataset, TrainingDataset, read_targets
@@ -294,21 +293,3 @@ class DetectionDataModule(LightningDataModule, ABC):
 
 def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:
     return index if limit is None or limit >= len(index) else index.take(np.arange(limit))
-
-
-def held_out(index: AnnotationIndex, fraction: float, seed: int) -> tuple[AnnotationIndex, AnnotationIndex]:
-    """(kept, held out): a seeded random share of the images, in their order, at least one in each part.
-
-    Raises:
-        ValueError: if there are fewer than two images, or the fraction is not in (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"val_fraction is {fraction}; it must be above 0 and below 1")
-    if len(index) < 2:
-        raise ValueError(
-            f"{len(index)} image cannot be divided into training and validation; add images or a val split"
-        )
-    number = min(max(1, round(len(index) * fraction)), len(index) - 1)
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).numpy()
-    kept, out = np.sort(order[number:]), np.sort(order[:number])
-    return replace(index.take(kept), faults=()), replace(index.take(out), faults=())

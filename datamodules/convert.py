@@ -45,7 +45,7 @@ class Conversion:
         format: of the copy.
         splits: split -> (images, objects).
         losses: what the format cannot hold -> how many.
-        faults: of the source; what they name is not in the copy if it was left out at reading.
+        faults: errors and warnings of the source; what was left out at reading is not in the copy.
     """
 
     format: str
@@ -178,4 +178,4 @@ def _read_back(source: Source, target: Target, part: Path, writer: Writer, skipp
                 f"{counts[split][0]} and {counts[split][1]} ({told}); nothing is kept"
             )
     losses = {words: number for words, number in writer.losses.items() if number}
-    return Conversion(target, counts, losses, len(source.faults))
+    return Conversion(target, counts, losses, sum(f.severity != "note" for f in source.faults))

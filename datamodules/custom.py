@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datamodules.base import DetectionDataModule, LoadedData, held_out
+from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, concatenate
 from datamodules.shards import is_address, local_path
+from datamodules.splits import held_out
 from zoo.preprocess import InputContract
 
 

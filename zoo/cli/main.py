@@ -40,6 +40,9 @@ Configs = Annotated[
         "--config", "-c", help="Recipe: a path, a name such as rt_detr/r50_coco_72e, or several to merge."
     ),
 ]
+Format = Annotated[
+    str, typer.Option("--format", help="Of the data set: auto, coco, yolo, voc, csv, labelme, cvat, ...")
+]
 Registry = Annotated[
     Path | None,
     typer.Option("--registry", help="Local registry; default $ZOO_REGISTRY or ./mlruns/registry."),
@@ -324,6 +327,70 @@ def check(
     from zoo.cli.data import check as run
 
     run(folder, Console(as_json), quick=quick, queries=queries, image_size=image_size, workers=workers)
+
+
+@data_app.command(name="convert")
+def convert_data(
+    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")],
+    output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
+    images: Annotated[str, typer.Option("--images", help="copy, link (hard) or symlink.")] = "copy",
+    format: Format = "auto",
+    as_json: Json = False,
+) -> None:
+    """Copy a data set into another format; says what that cannot hold."""
+    from zoo.cli.data_convert import Copying
+    from zoo.cli.data_convert import convert as run
+
+    run(Copying(folder, output, to, images, format), Console(as_json))
+
+
+@data_app.command(name="split")
+def split_data(
+    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
+    val: Annotated[float, typer.Option("--val", min=0.0, max=1.0, help="Share of the images.")] = 0.1,
+    test: Annotated[float, typer.Option("--test", min=0.0, max=1.0, help="Share of the images.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    stratify: Annotated[
+        bool, typer.Option("--stratify", help="Give each split its share of every class.")
+    ] = False,
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by",
+            help="What stays together: stem (equal names before .rf.), none, or a regular expression "
+            "searched in the path, e.g. 'scene\\d+'.",
+        ),
+    ] = "stem",
+    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")] = "coco",
+    images: Annotated[str, typer.Option("--images", help="copy, link (hard) or symlink.")] = "copy",
+    format: Format = "auto",
+    as_json: Json = False,
+) -> None:
+    """Divide a data set into train, val and test, in a copy; augmented copies stay together."""
+    from zoo.cli.data_convert import Copying, Division
+    from zoo.cli.data_convert import split as run
+
+    division = Division(val, test, seed, stratify, group_by)
+    run(Copying(folder, output, to, images, format), division, Console(as_json))
+
+
+@data_app.command(name="show")
+def show_data(
+    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", help="The picture.")] = Path("gallery.png"),
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
+    format: Format = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw images with their boxes as they were understood: one look tells whether they sit right."""
+    from zoo.cli.data_show import Viewing
+    from zoo.cli.data_show import show as run
+
+    run(Viewing(folder, split, count, output, format, seed), Console(as_json))
 
 
 @data_app.command(name="download")

@@ -1,0 +1,152 @@
+"""`zoo data convert`, `split` and `show`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from datamodules.formats.detect import FORMATS, read
+from zoo.cli.data_show import drawn
+from zoo.cli.main import run_command
+from zoo.pictures import class_colour
+
+
+def write_set(root: Path) -> Path:
+    """Ten photographs of three copies each in Roboflow's COCO, every third with a dog."""
+    (root / "train").mkdir(parents=True)
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 4, "name": "dog"}, {"id": 2, "name": "cat"}],
+    }
+    for i in range(30):
+        name = f"photo{i // 3} x_jpg.rf.{i:02}.png"
+        Image.new("RGB", (40, 30), (i * 8, 90, 90)).save(root / "train" / name)
+        content["images"].append({"id": i, "file_name": name, "width": 40, "height": 30})
+        for label in [2, 4] if i % 9 < 3 else [2]:
+            number = len(content["annotations"])
+            content["annotations"].append(
+                {"id": number, "image_id": i, "category_id": label, "bbox": [3, 4 + label, 20, 9],
+                 "iscrowd": int(i == 1)}
+            )  # fmt: skip
+    (root / "train/_annotations.coco.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("target", ["coco", "yolo", "voc", "csv"])
+def test_convert(tmp_path, capsys, target):
+    root = write_set(tmp_path / "set")
+    assert run_command(["data", "convert", str(root), "--to", target, "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert f"roboflow_coco -> {target} in out: train 30 images" in said
+    assert ("2 x crowd regions, left out" in said) == (target != "coco")
+    copy = read(Path("out").resolve())
+    assert copy.format == target
+    assert (len(copy.splits["train"]), set(copy.classes.values())) == (30, {"cat", "dog"})
+
+
+def test_convert_reports_as_json_and_refuses_a_full_folder(tmp_path, capsys):
+    root = write_set(tmp_path / "set")
+    command = [
+        "data",
+        "convert",
+        str(root),
+        "--to",
+        "yolo",
+        "--output",
+        "out",
+        "--images",
+        "symlink",
+        "--json",
+    ]
+    assert run_command(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["splits"] == {"train": [30, 40]}
+    assert report["losses"]["crowd regions, left out"] == 2
+    assert Path("out/images/train/photo0 x_jpg.rf.00.png").is_symlink()
+    before = sorted(Path("out").rglob("*"))
+    assert run_command(command) == 2
+    assert "out exists and is not empty" in capsys.readouterr().err
+    assert sorted(Path("out").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--to", "tfrecord"), ("--images", "move"), ("--format", "avi")]
+)
+def test_unknown_words_are_refused_with_the_known_ones(tmp_path, capsys, option, value):
+    root = write_set(tmp_path / "set")
+    arguments = {"--to": "coco", "--images": "copy", "--format": "auto"} | {option: value}
+    words = [w for pair in arguments.items() for w in pair]
+    assert run_command(["data", "convert", str(root), "--output", "out", *words]) == 2
+    assert re.search(rf"{option} {value} is unknown; it is one of .*co", capsys.readouterr().err)
+    assert not Path("out").exists()
+
+
+def test_split_keeps_copies_together_and_prints_the_table(tmp_path, capsys):
+    root = write_set(tmp_path / "set")
+    command = ["data", "split", str(root), "--val", "0.2", "--test", "0.2", "--seed", "1", "--stratify"]
+    assert run_command([*command, "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "10 groups of 2 to 3 images were kept together, 30 images in all" in said
+    assert re.search(r"\ndog +6 +3 +3 +6 +3 +3\n", said)
+    source = read(Path("out").resolve())
+    assert {s: len(i) for s, i in source.splits.items()} == {"train": 18, "val": 6, "test": 6}
+    photos = [{f.rsplit("/", 1)[1].split(" ")[0] for f in i.files.tolist()} for i in source.splits.values()]
+    assert sum(map(len, photos)) == 10
+    assert source.classes == {2: "cat", 4: "dog"}
+    assert run_command([*command, "--output", "again", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+    for file in Path("out/annotations").iterdir():
+        assert file.read_bytes() == (Path("again/annotations") / file.name).read_bytes()
+
+
+def test_split_again_joins_what_there_was(tmp_path, capsys):
+    root = write_set(tmp_path / "set")
+    assert run_command(["data", "split", str(root), "--val", "0.5", "--output", "out"]) == 0
+    capsys.readouterr()
+    command = [
+        "data",
+        "split",
+        "out",
+        "--val",
+        "0.1",
+        "--group-by",
+        "none",
+        "--to",
+        "yolo",
+        "--output",
+        "two",
+    ]
+    assert run_command(command) == 0
+    said = capsys.readouterr().out
+    assert "(train, val) were joined and divided anew" in said
+    assert "no two images belong to one group" in said
+    assert {s: len(i) for s, i in read(Path("two").resolve()).splits.items()} == {"train": 27, "val": 3}
+
+
+def test_show_draws_boxes_where_they_are(tmp_path, capsys):
+    root = write_set(tmp_path / "set")
+    assert run_command(["data", "show", str(root), "--count", "5", "--output", "pictures/g.png"]) == 0
+    assert "5 of 30 images of train (roboflow_coco) in pictures/g.png" in capsys.readouterr().out
+    assert Image.open("pictures/g.png").width > 4 * 400
+    source = read(root)
+    image = Image.new("RGB", (40, 30))
+    picture = drawn(source.splits["train"], 4, image, source.label_map())  # one cat: 3, 6, 20, 9
+    scale = picture.width / 40
+    for x, y in ((3, 10), (23, 10), (12, 6), (12, 15)):
+        square = picture.crop([round(v * scale) - 4 for v in (x, y)] + [round(v * scale) + 4 for v in (x, y)])
+        assert class_colour(0) in {c for _, c in square.getcolors()}
+    assert picture.getpixel((round(12 * scale), round(12 * scale))) == (0, 0, 0)
+    assert run_command(["data", "show", str(root), "--split", "val"]) == 2
+    assert "no images in a split 'val'; it has train with 30 images" in capsys.readouterr().err
+
+
+def test_the_help_names_formats(capsys):
+    run_command(["data", "convert", "--help"])
+    said = capsys.readouterr().out
+    assert "coco, yolo, voc or csv" in said
+    assert {"coco", "yolo", "voc", "csv", "labelme", "cvat"} <= set(FORMATS)

@@ -1,0 +1,184 @@
+"""`zoo data convert` and `zoo data split`: a copy of a data set in another format, or divided anew."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from datamodules.convert import TARGETS, Conversion, Images, require_empty
+from datamodules.convert import convert as write
+from datamodules.formats.detect import FORMATS, read
+from datamodules.formats.source import Source
+from datamodules.index import AnnotationIndex, concatenate
+from datamodules.splits import Rows, divide, group_keys, grouped
+from zoo.cli.console import Console
+
+_SHOWN = 2
+
+
+@dataclass(frozen=True)
+class Copying:
+    """What the user chose of a copy.
+
+    Attributes:
+        folder: the data set.
+        output: a new or empty folder.
+        to: format of the copy.
+        images: `copy`, `link` or `symlink`.
+        format: of the data set, `auto` to detect it.
+    """
+
+    folder: Path
+    output: Path
+    to: str = "coco"
+    images: str = "copy"
+    format: str = "auto"
+
+
+@dataclass(frozen=True)
+class Division:
+    """How `zoo data split` divides.
+
+    Attributes:
+        val, test: shares of the images; 0 makes no such split.
+        seed: of the drawing.
+        stratify: by class.
+        group_by: `stem`, `none` or a regular expression.
+    """
+
+    val: float
+    test: float
+    seed: int
+    stratify: bool
+    group_by: str
+
+
+def convert(choices: Copying, console: Console) -> None:
+    """Writes the copy and says what it could not hold.
+
+    Raises:
+        ValueError: for an unknown format, an output with anything in it, a data set that cannot be read.
+    """
+    source = read_source(choices)
+    done = _write(source, choices)
+    console.result({"output": str(choices.output), "source_format": source.format, **done.to_dict()})
+    _tell(done, source, choices, console)
+
+
+def split(choices: Copying, division: Division, console: Console) -> None:
+    """Joins the splits there are, divides them anew and writes the copy.
+
+    Raises:
+        ValueError: as `convert`, or if the shares or the groups cannot be had.
+    """
+    source = read_source(choices)
+    whole = replace(_whole(source), faults=())
+    shares = {name: share for name, share in (("val", division.val), ("test", division.test)) if share}
+    rows = divide(whole, shares, division.seed, stratify=division.stratify, group_by=division.group_by)
+    parts = {name: whole.take(own) for name, own in rows.items()}
+    done = _write(replace(source, splits=parts), choices)
+    sizes = sorted(
+        (len(own) for own in grouped(group_keys(whole.files.tolist(), division.group_by))), reverse=True
+    )
+    kept = [size for size in sizes if size > 1]
+    console.result({
+        "output": str(choices.output), "source_format": source.format, **done.to_dict(), "seed": division.seed,
+        "rows": {name: own.tolist() for name, own in rows.items()}, "groups": len(kept),
+    })  # fmt: skip
+    console.table(
+        ("class", *(f"{name} images" for name in parts), *parts), _class_rows(source.classes, parts)
+    )
+    console.say()
+    if len(source.splits) > 1:
+        console.say(f"the splits there were ({', '.join(source.splits)}) were joined and divided anew")
+    if kept:
+        console.say(
+            f"{len(kept)} groups of 2 to {kept[0]} images were kept together, {sum(kept)} images in all, e.g. "
+            + "; ".join(_examples(whole, rows, division.group_by))
+        )
+    else:
+        console.say("no two images belong to one group")
+    _tell(done, source, choices, console)
+
+
+def read_source(choices: Copying) -> Source:
+    """Reads the data set after the choices were checked, which is quick.
+
+    Raises:
+        ValueError: for an unknown format or a way to place images, or an output with anything in it.
+    """
+    for value, allowed, option in (
+        (choices.to, TARGETS, "--to"),
+        (choices.images, get_args(Images), "--images"),
+        (choices.format, ("auto", *FORMATS), "--format"),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{option} {value} is unknown; it is one of {', '.join(allowed)}")
+    require_empty(choices.output.expanduser().absolute())
+    format: Any = choices.format
+    return read(choices.folder.expanduser().resolve(), format)
+
+
+def _whole(source: Source) -> AnnotationIndex:
+    indices = list(source.splits.values())
+    return indices[0] if len(indices) == 1 else concatenate(indices)
+
+
+def _write(source: Source, choices: Copying) -> Conversion:
+    to: Any = choices.to
+    images: Any = choices.images
+    total = sum(len(index) for index in source.splits.values())
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, unit=" images", mininterval=interval) as bar:
+        return write(source, to, choices.output, images, progress=lambda done, _: bar.update(done - bar.n))
+
+
+def _tell(done: Conversion, source: Source, choices: Copying, console: Console) -> None:
+    for words, number in done.losses.items():
+        console.say(f"{done.format} cannot hold: {number} x {words}")
+    if done.faults:
+        console.say(
+            f"{done.faults} faults in {choices.folder}: what was left out at reading is not in the copy; "
+            f"`zoo data check {choices.folder}` lists them"
+        )
+    counts = ", ".join(
+        f"{name} {images} images {objects} objects" for name, (images, objects) in done.splits.items()
+    )
+    console.say(f"{source.format} -> {done.format} in {choices.output}: {counts}")
+
+
+def _class_rows(classes: Mapping[int, str], parts: Mapping[str, AnnotationIndex]) -> list[tuple[Any, ...]]:
+    """Per class: images with it and objects of it in each split; the last row counts everything."""
+    rows: list[tuple[Any, ...]] = []
+    for source_id, name in classes.items():
+        images = [_images_with(index, source_id) for index in parts.values()]
+        rows.append(
+            (name, *images, *(int((index.source_ids == source_id).sum()) for index in parts.values()))
+        )
+    empty = [int((np.diff(index.offsets) == 0).sum()) for index in parts.values()]
+    rows.append(("(no object)", *empty, *(0 for _ in parts)))
+    rows.append(("all", *map(len, parts.values()), *(index.num_objects for index in parts.values())))
+    return rows
+
+
+def _images_with(index: AnnotationIndex, source_id: int) -> int:
+    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    return len(np.unique(image[index.source_ids == source_id]))
+
+
+def _examples(whole: AnnotationIndex, rows: Mapping[str, Rows], group_by: str) -> list[str]:
+    files = whole.files.tolist()
+    split_of = {int(row): name for name, own in rows.items() for row in own}
+    keys = group_keys(files, group_by)
+    often = [key for key, number in Counter(keys).most_common(_SHOWN) if number > 1]
+    return [
+        f"{files[keys.index(key)]} and {keys.count(key) - 1} more in {split_of[keys.index(key)]}"
+        for key in often
+    ]

@@ -1,0 +1,90 @@
+"""`zoo data show`: images with their boxes as the reader understood them, in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datamodules.formats.detect import FORMATS, read
+from datamodules.images import decode
+from datamodules.index import AnnotationIndex
+from zoo.batch import Annotations
+from zoo.cli.console import Console
+from zoo.labels import LabelMap
+from zoo.pictures import LEGIBLE, draw_annotations, gallery
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """What the user chose.
+
+    Attributes:
+        folder: the data set.
+        split: whose images; None for the first split that has any.
+        count: of images.
+        output: the picture.
+        format: of the data set, `auto` to detect it.
+        seed: of the choice of images.
+    """
+
+    folder: Path
+    split: str | None
+    count: int
+    output: Path
+    format: str
+    seed: int
+
+
+def show(choices: Viewing, console: Console) -> None:
+    """Draws the gallery. Images with objects come before those without.
+
+    Raises:
+        ValueError: for an unknown format or split, or a split without images.
+    """
+    if choices.format not in ("auto", *FORMATS):
+        raise ValueError(f"--format {choices.format} is unknown; it is one of auto, {', '.join(FORMATS)}")
+    format: Any = choices.format
+    source = read(choices.folder.expanduser().resolve(), format)
+    usual = sorted(source.splits, key=lambda n: ("train", "val", "test", n).index(n))
+    name = choices.split or next((n for n in usual if len(source.splits[n])), "")
+    if name not in source.splits or not len(source.splits[name]):
+        counts = ", ".join(f"{n} with {len(index)} images" for n, index in source.splits.items())
+        raise ValueError(f"{choices.folder} has no images in a split {name!r}; it has {counts or 'none'}")
+    index, label_map = source.splits[name], source.label_map()
+    rows = chosen(index, choices.count, choices.seed)
+    pictures, captions = [], []
+    for row in rows:
+        image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
+        pictures.append(drawn(index, row, image, label_map))
+        captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
+    choices.output.parent.mkdir(parents=True, exist_ok=True)
+    gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
+    files = [index.files[row] for row in rows]
+    console.result({"output": str(choices.output), "format": source.format, "split": name, "images": files})
+    console.say(f"{len(files)} of {len(index)} images of {name} ({source.format}) in {choices.output}")
+
+
+def chosen(index: AnnotationIndex, count: int, seed: int) -> list[int]:
+    """Rows of random images, in their order; such with objects as long as there are any."""
+    order = np.random.default_rng(seed).permutation(len(index))
+    filled = np.diff(index.offsets)[order] > 0
+    return sorted(np.concatenate([order[filled], order[~filled]])[:count].tolist())
+
+
+def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:
+    """One image with its boxes and class names."""
+    objects = index.objects(row)
+    heads = [label_map.head_of_source[source_id] for source_id in objects.source_ids.tolist()]
+    annotations = Annotations(
+        torch.from_numpy(objects.boxes_xywh),
+        torch.from_numpy(objects.areas),
+        torch.tensor(heads, dtype=torch.int64),
+        torch.from_numpy(objects.crowd),
+        (len(heads),),
+    )
+    return draw_annotations(image, annotations, label_map, longest=LEGIBLE)
