@@ -83,7 +83,7 @@ def test_random_sets_read_back_equal(tmp_path, target, seed):
     done = convert(source, target, tmp_path / "out")
     copy = read(tmp_path / "out")
     assert copy.format == target
-    assert not copy.faults
+    assert not [f for f in copy.faults if f.severity != "note"]
     assert Counter(copy.classes.values()) <= Counter(source.classes.values())
     for split, index in source.splits.items():
         ours, theirs = contents(source, split, crowds=target == "coco"), contents(copy, split, crowds=True)
