@@ -146,7 +146,7 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
-            image = _in_frame(opened, size)
+            image = in_frame(opened, size)
             if image is not None:
                 return to_rgb(image)
             found = opened.size
@@ -166,7 +166,8 @@ def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
     )
 
 
-def _in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """The image in the frame of its boxes, whose (h, w) is `size`: turned by its EXIF, as it is, or None."""
     if image.getexif().get(_ORIENTATION, 1) != 1:
         turned = ImageOps.exif_transpose(image)
         if (turned.height, turned.width) == size:

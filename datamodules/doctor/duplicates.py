@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 def twins(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
     """Files of one split with the same bytes; an error if their objects differ, for one must be wrong."""
-    for rows in _groups(pictures.digests):
+    for rows in groups(pictures.digests):
         first = rows[0]
         for row in rows[1:]:
             name, other = str(index.files[row]), str(index.files[first])
@@ -42,7 +42,7 @@ def twins(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
                 told = f"the image is listed twice, also as id {int(index.image_ids[first])}"
             else:
                 told = f"the same bytes as {other}"
-            if _same_objects(index, first, row):
+            if same_objects(index, first, row):
                 yield Fault(
                     "warning", "duplicate_image", name, int(index.image_ids[row]),
                     f"{told}, with the same objects; remove one",
@@ -54,7 +54,7 @@ def twins(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
                 )  # fmt: skip
 
 
-def _groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
+def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
     """Rows with equal digests, two or more; files that could not be read have none."""
     rows = defaultdict(list)
     for row, digest in enumerate(digests.tolist()):
@@ -63,7 +63,9 @@ def _groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
     return (group for group in rows.values() if len(group) > 1)
 
 
-def _same_objects(index: AnnotationIndex, a: int, b: int) -> bool:
+def same_objects(index: AnnotationIndex, a: int, b: int) -> bool:
+    """Whether two images have the same boxes, classes and crowds, in any order."""
+
     def listed(row: int) -> list[tuple[float, ...]]:
         objects = index.objects(row)
         return sorted(

@@ -29,10 +29,17 @@ def check(
     queries: int | None = None,
     image_size: str | None = None,
     workers: int | None = None,
+    fix: Path | None = None,
 ) -> None:
-    """Prints the summary; exit code 1 if there are errors that would stop or spoil a training."""
-    from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
+    """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
 
+    With `fix` a cleaned copy is written there, and the exit code is 0 once it is whole.
+    """
+    from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
+    from datamodules.doctor.fix import check_target, mend
+
+    if fix is not None:
+        check_target(folder, fix, quick)
     with _progress() as progress:
         found = examine(
             folder,
@@ -42,22 +49,27 @@ def check(
             workers=workers,
             progress=progress,
         )
-    console.result(found.summary.to_dict() | {"statistics": found.statistics.to_dict()})
+    document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
+    if fix is not None:
+        with _progress("copying") as progress:
+            log = mend(found, fix, progress)
+        document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
+    console.result(document)
     if not console.as_json:
         _tell(found, console)
         console.say()
-        for line in next_steps(folder, found):
+        for line in next_steps(folder, found, fix):
             console.say(line)
-    if found.summary.errors:
+    if found.summary.errors and fix is None:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress(what: str = "images") -> Iterator[Progress]:
     """A bar on stderr while a person watches."""
     from tqdm import tqdm
 
-    with tqdm(desc="images", unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+    with tqdm(desc=what, unit="image", file=sys.stderr, disable=None, leave=False) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total
@@ -98,12 +110,22 @@ def by_kind(faults: list[Fault]) -> list[list[Fault]]:
     return sorted(groups.values(), key=lambda group: (rank.index(group[0].severity), -len(group)))
 
 
-def next_steps(folder: Path, found: Examination) -> list[str]:
+def next_steps(folder: Path, found: Examination, fixed: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
     line = ", ".join(
         f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()
     )
-    if not found.pictures:
-        line += "; no image was decoded (--quick)"
-    return [line, f"zoo finetune MODEL --data {folder}"]
+    lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
+    if fixed is not None:
+        lines += [
+            f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
+            f"next: zoo data check {fixed}, then zoo finetune MODEL --data {fixed}",
+        ]
+    elif counts["error"]:
+        lines.append(
+            f"next: correct the errors, or let zoo data check {folder} --fix OUT write a cleaned copy"
+        )
+    else:
+        lines.append(f"next: zoo finetune MODEL --data {folder}")
+    return lines

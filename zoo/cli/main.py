@@ -321,12 +321,23 @@ def check(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes that decode; default: the cores there are.")
     ] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
     from zoo.cli.data import check as run
 
-    run(folder, Console(as_json), quick=quick, queries=queries, image_size=image_size, workers=workers)
+    run(
+        folder,
+        Console(as_json),
+        quick=quick,
+        queries=queries,
+        image_size=image_size,
+        workers=workers,
+        fix=fix,
+    )
 
 
 @data_app.command(name="convert")

@@ -1,0 +1,307 @@
+"""A cleaned copy of a data set in COCO's layout, with a log of each change; the source is only read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from datamodules.doctor.changes import Action, Change, ChangeLog
+from datamodules.doctor.converting import converted, suffix_of
+from datamodules.doctor.verdicts import Verdicts, judge, merged_classes
+from datamodules.index import AnnotationIndex
+from datamodules.judge import OUTSIDE_TOLERANCE, Box, judge_segmentation
+
+if TYPE_CHECKING:
+    from datamodules.doctor import Examination
+    from datamodules.doctor.pictures import Progress
+
+_LARGEST_ID = 2**53 - 1  # what every reader of json keeps exactly
+
+
+def mend(found: Examination, out: str | Path, progress: Progress | None = None) -> ChangeLog:
+    """Writes OUT/annotations/instances_SPLIT.json, OUT/SPLIT/ and the logs OUT/fix_log.{jsonl,md}.
+
+    Images are copied byte for byte unless they have to be converted. What is ambiguous is left out, or kept
+    and said. OUT appears when it is whole.
+
+    Args:
+        found: a full examination, images included.
+        out: folder that does not exist, or is empty.
+        progress: called after each image.
+
+    Raises:
+        ValueError: if `out` is not empty or lies in the source, the examination was quick, or something
+            needs the user's decision.
+    """
+    source = found.source
+    target = Path(out).expanduser().resolve()
+    check_target(source.root, target, not found.pictures)
+    verdicts = judge(found)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        log = _Copy(found, verdicts, work, progress).write()
+        (work / "fix_log.md").write_text(log.text(source.root), encoding="utf-8")
+        work.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        os.replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return log
+
+
+def check_target(source: Path, out: Path, quick: bool) -> None:
+    """Refuses a target that `mend` would refuse, before any work.
+
+    Raises:
+        ValueError: if `out` is not empty or lies in the source, or nothing but headers is looked at.
+    """
+    source, target = source.expanduser().resolve(), out.expanduser().resolve()
+    if quick:
+        raise ValueError("a cleaned copy needs the images looked at: leave --quick out")
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise ValueError(f"{target} and the source {source} lie in one another; name another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not empty; name a folder that does not exist")
+
+
+class _Copy:
+    """The copy under construction."""
+
+    def __init__(self, found: Examination, verdicts: Verdicts, work: Path, progress: Progress | None) -> None:
+        self._found, self._verdicts, self._work, self._progress = found, verdicts, work, progress
+        self._log = ChangeLog(work / "fix_log.jsonl")
+        self._total = sum(len(index) for index in found.source.splits.values())
+        self._done = 0
+
+    def write(self) -> ChangeLog:
+        (self._work / "annotations").mkdir()
+        for fault in self._verdicts.not_read:
+            self._log.add(Change("image_left_out", None, fault.file, fault.id, None, None, fault.message))
+        for fault in self._verdicts.objects:
+            self._log.add(Change("object_left_out", None, fault.file, fault.id, None, None, fault.message))
+        kept = self._classes()
+        for split, index in self._found.source.splits.items():
+            self._split(split, index, kept)
+        splits = self._found.source.splits
+        gone = {splits[split].files[row] for split, rows in self._verdicts.images.items() for row in rows}
+        for fault in (f for f in self._verdicts.kept if f.file not in gone):
+            self._log.add(Change("kept_as_it_is", None, fault.file, fault.id, None, None, fault.message))
+        self._log.close()
+        return self._log
+
+    def _classes(self) -> dict[int, int]:
+        classes = self._found.source.classes
+        counts = Counter(i for index in self._found.source.splits.values() for i in index.source_ids.tolist())
+        kept = merged_classes(classes, counts)
+        for source_id, new in kept.items():
+            if new != source_id:
+                why = "the names differ by case, spaces or Unicode form only"
+                self._log.add(
+                    Change("class_merged", None, ".", source_id, classes[source_id], classes[new], why)
+                )
+        return kept
+
+    def _split(self, split: str, index: AnnotationIndex, kept: Mapping[int, int]) -> None:
+        classes = self._found.source.classes
+        categories = [{"id": i, "name": " ".join(classes[i].split())} for i in classes if kept[i] == i]
+        (self._work / split).mkdir()
+        left_out = self._verdicts.images[split]
+        renumber = (
+            bool(len(index))
+            and not 0 <= int(index.image_ids.min()) <= int(index.image_ids.max()) <= _LARGEST_ID
+        )
+        names = _Names(index)
+        with _coco_file(self._work / "annotations" / f"instances_{split}.json", categories) as (
+            images,
+            objects,
+        ):
+            writer = _Objects(split, index, kept, objects, self._log)
+            for row in range(len(index)):
+                self._step()
+                if row in left_out:
+                    number = len(index.objects(row).areas)
+                    self._note("image_left_out", split, index.files[row], number, 0, left_out[row])
+                    continue
+                image_id = row + 1 if renumber else int(index.image_ids[row])
+                name = self._image(split, index, row, names)
+                height, width = index.size(row)
+                images.add({"id": image_id, "file_name": name, "width": width, "height": height})
+                writer.write(row, image_id)
+
+    def _image(self, split: str, index: AnnotationIndex, row: int, names: _Names) -> str:
+        """Writes the file; its name below the split's folder."""
+        source, probe = index.files[row], self._found.pictures[split].odd.get(row)
+        data = index.images.read(source)
+        made = converted(data, probe, index.size(row)) if probe is not None else None
+        suffix = made.suffix if made is not None else suffix_of(probe, source)
+        name = names.take(row, suffix)
+        file = self._work / split / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data if made is None else made.data)
+        if made is not None:
+            self._note("file_converted", split, source, made.before, made.after, made.why)
+        elif PurePosixPath(name).name != PurePosixPath(source).name:
+            self._note("file_renamed", split, source, source, name, "the suffix says what the bytes are")
+        return name
+
+    def _note(self, action: Action, split: str, file: str, before: Any, after: Any, why: str) -> None:
+        self._log.add(Change(action, split, file, None, before, after, why))
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class _Objects:
+    """Writes the objects of a split, clipped, without repetitions, under merged classes."""
+
+    def __init__(
+        self,
+        split: str,
+        index: AnnotationIndex,
+        kept: Mapping[int, int],
+        out: _List,
+        log: ChangeLog,
+    ) -> None:
+        self._split, self._index, self._kept, self._out, self._log = split, index, kept, out, log
+        usable = index.annotation_ids[index.annotation_ids <= _LARGEST_ID]
+        self._next = int(usable.max(initial=0)) + 1
+        self._used: set[int] = set()
+
+    def write(self, row: int, image_id: int) -> None:
+        index = self._index
+        objects, outlines = index.objects(row), index.segmentations(row)
+        first = int(index.offsets[row])
+        seen: set[tuple[Any, ...]] = set()
+        for k, outline in enumerate(outlines):
+            old_id = int(index.annotation_ids[first + k])
+            given = tuple(objects.boxes_xywh[k].tolist())
+            label, crowd = self._kept[int(objects.source_ids[k])], bool(objects.crowd[k])
+            box, why = mended_box(given, float(objects.areas[k]), index.size(row))
+            key = (*(round(v, 3) for v in box), label, crowd)
+            if key in seen:
+                self._note(
+                    "object_left_out", row, old_id, list(given), None, "repeats an earlier one of its class"
+                )
+                continue
+            seen.add(key)
+            if why:
+                self._note("box_changed", row, old_id, list(given), list(box), why)
+            area = float(objects.areas[k])
+            if not area > 0 or (why and abs(area - given[2] * given[3]) < 1e-6 * max(area, 1.0)):
+                self._note("area_changed", row, old_id, area, box[2] * box[3], "the area of the box")
+                area = box[2] * box[3]
+            entry = {
+                "id": self._own_id(row, old_id),
+                "image_id": image_id,
+                "category_id": label,
+                "bbox": list(box),
+                "area": area,
+                "iscrowd": int(crowd),
+            }
+            if outline is not None:
+                _, verdict = judge_segmentation(outline, box, index.size(row), crowd)
+                if verdict is None or verdict.kind == "crowd_polygon":
+                    entry["segmentation"] = outline.to_coco()
+                else:
+                    self._note("outline_left_out", row, old_id, None, None, verdict.message)
+            self._out.add(entry)
+
+    def _own_id(self, row: int, old: int) -> int:
+        """The id of the source, or a new one if it is used already or more than every reader can keep."""
+        new = old
+        if old in self._used or not 0 <= old <= _LARGEST_ID:
+            new, self._next = self._next, self._next + 1
+            self._note("renumbered", row, old, old, new, "the id is used twice, negative or too large")
+        self._used.add(new)
+        return new
+
+    def _note(self, action: Action, row: int, id: int, before: Any, after: Any, why: str) -> None:
+        self._log.add(Change(action, self._split, self._index.files[row], id, before, after, why))
+
+
+def mended_box(box: Box, area: float, size: tuple[int, int]) -> tuple[Box, str]:
+    """The box x, y, w, h inside the image of (h, w), and why it was changed; "" if it was not."""
+    x, y, w, h = box
+    height, width = size
+    beyond = max(-x, -y, x + w - width, y + h - height)
+    if beyond <= OUTSIDE_TOLERANCE:
+        return box, ""
+    if (
+        w > x
+        and h > y
+        and w <= width + 1
+        and h <= height + 1
+        and abs(area - (w - x) * (h - y)) <= 0.02 * area
+    ):
+        return (x, y, w - x, h - y), "they were corners x0, y0, x1, y1, as the area says"
+    left, top = max(x, 0.0), max(y, 0.0)
+    return (
+        left,
+        top,
+        min(x + w, width) - left,
+        min(y + h, height) - top,
+    ), f"clipped; it passed the edge by {beyond:.1f}"
+
+
+class _Names:
+    """Names of files below the split's folder: those of the source without the folders they all share."""
+
+    def __init__(self, index: AnnotationIndex) -> None:
+        self._index = index
+        folders = {PurePosixPath(file).parent for file in index.files}
+        self._shared = (
+            PurePosixPath(os.path.commonpath([str(f) for f in folders])) if folders else PurePosixPath(".")
+        )
+        self._taken: set[str] = set()
+
+    def take(self, row: int, suffix: str) -> str:
+        """The name of image `row` with another suffix; with its id where two would be one, also by case."""
+        path = PurePosixPath(self._index.files[row])
+        inside = (
+            path.relative_to(self._shared) if path.is_relative_to(self._shared) else PurePosixPath(path.name)
+        )
+        parts = [part for part in inside.with_suffix(suffix).parts if part not in ("..", ".", "/")]
+        name = str(PurePosixPath(*parts))
+        if name.casefold() in self._taken:
+            name = str(
+                PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}_{int(self._index.image_ids[row])}")
+            )
+        self._taken.add(name.casefold())
+        return name
+
+
+class _List:
+    """A json list that is written entry by entry."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.number = 0
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        self._stream.write(("\n" if self.number == 0 else ",\n") + json.dumps(entry, ensure_ascii=False))
+        self.number += 1
+
+
+@contextmanager
+def _coco_file(file: Path, categories: list[dict[str, Any]]) -> Iterator[tuple[_List, _List]]:
+    """The lists of images and annotations; the second waits in a file of its own until the first is whole."""
+    parts = file.with_suffix(".part")
+    with file.open("w", encoding="utf-8") as stream, parts.open("w+", encoding="utf-8") as waiting:
+        stream.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"images": [')
+        yield _List(stream), _List(waiting)
+        stream.write('\n],\n"annotations": [')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, stream)
+        stream.write("\n]}\n")
+    parts.unlink()

@@ -1,0 +1,156 @@
+"""Which images and objects of a faulty data set a cleaned copy keeps. Nothing is guessed."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datamodules.doctor.duplicates import Pair, groups, same_objects
+from datamodules.doctor.ownership import shared_ids
+from datamodules.index import AnnotationIndex, Fault
+
+if TYPE_CHECKING:
+    from datamodules.doctor import Examination
+
+# an object is there, but where or what it is cannot be known: the image would teach that it is background
+_UNKNOWN_OBJECT = frozenset({
+    "invalid_box", "unknown_category", "invalid_row", "not_normalised", "unreadable_labels", "several_boxes",
+    "normalised_box",
+})  # fmt: skip
+_BROKEN_FILE = frozenset({"corrupt_image", "damaged_image"})
+# the reader has left these images out already
+_NOT_READ = frozenset({
+    "missing_image", "unreadable_image", "wrong_size", "duplicate_image_id", "malformed_xml", "unsafe_xml",
+    "foreign_xml", "missing_annotation", "invalid_image",
+})  # fmt: skip
+_NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
+# both readings are possible and neither spoils the whole: kept, and said
+_KEPT = frozenset({
+    "rotation_ignored", "rotation_unclear", "near_leak", "augmented_leak", "conflicting_object", "subpixel_box",
+    "tiny_image", "extreme_aspect", "animated", "no_label_file", "crowd_without_mask", "crowd_polygon",
+    "duplicate_category", "more_objects_than_queries", "polygon", "unlisted_image", "swapped_size",
+})  # fmt: skip
+
+
+@dataclass
+class Verdicts:
+    """Per split and image row why it is left out; and faults that leave something out or standing."""
+
+    images: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    not_read: list[Fault] = field(default_factory=list)
+    objects: list[Fault] = field(default_factory=list)
+    kept: list[Fault] = field(default_factory=list)
+
+
+def judge(found: Examination) -> Verdicts:
+    """What a cleaned copy leaves out.
+
+    Raises:
+        ValueError: if the data set has no class, or all boxes of a split are in doubt.
+    """
+    doubt = next((f for f in found.faults if f.kind in ("no_class", "xyxy_boxes")), None)
+    if doubt is not None:
+        raise ValueError(f"this cannot be mended without a decision of yours: {doubt}")
+    verdicts = Verdicts()
+    for fault in found.faults:
+        if fault.kind in _NOT_READ:
+            verdicts.not_read.append(fault)
+        elif fault.kind in _NOT_AN_OBJECT:
+            verdicts.objects.append(fault)
+        elif fault.kind in _KEPT and (fault.severity != "error" or fault.kind == "duplicate_category"):
+            verdicts.kept.append(fault)
+    shared = shared_ids(found.faults)
+    for split, index in found.source.splits.items():
+        out = verdicts.images[split]
+        out |= _named(index, found.faults)
+        out |= _of_doubtful_class(index, split, found)
+        for row in np.flatnonzero(np.isin(index.image_ids, list(shared))).tolist():
+            other = shared[int(index.image_ids[row])]
+            out[row] = f"its id is also that of {other}; which of them an annotation means cannot be known"
+        if split in found.pictures:
+            out |= dict(_twins(index, found.pictures[split].digests))
+    for (first, second), pairs in found.pairs.items():
+        verdicts.images[first] |= _leaked(found.source.splits[second], second, pairs, verdicts.images[second])
+    return verdicts
+
+
+def _named(index: AnnotationIndex, faults: Iterable[Fault]) -> dict[int, str]:
+    """Images that a fault names, by their own file or by a label file of the same stem."""
+    by_file: dict[str, str] = {}
+    by_stem: dict[str, str] = {}
+    for fault in faults:
+        if fault.kind in _BROKEN_FILE:
+            by_file[fault.file] = fault.message
+        elif fault.kind in _UNKNOWN_OBJECT and fault.severity == "error":
+            told = f"an object in it is not known well enough to keep the image without it: {fault.message}"
+            by_file[fault.file] = told
+            if PurePosixPath(fault.file).suffix.lower() in (".txt", ".xml"):
+                by_stem[_label_stem(fault.file)] = told
+    if not by_file:
+        return {}
+    return {
+        row: by_file.get(file) or by_stem[_label_stem(file)]
+        for row, file in enumerate(index.files)
+        if file in by_file or (by_stem and _label_stem(file) in by_stem)
+    }
+
+
+def _label_stem(file: str) -> str:
+    """What an image and its label file have in common: the path without suffix and kind of folder."""
+    kinds = {"images", "labels", "jpegimages", "annotations"}
+    parts = [p for p in PurePosixPath(file).with_suffix("").parts if p.lower() not in kinds]
+    return "/".join(parts)
+
+
+def _of_doubtful_class(index: AnnotationIndex, split: str, found: Examination) -> Iterator[tuple[int, str]]:
+    ids = {
+        f.id: f.message
+        for f in found.faults
+        if f.kind == "class_list" and isinstance(f.id, int) and split in f.file
+    }
+    offsets = index.offsets
+    for row in range(len(index) if ids else 0):
+        own = set(index.source_ids[offsets[row] : offsets[row + 1]].tolist()) & set(ids)
+        if own:
+            yield row, ids[min(own)]
+
+
+def _twins(index: AnnotationIndex, digests: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Of files with the same bytes and objects the first stays; with different objects none does."""
+    for rows in groups(digests):
+        first = rows[0]
+        if all(same_objects(index, first, row) for row in rows[1:]):
+            yield from (
+                (row, f"the same picture with the same objects as {index.files[first]}") for row in rows[1:]
+            )
+        else:
+            names = ", ".join(index.files[row] for row in rows)
+            yield from ((row, f"the same picture with different objects: {names}") for row in rows)
+
+
+def _leaked(
+    second: AnnotationIndex, name: str, pairs: Iterable[Pair], left_out: Mapping[int, str]
+) -> dict[int, str]:
+    """Images with the bytes of one of a later split, whose scores would not be those of unseen data."""
+    return {
+        pair.train: f"the same picture is in {name}: {second.files[pair.other]}"
+        for pair in pairs
+        if pair.how == "the same bytes" and pair.other not in left_out
+    }
+
+
+def merged_classes(classes: Mapping[int, str], counts: Mapping[int, int]) -> dict[int, int]:
+    """Class id -> id it is kept under: names that differ by case, spaces or Unicode form are one class.
+
+    The spelling with the most objects stays, the lowest id of equals.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for source_id, name in sorted(classes.items()):
+        groups[unicodedata.normalize("NFKC", name).strip().casefold()].append(source_id)
+    return {i: max(same, key=lambda one: counts.get(one, 0)) for same in groups.values() for i in same}
