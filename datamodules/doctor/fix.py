@@ -42,13 +42,14 @@ def mend(found: Examination, out: str | Path, progress: Progress | None = None) 
     """
     source = found.source
     target = Path(out).expanduser().resolve()
-    check_target(source.root, target, not found.pictures)
+    root = Path(source.root)
+    check_target(root, target, not found.pictures)
     verdicts = judge(found)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         log = _Copy(found, verdicts, work, progress).write()
-        (work / "fix_log.md").write_text(log.text(source.root), encoding="utf-8")
+        (work / "fix_log.md").write_text(log.text(root), encoding="utf-8")
         work.chmod(0o755)
         if target.exists():
             target.rmdir()
