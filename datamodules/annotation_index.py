@@ -29,6 +29,7 @@ class Objects(NamedTuple):
     source_ids: NDArray[np.int64]  # [n]
     areas: NDArray[np.float64]  # [n]
     crowd: NDArray[np.bool_]  # [n]
+    ids: NDArray[np.int64]  # [n] annotation ids
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class AnnotationIndex:
             columns.source_ids[own].copy(),
             columns.areas[own].copy(),
             columns.crowd[own].copy(),
+            columns.annotation_ids[own].copy(),
         )
 
     def segmentations(self, row: int) -> list[Segmentation | None]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from datamodules.datasets import EvaluationDataset, TrainingDataset, read_targets
+from datamodules.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.loaders import EvaluationLoader, StepLoader
 from datamodules.samplers import Bucketing, StepBatchSampler, padding_share
@@ -116,6 +116,10 @@ class DetectionDataModule(LightningDataModule, ABC):
     @abstractmethod
     def load(self) -> LoadedData:
         """Reads the annotations; bad ones become faults."""
+
+    def truth(self, split: str) -> Truth:
+        """How the objects of a split are read: boxes, unless a subclass knows more. After `read`."""
+        return Truth()
 
     # ------------------------------------------------------------------ reading
 
@@ -218,7 +222,8 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def training_dataset(self) -> TrainingDataset:
         """Augmented training images, indexed by (epoch, row)."""
-        return TrainingDataset(self.read().splits["train"], self.label_map, self._transform, self.seed)
+        index = self.read().splits["train"]
+        return TrainingDataset(index, self.label_map, self._transform, self.seed, self.truth("train"))
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches with the facts of their step.
@@ -272,7 +277,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(f"the {name} split has no image to evaluate")
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
-        dataset = EvaluationDataset(index, self.label_map, self.input)
+        dataset = EvaluationDataset(index, self.label_map, self.input, self.truth(name))
         return EvaluationLoader(dataset, self.eval_batch_size, self.num_workers, world, rank)
 
     # ------------------------------------------------------------------ preflight
@@ -286,7 +291,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         """(dropped, total) objects over the first images of epoch 0: what the training transform loses."""
         dataset = self.training_dataset()
         rows = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset)), dtype=np.int64).tolist()
-        total = sum(len(read_targets(dataset.index, row, self.label_map).labels) for row in rows)
+        total = sum(len(dataset.targets(row).labels) for row in rows)
         kept = sum(len(dataset[(0, row)].labels) for row in rows)
         return total - kept, total
 

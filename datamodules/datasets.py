@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -16,6 +19,7 @@ from datamodules.transforms.presets import TrainTransform
 from zoo.batch import Annotations, Sample
 from zoo.labels import LabelMap
 from zoo.preprocess import Backend, InputContract
+from zoo.segments import PanopticSegmentation
 
 
 def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
@@ -39,16 +43,60 @@ def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
     return [label_map.head_of_source[i] for i in source_ids.tolist()]
 
 
+def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> Annotations:
+    """What COCO evaluation needs, as the annotation file has it; without masks."""
+    objects = index.objects(row)
+    return Annotations(
+        boxes_xywh=torch.from_numpy(objects.boxes_xywh),
+        areas=torch.from_numpy(objects.areas),
+        labels=torch.tensor(_head_indices(objects.source_ids, label_map), dtype=torch.int64),
+        crowd=torch.from_numpy(objects.crowd),
+        counts=(len(objects.source_ids),),
+    )
+
+
+class Evaluated(NamedTuple):
+    """What evaluation needs of an image."""
+
+    targets: ImageTargets  # their masks are not used
+    annotations: Annotations
+    panoptic: PanopticSegmentation | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about an image, as boxes; subclasses read masks or segments too. Pickles small."""
+
+    def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
+        """Training targets of an image, labels as head indices."""
+        return read_targets(index, row, label_map)
+
+    def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
+        """What evaluation needs of an image."""
+        targets = read_targets(index, row, label_map)
+        return Evaluated(targets, read_annotations(index, row, label_map))
+
+
 class TrainingDataset(Dataset[Sample]):
     """Augmented images. dataset[(epoch, row)] is a pure function of (seed, epoch, row)."""
 
     def __init__(
-        self, index: AnnotationIndex, label_map: LabelMap, transform: TrainTransform, seed: int
+        self,
+        index: AnnotationIndex,
+        label_map: LabelMap,
+        transform: TrainTransform,
+        seed: int,
+        truth: Truth | None = None,
     ) -> None:
         self.index = index
         self._label_map = label_map
         self._transform = transform
         self._seed = seed
+        self._truth = truth or Truth()
+
+    def targets(self, row: int) -> ImageTargets:
+        """The objects of an image before any transform."""
+        return self._truth.targets(self.index, row, self._label_map)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -60,7 +108,7 @@ class TrainingDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, row = key
-        targets = read_targets(self.index, row, self._label_map)
+        targets = self.targets(row)
         seed = derived_seed(self._seed, epoch, row)
         plan = self._transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
         image = read_image(self.index, row, self._transform.input.backend)
@@ -78,27 +126,36 @@ class TrainingDataset(Dataset[Sample]):
 class EvaluationDataset(Dataset[Sample]):
     """Images after the input contract's resize, with the annotations as the file has them."""
 
-    def __init__(self, index: AnnotationIndex, label_map: LabelMap, input: InputContract) -> None:
+    def __init__(
+        self,
+        index: AnnotationIndex,
+        label_map: LabelMap,
+        input: InputContract,
+        truth: Truth | None = None,
+    ) -> None:
         self.index = index
         self._label_map = label_map
         self._input = input
+        self._truth = truth or Truth()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, row: int) -> Sample:
         size = self.index.size(row)
+<<<<<<< HEAD
         image = self._input.resize_image(read_image(self.index, row, self._input.backend))
         targets = read_targets(self.index, row, self._label_map)
-        labels, boxes = resized_targets(targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
-        return Sample(image, labels, boxes, self.index.image_id(row), size, self._annotations(row))
-
-    def _annotations(self, row: int) -> Annotations:
-        objects = self.index.objects(row)
-        return Annotations(
-            boxes_xywh=torch.from_numpy(objects.boxes_xywh),
-            areas=torch.from_numpy(objects.areas),
-            labels=torch.tensor(_head_indices(objects.source_ids, self._label_map), dtype=torch.int64),
-            crowd=torch.from_numpy(objects.crowd),
-            counts=(len(objects.source_ids),),
+=======
+        image = self._input.resize_image(read_image(self.index, row))
+        known = self._truth.evaluated(self.index, row, self._label_map)
+        labels, boxes = resized_targets(known.targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
+        return Sample(
+            image,
+            labels,
+            boxes,
+            self.index.image_id(row),
+            size,
+            annotations=known.annotations,
+            panoptic=known.panoptic,
         )

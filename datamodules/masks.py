@@ -1,0 +1,86 @@
+"""Instance masks from the outlines of an annotation file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from datamodules.columns import ragged
+from datamodules.datasets import Truth
+from datamodules.index import AnnotationIndex, Fault
+from datamodules.segmentation import Segmentation
+from zoo.batch import RLE, Annotations
+from zoo.labels import LabelMap
+
+
+@dataclass(frozen=True)
+class MaskTruth(Truth):
+    """Boxes and masks: polygons and run-length codes, drawn by pycocotools, the parts of an object as one.
+
+    Source: facebookresearch/detr@29901c5 datasets/coco.py, convert_coco_poly_to_mask
+    """
+
+    def masks(self, index: AnnotationIndex, row: int) -> Tensor:
+        """[n, h, w] bool: every object of image `row`; an object without an outline has an empty mask."""
+        height, width = index.size(row)
+        drawn = torch.zeros(len(index.segmentations(row)), height, width, dtype=torch.bool)
+        for number, outline in enumerate(index.segmentations(row)):
+            if outline is not None:
+                drawn[number] = torch.from_numpy(outline.mask(height, width))
+        return drawn
+
+    def annotations(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Annotations:
+        """With the outlines as run-length codes.
+
+        Raises:
+            ValueError: naming the image, if an object has no outline to evaluate.
+        """
+        outlines = index.segmentations(row)
+        bare = [int(i) for i, o in zip(index.objects(row).ids, outlines, strict=True) if o is None]
+        if bare:
+            raise ValueError(
+                f"{index.path(row)} (image id {index.image_id(row)}): annotations {bare[:4]} have no outline, "
+                "so masks cannot be evaluated; draw them or remove the annotations"
+            )
+        codes = tuple(coded(outline, index.size(row)) for outline in outlines if outline is not None)
+        return super().annotations(index, row, label_map)._replace(segmentations=codes)
+
+
+def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:
+    """COCO's compressed run-length code of an outline in an image of (h, w) `size`."""
+    if outline.rle is None:
+        parts = coco_mask.frPyObjects([p.tolist() for p in outline.polygons], *size)
+        code: RLE = coco_mask.merge(parts)
+        return code
+    counts = outline.rle["counts"]
+    if isinstance(counts, list):
+        code = coco_mask.frPyObjects(dict(outline.rle), *size)
+        return code
+    return {"size": list(outline.rle["size"]), "counts": counts.encode("ascii")}
+
+
+def missing_outlines(index: AnnotationIndex) -> Iterable[Fault]:
+    """An error for each object, crowds apart, that has no outline to draw its mask from."""
+    outlines = index.columns.outlines
+    rows = range(len(index.columns.image_ids)) if index.rows is None else index.rows
+    positions = ragged(index.columns.offsets, rows)[0]
+    if outlines is None:
+        drawn = np.zeros(len(positions), dtype=np.bool_)
+    else:
+        parts = np.diff(outlines.polygon_offsets) + np.diff(outlines.rle_offsets)
+        drawn = parts[positions] > 0
+    owner = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    for number in np.flatnonzero(~drawn & ~index.crowd).tolist():
+        yield Fault(
+            "error",
+            "no_outline",
+            index.files[int(owner[number])],
+            int(index.annotation_ids[number]),
+            "the object has a box and no outline, and masks are trained; draw its outline, remove it, or set "
+            "masks: false",
+        )
