@@ -143,11 +143,7 @@ class EvaluationDataset(Dataset[Sample]):
 
     def __getitem__(self, row: int) -> Sample:
         size = self.index.size(row)
-<<<<<<< HEAD
         image = self._input.resize_image(read_image(self.index, row, self._input.backend))
-        targets = read_targets(self.index, row, self._label_map)
-=======
-        image = self._input.resize_image(read_image(self.index, row))
         known = self._truth.evaluated(self.index, row, self._label_map)
         labels, boxes = resized_targets(known.targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
         return Sample(

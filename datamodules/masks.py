@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from datamodules.columns import ragged
-from datamodules.datasets import Truth
+from datamodules.datasets import Evaluated, Truth
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.segmentation import Segmentation
-from zoo.batch import RLE, Annotations
+from datamodules.targets import ImageTargets, training_targets
+from zoo.batch import RLE
 from zoo.labels import LabelMap
 
 
@@ -25,16 +25,25 @@ class MaskTruth(Truth):
     Source: facebookresearch/detr@29901c5 datasets/coco.py, convert_coco_poly_to_mask
     """
 
-    def masks(self, index: AnnotationIndex, row: int) -> Tensor:
-        """[n, h, w] bool: every object of image `row`; an object without an outline has an empty mask."""
-        height, width = index.size(row)
-        drawn = torch.zeros(len(index.segmentations(row)), height, width, dtype=torch.bool)
-        for number, outline in enumerate(index.segmentations(row)):
-            if outline is not None:
-                drawn[number] = torch.from_numpy(outline.mask(height, width))
-        return drawn
+    def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
+        """Training targets with masks; crowds are left out, and so are objects without an outline."""
+        size, objects = index.size(row), index.objects(row)
+        wanted = np.flatnonzero(~objects.crowd).tolist()
+        outlines = index.segmentations(row)
+        drawn = [(k, outline) for k in wanted if (outline := outlines[k]) is not None]
+        masks = torch.zeros(len(drawn), *size, dtype=torch.bool)
+        for number, (_, outline) in enumerate(drawn):
+            masks[number] = torch.from_numpy(outline.mask(*size))
+        rows = [k for k, _ in drawn]
+        return training_targets(
+            torch.from_numpy(objects.boxes_xywh[rows]),
+            [label_map.head_of_source[i] for i in objects.source_ids[rows].tolist()],
+            objects.crowd[rows].tolist(),
+            size,
+            masks,
+        )
 
-    def annotations(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Annotations:
+    def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
         """With the outlines as run-length codes.
 
         Raises:
@@ -48,7 +57,8 @@ class MaskTruth(Truth):
                 "so masks cannot be evaluated; draw them or remove the annotations"
             )
         codes = tuple(coded(outline, index.size(row)) for outline in outlines if outline is not None)
-        return super().annotations(index, row, label_map)._replace(segmentations=codes)
+        boxes = super().evaluated(index, row, label_map)
+        return boxes._replace(annotations=boxes.annotations._replace(segmentations=codes))
 
 
 def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:

@@ -1,0 +1,338 @@
+"""COCO's panoptic layout: panoptic_<split>.json, a folder of PNG id maps of that name, and the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.images import ImageFolder
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.panoptic_truth import PngFolder, annotation_id, read_segmentation
+from zoo.labels import LabelMap
+
+CATEGORIES = "panoptic_coco_categories.json"
+_COLORS_ONLY = "categories.json"  # files of that ending list classes, no images
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+    isthing: int | None = None
+    color: tuple[int, int, int] | None = None
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _Segment(msgspec.Struct):
+    id: int
+    category_id: int
+    iscrowd: int = 0
+    area: Any = None
+    bbox: Any = None
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    file_name: str
+    segments_info: list[_Segment]
+
+
+class PanopticFile(msgspec.Struct):
+    """A panoptic json."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+@dataclass(frozen=True)
+class PanopticSource(Source):
+    """With things and stuff, colours, and the folder of PNG files of each split."""
+
+    is_thing: Mapping[int, bool] = field(default_factory=dict)
+    colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    pngs: Mapping[str, PngFolder] = field(default_factory=dict)
+
+    def panoptic_label_map(
+        self, labels: Literal["contiguous", "category_id"], num_classes: int | None = None
+    ) -> LabelMap:
+        """The label map with things and colours.
+
+        Args:
+            labels: head index = position, or = category id with its holes.
+            num_classes: width of a head on category ids; None for the highest id + 1.
+
+        Raises:
+            ValueError: if a width is given for contiguous labels.
+        """
+        if labels == "contiguous" and num_classes is not None:
+            raise ValueError(
+                f"num_classes {num_classes} with labels: contiguous; there the width is the number of classes: "
+                "leave num_classes out, or set labels: category_id"
+            )
+        ids = list(self.classes)
+        names = list(self.classes.values())
+        plain = (
+            LabelMap.contiguous(names, ids)
+            if labels == "contiguous"
+            else LabelMap.category_id(names, ids, num_classes)
+        )
+        known = all(i in self.colors for i in ids)
+        return replace(
+            plain,
+            is_thing=tuple(self.is_thing[i] for i in ids),
+            colors=tuple(self.colors[i] for i in ids) if known else None,
+        )
+
+
+def load(path: Path) -> PanopticFile:
+    """Parses a panoptic json.
+
+    Raises:
+        ValueError: naming the file, if it is none.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PanopticFile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is no COCO panoptic file: {error}; it needs images, annotations with segments_info, and "
+            "categories with isthing"
+        ) from error
+
+
+def annotation_files(root: Path) -> dict[str, Path]:
+    """Per split: panoptic_*.json in annotations/ or in the folder itself, beside a folder of PNG files."""
+    for folder in (root / "annotations", root):
+        files = [f for f in sorted(folder.glob("panoptic_*.json")) if f.with_suffix("").is_dir()]
+        found: dict[str, Path] = {}
+        for file in files:
+            split = split_of(file.stem)
+            if split:
+                found.setdefault(split, file)
+        if not found and len(files) == 1:
+            found = {"train": files[0]}
+        if found:
+            return found
+    return {}
+
+
+def image_folder(root: Path, file: Path, names: list[str]) -> Path:
+    """The folder that holds most of `names`: the one called as the split wins a draw."""
+    own = root / file.stem.removeprefix("panoptic_")
+    below = sorted(p for p in (*root.glob("*"), *root.glob("images/*")) if p.is_dir())
+    sample = names[:: max(1, len(names) // 50)]
+    candidates = [own, *(p for p in below if p != own), root]
+    return max(candidates, key=lambda c: sum(ImageFolder(c).find(n)[0] is not None for n in sample))
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> PanopticSource:
+    """A folder in COCO's panoptic layout.
+
+    Args:
+        root: the folder.
+        verify_sizes: also decode every PNG and compare it with the json, which takes milliseconds each.
+
+    Raises:
+        ValueError: if there is no panoptic json, or one cannot be parsed.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(
+            f"{root} has no panoptic_<split>.json with a folder of PNG files of that name beside it, neither in "
+            "annotations/ nor in the folder itself"
+        )
+    return assemble(root, files, verify=verify_sizes)
+
+
+def assemble(root: Path, files: Mapping[str, Path], *, verify: bool) -> PanopticSource:
+    """Splits with one class list between them."""
+    loaded = {split: load(file) for split, file in files.items()}
+    notes: list[Fault] = []
+    categories: dict[int, _Category] = {}
+    for split, content in loaded.items():
+        notes += _differences(shown_path(files[split], root), categories, content.categories)
+        categories |= {c.id: c for c in content.categories if c.id not in categories}
+    unknown = [c.id for c in categories.values() if c.isthing is None]
+    if unknown:
+        raise ValueError(
+            f"{next(iter(files.values()))}: categories {unknown[:4]} do not say isthing (1 or 0); add it to each"
+        )
+    classes = {i: categories[i].name for i in sorted(categories)}
+    splits, pngs = {}, {}
+    for split, content in loaded.items():
+        splits[split], pngs[split] = read_split(root, files[split], content, classes)
+    source = PanopticSource(
+        "coco_panoptic",
+        root,
+        classes,
+        splits,
+        (*notes, *image_overlaps(root, splits)),
+        is_thing={i: bool(categories[i].isthing) for i in classes},
+        colors=_colors(categories, files),
+        pngs=pngs,
+    )
+    if not verify:
+        return source
+    label_map = source.panoptic_label_map("category_id")
+    checked = [f for s, index in splits.items() for f in png_faults(root, index, pngs[s], label_map)]
+    return replace(source, notes=(*source.notes, *checked))
+
+
+def read_split(
+    root: Path, file: Path, content: PanopticFile, classes: Mapping[int, str]
+) -> tuple[AnnotationIndex, PngFolder]:
+    """One json as an index, whose annotation ids hold the ids of the segments, and the place of the PNG files."""
+    builder = IndexBuilder(root, classes)
+    images = ImageFolder(image_folder(root, file, [i.file_name for i in content.images]))
+    folder = file.with_suffix("")
+    pngs = ImageFolder(folder)
+    others: dict[int, str] = {}
+    segmented = _by_image(content, builder, file)
+    for image in content.images:
+        annotation = segmented.get(image.id)
+        if annotation is None:
+            builder.exclude_image(image.id)
+            builder.fault(
+                "error",
+                "no_segmentation",
+                image.file_name,
+                image.id,
+                f"the image has no entry in annotations of {file.name} and is left out; segment it or remove it",
+            )
+            continue
+        if pngs.find(annotation.file_name)[0] is None:
+            builder.exclude_image(image.id)
+            builder.fault(
+                "error",
+                "missing_png",
+                folder / annotation.file_name,
+                image.id,
+                f"there is no such file; image {image.file_name} is left out; put the PNG there",
+            )
+            continue
+        declared = (image.height, image.width) if image.height and image.width else None
+        add_checked_image(builder, images, image.file_name, image.id, declared, False)  # type: ignore[arg-type]
+        if annotation.file_name != Path(image.file_name).stem + ".png":
+            others[image.id] = annotation.file_name
+    shown = shown_path(file, root)
+    for number, annotation in enumerate(segmented.values(), start=1):
+        for segment in annotation.segments_info:
+            _add_segment(builder, annotation.image_id, number, segment, shown)
+    return builder.build(), PngFolder(str(folder), others)
+
+
+def _by_image(content: PanopticFile, builder: IndexBuilder, file: Path) -> dict[int, _Annotation]:
+    listed = {image.id for image in content.images}
+    segmented: dict[int, _Annotation] = {}
+    for annotation in content.annotations:
+        if annotation.image_id not in listed:
+            builder.fault(
+                "error",
+                "unknown_image",
+                file,
+                annotation.image_id,
+                f"{annotation.file_name} is for image id {annotation.image_id}, which is not listed; it is left "
+                "out; list the image or remove the annotation",
+            )
+        elif annotation.image_id in segmented:
+            builder.fault(
+                "error",
+                "duplicate_segmentation",
+                file,
+                annotation.image_id,
+                f"image id {annotation.image_id} has more than one entry in annotations; the first, "
+                f"{segmented[annotation.image_id].file_name}, is taken; remove the others",
+            )
+        else:
+            segmented[annotation.image_id] = annotation
+    return segmented
+
+
+def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: _Segment, shown: str) -> None:
+    before = len(builder.faults)
+    builder.add_object(
+        image_id,
+        segment.bbox,
+        segment.category_id,
+        annotation_id(number, segment.id),
+        area=segment.area,
+        crowd=bool(segment.iscrowd),
+        file=shown,
+    )
+    # people know a segment by its own id
+    builder.faults[before:] = [replace(f, id=segment.id) for f in builder.faults[before:]]
+
+
+def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: LabelMap) -> Iterable[Fault]:
+    """Reads every PNG: what cannot be read, has another size, or disagrees with the json."""
+    for row in range(len(index)):
+        path = pngs.path(index, row)
+        file, image_id = shown_path(path, root), index.image_id(row)
+        try:
+            found = read_segmentation(path, index, row, label_map)
+        except ValueError as error:
+            yield Fault("error", "bad_png", file, image_id, str(error))
+            continue
+        two_channels = not bool((found.ids >= 256 * 256).any()) and any(not s.area for s in found.segments)
+        hint = (
+            "; the PNG has two channels only: is it category and instance instead of ids?"
+            if two_channels
+            else ""
+        )
+        for line in found.faults():
+            yield Fault(
+                "error",
+                "segments_disagree",
+                file,
+                image_id,
+                f"{line}{hint}; correct the PNG or segments_info, or leave such segments out with skip_broken",
+            )
+        areas = index.objects(row).areas.tolist()
+        wrong = [s for s, area in zip(found.segments, areas, strict=True) if s.area and s.area != area]
+        for segment in wrong:
+            yield Fault(
+                "warning",
+                "wrong_area",
+                file,
+                segment.id,
+                f"segments_info says another area than the {segment.area} pixels of the PNG; evaluation of boxes "
+                "takes it to tell small from large; write the file again",
+            )
+
+
+def _differences(file: str, known: Mapping[int, _Category], found: Iterable[_Category]) -> Iterable[Fault]:
+    for category in found:
+        first = known.get(category.id, category)
+        if known and (
+            category.id not in known or (first.name, first.isthing) != (category.name, category.isthing)
+        ):
+            yield Fault(
+                "error",
+                "class_list",
+                file,
+                category.id,
+                f"category {category.id} {category.name!r} is not as in the other splits; give all splits one "
+                "class list",
+            )
+
+
+def _colors(
+    categories: Mapping[int, _Category], files: Mapping[str, Path]
+) -> dict[int, tuple[int, int, int]]:
+    """Colours of the classes, from the json files or from COCO's own list beside them."""
+    own = {i: c.color for i, c in categories.items() if c.color is not None}
+    beside = next(iter(files.values())).parent / CATEGORIES
+    if own or not beside.is_file():
+        return own
+    listed = msgspec.json.decode(beside.read_bytes(), type=list[_Category])
+    return {c.id: c.color for c in listed if c.color is not None}

@@ -1,0 +1,89 @@
+"""COCO panoptic 2017, and any folder in its layout: things and stuff, with a mask each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.datasets import Truth
+from datamodules.formats import coco_panoptic
+from datamodules.panoptic_truth import PanopticTruth, PngFolder
+from zoo.preprocess import InputContract
+
+
+class CocoPanopticDataModule(DetectionDataModule):
+    """Panoptic data: `Targets.masks` in training, `Batch.panoptic` in evaluation.
+
+    Segments of stuff and crowds are trained on like any other; box and mask AP is that of the things.
+
+    Args:
+        root: folder with annotations/panoptic_<split>.json, annotations/panoptic_<split>/*.png and the images.
+        labels: `category_id` (head index = category id, with holes) or `contiguous`.
+        num_classes: width of a head on category ids; null for the highest id + 1.
+        train_split, eval_split: names of the splits.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        labels: Literal["contiguous", "category_id"],
+        input: InputContract,
+        train_transform: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        num_classes: int | None = None,
+        train_split: str = "train2017",
+        eval_split: str = "val2017",
+        flip_both: bool = False,
+        skip_broken: bool = False,
+        limit_train: int | None = None,
+        limit_eval: int | None = None,
+    ) -> None:
+        super().__init__(
+            input=input,
+            train_transform=train_transform,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            flip_both=flip_both,
+            skip_broken=skip_broken,
+            limit_train=limit_train,
+            limit_eval=limit_eval,
+        )
+        self._root = Path(root).expanduser().resolve()
+        self._labels: Literal["contiguous", "category_id"] = labels
+        self._num_classes = num_classes
+        self._names = {"train": train_split, "val": eval_split}
+        self._pngs: dict[str, PngFolder] = {}
+
+    def load(self) -> LoadedData:
+        """Reads both files; PNG files are only looked for, and read when their image is.
+
+        Raises:
+            ValueError: if a file of the layout is missing.
+        """
+        files = {role: self._file(name) for role, name in self._names.items()}
+        source = coco_panoptic.assemble(self._root, files, verify=False)
+        self._pngs = dict(source.pngs)
+        label_map = source.panoptic_label_map(self._labels, self._num_classes)
+        return LoadedData("coco_panoptic", source.splits, label_map, tuple(source.faults))
+
+    def _file(self, split: str) -> Path:
+        places = [folder / f"panoptic_{split}.json" for folder in (self._root / "annotations", self._root)]
+        found = next((p for p in places if p.is_file() and p.with_suffix("").is_dir()), None)
+        if found is None:
+            raise ValueError(
+                f"{self._root} lacks annotations/panoptic_{split}.json with the folder panoptic_{split} of PNG "
+                "files beside it; set `root` to the folder, train_split and eval_split to the splits in it"
+            )
+        return found
+
+    def truth(self, split: str) -> Truth:
+        """Masks and segments from the PNG files."""
+        self.read()
+        return PanopticTruth(self._pngs[split], lenient=self.skip_broken)
