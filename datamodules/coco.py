@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.datasets import Truth
 from datamodules.formats import coco, shards
-from datamodules.formats.source import split_of
+from datamodules.formats.source import Source, split_of
+from datamodules.index import AnnotationIndex
+from datamodules.masks import MaskTruth, bare_objects
 from datamodules.shards import is_address, local_path
 from zoo.preprocess import InputContract
 
@@ -19,6 +23,7 @@ class CocoDataModule(DetectionDataModule):
         root: folder with annotations/ and one image folder a split; or shards of it, also at an address.
         labels: `contiguous` (80 classes) or `category_id` (91, the raw ids with their holes).
         train_split, eval_split: names of the image folder and of instances_<split>.json.
+        masks: also read the outlines of the objects, for networks with a mask head.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class CocoDataModule(DetectionDataModule):
         seed: int,
         train_split: str = "train2017",
         eval_split: str = "val2017",
+        masks: bool = False,
         flip_both: bool = False,
         skip_broken: bool = False,
         limit_train: int | None = None,
@@ -53,6 +59,7 @@ class CocoDataModule(DetectionDataModule):
             limit_eval=limit_eval,
             bucketing=bucketing,
         )
+        self._masks = masks
         self._root = root if is_address(root) else local_path(root)
         self._labels: Literal["contiguous", "category_id"] = labels
         self._names = {"train": train_split, "val": eval_split}
@@ -79,7 +86,7 @@ class CocoDataModule(DetectionDataModule):
             )
         loaded = {role: coco.load(file) for role, file in files.items()}
         source = coco.assemble("coco", self._root, files, folders, loaded, verify_sizes=False)
-        return LoadedData("coco", source.splits, source.label_map(self._labels), tuple(source.faults))
+        return self._loaded(source, source.splits)
 
     def _from_shards(self, root: Path | str) -> LoadedData:
         source = shards.read(root)
@@ -92,4 +99,12 @@ class CocoDataModule(DetectionDataModule):
                     "eval_split to those"
                 )
             splits[role] = source.splits[known]
-        return LoadedData("coco", splits, source.label_map(self._labels), tuple(source.faults))
+        return self._loaded(source, splits)
+
+    def _loaded(self, source: Source, splits: Mapping[str, AnnotationIndex]) -> LoadedData:
+        faults = [*source.faults, *(bare_objects(splits) if self._masks else ())]
+        return LoadedData("coco", splits, source.label_map(self._labels), tuple(faults))
+
+    def truth(self, split: str) -> Truth:
+        """Boxes, and masks where they are asked for."""
+        return MaskTruth() if self._masks else Truth()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.datasets import Truth
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, concatenate
+from datamodules.masks import MaskTruth, bare_objects
 from datamodules.shards import is_address, local_path
 from datamodules.splits import held_out
 from zoo.preprocess import InputContract
@@ -20,6 +22,7 @@ class CustomDataModule(DetectionDataModule):
         train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
             trains on train and evaluates on val, or on test where there is no val.
         val_fraction: share of the training images to evaluate on where there is no other split.
+        masks: also read the outlines of the objects, for networks with a mask head.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class CustomDataModule(DetectionDataModule):
         train_split: str = "auto",
         eval_split: str = "auto",
         val_fraction: float = 0.1,
+        masks: bool = False,
         flip_both: bool = False,
         skip_broken: bool = False,
         limit_train: int | None = None,
@@ -55,6 +59,7 @@ class CustomDataModule(DetectionDataModule):
             limit_eval=limit_eval,
             bucketing=bucketing,
         )
+        self._masks = masks
         self._root = root if is_address(root) else local_path(root)
         self._format: Format = format
         self._train_split = train_split
@@ -70,7 +75,12 @@ class CustomDataModule(DetectionDataModule):
         source = read(self._root, self._format)
         train = _joined(source, "train" if self._train_split == "auto" else self._train_split, "train_split")
         splits, notes = self._roles(source, train)
-        return LoadedData(source.format, splits, source.label_map(), (*source.faults, *notes))
+        bare = bare_objects(splits) if self._masks else ()
+        return LoadedData(source.format, splits, source.label_map(), (*source.faults, *notes, *bare))
+
+    def truth(self, split: str) -> Truth:
+        """Boxes, and masks where they are asked for."""
+        return MaskTruth() if self._masks else Truth()
 
     def _roles(
         self, source: Source, train: AnnotationIndex

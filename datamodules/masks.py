@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,11 @@ def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:
         code = coco_mask.frPyObjects(dict(outline.rle), *size)
         return code
     return {"size": list(outline.rle["size"]), "counts": counts.encode("ascii")}
+
+
+def bare_objects(splits: Mapping[str, AnnotationIndex]) -> list[Fault]:
+    """`missing_outlines` of all splits."""
+    return [fault for index in splits.values() for fault in missing_outlines(index)]
 
 
 def missing_outlines(index: AnnotationIndex) -> Iterable[Fault]:

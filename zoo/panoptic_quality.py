@@ -149,7 +149,7 @@ def image_quality(
     categories = [{"id": label, "name": str(label), "isthing": int(t)} for label, t in sorted(things.items())]
     if not categories:
         return {}
-    evaluator = PanopticEval(_as_coco(truth, categories), _as_coco(found, categories))
+    evaluator = PanopticEval(_as_coco(truth, categories, True), _as_coco(found, categories, False))
     evaluator.evaluate()
     rows = evaluator.results()["per_class"]
     counted = {label: rows[label] for label in sorted(things)}
@@ -171,7 +171,7 @@ def _things(found: PanopticSegmentation, truth: PanopticSegmentation, image_id: 
     return things
 
 
-def _as_coco(side: PanopticSegmentation, categories: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_coco(side: PanopticSegmentation, categories: list[dict[str, Any]], is_truth: bool) -> dict[str, Any]:
     from hotcoco import mask
 
     height, width = side.size
@@ -187,7 +187,7 @@ def _as_coco(side: PanopticSegmentation, categories: list[dict[str, Any]]) -> di
                 "id": number,
                 "image_id": 1,
                 "category_id": segment.label,
-                "iscrowd": int(segment.crowd),
+                "iscrowd": int(segment.crowd and is_truth),
                 "segmentation": code,
                 "area": segment.area,
             }

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from datamodules.formats import (
     coco,
+    coco_panoptic,
     createml,
     csv_table,
     cvat,
@@ -30,13 +31,14 @@ from datamodules.images import SUFFIXES
 from datamodules.shards import is_address, local_path
 
 Format = Literal[
-    "auto", "coco", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat", "label_studio",
-    "open_images", "vott_json", "createml", "shards",
+    "auto", "coco", "coco_panoptic", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat",
+    "label_studio", "open_images", "vott_json", "createml", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
 _READERS: dict[str, Callable[..., Source]] = {
     "coco": coco.read,
+    "coco_panoptic": coco_panoptic.read,
     "objects365": objects365.read,
     "roboflow_coco": roboflow.read,
     "yolo": yolo.read,
@@ -54,6 +56,7 @@ _READERS: dict[str, Callable[..., Source]] = {
 _UNDERSTOOD = """\
 Layouts that are understood:
   COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
+  COCO panoptic          annotations/panoptic_{train,val}.json, a folder of PNG files beside each, images
   Objects365 v2          train/zhiyuan_objv2_train.json, train/patch0/*.jpg, val/...
   Roboflow COCO export   train/_annotations.coco.json, train/*.jpg, valid/..., test/...
   YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels);
@@ -95,7 +98,12 @@ def evidence(root: Path) -> list[Evidence]:
     others = [*objects.values(), *exports.values()]  # COCO json too, with a layout of their own
     add("objects365", list(objects.values()), True)
     add("roboflow_coco", list(exports.values()), True)
-    add("coco", [f for f in coco.annotation_files(root).values() if f not in others], True)
+    boxes = [f for f in coco.annotation_files(root).values() if f not in others]
+    panoptic = list(coco_panoptic.annotation_files(root).values())
+    if panoptic and not any(f.stem.startswith("instances") for f in boxes):
+        boxes = []  # lists of the images; in COCO's own folder the boxes win
+        add("coco_panoptic", panoptic, True)
+    add("coco", boxes, True)
     base = voc.find_base(root)
     add("voc", [next((base / "Annotations").glob("*.xml"))] if base else [], True)
     file = yolo_layout.data_file(root)

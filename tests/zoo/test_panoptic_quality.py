@@ -195,6 +195,14 @@ def test_the_truth_as_prediction_is_perfect_without_crowds():
     assert set(metric.compute().values()) == {1.0}
 
 
+def test_crowds_as_prediction_are_segments_like_others():
+    truth = segmentation(["1102", "1133"], {1: 0, 2: 2, 3: 0}, crowd={3})
+    assert quality(truth, truth) == {0: (1, 0, 0, 1.0), 2: (1, 0, 0, 1.0)}
+    # of two crowds of a class only the last excuses, so the truth itself has a false positive
+    two = segmentation(["1102", "1133"], {1: 0, 2: 2, 3: 0}, crowd={1, 3})
+    assert quality(two, two) == {0: (0, 1, 0, 0.0), 2: (1, 0, 0, 1.0)}
+
+
 def test_nothing_to_score_is_nan():
     assert all(math.isnan(v) for v in PanopticQuality().compute().values())
     metric = PanopticQuality()
