@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datamodules.doctor import check
-from datamodules.formats.detect import detect
+from datamodules.formats.detect import detect, read
 from datamodules.panoptic import CocoPanopticDataModule
 from datamodules.panoptic_truth import annotation_id, segment_id
 from zoo.batch import Batch, Detections
@@ -214,7 +213,7 @@ def test_the_limit_and_the_digest_see_the_same_segments(tmp_path):
 def test_a_folder_is_recognised_and_checked(tmp_path):
     root = write(tmp_path)
     assert detect(root) == "coco_panoptic"
-    assert check(root).faults == []
+    assert read(root).faults == []
     shown = content("val2017")
     (root / "annotations" / "instances_val2017.json").write_text(
         json.dumps({**shown, "annotations": [], "categories": CATEGORIES})
@@ -223,7 +222,7 @@ def test_a_folder_is_recognised_and_checked(tmp_path):
 
 
 def faults_of(root: Path, change: Any = None) -> list[tuple[str, str, Any]]:
-    return [(f.severity, f.kind, f.id) for f in check(write(root, change)).faults]
+    return [(f.severity, f.kind, f.id) for f in read(write(root, change)).faults]
 
 
 def test_what_the_json_says_wrongly_is_told(tmp_path):
@@ -260,7 +259,7 @@ def _without_isthing(root: Path) -> Path:
 
 def test_a_missing_png_is_told_with_its_image(tmp_path):
     val_png(write(tmp_path)).unlink()
-    (fault,) = check(tmp_path).faults
+    (fault,) = read(tmp_path).faults
     assert (fault.severity, fault.kind, fault.id) == ("error", "missing_png", 10)
     data = module(tmp_path)
     with pytest.raises(ValueError, match="missing_png"):
@@ -279,7 +278,7 @@ def test_png_and_json_that_disagree_are_told_with_ids(tmp_path):
     ids = id_map(PICTURES[0])
     ids[ids == 300] = 301
     wrong_png(tmp_path, ids)
-    faults = check(tmp_path).faults
+    faults = read(tmp_path).faults
     assert [(f.kind, f.id) for f in faults] == [("segments_disagree", 10)] * 2
     assert "id 300 is listed and has no pixel" in faults[0].message
     assert "id 301 has 30 pixels and is not listed" in faults[1].message
@@ -298,11 +297,11 @@ def test_png_and_json_that_disagree_are_told_with_ids(tmp_path):
 
 def test_unreadable_and_ill_sized_pngs_are_told(tmp_path):
     wrong_png(tmp_path / "a", id_map(PICTURES[0])[:, :-1])
-    (fault,) = check(tmp_path / "a").faults
+    (fault,) = read(tmp_path / "a").faults
     assert (fault.kind, fault.id) == ("bad_png", 10)
     assert "is 31x24, its image is 32x24" in fault.message
     val_png(write(tmp_path / "b")).write_bytes(b"no png")
-    (fault,) = check(tmp_path / "b").faults
+    (fault,) = read(tmp_path / "b").faults
     assert "no readable PNG" in fault.message
     with pytest.raises(ValueError, match="no readable PNG"):
         next(iter(module(tmp_path / "b", skip_broken=True).val_dataloader()))
@@ -312,7 +311,7 @@ def test_category_and_instance_in_two_channels_are_recognised(tmp_path):
     ids = np.zeros(SIZE, np.int32)
     for number, (category, crowd, *_) in PICTURES[0].items():
         ids[id_map(PICTURES[0]) == number] = category + 256 * (255 if crowd else 0)
-    faults = check(wrong_png(tmp_path, ids)).faults
+    faults = read(wrong_png(tmp_path, ids)).faults
     assert "two channels only: is it category and instance instead of ids?" in faults[0].message
 
 
@@ -355,7 +354,7 @@ def test_coco_panoptic_trains(test_data):
 def test_panopticapi_sample_is_read_as_it_is(test_data):
     root = test_data / "panopticapi_sample" / "sample_data"
     assert detect(root) == "coco_panoptic"
-    assert check(root).faults == []
+    assert read(root).faults == []
     data = module(root, train_split="examples", eval_split="examples")
     (batch,) = data.val_dataloader()
     truth = dict(zip(batch.image_ids, batch.panoptic, strict=True))
