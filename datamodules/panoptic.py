@@ -42,6 +42,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
+        bucketing: int | None = None,
     ) -> None:
         super().__init__(
             input=input,
@@ -54,6 +55,7 @@ class CocoPanopticDataModule(DetectionDataModule):
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,
+            bucketing=bucketing,
         )
         self._root = Path(root).expanduser().resolve()
         self._labels: Literal["contiguous", "category_id"] = labels

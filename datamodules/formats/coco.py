@@ -14,7 +14,7 @@ from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
 # other kinds of COCO annotation, without boxes to train on or twice the same
-_OTHER_KINDS = ("panoptic", "captions", "person_keypoints", "image_info", "stuff")
+_OTHER_KINDS = ("panoptic", "captions", "person_keypoints", "image_info", "images_info", "stuff")
 
 
 class _Category(msgspec.Struct):

@@ -100,10 +100,8 @@ def evidence(root: Path) -> list[Evidence]:
     add("roboflow_coco", list(exports.values()), True)
     boxes = [f for f in coco.annotation_files(root).values() if f not in others]
     panoptic = list(coco_panoptic.annotation_files(root).values())
-    if panoptic and not any(f.stem.startswith("instances") for f in boxes):
-        boxes = []  # lists of the images; in COCO's own folder the boxes win
-        add("coco_panoptic", panoptic, True)
     add("coco", boxes, True)
+    add("coco_panoptic", [] if boxes else panoptic, True)  # COCO's own folder has both
     base = voc.find_base(root)
     add("voc", [next((base / "Annotations").glob("*.xml"))] if base else [], True)
     file = yolo_layout.data_file(root)
