@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from datamodules.stores import Folder, ImageStore, StoreError
@@ -160,8 +160,10 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
 
 
 def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
+    # PIL's own message shows the address of the buffer
+    reason = "it is of no known image format" if isinstance(error, UnidentifiedImageError) else error
     return ValueError(
-        f"{path} (image id {image_id}) cannot be decoded: {error}; replace the file or remove it from "
+        f"{path} (image id {image_id}) cannot be decoded: {reason}; replace the file or remove it from "
         "the annotations; `zoo data check` lists all such files"
     )
 
