@@ -20,7 +20,7 @@ from datamodules.index import AnnotationIndex, Fault
 from datamodules.loaders import EvaluationLoader, StepLoader
 from datamodules.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
-from datamodules.transforms.presets import NEED_BOXES, build_transform
+from datamodules.transforms.presets import NEED_BOXES, Photometric, build_transform
 from zoo.labels import LabelMap
 from zoo.preprocess import InputContract
 
@@ -63,6 +63,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the order of the images and of every random draw of a transform.
         flip_both: also flip training images top to bottom.
+        photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
+            device of the network: slightly other pixels, see `zoo.photometric.distort_batch`.
         skip_broken: train without the images and objects that are at fault instead of refusing.
         limit_train, limit_eval: use the first so many images only.
         bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like
@@ -79,6 +81,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         num_workers: int,
         seed: int,
         flip_both: bool = False,
+        photometric: Photometric = "worker",
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
@@ -98,7 +101,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(f"bucketing is {bucketing} steps; it must be at least 1, or null for none")
         self.bucketing = bucketing
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
-        self._transform = build_transform(train_transform, input, flip_both)
+        self._transform = build_transform(train_transform, input, flip_both, photometric)
         if bucketing is not None:
             self._transform.final_size(
                 (1, 1), 0

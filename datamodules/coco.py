@@ -13,6 +13,7 @@ from datamodules.formats.source import Source, split_of
 from datamodules.index import AnnotationIndex
 from datamodules.masks import MaskTruth, bare_objects
 from datamodules.shards import is_address, local_path
+from datamodules.transforms.presets import Photometric
 from zoo.preprocess import InputContract
 
 
@@ -41,6 +42,7 @@ class CocoDataModule(DetectionDataModule):
         eval_split: str = "val2017",
         masks: bool = False,
         flip_both: bool = False,
+        photometric: Photometric = "worker",
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
@@ -54,6 +56,7 @@ class CocoDataModule(DetectionDataModule):
             num_workers=num_workers,
             seed=seed,
             flip_both=flip_both,
+            photometric=photometric,
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,

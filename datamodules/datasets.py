@@ -118,6 +118,7 @@ class TrainingDataset(Dataset[Sample]):
             labels=out.labels,
             boxes=out.boxes,
             masks=out.masks,
+            photometric=out.photometric,
             image_id=self.index.image_id(row),
             original_size=self.index.size(row),
         )

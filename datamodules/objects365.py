@@ -9,6 +9,7 @@ from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats import objects365, shards
 from datamodules.index import Fault
 from datamodules.shards import is_address, local_path
+from datamodules.transforms.presets import Photometric
 from zoo.preprocess import InputContract
 
 
@@ -38,6 +39,7 @@ class Objects365DataModule(DetectionDataModule):
         seed: int,
         verify_sizes: bool = False,
         flip_both: bool = False,
+        photometric: Photometric = "worker",
         skip_broken: bool = False,
         limit_train: int | None = None,
         limit_eval: int | None = None,
@@ -51,6 +53,7 @@ class Objects365DataModule(DetectionDataModule):
             num_workers=num_workers,
             seed=seed,
             flip_both=flip_both,
+            photometric=photometric,
             skip_broken=skip_broken,
             limit_train=limit_train,
             limit_eval=limit_eval,

@@ -95,6 +95,9 @@ class Batch:
     step: Step | None = None  # None outside training
     annotations: Annotations | None = None  # None in training
     panoptic: tuple[PanopticSegmentation, ...] | None = None  # ground truth of each image; None in training
+    photometric: Tensor | None = (
+        None  # [B, 12] distortions left to `InputContract.normalize`, see zoo.photometric
+    )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -113,6 +116,9 @@ class Batch:
             images=self.images.to(device, non_blocking=non_blocking),
             padding=self.padding.to(device, non_blocking=non_blocking),
             targets=targets,
+            photometric=None
+            if self.photometric is None
+            else self.photometric.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Batch:
@@ -123,7 +129,11 @@ class Batch:
             masks=None if self.targets.masks is None else self.targets.masks.pin_memory(),
         )
         return replace(
-            self, images=self.images.pin_memory(), padding=self.padding.pin_memory(), targets=targets
+            self,
+            images=self.images.pin_memory(),
+            padding=self.padding.pin_memory(),
+            targets=targets,
+            photometric=None if self.photometric is None else self.photometric.pin_memory(),
         )
 
     def padded_to(self, size: tuple[int, int]) -> Batch:
@@ -161,6 +171,9 @@ class Sample:
     annotations: Annotations | None = None  # counts has one entry; None in training
     masks: Tensor | None = None  # [n, h, w] bool, of the objects in `boxes`; None without masks
     panoptic: PanopticSegmentation | None = None  # ground truth, at the original size; None in training
+    photometric: Tensor | None = (
+        None  # [12] float32 of a distortion left to the device; None if there is none
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -186,6 +199,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         original_sizes=tuple(s.original_size for s in samples),
         annotations=_concatenate([s.annotations for s in samples]),
         panoptic=_of_every([s.panoptic for s in samples]),
+        photometric=_stacked([s.photometric for s in samples]),
     )
 
 
@@ -199,6 +213,18 @@ def _padded_masks(samples: Sequence[Sample], height: int, width: int) -> Tensor 
 def _of_every(values: Sequence[_T | None]) -> tuple[_T, ...] | None:
     present = tuple(v for v in values if v is not None)
     return present if len(present) == len(values) else None
+
+
+def _stacked(photometric: Sequence[Tensor | None]) -> Tensor | None:
+    present = [p for p in photometric if p is not None]
+    if not present:
+        return None
+    if len(present) < len(photometric):
+        raise ValueError(
+            f"{len(present)} of {len(photometric)} samples of a batch have their photometric distortion left to "
+            "the device; all must, or none"
+        )
+    return torch.stack(present)
 
 
 def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | None:

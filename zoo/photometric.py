@@ -61,26 +61,84 @@ def shift_hue(planes: Tensor, hue: float | Tensor) -> None:
     1 - (v - channel) is above 0, which is quicker than comparing.
     """
     red, green, blue = planes.split(1, dim=-3)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
+    value = torch.maximum(red, green)
+    torch.maximum(value, blue, out=value)
+    low = torch.minimum(red, green)
+    torch.minimum(low, blue, out=low)
     chroma = value - low
     per_level = chroma.clamp_min(1).reciprocal_()
-    is_red = (red - value).add_(1).clamp_min_(0)
-    is_green = (green - value).add_(1).clamp_min_(0)
+    spare = value - 1
+    is_red = torch.sub(red, spare).clamp_min_(0)
+    is_green = torch.sub(green, spare).clamp_min_(0)
     is_green.addcmul_(is_green, is_red, value=-1)
-    sixths = (green - blue).mul_(per_level).mul_(is_red)
-    sixths.addcmul_((blue - red).mul_(per_level).add_(2), is_green)
+    sixths = torch.sub(green, blue).mul_(is_red)
+    sixths.addcmul_(torch.sub(blue, red, out=spare), is_green)
     is_blue = is_red.add_(is_green).neg_().add_(1)
-    sixths.addcmul_((red - green).mul_(per_level).add_(4), is_blue)
-    sixths.add_(hue * 6)
-    sixths.add_(torch.mul(sixths, 1 / 6, out=is_blue).floor_(), alpha=-6)  # into [0, 6)
-    tent = torch.sub(sixths, 3, out=per_level)
-    red.copy_(value.addcmul_(_tent(tent), chroma, value=-1))
-    green.copy_(_tent(torch.sub(sixths, 2, out=tent)).mul_(chroma).add_(low))
-    blue.copy_(_tent(torch.sub(sixths, 4, out=tent)).mul_(chroma).add_(low))
+    sixths.addcmul_(torch.sub(red, green, out=spare), is_blue).mul_(per_level)
+    sixths.add_(is_green, alpha=2).add_(is_blue, alpha=4).add_(hue * 6)
+    sixths.add_(torch.mul(sixths, 1 / 6, out=spare).floor_(), alpha=-6)  # into [0, 6)
+    torch.addcmul(value, _minus_tent(sixths, 3, spare), chroma, out=red)
+    torch.addcmul(low, _minus_tent(sixths, 2, spare), chroma, value=-1, out=green)
+    torch.addcmul(low, _minus_tent(sixths, 4, spare), chroma, value=-1, out=blue)
     # torchvision leaves [0, 1] by 255.999 and cuts off
     planes.mul_(255.999 / 255).floor_()
 
 
-def _tent(x: Tensor) -> Tensor:
-    return x.abs_().neg_().add_(2).clamp_(0, 1)
+def _minus_tent(sixths: Tensor, middle: float, out: Tensor) -> Tensor:
+    return torch.sub(sixths, middle, out=out).abs_().sub_(2).clamp_(-1, 0)
+
+
+def distort_batch(images: Tensor, photometric: Tensor) -> Tensor:
+    """Distorts a batch after its resize, on whatever device it is, without a transfer to the host.
+
+    What differs from the published order, in which the photograph is distorted before zoom-out, crop
+    and resize:
+
+    * colours of neighbouring pixels are mixed by the resize first, so edges come out a little other;
+    * contrast turns about the mean of what the sample still shows of the photograph, not of all of it;
+    * a pixel that a zoom-out's border covers in part gets that part of contrast's shift only.
+
+    The black border of a zoom-out and padding stay black, and do not count in the mean, as published.
+    An image that is neither cropped, zoomed nor resized comes out as torchvision's operations give it,
+    but for single levels.
+
+    Args:
+        images: [B, 3, H, W] float32, whole levels 0 to 255; overwritten.
+        photometric: [B, 12] on the same device, `Distortion.vector` of each image.
+    """
+    if photometric.shape != (len(images), WIDTH):
+        raise ValueError(f"photometric is {tuple(photometric.shape)}; it must be ({len(images)}, {WIDTH})")
+    brightness, contrast, saturation, hue, first = photometric[:, :5, None, None, None].unbind(1)
+    inside = _inside(photometric[:, 8:], images.shape[-2], images.shape[-1])
+    early = torch.where(first > 0, contrast, 1.0)
+    late = torch.where(first > 0, 1.0, contrast)
+    images.mul_(brightness).clamp_(max=255).floor_()
+    _contrast(images, early, inside)
+    _blend(images, luma(images), saturation)
+    turned = images.clone()
+    shift_hue(turned, hue)
+    images = torch.where(hue == 0, images, turned)
+    _contrast(images, late, inside)
+    channels = photometric[:, 5:8, None, None].long()
+    return images.gather(1, channels.expand_as(images))
+
+
+def _contrast(images: Tensor, factor: Tensor, inside: Tensor) -> None:
+    whole = (-3, -2, -1)
+    weight = inside.sum(whole, keepdim=True).clamp_min(1)
+    mean = luma(images).mul_(inside).sum(whole, keepdim=True) / weight
+    _blend(images, mean * inside, factor)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> None:
+    images.mul_(factor).addcmul_(other, 1 - factor).clamp_(0, 255).floor_()
+
+
+def _inside(corners: Tensor, height: int, width: int) -> Tensor:
+    """[B, 1, H, W]: the share of each pixel that lies inside (x0, y0, x1, y1) of `corners` [B, 4]."""
+    x0, y0, x1, y1 = corners[:, :, None].unbind(1)
+    x = torch.arange(width, device=corners.device, dtype=corners.dtype)
+    y = torch.arange(height, device=corners.device, dtype=corners.dtype)
+    across = (torch.minimum(x1, x + 1) - torch.maximum(x0, x)).clamp(0, 1)
+    down = (torch.minimum(y1, y + 1) - torch.maximum(y0, y)).clamp(0, 1)
+    return down[:, None, :, None] * across[:, None, None, :]

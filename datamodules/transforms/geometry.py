@@ -5,14 +5,15 @@ Boxes move by the very float32 operations of the official code, masks [n, h, w] 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from datamodules.targets import ImageTargets, large, resized, solid
-from datamodules.transforms.plan import Placed
+from datamodules.transforms.plan import Placed, Step
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,18 @@ class Sanitize:
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """The same."""
         return size
+
+
+def shown(steps: Sequence[Step], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1) in what the steps make of an image of (h, w) `size`: where they leave that image."""
+    whole = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+    corners = ImageTargets(torch.zeros(1, dtype=torch.int64), whole)
+    for step in steps:
+        corners = (replace(step, centred=False) if isinstance(step, Crop) else step).on_targets(corners)
+    if not len(corners.labels):
+        return 0.0, 0.0, 0.0, 0.0
+    x0, y0, x1, y1 = corners.boxes_xyxy[0].tolist()
+    return x0, y0, x1, y1
 
 
 def centred_in(boxes_xyxy: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -84,10 +84,11 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps for one image, and the (h, w) of what comes out."""
+    """The steps for one image, the (h, w) of what comes out, and what is left for the device to do."""
 
     steps: tuple[Step, ...]
     size: tuple[int, int]
+    photometric: Tensor | None = None  # [12], see `zoo.photometric.Distortion.vector`
 
     def pixels(self, image: Tensor | Image.Image) -> Tensor:
         """The image after all steps: [3, *size] uint8."""

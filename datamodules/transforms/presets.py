@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from datamodules.targets import ImageTargets, large, unit_boxes
+from datamodules.transforms.color import Distort
 from datamodules.transforms.draws import (
     draw_detr,
     draw_finetune,
@@ -19,10 +20,11 @@ from datamodules.transforms.draws import (
     draw_rt_detr,
     draw_shapes,
 )
-from datamodules.transforms.geometry import Resize, VerticalFlip
+from datamodules.transforms.geometry import Resize, VerticalFlip, shown
 from datamodules.transforms.plan import Plan, Step
 from zoo.preprocess import InputContract, image_to_tensor
 
+Photometric = Literal["worker", "device"]
 DETR_LONGEST = 1333
 
 
@@ -33,6 +35,7 @@ class Transformed(NamedTuple):
     labels: Tensor  # [n] int64
     boxes: Tensor  # [n, 4] float32 cxcywh in [0, 1]
     masks: Tensor | None = None  # [n, h, w] bool
+    photometric: Tensor | None = None  # [12], of the distortion that is left to the device
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,13 @@ class TrainTransform:
         name: of the preset.
         input: the contract whose resize ends the plan.
         flip_both: also flip top to bottom.
+        photometric: where the photometric distortion is done, see `build_transform`.
     """
 
     name: str
     input: InputContract
     flip_both: bool = False
+    photometric: Photometric = "worker"
 
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
         """Everything random about an image of (h, w) `size` with boxes [n, 4]: a pure function, no pixels."""
@@ -75,7 +80,11 @@ class TrainTransform:
             end = self.input.resized_size(*now)
             steps.append(Resize(now, end))
             now = end
-        return Plan(tuple(steps), now)
+        if self.photometric == "worker":
+            return Plan(tuple(steps), now)
+        (distort,) = (step for step in steps if isinstance(step, Distort))
+        steps.remove(distort)
+        return Plan(tuple(steps), now, distort.distortion.vector(shown(steps, size)))
 
     def apply(self, image: Image.Image | Tensor, targets: ImageTargets, plan: Plan) -> Transformed:
         """An RGB image, as PIL has it or [3, h, w] uint8, and its targets to what a `Sample` holds."""
@@ -85,7 +94,8 @@ class TrainTransform:
             image = image_to_tensor(image)
         # the official DETR code keeps an object of any size
         kept = large(plan.targets(targets), 0.0 if self.name == "detr" else 1.0)
-        return Transformed(plan.pixels(image), kept.labels, unit_boxes(kept, plan.size), kept.masks)
+        boxes = unit_boxes(kept, plan.size)
+        return Transformed(plan.pixels(image), kept.labels, boxes, kept.masks, plan.photometric)
 
     def __call__(self, image: Image.Image | Tensor, targets: ImageTargets, seed: int) -> Transformed:
         """`draw` and `apply`."""
@@ -116,7 +126,9 @@ class TrainTransform:
         return self.name == "detr" and self.input.resize == "shortest"
 
 
-def build_transform(name: str, input: InputContract, flip_both: bool = False) -> TrainTransform:
+def build_transform(
+    name: str, input: InputContract, flip_both: bool = False, photometric: Photometric = "worker"
+) -> TrainTransform:
     """The preset of that name.
 
     Args:
@@ -124,13 +136,22 @@ def build_transform(name: str, input: InputContract, flip_both: bool = False) ->
         input: the contract whose resize ends every preset but `detr`, which draws the shorter side itself
             where the contract resizes the shortest side.
         flip_both: also flip top to bottom; for images without an upright, as from a microscope.
+        photometric: `worker` distorts colours before the geometry, as published; `device` leaves it to
+            `InputContract.normalize`, behind the resize: less work for the workers, and slightly other
+            pixels, see `zoo.photometric.distort_batch`.
 
     Raises:
-        ValueError: if there is no such preset, naming those there are.
+        ValueError: if there is no such preset, naming those there are; or if nothing is there to leave
+            to the device.
     """
     if name not in PRESETS:
         raise ValueError(f"train_transform {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return TrainTransform(name, input, flip_both)
+    if photometric == "device" and name not in DISTORTS:
+        raise ValueError(
+            f"photometric: device has nothing to do with train_transform {name!r}, which distorts no colours; "
+            f"take photometric: worker, or one of {', '.join(sorted(DISTORTS))}"
+        )
+    return TrainTransform(name, input, flip_both, photometric)
 
 
 def _rt_detr(draw: _Draw) -> list[Step]:
@@ -166,4 +187,5 @@ PRESETS: dict[str, Callable[[_Draw], list[Step]]] = {
     "none": _none,
     "detr": _detr,
 }
+DISTORTS = frozenset({"rt_detr"})  # presets with a photometric distortion in the published sense
 NEED_BOXES = frozenset({"rt_detr"})  # presets whose geometry depends on the boxes

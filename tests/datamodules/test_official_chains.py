@@ -20,7 +20,7 @@ from datamodules.transforms.color import Distort
 from datamodules.transforms.geometry import Crop, HorizontalFlip, Resize, ZoomOut
 from datamodules.transforms.plan import Placed, Plan
 from datamodules.transforms.presets import build_transform
-from zoo.photometric import Distortion
+from zoo.photometric import Distortion, distort_batch
 from zoo.preprocess import InputContract, image_to_tensor
 
 
@@ -210,3 +210,29 @@ def test_distortion_equals_torchvision_on_uint8(distortion):
     apart = (found.int() - by_torchvision(image, choices, tuple(image.shape[1:])).int()).abs()
     assert apart.max() <= (0 if d.hue == 0 else 1)
     assert (apart > 0).float().mean() < 5e-4
+
+
+def test_photometric_on_the_device_stays_near_the_published_order():
+    """The same plan with the distortion behind the resize: the objects equal, the pixels near."""
+    contract, levels = InputContract(resize="stretch", size=(64, 64)), []
+    for seed in range(30):
+        size = SIZES[seed % len(SIZES)]
+        image, targets = picture(size, seed), objects(size, seed)
+        worker = build_transform("rt_detr", contract)(image, targets, seed)
+        device = build_transform("rt_detr", contract, photometric="device")(image, targets, seed)
+        assert worker.photometric is None
+        assert torch.equal(worker.boxes, device.boxes)
+        assert torch.equal(worker.masks, device.masks)
+        late = distort_batch(device.image[None].float(), device.photometric[None])[0]
+        black = (worker.image == 0).all(dim=0) & (device.image == 0).all(dim=0)
+        assert not late[:, black].any()
+        levels.append((late - worker.image.float()).abs().mean().item())
+    assert max(levels) < 12
+    assert sorted(levels)[15] < 2
+
+
+def test_photometric_on_the_device_needs_a_preset_that_distorts():
+    with pytest.raises(
+        ValueError, match=r"photometric: device has nothing to do with train_transform 'detr'"
+    ):
+        build_transform("detr", DETR, photometric="device")
