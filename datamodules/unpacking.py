@@ -106,5 +106,21 @@ def _move(source: Path, into: Path) -> None:
         target = into / entry.name
         if entry.is_dir() and target.is_dir():
             _move(entry, target)
-        else:
+            continue
+        try:
             os.replace(entry, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_over(entry, target)
+
+
+def _move_over(entry: Path, target: Path) -> None:
+    """To another disk, where a folder of the data set may be a link to: no half file there either."""
+    if entry.is_dir():
+        target.mkdir()
+        _move(entry, target)
+        return
+    part = target.with_name(f".{target.name}.part")
+    shutil.copyfile(entry, part)
+    os.replace(part, target)

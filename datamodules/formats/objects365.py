@@ -53,11 +53,12 @@ def class_names() -> dict[int, str]:
 
 
 def annotation_files(root: Path) -> dict[str, Path]:
-    """Per split the official json, in its folder, in annotations/ or at the top; empty if there is none."""
+    """Per split the official json, in or below its folder, in annotations/ or at the top; empty without one."""
     found = {}
     for split in SPLITS:
         name = f"zhiyuan_objv2_{split}.json"
-        places = (root / split / name, root / "annotations" / name, root / name)
+        places = [root / split / name, root / "annotations" / name, root / name]
+        places += sorted(root.glob(f"{split}/*/{name}"))  # an archive with a folder of its own
         file = next((p for p in places if p.is_file()), None)
         if file is not None:
             found[split] = file

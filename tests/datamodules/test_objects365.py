@@ -90,6 +90,15 @@ def test_images_are_found_in_every_layout(tmp_path: Path, layout: str) -> None:
     assert data.faults == ()
 
 
+@pytest.mark.parametrize("place", ["annotations", ".", "train/zhiyuan_objv2_train"])
+def test_the_json_is_found_where_tools_put_it(tmp_path: Path, place: str) -> None:
+    root = write(tmp_path, splits=("train",))
+    (root / place).mkdir(parents=True, exist_ok=True)
+    name = "zhiyuan_objv2_train.json"
+    (root / "train" / name).rename(root / place / name)
+    assert len(module(root).read().splits["train"]) == 3
+
+
 def test_the_layout_is_that_of_most_of_a_sample_and_no_image_is_looked_up_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,3 +124,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         run(MAKERS[name](tmp_path / name))
     assert left(tmp_path) == []
     assert not (tmp_path / "staging").exists()
+
+
+@each
+def test_a_folder_may_be_a_link_to_another_disk(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = unpacking.os.replace
+
+    def other_disk(source: Path, target: Path) -> None:
+        if "staging" in Path(source).parts:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(unpacking.os, "replace", other_disk)
+    assert run(MAKERS[name](tmp_path / name)) == ["patch0"]
+    assert left(tmp_path) == ["out/patch0/a.jpg", "out/patch0/b.jpg"]
+    assert (tmp_path / "out/patch0/b.jpg").read_bytes() == FILES["patch0/b.jpg"]

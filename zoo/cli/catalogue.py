@@ -60,8 +60,8 @@ def find(name: str) -> Entry:
         if name in (bare, entry["full_name"]):
             return entry
     near = recipes.nearest(name, entries)
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise ValueError(f"no model {name!r}; `zoo list` shows {', '.join(entries)}{hint}")
+    hint = f" (did you mean {near!r}?)" if near else ""
+    raise ValueError(f"no model {name!r}{hint}; `zoo list` shows {', '.join(entries)}")
 
 
 def with_details(entry: Entry) -> Entry:

@@ -97,8 +97,9 @@ def _publication(name: str) -> Publication:
         return known[name]
     near = recipes.nearest(name, known)
     raise ValueError(
-        f"no data set {name!r} to download; there are {', '.join(known)}"
-        + (f"; did you mean {near!r}?" if near else "")
+        f"no data set {name!r} to download"
+        + (f" (did you mean {near!r}?)" if near else "")
+        + f"; there are {', '.join(known)}"
     )
 
 

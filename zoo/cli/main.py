@@ -29,6 +29,8 @@ data_app = typer.Typer(
     help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(data_app, name="data")
+runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
 
 Overrides = list[tuple[str, str]]
 TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict")
@@ -451,6 +453,25 @@ def shard(
     from zoo.cli.data_shard import shard as run
 
     run(folder, output, size, format, skip_broken, Console(as_json))
+
+
+@runs_app.command(name="sync")
+def sync_runs(
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of the runs that were spooled; default ./mlruns.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            "--tracking-uri", help="Server; default $MLFLOW_TRACKING_URI or the store in the folder."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send to MLflow what runs kept on disk while its server did not answer."""
+    from zoo.cli.runs import sync
+
+    sync(root, tracking_uri, Console(as_json))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -50,8 +50,9 @@ def resolve(name: str) -> Path:
         return min(fitting)[1]
     near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
     raise FileNotFoundError(
-        f"no recipe {name!r}: neither a file nor one of {', '.join(files)}"
-        + (f"; did you mean {near!r}?" if near else "")
+        f"no recipe {name!r}"
+        + (f" (did you mean {near!r}?)" if near else "")
+        + f": neither a file nor one of {', '.join(files)}"
     )
 
 

@@ -9,6 +9,7 @@ never written again. Built-in manifests are package data and read-only.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -331,7 +332,10 @@ def _default_tag(name: str, names: list[str]) -> str:
         return defaults[0]
     if tags:
         raise ValueError(f"{name!r} has several tags and no default: {', '.join(tags)}; name one")
-    raise UnknownModelError(f"no model is called {name!r}; there are: {', '.join(names)}")
+    bare = {base_name(full) for full in names}
+    near = difflib.get_close_matches(name, sorted({*names, *bare}), n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UnknownModelError(f"no model is called {name!r}{hint}; there are: {', '.join(names)}")
 
 
 def _alias_version(path: Path) -> int:

@@ -1,6 +1,7 @@
 import pytest
 
 from zoo.cli import recipes
+from zoo.cli.main import run_command
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,28 @@ def test_an_unknown_recipe_names_the_nearest():
         FileNotFoundError, match=r"no recipe 'rt_detr/r18_coco'.*did you mean 'rt_detr/r18_coco_72e'"
     ):
         recipes.resolve("rt_detr/r18_coco")
+
+
+@pytest.mark.parametrize(
+    ("command", "near"),
+    [
+        (["info", "rt_detr_r5"], "rt_detr_r50"),
+        (["pull", "rt_detr_r5"], "rt_detr_r50"),
+        (["pull", "rt_detr_r18.coco_27e"], "rt_detr_r18.coco_72e"),
+        (["finetune", "rt_dter_r18", "--data", "."], "rt_detr_r18"),
+        (["fit", "--config", "rt_detr/r50_coco_27e"], "rt_detr/r50_coco_72e"),
+        (["fit", "--config", "r50_o365_12"], "r50_o365_12e"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest_before_the_long_list(command, near, capsys):
+    assert run_command(command) == 2
+    error = capsys.readouterr().err
+    assert f"(did you mean '{near}'?)" in error[:120]
+
+
+def test_a_name_near_to_none_gets_the_list_alone(capsys):
+    assert run_command(["fit", "--config", "qqqqqqq"]) == 2
+    assert capsys.readouterr().err.startswith("error: no recipe 'qqqqqqq': neither a file nor one of ")
 
 
 @pytest.mark.parametrize(("text", "reason"), [("a: [", "not valid YAML"), ("- 1", "holds list")])
