@@ -18,6 +18,7 @@ LAYERS = (
         "matcher",
         "losses",
         "postprocess",
+        "segmentation",
         "evaluation",
         "coco_evaluator",
         "panoptic_quality",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -242,12 +242,25 @@ def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | Non
     )
 
 
+class MaskFunction(Protocol):
+    """Computes masks of the last layer's queries when they are asked for: training wants the matched
+    ones only, inference those that are kept.
+
+    (image [P], query [P]) -> [P, h, w] logits. They cover the padded image, at a fraction of its size.
+    """
+
+    def __call__(self, image: Tensor, query: Tensor) -> Tensor:
+        """See the class."""
+        ...
+
+
 class Predictions(NamedTuple):
     """Raw outputs of one set of queries. Leading dimensions are [B] or [L, B]."""
 
     logits: Tensor  # [..., Q, C] before sigmoid or softmax
     boxes: Tensor  # [..., Q, 4] cxcywh in [0, 1]
     extras: Mapping[str, Tensor] = {}  # family-specific outputs, e.g. box distributions
+    masks: MaskFunction | None = None  # None without a mask head
 
 
 class Pairs(NamedTuple):

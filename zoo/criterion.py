@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.batch import HUNGARIAN, OutputSet, Pairs, Predictions, Step, Targets
 from zoo.boxes import cxcywh_to_xyxy, iou_and_giou
-from zoo.losses import LabelLoss
+from zoo.losses import LabelLoss, focal_and_dice
 from zoo.matcher import HungarianMatcher
 
 
@@ -23,6 +23,14 @@ class LossWeights:
     label: float
     l1: float
     giou: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskLossWeights:
+    """Weights of the two losses of masks, of the last layer alone."""
+
+    focal: float
+    dice: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,15 @@ class MatchedSet:
     def num_layers(self) -> int:
         """L."""
         return self.outputs.predictions.logits.shape[0]
+
+    @property
+    def last_layer(self) -> Pairs:
+        """The pairs of the last layer."""
+        images, queries = self.outputs.predictions.logits.shape[1:3]
+        first = len(self.rows) // self.num_layers * (self.num_layers - 1)
+        rows = self.rows[first:]
+        image = torch.div(rows, queries, rounding_mode="floor") % images
+        return Pairs(image, rows % queries, self.objects[first:])
 
     def labels(self, targets: Targets) -> Tensor:
         """[L*P] class of each pair's object, as this set sees it."""
@@ -83,6 +100,32 @@ class Matches:
     def overlaps(self) -> tuple[Tensor, Tensor]:
         """(IoU, GIoU) of every pair, [P of all sets] each."""
         return iou_and_giou(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.object_boxes))
+
+    @cached_property
+    def mask_losses(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """{set: (focal [P], dice [P])} of the last layer's pairs, for each set that predicts masks.
+
+        Only the matched queries' masks are computed. Their target is the object's mask in the padded image,
+        so padding counts as background, as in the official code.
+
+        Raises:
+            ValueError: the targets have no masks.
+        """
+        losses = {}
+        for matched in self.sets:
+            masks = matched.outputs.predictions.masks
+            if masks is None:
+                continue
+            if self.targets.masks is None:
+                raise ValueError(
+                    f"output set {matched.outputs.name!r} predicts masks, but the batch has none: use data with "
+                    "segmentations of every object, or a model without masks"
+                )
+            pairs = matched.last_layer
+            logits = masks(pairs.image, pairs.query)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            losses[matched.outputs.name] = focal_and_dice(logits, self.targets.masks[pairs.target])
+        return losses
 
     def split(self, per_pair: Tensor) -> list[Tensor]:
         """[P of all sets] to one [L*P] a set."""
@@ -153,6 +196,34 @@ class GiouTerm:
         return matches.sum_per_layer(1 - matches.overlaps[1])
 
 
+class MaskFocalTerm:
+    """Focal loss of each pair's mask, mean over the pixels of the padded image; last layer only."""
+
+    name = "mask_focal"
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, matches: Matches) -> dict[str, Tensor]:
+        """{set: [1]}."""
+        losses = matches.mask_losses
+        return {n: losses[n][0].sum()[None] / matches[n].normalizer for n in losses}
+
+
+class DiceTerm:
+    """Dice loss of each pair's mask over the padded image; last layer only."""
+
+    name = "dice"
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, matches: Matches) -> dict[str, Tensor]:
+        """{set: [1]}."""
+        losses = matches.mask_losses
+        return {n: losses[n][1].sum()[None] / matches[n].normalizer for n in losses}
+
+
 class SetCriterion:
     """Pairs all output sets with the objects and adds up the terms.
 
@@ -164,7 +235,10 @@ class SetCriterion:
         self.matcher, self.terms = matcher, tuple(terms)
 
     def __call__(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> dict[str, Tensor]:
-        """{`set/term`: [L]} weighted losses; their sum is the loss of this micro-batch."""
+        """{`set/term`: [L]} weighted losses; their sum is the loss of this micro-batch.
+
+        [1] where a term looks at the last layer only.
+        """
         matches = self.match(outputs, targets, step)
         return {
             f"{name}/{term.name}": term.weight * value
@@ -196,8 +270,8 @@ def spread_over_layers(pairs: Pairs, output: OutputSet) -> tuple[Tensor, Tensor]
 
 def in_full_precision(output: OutputSet) -> OutputSet:
     """The set with half-precision predictions as float32: costs and losses overflow in half."""
-    logits, boxes, extras = output.predictions
+    logits, boxes, extras, masks = output.predictions
     if logits.dtype in (torch.float32, torch.float64) and boxes.dtype == logits.dtype:
         return output
-    full = Predictions(logits.float(), boxes.float(), {k: v.float() for k, v in extras.items()})
-    return OutputSet(output.name, full, output.matching, output.groups, output.divisor, output.class_agnostic)
+    full = Predictions(logits.float(), boxes.float(), {k: v.float() for k, v in extras.items()}, masks)
+    return replace(output, predictions=full)

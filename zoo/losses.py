@@ -1,8 +1,9 @@
-"""Label losses of set prediction, summed per decoder layer.
+"""Losses of set prediction: of labels, summed per decoder layer, and of masks, one value a pair.
 
-Each takes the logits of one output set and where its matched entries are, and never builds a one-hot
+Each label loss takes the logits of one output set and where its matched entries are, and never builds a one-hot
 target: the loss of "nothing here" is summed over all entries and the matched ones are put right. The
 gradient is the closed form, computed with the value, so the backward pass is one multiplication.
+The mask losses do the same, and so keep nothing at the size of the image.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _BLOCK = 65536  # entries; a few temporaries of it fit into a second-level cache
+_MASK_BLOCK = 1 << 22  # pixels of masks at the size of the image that are looked at together
 
 
 class LabelLoss(Protocol):
@@ -139,3 +141,67 @@ class SoftmaxCrossEntropy:
         gradient.view(-1, classes)[row] = matched_gradient
         gradient.view(-1)[matched] -= 1
         return _SumPerLayer.apply(logits, value, gradient)
+
+
+def focal_and_dice(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Sigmoid focal (alpha 0.25, gamma 2) and dice loss of each mask, at the size of the targets.
+
+    The logits are enlarged bilinearly. focal is the mean over pixels; dice is
+    1 - (2 sum p t + 1) / (sum p + sum t + 1). Source: facebookresearch/detr@29901c5 models/segmentation.py
+
+    Args:
+        logits: [P, h, w].
+        masks: [P, H, W] bool.
+
+    Returns:
+        focal [P], dice [P].
+    """
+    focal, dice = _FocalAndDice.apply(logits, masks)
+    return focal, dice
+
+
+class _FocalAndDice(torch.autograd.Function):
+    """Works through the masks in blocks; keeps two gradients at the size of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        focal, dice = logits.new_zeros(2, len(logits)).unbind()
+        learns = ctx.needs_input_grad[0]
+        gradients = torch.empty_like(logits[None].expand(2 if learns else 0, *logits.shape))
+        size = max(1, _MASK_BLOCK // max(1, masks.shape[1] * masks.shape[2]))
+        for start in range(0, len(logits), size):
+            part = slice(start, start + size)
+            with torch.enable_grad():
+                small = logits[part].detach().requires_grad_(learns)
+                large = F.interpolate(small[:, None], masks.shape[1:], mode="bilinear", align_corners=False)
+            values, by_pixel = _losses_of_pixels(large.detach()[:, 0].flatten(1), masks[part].flatten(1))
+            focal[part], dice[part] = values
+            for into, gradient in zip(gradients, by_pixel, strict=False):
+                into[part] = torch.autograd.grad(large, small, gradient.view_as(large), retain_graph=True)[0]
+        ctx.save_for_backward(gradients)
+        return focal, dice
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, focal: Tensor, dice: Tensor) -> tuple[Tensor, None]:
+        (gradients,) = ctx.saved_tensors
+        return gradients[0] * focal[:, None, None] + gradients[1] * dice[:, None, None], None
+
+
+def _losses_of_pixels(x: Tensor, masks: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(focal, dice) [P] of logits [P, N] against bool [P, N], and their gradients [P, N]."""
+    t = masks.to(x.dtype)
+    p = x.sigmoid()
+    # of a pixel of the object the same as of background, mirrored: x -> -x, alpha -> 1 - alpha
+    sign = 1 - 2 * t
+    weight = (0.75 - 0.5 * t) / x.shape[1]
+    wrong = (t - p).abs()  # 1 - probability of what the pixel is
+    softplus = F.softplus(x * sign, threshold=40.0)
+    factor = weight * wrong * wrong
+    focal = (factor * softplus).sum(1)
+    focal_gradient = sign * factor * (2 * (1 - wrong) * softplus + wrong)
+    above = 2 * (p * t).sum(1) + 1
+    below = p.sum(1) + t.sum(1) + 1
+    ratio = above / below
+    dice_gradient = (ratio[:, None] - 2 * t) / below[:, None] * p * (1 - p)
+    return (focal, 1 - ratio), (focal_gradient, dice_gradient)

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from zoo.batch import Batch, Detections, Step
+from zoo.batch import Batch, Detections, Outputs, Predictions, Step
 from zoo.criterion import SetCriterion
 from zoo.ema import EmaConfig, ModelEma
 from zoo.evaluation import CocoAP
@@ -59,6 +59,9 @@ class DetectionModule(LightningModule):
     criterion: SetCriterion
     postprocess: Postprocess
     class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
+    added_tensors: ClassVar[str | None] = (
+        None  # regex of those that weights to start from may lack, all of them
+    )
 
     def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:
         super().__init__()
@@ -213,16 +216,20 @@ class DetectionModule(LightningModule):
         return self.criterion(self.network(batch).supervised, batch.targets, required_step(batch))
 
     @torch.no_grad()
-    def detect(self, batch: Batch) -> list[Detections]:
-        """Detections of each image, in pixels of the original images, from the evaluation network."""
+    def predictions(self, batch: Batch) -> Predictions:
+        """Raw predictions of the evaluation network, in evaluation mode; uint8 images are normalised first."""
         network = self.evaluation_network
         was_training = network.training
         network.eval()
         try:
-            outputs = network(self.normalized(batch))
+            outputs: Outputs = network(self.normalized(batch))
         finally:
             network.train(was_training)
-        return self.postprocess(outputs.final, batch.original_sizes)
+        return outputs.final
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Detections of each image, in pixels of the original images, from the evaluation network."""
+        return self.postprocess(self.predictions(batch), batch.original_sizes)
 
     def normalized(self, batch: Batch) -> Batch:
         """Float images; those that are float already stay."""

@@ -54,7 +54,7 @@ class TopKSigmoid:
         Raises:
             ValueError: if there are not as many sizes as images.
         """
-        logits, boxes = (_at_least_float32(t) for t in (predictions.logits, predictions.boxes))
+        logits, boxes = (at_least_float32(t) for t in (predictions.logits, predictions.boxes))
         images, _, classes = logits.shape
         _check_sizes(images, original_sizes)
         if not images:
@@ -79,14 +79,20 @@ class BestClassSoftmax:
         Raises:
             ValueError: if there are not as many sizes as images.
         """
-        logits, boxes = (_at_least_float32(t) for t in (predictions.logits, predictions.boxes))
-        _check_sizes(len(logits), original_sizes)
-        if not len(logits):
+        boxes = at_least_float32(predictions.boxes)
+        _check_sizes(len(boxes), original_sizes)
+        if not len(boxes):
             return []
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        scores, labels, order = best_classes(predictions.logits)
         found = _in_pixels(boxes, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
-        return _to_host(scores, labels.gather(1, order), found)
+        return _to_host(scores, labels, found)
+
+
+def best_classes(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, label and number of each query, [B, Q] each, best score first; the last logit is "no object"."""
+    scores, labels = at_least_float32(logits).softmax(-1)[..., :-1].max(-1)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return scores, labels.gather(1, order), order
 
 
 def _check_sizes(images: int, original_sizes: Sequence[tuple[int, int]]) -> None:
@@ -109,5 +115,6 @@ def _to_host(scores: Tensor, labels: Tensor, boxes: Tensor) -> list[Detections]:
     return [Detections(image[:, 4], image[:, 5].long(), image[:, :4]) for image in packed.cpu()]
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -67,7 +67,8 @@ def load_weights(
 
     Args:
         module: its network receives the weights, and its average starts again from them.
-        state: in our key layout.
+        state: in our key layout. It may lack all of the module's `added_tensors`, which then start new: the
+            weights of a detector start one with masks.
         head: `keep` all rows (strict), start the class tensors `new`, or copy the rows of classes
             that both maps name, in the same or in known other words (`by_class_name`).
         source_map: of the weights; needed for `by_class_name`.
@@ -80,6 +81,11 @@ def load_weights(
         raise ValueError("head: by_class_name needs the label maps of the weights and of the data")
     own = module.network.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    added = {n for n in own if module.added_tensors and re.search(module.added_tensors, n)}
+    if added.isdisjoint(state):
+        missing = [n for n in missing if n not in added]
+    else:
+        added = set()
     if missing or unknown:
         raise ValueError(
             f"weights of another network: {len(missing)} keys missing (first: {missing[:3]}), "
@@ -88,7 +94,10 @@ def load_weights(
     report = LoadReport()
     loaded = {}
     for name, value in own.items():
-        if re.search(module.class_tensors, name) and head != "keep":
+        if name in added:
+            loaded[name] = value
+            report.reinitialised.append(name)
+        elif re.search(module.class_tensors, name) and head != "keep":
             loaded[name] = value.clone()
             if head == "by_class_name":
                 assert source_map is not None

@@ -1,4 +1,4 @@
-"""DETR equals facebookresearch/detr@29901c5 on every stored case of detection; ids are `<folder>/<case>`.
+"""DETR equals facebookresearch/detr@29901c5 on every stored case; ids are `<folder>/<case>`.
 
 `GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
 where that exists, else the cases committed with the package.
@@ -6,6 +6,7 @@ where that exists, else the cases committed with the package.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from datamodules.transforms import draws, presets
 from datamodules.transforms.geometry import Crop, HorizontalFlip, Resize
 from datamodules.transforms.plan import Placed
 from zoo.module import build_module
+from zoo.schedule import ParamRule
 from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.detr import RUNNERS, cases_of_detection, run_structure, runner_of, stored_image
+from zoo.verification.detr import RUNNERS, run_structure, runner_of, stored_image
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -40,7 +42,7 @@ def golden_dir() -> Path:
 def collect() -> list:
     """An empty directory becomes a test that fails, not a collection of nothing."""
     try:
-        cases = cases_of_detection(find_cases(golden_dir(), ["detr"]))
+        cases = find_cases(golden_dir(), ["detr"])
     except FileNotFoundError as error:
         return [pytest.param(error, id="detr/no_cases_found")]
     return [pytest.param(case, id=case.id) for case in cases]
@@ -70,7 +72,7 @@ def test_some_cases_are_committed():
 
     The pictures of preprocess_val are large; preprocess_pieces resizes too.
     """
-    kinds = {runner_of(case) for case in cases_of_detection(find_cases(COMMITTED, ["detr"]))}
+    kinds = {runner_of(case) for case in find_cases(COMMITTED, ["detr"])}
     assert kinds == set(RUNNERS.values()) - {RUNNERS["preprocess_val"]}
 
 
@@ -147,6 +149,45 @@ def test_preset_has_the_official_sizes():
     assert list(draws.DETR_SIDES_BEFORE_CROP) == case["train_pre_crop_scales"].tolist()
     assert list(draws.DETR_CROP) == case["train_crop_min_max"].tolist()
     assert int(case["max_size"]) == presets.DETR_LONGEST
+
+
+WITH_MASKS = ["detr_resnet50_panoptic", "detr_resnet50_dc5_panoptic", "detr_resnet101_panoptic"]
+PANOPTIC_CLASSES = 250  # raw ids of things and stuff; the head has one logit more
+
+
+def module_with_masks(name: str):
+    """The full-size network with masks, from the recipe of its detector."""
+    detector = RECIPES[name.removesuffix("_panoptic")]
+    model = yaml.safe_load((ROOT / "recipes" / "detr" / f"{detector}.yaml").read_text())["model"]
+    init = model["init_args"] | {
+        "num_classes": PANOPTIC_CLASSES,
+        "mask_losses": {"focal": 1.0, "dice": 1.0},
+        "mask_threshold": 0.5,
+        "panoptic": {"score_threshold": 0.85, "min_area": 4, "crop_padding": False},
+    }
+    block = {"class_path": "zoo.architectures.detr.DetrSegmentationModule", "init_args": init}
+    return build_module(block, backbone_weights="random")
+
+
+@pytest.mark.parametrize("name", WITH_MASKS, ids=lambda name: f"structure/{name}")
+def test_full_size_network_with_masks_has_the_official_structure(name):
+    """Tensor names, shapes, parameter counts, frozen parameters and learning rates."""
+    path = golden_dir() / "structure" / f"{name}.json"
+    if golden_dir() == COMMITTED and not path.exists():
+        pytest.skip(f"{name}.json is not among the facts committed with the package")
+    module = module_with_masks(name)
+    assert_all_pass(run_structure(json.loads(path.read_text()), module.network, module.schedule))
+
+
+def test_the_mask_stage_trains_the_published_number_of_parameters():
+    module = module_with_masks("detr_resnet50_panoptic")
+    frozen = replace(module.schedule, rules=[ParamRule(match=r"^(?!bbox_attention|mask_head)", freeze=True)])
+    [group] = frozen.groups(module.network.named_parameters())
+    assert (
+        sum(p.numel() for p in group["params"]) == 1_333_657
+    )  # facebookresearch/detr@29901c5: attention map and mask head
+    assert all(n.startswith(("bbox_attention.", "mask_head.")) for n in group["param_names"])
+    assert group["lr"] == 1e-4
 
 
 @pytest.mark.parametrize("name", RECIPES, ids=lambda name: f"structure/{name}")

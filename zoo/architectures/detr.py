@@ -1,4 +1,4 @@
-"""DETR (Carion et al., arXiv 2005.12872): a set of learned queries over the tokens of one feature map.
+"""DETR (Carion et al., arXiv 2005.12872): a set of learned queries over the tokens of one feature map, and masks.
 
 Semantics of the official code, facebookresearch/detr@29901c5; module names are its state-dict keys but for
 the backbone's (`backbone.0.body.`) and the learned position's (`backbone.1.`).
@@ -15,9 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.batch import Batch, Outputs, OutputSet, Predictions
-from zoo.criterion import GiouTerm, L1Term, LossWeights, Matches, SetCriterion
+from zoo.criterion import (
+    DiceTerm,
+    GiouTerm,
+    L1Term,
+    LossTerm,
+    LossWeights,
+    MaskFocalTerm,
+    MaskLossWeights,
+    Matches,
+    SetCriterion,
+)
 from zoo.ema import EmaConfig
 from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
@@ -27,6 +38,7 @@ from zoo.matcher import HungarianMatcher, MatchCosts, softmax_cost
 from zoo.module import DetectionModule
 from zoo.postprocess import BestClassSoftmax
 from zoo.schedule import Schedule
+from zoo.segmentation import InstanceMasks, PanopticRule
 
 LARGEST_LEARNED = 50  # rows and columns of the learned position encoding
 
@@ -76,9 +88,19 @@ class Detr(nn.Module):
     """Backbone -> 1x1 projection -> transformer -> heads shared by all decoder layers.
 
     Images are normalised RGB of any size; the last logit is "no object".
+
+    Args:
+        num_classes: without "no object".
+        backbone, transformer: sizes of the parts.
+        masks: adds the mask branch, which is run by whoever asks `Predictions.masks` for some.
     """
 
-    def __init__(self, num_classes: int, backbone: BackboneConfig, transformer: TransformerConfig) -> None:
+    bbox_attention: AttentionMap | None
+    mask_head: MaskHead | None
+
+    def __init__(
+        self, num_classes: int, backbone: BackboneConfig, transformer: TransformerConfig, masks: bool
+    ) -> None:
         super().__init__()
         dim = transformer.dim
         self.backbone = build_backbone(backbone)
@@ -88,16 +110,28 @@ class Detr(nn.Module):
         self.transformer = Transformer(transformer)
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+        self.bbox_attention, self.mask_head = None, None
+        if masks:
+            heads, stages = transformer.num_heads, self.backbone.channels[-2::-1]
+            self.bbox_attention = AttentionMap(dim, heads)
+            self.mask_head = MaskHead(dim, heads, stages)
 
     def forward(self, batch: Batch) -> Outputs:
         """Normalised float images to outputs; all decoder layers are supervised in training."""
-        features = self.backbone(batch.images)[-1]
+        *finer, features = self.backbone(batch.images)
         padding = self.padding_of(batch.padding, (features.shape[-2], features.shape[-1]))
-        tokens = to_tokens(self.input_proj(features))
+        projected = self.input_proj(features)
+        tokens = to_tokens(projected)
         position = self.position(padding, tokens.dtype)
-        decoded = self.transformer(tokens, padding.flatten(1), self.query_embed.weight, position)
-        predictions = Predictions(self.class_embed(decoded), self.bbox_embed(decoded).sigmoid())
-        final = Predictions(predictions.logits[-1], predictions.boxes[-1])
+        decoded, memory = self.transformer(tokens, padding.flatten(1), self.query_embed.weight, position)
+        masks = None
+        if self.mask_head is not None and self.bbox_attention is not None:
+            stages = tuple(reversed(finer))
+            masks = QueryMasks(
+                self.bbox_attention, self.mask_head, decoded[-1], memory, padding, projected, stages
+            )
+        predictions = Predictions(self.class_embed(decoded), self.bbox_embed(decoded).sigmoid(), masks=masks)
+        final = predictions._replace(logits=predictions.logits[-1], boxes=predictions.boxes[-1])
         return Outputs(final, (OutputSet("decoder", predictions),) if self.training else ())
 
     @staticmethod
@@ -177,37 +211,130 @@ class DetrModule(DetectionModule):
         ema: EmaConfig | None,
     ) -> None:
         super().__init__(num_classes=num_classes, schedule=schedule, init_args=locals())
-        self.network = Detr(num_classes, backbone, transformer)
+        self.network = Detr(num_classes, backbone, transformer, masks=False)
         self.criterion = detr_criterion(costs, losses, no_object_weight, normalizer)
         self.postprocess = BestClassSoftmax()
         self.average(ema)
 
 
+class DetrSegmentationModule(DetectionModule):
+    """Trains DETR with masks: instances, or panoptic segments where the classes are things and stuff.
+
+    The published models were trained in two stages: `DetrModule` on the boxes of all segments, then this with
+    `init_from` the result, which has no mask branch, and a rule of the schedule that freezes all but
+    `bbox_attention` and `mask_head`. Without the rule everything trains together.
+
+    Args:
+        mask_losses: weights of the mask losses.
+        mask_threshold: probability above which a pixel belongs to an instance.
+        panoptic: how masks become one segment a pixel; null for instances only.
+        num_classes, backbone, transformer, costs, losses, no_object_weight, normalizer, schedule, ema: see
+            `DetrModule`.
+    """
+
+    class_tensors = r"^class_embed\."
+    added_tensors = r"^(bbox_attention|mask_head)\."
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: BackboneConfig,
+        transformer: TransformerConfig,
+        costs: MatchCosts,
+        losses: LossWeights,
+        mask_losses: MaskLossWeights,
+        no_object_weight: float,
+        normalizer: Normalizer,
+        mask_threshold: float,
+        panoptic: PanopticRule | None,
+        schedule: Schedule,
+        ema: EmaConfig | None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, schedule=schedule, init_args=locals())
+        self.network = Detr(num_classes, backbone, transformer, masks=True)
+        self.criterion = detr_criterion(costs, losses, no_object_weight, normalizer, mask_losses)
+        self.postprocess = BestClassSoftmax()
+        self.instances = InstanceMasks(mask_threshold)
+        self.panoptic = panoptic
+        self.average(ema)
+
+
 def detr_criterion(
-    costs: MatchCosts, losses: LossWeights, no_object_weight: float, normalizer: Normalizer
+    costs: MatchCosts,
+    losses: LossWeights,
+    no_object_weight: float,
+    normalizer: Normalizer,
+    mask_losses: MaskLossWeights | None = None,
 ) -> SetCriterion:
-    """Softmax matching, weighted cross entropy, L1 and GIoU."""
-    label = SoftmaxLabelTerm(losses.label, no_object_weight, normalizer)
-    return SetCriterion(
-        HungarianMatcher(costs, softmax_cost), [label, L1Term(losses.l1), GiouTerm(losses.giou)]
-    )
+    """Softmax matching, weighted cross entropy, L1 and GIoU; focal and dice where there are masks."""
+    terms: list[LossTerm] = [
+        SoftmaxLabelTerm(losses.label, no_object_weight, normalizer),
+        L1Term(losses.l1),
+        GiouTerm(losses.giou),
+    ]
+    if mask_losses is not None:
+        terms += [MaskFocalTerm(mask_losses.focal), DiceTerm(mask_losses.dice)]
+    return SetCriterion(HungarianMatcher(costs, softmax_cost), terms)
 
 
 # -- published checkpoints ------------------------------------------------------------------------
 
 _OFFICIAL_PREFIXES = {"backbone.0.body.": "backbone.", "backbone.1.": "position."}
 _OFFICIAL_PARTS = ("transformer.", "input_proj.", "query_embed.", "class_embed.", "bbox_embed.")
+_WITH_MASKS = "detr."  # a checkpoint with masks has the detector below this, beside these:
+_MASK_PARTS = ("bbox_attention.", "mask_head.")
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published state dict to ours: the official layout, or the Hugging Face one if its keys say so.
 
+    With or without masks in both.
+
     Raises:
         KeyError: a key that no published DETR has.
     """
-    if any(key.startswith(("model.", "class_labels_classifier.")) for key in state):
-        return from_hugging_face(state)
-    return {_from_official_key(key): value for key, value in state.items()}
+    masks = {_from_mask_key(key): value for key, value in state.items() if key.startswith(_MASK_PARTS)}
+    detector = {
+        key.removeprefix(_WITH_MASKS): value
+        for key, value in state.items()
+        if not key.startswith(_MASK_PARTS)
+    }
+    if any(key.startswith(("model.", "class_labels_classifier.")) for key in detector):
+        return from_hugging_face(detector) | masks
+    return {_from_official_key(key): value for key, value in detector.items()} | masks
+
+
+# DetrForSegmentation of transformers 5; transformers 4, and so the files on the hub, kept the official names
+_HUGGING_FACE_MASKS = (
+    (r"bbox_attention\.([qk])_proj\.(\w+)", r"bbox_attention.\1_linear.\2"),
+    (r"mask_head\.conv([12])\.conv\.(\w+)", r"mask_head.lay\1.\2"),
+    (r"mask_head\.conv([12])\.norm\.(\w+)", r"mask_head.gn\1.\2"),
+    (r"mask_head\.output_conv\.(\w+)", r"mask_head.out_lay.\1"),
+)
+_OFFICIAL_MASKS = (
+    r"(bbox_attention\.[qk]_linear|mask_head\.((lay|gn)[1-5]|out_lay|adapter[1-3]))\.(weight|bias)"
+)
+
+
+def _from_mask_key(key: str) -> str:
+    if re.fullmatch(_OFFICIAL_MASKS, key):
+        return key
+    for pattern, replacement in _HUGGING_FACE_MASKS:
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(replacement)
+    match = re.fullmatch(
+        r"mask_head\.fpn_stages\.([012])\.(fpn_adapter|refine\.conv|refine\.norm)\.(\w+)", key
+    )
+    if match:
+        stage, part, leaf = int(match[1]), match[2], match[3]
+        name = f"adapter{stage + 1}" if part == "fpn_adapter" else f"{_REFINE[part]}{stage + 3}"
+        return f"mask_head.{name}.{leaf}"
+    raise KeyError(f"{key!r} is not a key of a published DETR with masks")
+
+
+_REFINE = {"refine.conv": "lay", "refine.norm": "gn"}
 
 
 def _from_official_key(key: str) -> str:

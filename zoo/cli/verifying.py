@@ -142,8 +142,6 @@ def run(family: str, golden: Path | None, quiet: bool, console: Console) -> Proo
             console.say(
                 f"  {subject.name}: numbers of {subject.source}, whose code this family's repository copied"
             )
-    if proof.left_out:
-        console.say(f"  left out, of a system that is not here: {', '.join(proof.left_out)}")
     console.say()
     return proof
 

@@ -201,7 +201,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Image tokens to decoder outputs."""
+    """Image tokens to decoder outputs and encoded tokens."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -211,8 +211,10 @@ class Transformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, tokens: Tensor, padding: Tensor, query: Tensor, position: Tensor) -> Tensor:
-        """[L, B, Q, dim], see `Decoder`.
+    def forward(
+        self, tokens: Tensor, padding: Tensor, query: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decoder outputs [L, B, Q, dim], see `Decoder`, and the encoded tokens [B, S, dim].
 
         Args:
             tokens: [B, S, dim] projected features.
@@ -222,5 +224,4 @@ class Transformer(nn.Module):
         """
         visible = ~padding[:, None, None]
         memory = self.encoder(tokens, position, visible)
-        decoded: Tensor = self.decoder(query, memory + position, memory, visible)
-        return decoded
+        return self.decoder(query, memory + position, memory, visible), memory

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoo.batch import Targets
 
@@ -56,20 +57,26 @@ class Case:
         return [str(s) for s in self.arrays[name]]
 
     def targets(self, prefix: str = "") -> Targets:
-        """Targets stored as concatenation with counts."""
-        return Targets(
-            labels=self[f"{prefix}targets/labels"],
-            boxes=self[f"{prefix}targets/boxes"],
-            counts=tuple(int(n) for n in self[f"{prefix}targets/count"]),
-        )
+        """Targets stored as concatenation with counts; masks, where there are any, padded to the largest image."""
+        counts = tuple(int(n) for n in self[f"{prefix}targets/count"])
+        masks = None
+        if f"{prefix}targets/masks/0" in self:
+            each = [self.image_masks(f"{prefix}targets/masks", i) for i in range(len(counts))]
+            height, width = (max(m.shape[axis] for m in each) for axis in (1, 2))
+            masks = torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in each])
+        return Targets(self[f"{prefix}targets/labels"], self[f"{prefix}targets/boxes"], counts, masks)
 
     def images(self, name: str) -> Tensor:
         """Images stored as int8 thirty-seconds, float64 (exact)."""
         return self[name].double() / 32
 
-    def bits(self, name: str) -> Tensor:
-        """A bit-packed boolean array with its `<name>_shape`."""
-        shape = self.arrays[f"{name}_shape"]
+    def image_masks(self, name: str, image: int) -> Tensor:
+        """Bit-packed masks `<name>/<image>` with their `<name>_shape/<image>`."""
+        return self.bits(f"{name}/{image}", f"{name}_shape/{image}")
+
+    def bits(self, name: str, shape_name: str | None = None) -> Tensor:
+        """A bit-packed boolean array with its shape, `<name>_shape` if not told."""
+        shape = self.arrays[shape_name or f"{name}_shape"]
         unpacked = np.unpackbits(self.arrays[name], axis=-1)[..., : shape[-1]]
         return torch.from_numpy(unpacked.reshape(shape).astype(bool))
 

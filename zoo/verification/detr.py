@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from zoo.architectures.detr import Detr, detr_criterion, from_published
 from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
-from zoo.criterion import LossWeights, Matches, SetCriterion
+from zoo.criterion import LossWeights, MaskLossWeights, Matches, SetCriterion
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.transformer import TransformerConfig
@@ -31,6 +32,7 @@ from zoo.verification.cases import (
     compare_summary,
     find_runner,
 )
+from zoo.verification.masks import StoredMasks, run_instances, run_mask_losses, run_panoptic
 from zoo.verification.structure import compare_structure
 
 FOLDER = "detr"
@@ -44,8 +46,10 @@ STRUCTURES = {
 COSTS = MatchCosts(label=1, l1=5, giou=2)
 WEIGHTS = LossWeights(label=1, l1=5, giou=2)
 NO_OBJECT = 0.1
+MASK_WEIGHTS = MaskLossWeights(focal=1, dice=1)
 TERMS = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
-OFFICIAL_WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+MASK_TERMS = {"mask_focal": "loss_mask", "dice": "loss_dice"}  # of the last layer alone
+OFFICIAL_WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
 LOGGED = ("class_error", "cardinality_error")
 RULES = [
     ParamRule(match=r"^backbone\.(conv1|bn1|layer1)\.", freeze=True),
@@ -63,9 +67,9 @@ UNLIMITED = 10**9  # a longest side that no image has
 EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
 
-def criterion() -> SetCriterion:
+def criterion(masks: bool) -> SetCriterion:
     """The official criterion; a case is one batch on one device, where both normalisers are one."""
-    return detr_criterion(COSTS, WEIGHTS, NO_OBJECT, "exact")
+    return detr_criterion(COSTS, WEIGHTS, NO_OBJECT, "exact", MASK_WEIGHTS if masks else None)
 
 
 def schedule(drop_epoch: int) -> Schedule:
@@ -99,6 +103,7 @@ def official_losses(losses: Mapping[str, Tensor], matches: Matches) -> dict[str,
         for kind, official in TERMS.items():
             named[official + suffix] = losses[f"decoder/{kind}"][layer]
         named["cardinality_error" + suffix] = cardinality_error(logits[layer], matches.targets.counts)
+    named |= {o: losses[f"decoder/{n}"][0] for n, o in MASK_TERMS.items() if f"decoder/{n}" in losses}
     named["class_error"] = class_error(matches, last)
     return named
 
@@ -115,7 +120,8 @@ def class_error(matches: Matches, layer: int) -> Tensor:
     logits = matched.outputs.predictions.logits.detach()
     rows = matched.rows.view(len(logits), -1)[layer]
     labels = matched.labels(matches.targets).view(len(logits), -1)[layer]
-    right = (logits.flatten(0, 2)[rows].argmax(-1) == labels).float()
+    # of equal logits, which stored ones can have, topk may name another than argmax; the official code has topk
+    right = (logits.flatten(0, 2)[rows].topk(1).indices[:, 0] == labels).float()
     return 100 - 100 * right.sum() / max(1, len(right))
 
 
@@ -134,16 +140,18 @@ def run_criterion(case: Case) -> list[Comparison]:
 def _criterion_in(
     case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
 ) -> list[Comparison]:
-    layers = [*(f"aux_{i}" for i in range(case.facts["config"]["layers"] - 1)), "final"]
-    inputs = {
+    aux = [name for name in case.arrays if re.fullmatch(r"in/aux_\d+/logits", name)]
+    layers = [*(f"aux_{i}" for i in range(len(aux))), "final"]
+    inputs: dict[str, tuple[Tensor, ...]] = {
         n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes"))
         for n in layers
     }
+    masks = StoredMasks(case["in/final/masks"].to(dtype)) if "in/final/masks" in case else None
     predictions = Predictions(
-        torch.stack([inputs[n][0] for n in layers]), torch.stack([inputs[n][1] for n in layers])
+        torch.stack([inputs[n][0] for n in layers]), torch.stack([inputs[n][1] for n in layers]), masks=masks
     )
     targets = case.targets()
-    sets, step, ours = [OutputSet("decoder", predictions)], whole_step(targets), criterion()
+    sets, step, ours = [OutputSet("decoder", predictions)], whole_step(targets), criterion(masks is not None)
     losses = ours(sets, targets, step)
     total = torch.stack([v.sum() for v in losses.values()]).sum()
     total.backward()
@@ -151,8 +159,10 @@ def _criterion_in(
     with torch.no_grad():
         matches = ours.match(sets, targets, step)
     results += _compare_losses(case, precision, official_losses(losses, matches), tolerance)
+    if masks is not None:
+        inputs["final"] += (masks.logits,)
     for name, tensors in inputs.items():
-        for kind, tensor in zip(("logits", "boxes"), tensors, strict=True):
+        for kind, tensor in zip(("logits", "boxes", "masks"), tensors, strict=False):
             key = f"{precision}/grad/{name}/{kind}"
             if key in case:
                 gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
@@ -241,10 +251,17 @@ def build(case: Case) -> Detr:
             pre_norm=config.get("pre_norm", False),
             position=config.get("position_embedding", "sine"),
         ),
+        masks=config.get("masks", False),
     ).double()
-    backbone = {f"backbone.0.body.{k}": v for k, v in case.shared_weights(f"weights_{name}").items()}
+    prefix = f"{official_prefix(case)}backbone.0.body."
+    backbone = {f"{prefix}{k}": v for k, v in case.shared_weights(f"weights_{name}").items()}
     network.load_state_dict(from_published(backbone | case.weights()), strict=True)
     return network
+
+
+def official_prefix(case: Case) -> str:
+    """What stands before the official keys of the detector: it is a part of the model with masks."""
+    return "detr." if case.facts["config"].get("masks", False) else ""
 
 
 def our_name(key: str) -> str:
@@ -273,7 +290,7 @@ def batch_of(case: Case, prefix: str, targets: Targets, dtype: torch.dtype) -> B
 
 
 def run_forward(case: Case) -> list[Comparison]:
-    """Logits and boxes of every layer, in training (all layers) and evaluation (the last one)."""
+    """Logits and boxes of every layer, in training (all layers) and evaluation (the last one); masks."""
     nothing = Targets(torch.empty(0), torch.empty(0, 4), ())
     results = []
     for precision, dtype, logits, boxes in (
@@ -288,9 +305,21 @@ def run_forward(case: Case) -> list[Comparison]:
             key = f"{precision}/{name}pred"
             results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
             results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
+        if f"{precision}/pred_masks" in case:
+            masks = all_masks(evaluated.final)
+            results.append(compare("masks", masks, case[f"{precision}/pred_masks"], logits))
         if precision == "f64":
             results += _compare_inside(case, network.eval(), batch)
     return results
+
+
+@torch.no_grad()
+def all_masks(predictions: Predictions) -> Tensor:
+    """[B, Q, h, w] logits of every query, which the official model always computes."""
+    assert predictions.masks is not None
+    images, queries = predictions.logits.shape[:2]
+    image, query = torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
+    return predictions.masks(image, query).unflatten(0, (images, queries))
 
 
 def _layers(evaluated: Outputs, trained: Outputs) -> dict[str, Predictions]:
@@ -305,7 +334,8 @@ def _layers(evaluated: Outputs, trained: Outputs) -> dict[str, Predictions]:
 @torch.no_grad()
 def _compare_inside(case: Case, network: Detr, batch: Batch) -> list[Comparison]:
     """Feature map, padding at its size, position encoding, projection, encoder memory, decoder outputs."""
-    features = network.backbone(batch.images)[-1]
+    stages = network.backbone(batch.images)
+    features = stages[-1]
     height, width = features.shape[-2:]
     padding = network.padding_of(batch.padding, (height, width))
     # the official encoding is computed in float32
@@ -319,15 +349,27 @@ def _compare_inside(case: Case, network: Detr, batch: Batch) -> list[Comparison]
     def as_map(values: Tensor) -> Tensor:
         return values.expand(len(batch), -1, -1).transpose(1, 2).unflatten(2, (height, width))
 
-    names = case.strings("f64/inter/features/names")
+    names = case.strings("f64/inter/features/names")  # of the last stage, or of all four for the mask head
+    summarised = dict(zip(names, stages[-len(names) :], strict=True))
     return [
-        *compare_summary(case, "f64/inter/features", {names[0]: features}, 1e-9),
+        *compare_summary(case, "f64/inter/features", summarised, 1e-9),
+        *_compare_attention(case, network, decoded[-1], memory, padding),
         compare_exact("padding at feature size", padding, case["inter/mask"]),
         compare("position", as_map(position), case["inter/pos"], 1e-6),
         compare("projection", as_map(tokens), case["f64/inter/input_proj"], 1e-9),
         compare("memory", as_map(memory), case["f64/inter/memory"], 1e-9),
         compare("decoder outputs", decoded, case["f64/inter/hs"], 1e-9),
     ]
+
+
+def _compare_attention(
+    case: Case, network: Detr, queries: Tensor, memory: Tensor, padding: Tensor
+) -> list[Comparison]:
+    """Attention maps of all queries, where there is a mask branch."""
+    if network.bbox_attention is None:
+        return []
+    maps = network.bbox_attention(queries, memory, padding.flatten(1)).unflatten(-1, padding.shape[1:])
+    return compare_summary(case, "f64/inter/bbox_attention", {"bbox_attention": maps}, 1e-9)
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -347,7 +389,8 @@ def run_train_steps(case: Case) -> list[Comparison]:
     for index, batch_number in enumerate(case["batch_schedule"].tolist()):
         prefix, number = f"batch{batch_number}/", index + 1
         targets = case.targets(prefix)
-        batch, ours = batch_of(case, prefix, targets, torch.float64), criterion()
+        batch = batch_of(case, prefix, targets, torch.float64)
+        ours = criterion(case.facts["config"].get("masks", False))
         sets = network(batch).supervised
         losses = ours(sets, targets, whole_step(targets))
         total = torch.stack([v.sum() for v in losses.values()]).sum()
@@ -376,7 +419,7 @@ def run_train_steps(case: Case) -> list[Comparison]:
 
 def _official_keys(case: Case) -> list[str]:
     backbone = case.shared_weights(f"weights_{case.facts['config'].get('backbone', 'resnet50')}")
-    return [*(f"backbone.0.body.{k}" for k in backbone), *case.weights()]
+    return [*(f"{official_prefix(case)}backbone.0.body.{k}" for k in backbone), *case.weights()]
 
 
 def run_schedule(case: Case) -> list[Comparison]:
@@ -513,13 +556,9 @@ RUNNERS: dict[str, Runner] = {
     "preprocess_pieces": run_pieces,
     "preprocess_val": run_preprocess,
     "postprocess_bbox": run_postprocess,
+    "postprocess_segm": run_instances,
+    "postprocess_panoptic": run_panoptic,
+    "mask_losses": run_mask_losses,
 }
-OF_MASKS = ("panoptic", "mask", "segm")  # cases of a system that is not here yet
-
-
-def cases_of_detection(cases: Sequence[Case]) -> list[Case]:
-    """Those that are not about masks."""
-    return [case for case in cases if not any(word in case.name for word in OF_MASKS)]
-
 
 runner_of = partial(find_runner, RUNNERS)

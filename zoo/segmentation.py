@@ -1,0 +1,265 @@
+"""Raw masks to instances and panoptic segments of the original images.
+
+Every size is (h, w). The *processed* size of an image is what the network saw of it, without padding; masks
+cover the padded batch, whose size is the largest processed height and width in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.batch import Batch, Detections, MaskFunction, Predictions
+from zoo.postprocess import BestClassSoftmax, at_least_float32, best_classes
+
+Size = tuple[int, int]
+_AT_ONCE = 1 << 24  # pixels of enlarged masks that are held together
+
+
+class InstanceSegmentation(NamedTuple):
+    """The instances of one image, best score first. Masks are run lengths: a few hundred bytes each."""
+
+    detections: Detections
+    runs: tuple[bytes, ...]  # COCO's compressed run lengths of each mask, in the order of `detections`
+    size: Size  # of the original image
+
+    def masks(self) -> Tensor:
+        """[K, h, w] bool."""
+        height, width = self.size
+        if not self.runs:
+            return torch.zeros(0, height, width, dtype=torch.bool)
+        decoded = coco_mask.decode([{"size": [height, width], "counts": runs} for runs in self.runs])
+        return torch.from_numpy(decoded).permute(2, 0, 1).bool()
+
+
+class Segment(NamedTuple):
+    """One segment of a panoptic map."""
+
+    id: int
+    label: int  # head index
+    is_thing: bool
+    area: int  # pixels
+    score: float
+
+
+class PanopticSegmentation(NamedTuple):
+    """One segment for each pixel of an image, on the CPU.
+
+    Without any segment the map is all zero; otherwise zero is the first segment, as in the official code.
+    """
+
+    id_map: Tensor  # [h, w] int32, ids of `segments`
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class InstanceMasks:
+    """Every query's mask beside its detection, in the original image: DETR's rule for segm AP.
+
+    Attributes:
+        threshold: a pixel belongs to a mask whose probability is above this.
+    """
+
+    threshold: float
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: Predictions, processed_sizes: Sequence[Size], original_sizes: Sequence[Size]
+    ) -> list[InstanceSegmentation]:
+        """The instances of each image; their detections are those of `BestClassSoftmax`.
+
+        Raises:
+            ValueError: the predictions have no masks, or a size is missing.
+        """
+        masks = masks_of(predictions, processed_sizes, original_sizes)
+        detections = BestClassSoftmax()(predictions, original_sizes)
+        if not detections:
+            return []
+        order = best_classes(predictions.logits)[2]
+        padded = padded_size(processed_sizes)
+        found = []
+        for image, sizes in enumerate(zip(detections, processed_sizes, original_sizes, strict=True)):
+            one, processed, original = sizes
+            logits = masks(torch.full_like(order[image], image), order[image])
+            binary = binary_masks(logits, padded, processed, original, self.threshold)
+            found.append(InstanceSegmentation(one, run_lengths(binary), original))
+        return found
+
+
+def binary_masks(logits: Tensor, padded: Size, processed: Size, original: Size, threshold: float) -> Tensor:
+    """[K, h, w] bool masks in the original image, of logits [K, h', w'] over the padded one.
+
+    Enlarged bilinearly to the padded size, decided, cut to the processed size, resized by nearest pixel.
+    """
+    height, width = processed
+    parts = [torch.zeros(0, *original, dtype=torch.bool, device=logits.device)]
+    for part in logits.split(max(1, _AT_ONCE // (padded[0] * padded[1]))):
+        inside = enlarged(part, padded)[:, :height, :width].sigmoid() > threshold
+        parts.append(F.interpolate(inside[:, None].byte(), original)[:, 0].bool())
+    return torch.cat(parts)
+
+
+def run_lengths(masks: Tensor) -> tuple[bytes, ...]:
+    """COCO's compressed run lengths of [K, h, w] bool masks."""
+    columns = np.asfortranarray(masks.permute(1, 2, 0).byte().cpu().numpy())
+    return tuple(code["counts"] for code in coco_mask.encode(columns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticRule:
+    """Which queries become segments, and how they share the pixels.
+
+    Attributes:
+        score_threshold: a query whose best class, "no object" included, has no more than this is dropped.
+        min_area: segments of at most so many pixels of the original image are dropped.
+        crop_padding: false is the official code: masks of the padded batch are squeezed onto the image
+            without its padding, so that only an image without padding, such as a batch of one, is right.
+            true cuts the padding off first.
+    """
+
+    score_threshold: float
+    min_area: int
+    crop_padding: bool
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        predictions: Predictions,
+        processed_sizes: Sequence[Size],
+        original_sizes: Sequence[Size],
+        is_thing: Sequence[bool],
+    ) -> list[PanopticSegmentation]:
+        """The segments of each image.
+
+        Args:
+            predictions: logits [B, Q, C + 1], the last "no object"; masks are computed for kept queries only.
+            processed_sizes, original_sizes: of each image.
+            is_thing: of each head index, C in all.
+
+        Raises:
+            ValueError: the predictions have no masks, a size is missing, or `is_thing` has another length.
+        """
+        masks = masks_of(predictions, processed_sizes, original_sizes)
+        classes = predictions.logits.shape[-1] - 1
+        if len(is_thing) != classes:
+            raise ValueError(
+                f"is_thing has {len(is_thing)} entries for a head of {classes} classes; give one each"
+            )
+        scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
+        kept = (labels != classes) & (scores > self.score_threshold)
+        padded = padded_size(processed_sizes)
+        found = []
+        for image, (processed, original) in enumerate(zip(processed_sizes, original_sizes, strict=True)):
+            query = kept[image].nonzero()[:, 0]
+            logits = masks(torch.full_like(query, image), query)
+            if self.crop_padding:
+                logits = enlarged(logits, padded)[:, : processed[0], : processed[1]]
+            else:
+                logits = enlarged(logits, processed)
+            facts = [
+                (label, bool(is_thing[label]), score)
+                for label, score in zip(
+                    labels[image, query].tolist(), scores[image, query].tolist(), strict=True
+                )
+            ]
+            found.append(shared_pixels(logits, facts, original, self.min_area))
+        return found
+
+
+def shared_pixels(
+    logits: Tensor, facts: Sequence[tuple[int, bool, float]], original: Size, min_area: int
+) -> PanopticSegmentation:
+    """Gives each pixel to the query with the highest mask, and drops segments that are too small.
+
+    Queries of the same stuff class are one segment, the first of them, but in the first round only: the
+    others then have no pixels and are dropped with the small ones, and the next round gives their pixels to
+    the highest of those that are left, whatever its class. Ids count from 0 after the last round. Both are so
+    in the official code, and published PQ was measured with them.
+
+    Args:
+        logits: [K, h, w] at the processed size.
+        facts: (label, is it a thing, score) of each query.
+        original: size of the result.
+        min_area: see `PanopticRule`.
+    """
+    left = torch.arange(len(facts), device=logits.device)
+    owner = _first_of_stuff(facts).to(logits.device)
+    while len(left):
+        # the softmax over queries that the official code takes first does not move the highest
+        highest = resized_nearest(logits[left].argmax(0), original)
+        id_map = owner[highest]
+        areas = id_map.flatten().bincount(minlength=len(left))
+        large = areas > min_area
+        if large.all():
+            segments = tuple(
+                Segment(number, *facts[query][:2], area, facts[query][2])
+                for number, (query, area) in enumerate(zip(left.tolist(), areas.tolist(), strict=True))
+            )
+            return PanopticSegmentation(id_map.int().cpu(), segments)
+        left = left[large]
+        owner = torch.arange(len(left), device=logits.device)
+    return PanopticSegmentation(torch.zeros(original, dtype=torch.int32), ())
+
+
+def _first_of_stuff(facts: Sequence[tuple[int, bool, float]]) -> Tensor:
+    """[K] the query itself, or the first one of its class where that is stuff."""
+    first: dict[int, int] = {}
+    owner = [n if thing else first.setdefault(label, n) for n, (label, thing, _) in enumerate(facts)]
+    return torch.tensor(owner, dtype=torch.int64)
+
+
+def resized_nearest(values: Tensor, size: Size) -> Tensor:
+    """[h, w] to `size`, by the pixels that Pillow's nearest filter takes: the official code resizes a picture."""
+    rows = _nearest(values.shape[0], size[0]).to(values.device)
+    columns = _nearest(values.shape[1], size[1]).to(values.device)
+    return values[rows[:, None], columns]
+
+
+@lru_cache(maxsize=256)
+def _nearest(before: int, after: int) -> Tensor:
+    line = Image.fromarray(np.arange(before, dtype=np.int32)[None])
+    resized = np.asarray(line.resize((after, 1), Image.Resampling.NEAREST))
+    return torch.from_numpy(resized[0].astype(np.int64))
+
+
+def enlarged(logits: Tensor, size: Size) -> Tensor:
+    """[K, h, w] to [K, *size], bilinear, in float32 or better."""
+    if not len(logits):
+        return logits.new_zeros(0, *size)
+    logits = at_least_float32(logits)
+    return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def sizes_without_padding(batch: Batch) -> list[Size]:
+    """The processed size of each image, from the padding of its batch."""
+    visible = ~batch.padding
+    heights, widths = visible.any(2).sum(1).tolist(), visible.any(1).sum(1).tolist()
+    return list(zip(heights, widths, strict=True))
+
+
+def padded_size(sizes: Sequence[Size]) -> Size:
+    """The size of the batch that images of these sizes are padded to."""
+    return max((h for h, _ in sizes), default=0), max((w for _, w in sizes), default=0)
+
+
+def masks_of(predictions: Predictions, *sizes: Sequence[Size]) -> MaskFunction:
+    """The masks of predictions for as many images as there are sizes.
+
+    Raises:
+        ValueError: there are none, or the numbers differ.
+    """
+    if predictions.masks is None:
+        raise ValueError("the model predicts no masks; use one with a mask head, e.g. DetrSegmentationModule")
+    images = len(predictions.logits)
+    if any(len(s) != images for s in sizes):
+        raise ValueError(f"{[len(s) for s in sizes]} sizes for predictions of {images} images; give one each")
+    return predictions.masks
