@@ -130,6 +130,10 @@ class PanopticRule:
     min_area: int
     crop_padding: bool
 
+    def __post_init__(self) -> None:
+        if self.min_area < 0:
+            raise ValueError(f"panoptic.min_area is {self.min_area} pixels; it must be at least 0")
+
     @torch.no_grad()
     def __call__(
         self,
@@ -142,7 +146,8 @@ class PanopticRule:
 
         Args:
             predictions: logits [B, Q, C + 1], the last "no object"; masks are computed for kept queries only.
-            processed_sizes, original_sizes: of each image.
+            processed_sizes: of each image.
+            original_sizes: of each image.
             is_thing: of each head index, C in all.
 
         Raises:
@@ -165,18 +170,22 @@ class PanopticRule:
                 logits = enlarged(logits, padded)[:, : processed[0], : processed[1]]
             else:
                 logits = enlarged(logits, processed)
-            facts = [
-                (label, bool(is_thing[label]), score)
-                for label, score in zip(
-                    labels[image, query].tolist(), scores[image, query].tolist(), strict=True
-                )
-            ]
-            found.append(shared_pixels(logits, facts, original, self.min_area))
+            facts = zip(labels[image, query].tolist(), scores[image, query].tolist(), strict=True)
+            candidates = [Candidate(label, bool(is_thing[label]), score) for label, score in facts]
+            found.append(shared_pixels(logits, candidates, original, self.min_area))
         return found
 
 
+class Candidate(NamedTuple):
+    """A query that may become a segment."""
+
+    label: int
+    is_thing: bool
+    score: float
+
+
 def shared_pixels(
-    logits: Tensor, facts: Sequence[tuple[int, bool, float]], original: Size, min_area: int
+    logits: Tensor, candidates: Sequence[Candidate], original: Size, min_area: int
 ) -> PanopticSegmentation:
     """Gives each pixel to the query with the highest mask, and drops segments that are too small.
 
@@ -187,12 +196,12 @@ def shared_pixels(
 
     Args:
         logits: [K, h, w] at the processed size.
-        facts: (label, is it a thing, score) of each query.
+        candidates: what each of the K queries is.
         original: size of the result.
         min_area: see `PanopticRule`.
     """
-    left = torch.arange(len(facts), device=logits.device)
-    owner = _first_of_stuff(facts).to(logits.device)
+    left = torch.arange(len(candidates), device=logits.device)
+    owner = _first_of_stuff(candidates).to(logits.device)
     while len(left):
         # the softmax over queries that the official code takes first does not move the highest
         highest = resized_nearest(logits[left].argmax(0), original)
@@ -200,9 +209,10 @@ def shared_pixels(
         areas = id_map.flatten().bincount(minlength=len(left))
         large = areas > min_area
         if large.all():
+            chosen = (candidates[query] for query in left.tolist())
             segments = tuple(
-                Segment(number, *facts[query][:2], area, facts[query][2])
-                for number, (query, area) in enumerate(zip(left.tolist(), areas.tolist(), strict=True))
+                Segment(number, one.label, one.is_thing, area, one.score)
+                for number, (one, area) in enumerate(zip(chosen, areas.tolist(), strict=True))
             )
             return PanopticSegmentation(id_map.int().cpu(), segments)
         left = left[large]
@@ -210,10 +220,10 @@ def shared_pixels(
     return PanopticSegmentation(torch.zeros(original, dtype=torch.int32), ())
 
 
-def _first_of_stuff(facts: Sequence[tuple[int, bool, float]]) -> Tensor:
+def _first_of_stuff(candidates: Sequence[Candidate]) -> Tensor:
     """[K] the query itself, or the first one of its class where that is stuff."""
     first: dict[int, int] = {}
-    owner = [n if thing else first.setdefault(label, n) for n, (label, thing, _) in enumerate(facts)]
+    owner = [n if c.is_thing else first.setdefault(c.label, n) for n, c in enumerate(candidates)]
     return torch.tensor(owner, dtype=torch.int64)
 
 

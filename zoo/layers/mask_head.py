@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class MaskHead(nn.Module):
                 f"{len(stages)}; use a plain ResNet (backbone.name: resnet50)"
             )
         widths = [dim + num_heads, dim + num_heads, *(dim // n for n in (2, 4, 8, FINEST))]
-        for layer, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+        for layer, (before, after) in enumerate(pairwise(widths), start=1):
             setattr(self, f"lay{layer}", nn.Conv2d(before, after, 3, padding=1))
             setattr(self, f"gn{layer}", nn.GroupNorm(GROUPS, after))
         self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
@@ -93,11 +94,11 @@ class MaskHead(nn.Module):
             stages: [B, C, h, w] backbone maps, coarsest first; the last has the size of the result.
         """
         x = self.normalized(1, self.first(projected, maps, image))
-        x = self.normalized(2, self.lay2(x))
+        x = self.refined(2, x)
         for stage, features in enumerate(stages, start=1):
-            adapter, layer = getattr(self, f"adapter{stage}"), getattr(self, f"lay{stage + 2}")
-            x = F.interpolate(x, features.shape[-2:]).add_(adapter(features)[image])  # nearest is the default
-            x = self.normalized(stage + 2, layer(x))
+            adapted = self.get_submodule(f"adapter{stage}")(features)
+            x = F.interpolate(x, adapted.shape[-2:]).add_(adapted[image])  # nearest is the default
+            x = self.refined(stage + 2, x)
         logits: Tensor = self.out_lay(x)[:, 0]
         return logits
 
@@ -113,9 +114,13 @@ class MaskHead(nn.Module):
         features = F.conv2d(projected, convolution.weight[:, :dim], convolution.bias, padding=1)
         return F.conv2d(maps, convolution.weight[:, dim:], padding=1).add_(features[image])
 
+    def refined(self, layer: int, x: Tensor) -> Tensor:
+        """Convolution, group normalisation, ReLU."""
+        return self.normalized(layer, self.get_submodule(f"lay{layer}")(x))
+
     def normalized(self, layer: int, x: Tensor) -> Tensor:
         """Group normalisation and ReLU behind a convolution."""
-        normalized: Tensor = getattr(self, f"gn{layer}")(x)
+        normalized: Tensor = self.get_submodule(f"gn{layer}")(x)
         return normalized.relu_()
 
 

@@ -245,7 +245,7 @@ def official_layers(outputs: Outputs) -> dict[str, Predictions]:
     """{key prefix: predictions} of the last layer, the others, and the proposals."""
     layers = {"": outputs.final}
     for supervised in outputs.supervised:
-        logits, boxes, _ = supervised.predictions
+        logits, boxes = supervised.predictions.logits, supervised.predictions.boxes
         if supervised.name == "encoder":
             layers["enc_outputs/"] = Predictions(logits[0], boxes[0])
         else:
