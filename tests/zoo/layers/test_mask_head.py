@@ -40,7 +40,13 @@ class Branch(nn.Module):
 
     def forward(self, image: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         masks = QueryMasks(
-            self.attention, self.head, self.queries, self.memory, self.padding, self.projected, tuple(self.stages)
+            self.attention,
+            self.head,
+            self.queries,
+            self.memory,
+            self.padding,
+            self.projected,
+            tuple(self.stages),
         )
         return masks(image, query)
 
@@ -78,7 +84,9 @@ def test_features_beside_the_attention_maps_are_convolved_as_if_concatenated():
     image = torch.tensor([0, 1, 1])
     maps = torch.rand(3, HEADS, 2, 3, dtype=torch.float64)
     together = branch.head.lay1(torch.cat([branch.projected[image], maps], dim=1))
-    torch.testing.assert_close(branch.head.first(branch.projected, maps, image), together, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        branch.head.first(branch.projected, maps, image), together, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_attention_is_one_softmax_over_heads_and_places_and_zero_on_padding():
