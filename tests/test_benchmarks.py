@@ -15,7 +15,7 @@ ALWAYS = {"family", "size", "ours_ms", "transformers_ms", "ratio_transformers", 
 
 def rows(script: str, *arguments: str) -> list[dict]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--tiny", "--rounds", "1", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--tiny", "--json"]
     ended = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
     )
@@ -30,7 +30,7 @@ def assert_schema(row: dict) -> None:
 
 
 def test_loss():
-    found = rows("loss.py")
+    found = rows("loss.py", "--rounds", "1")
     assert [row["family"] for row in found] == ["detr", "deformable_detr", "rt_detr"]
     for row in found:
         assert_schema(row)
@@ -39,9 +39,21 @@ def test_loss():
 
 
 @pytest.mark.slow
+def test_mask_head():
+    """Ratios of tensors that are alive are exact, not timed: few matched queries cost less than all of them."""
+    found = rows("mask_head.py")
+    assert [row["path"] for row in found] == ["all enlarged", "all run, matched enlarged", "matched", "ours"]
+    for row in found:
+        assert row["gradient_difference"] < 1e-6
+        assert row["tensors_mb"] > 0
+        assert row["resident_mb"] > 0
+    assert found[-1]["ratio_tensors"] < 0.4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["detr", "deformable_detr", "rt_detr"])
 def test_train_step(family):
-    (row,) = rows("train_step.py", "--side", "64", "--families", family)
+    (row,) = rows("train_step.py", "--rounds", "1", "--side", "64", "--families", family)
     assert row["family"] == family
     assert_schema(row)
     ours, theirs = row["trained_parameters"]
