@@ -18,7 +18,7 @@ LAYERS = (
         "matcher",
         "losses",
         "postprocess",
-        "segmentation",
+        "masks",
         "evaluation",
         "coco_evaluator",
         "panoptic_quality",

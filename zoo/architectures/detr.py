@@ -34,11 +34,11 @@ from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
 from zoo.layers.transformer import Transformer, TransformerConfig
 from zoo.losses import SoftmaxCrossEntropy
+from zoo.masks import InstanceMasks, PanopticRule
 from zoo.matcher import HungarianMatcher, MatchCosts, softmax_cost
 from zoo.module import DetectionModule
 from zoo.postprocess import BestClassSoftmax
 from zoo.schedule import Schedule
-from zoo.segmentation import InstanceMasks, PanopticRule
 
 LARGEST_LEARNED = 50  # rows and columns of the learned position encoding
 

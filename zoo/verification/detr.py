@@ -523,7 +523,7 @@ def run_postprocess(case: Case) -> list[Comparison]:
         scores, order = case[f"{precision}/scores"].sort(dim=1, descending=True, stable=True)
         labels = case[f"{precision}/labels"].gather(1, order)
         boxes = case[f"{precision}/boxes"].gather(1, order[..., None].expand(-1, -1, 4))
-        ours = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        ours = [torch.stack(parts) for parts in zip(*(d[:3] for d in found), strict=True)]
         largest = float(boxes.abs().max())
         results += [
             compare(f"{precision} scores", ours[0], scores, 1e-6),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.batch import Predictions
 from zoo.losses import focal_and_dice
-from zoo.segmentation import PanopticRule, Size, binary_masks, padded_size
+from zoo.masks import PanopticRule, Size, binary_masks, padded_size
 from zoo.verification.cases import Case, Comparison, compare, compare_exact
 
 LAST_THING = 90  # of COCO's raw category ids; those above are stuff
@@ -74,13 +74,12 @@ def run_panoptic(case: Case) -> list[Comparison]:
     rule = PanopticRule(
         score_threshold=float(case["threshold"]), min_area=SMALLEST_KEPT - 1, crop_padding=False
     )
-    classes = predictions.logits.shape[-1] - 1
-    things = [label <= LAST_THING for label in range(classes)]
+    things = range(LAST_THING + 1)
     final = sizes(case, "target_sizes_hw")
     results = []
     for image, found in enumerate(rule(predictions, sizes(case, "processed_sizes_hw"), final, things)):
         key = f"segments/{image}"
-        different = float((found.id_map != case[f"id_map/{image}"]).sum())
+        different = float((found.ids != case[f"id_map/{image}"]).sum())
         results += [
             Comparison(f"image {image} pixels that differ", different, float(case["near_tie_pixels"])),
             compare_exact(f"{key} ids", [s.id for s in found.segments], case[f"{key}/id"].tolist()),

@@ -14,10 +14,10 @@ from zoo.criterion import LossWeights, MaskLossWeights
 from zoo.ema import EmaConfig
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.transformer import TransformerConfig
+from zoo.masks import PanopticRule, sizes_without_padding
 from zoo.matcher import MatchCosts
 from zoo.module import build_module
 from zoo.schedule import ParamRule, Schedule
-from zoo.segmentation import PanopticRule, sizes_without_padding
 from zoo.transfer import load_weights
 
 CLASSES = 5
@@ -213,10 +213,10 @@ def test_masks_and_segments_of_a_batch():
     instances = module.instances(raw, processed, batch.original_sizes)
     boxes = module.detect(batch)
     for one, detections, size in zip(instances, boxes, batch.original_sizes, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one.detections, detections, strict=True))
-        assert one.masks().shape == (7, *size)
-    segments = module.panoptic(raw, processed, batch.original_sizes, [True, True, False, False, False])
-    assert [s.id_map.shape for s in segments] == [torch.Size(s) for s in SIZES]
+        assert all(torch.equal(a, b) for a, b in zip(one[:3], detections[:3], strict=True))
+        assert [tuple(m["size"]) for m in one.masks] == [size] * 7
+    segments = module.panoptic(raw, processed, batch.original_sizes, things={0, 1})
+    assert [s.size for s in segments] == list(SIZES)
 
 
 def test_a_batch_without_masks_is_refused():

@@ -14,8 +14,8 @@ import zoo.layers.hybrid_encoder as hybrid_encoder
 import zoo.layers.mask_head as mask_head
 import zoo.layers.position as position
 import zoo.losses
+import zoo.masks
 import zoo.preprocess
-import zoo.segmentation
 from zoo.cli import recipes
 from zoo.cli.main import run_command
 from zoo.cli.verifying import readme_table
@@ -140,7 +140,7 @@ SLIPS = [
     ("detr", "detr/forward_r50_dc5", detr, "sine_2d", moved(position.sine_2d)),
     ("detr", "detr/mask_losses", zoo.losses, "_losses_of_pixels", doubled_dice),
     ("detr", "detr/forward_r50_panoptic", mask_head.AttentionMap, "forward", softmax_per_head),
-    ("detr", "detr/postprocess_panoptic_duplicate_stuff", zoo.segmentation, "_first_of_stuff", unmerged),
+    ("detr", "detr/postprocess_panoptic_duplicate_stuff", zoo.masks, "_first_of_stuff", unmerged),
     ("detr", "detr/preprocess_sizes", zoo.preprocess, "shortest_side_size", rounded_up),
     ("deformable_detr", "deformable/criterion_varied", zoo.criterion.GiouTerm, "__call__", giou_as_l1),
     (

@@ -6,7 +6,7 @@ cover the padded batch, whose size is the largest processed height and width in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,47 +18,12 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.batch import Batch, Detections, MaskFunction, Predictions
+from zoo.batch import RLE, Batch, Detections, MaskFunction, Predictions
 from zoo.postprocess import BestClassSoftmax, at_least_float32, best_classes
+from zoo.segments import PanopticSegmentation, Segment
 
 Size = tuple[int, int]
 _AT_ONCE = 1 << 24  # pixels of enlarged masks that are held together
-
-
-class InstanceSegmentation(NamedTuple):
-    """The instances of one image, best score first. Masks are run lengths: a few hundred bytes each."""
-
-    detections: Detections
-    runs: tuple[bytes, ...]  # COCO's compressed run lengths of each mask, in the order of `detections`
-    size: Size  # of the original image
-
-    def masks(self) -> Tensor:
-        """[K, h, w] bool."""
-        height, width = self.size
-        if not self.runs:
-            return torch.zeros(0, height, width, dtype=torch.bool)
-        decoded = coco_mask.decode([{"size": [height, width], "counts": runs} for runs in self.runs])
-        return torch.from_numpy(decoded).permute(2, 0, 1).bool()
-
-
-class Segment(NamedTuple):
-    """One segment of a panoptic map."""
-
-    id: int
-    label: int  # head index
-    is_thing: bool
-    area: int  # pixels
-    score: float
-
-
-class PanopticSegmentation(NamedTuple):
-    """One segment for each pixel of an image, on the CPU.
-
-    Without any segment the map is all zero; otherwise zero is the first segment, as in the official code.
-    """
-
-    id_map: Tensor  # [h, w] int32, ids of `segments`
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -74,8 +39,8 @@ class InstanceMasks:
     @torch.no_grad()
     def __call__(
         self, predictions: Predictions, processed_sizes: Sequence[Size], original_sizes: Sequence[Size]
-    ) -> list[InstanceSegmentation]:
-        """The instances of each image; their detections are those of `BestClassSoftmax`.
+    ) -> list[Detections]:
+        """The detections of `BestClassSoftmax`, each with its mask; run lengths are cheap to move.
 
         Raises:
             ValueError: the predictions have no masks, or a size is missing.
@@ -91,7 +56,7 @@ class InstanceMasks:
             one, processed, original = sizes
             logits = masks(torch.full_like(order[image], image), order[image])
             binary = binary_masks(logits, padded, processed, original, self.threshold)
-            found.append(InstanceSegmentation(one, run_lengths(binary), original))
+            found.append(one._replace(masks=run_lengths(binary)))
         return found
 
 
@@ -108,10 +73,9 @@ def binary_masks(logits: Tensor, padded: Size, processed: Size, original: Size, 
     return torch.cat(parts)
 
 
-def run_lengths(masks: Tensor) -> tuple[bytes, ...]:
+def run_lengths(masks: Tensor) -> tuple[RLE, ...]:
     """COCO's compressed run lengths of [K, h, w] bool masks."""
-    columns = np.asfortranarray(masks.permute(1, 2, 0).byte().cpu().numpy())
-    return tuple(code["counts"] for code in coco_mask.encode(columns))
+    return tuple(coco_mask.encode(np.asfortranarray(masks.permute(1, 2, 0).byte().cpu().numpy())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +104,7 @@ class PanopticRule:
         predictions: Predictions,
         processed_sizes: Sequence[Size],
         original_sizes: Sequence[Size],
-        is_thing: Sequence[bool],
+        things: Collection[int],
     ) -> list[PanopticSegmentation]:
         """The segments of each image.
 
@@ -148,17 +112,13 @@ class PanopticRule:
             predictions: logits [B, Q, C + 1], the last "no object"; masks are computed for kept queries only.
             processed_sizes: of each image.
             original_sizes: of each image.
-            is_thing: of each head index, C in all.
+            things: head indices of countable classes, `LabelMap.things`; all others are stuff.
 
         Raises:
-            ValueError: the predictions have no masks, a size is missing, or `is_thing` has another length.
+            ValueError: the predictions have no masks, or a size is missing.
         """
         masks = masks_of(predictions, processed_sizes, original_sizes)
         classes = predictions.logits.shape[-1] - 1
-        if len(is_thing) != classes:
-            raise ValueError(
-                f"is_thing has {len(is_thing)} entries for a head of {classes} classes; give one each"
-            )
         scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
         kept = (labels != classes) & (scores > self.score_threshold)
         padded = padded_size(processed_sizes)
@@ -171,7 +131,7 @@ class PanopticRule:
             else:
                 logits = enlarged(logits, processed)
             facts = zip(labels[image, query].tolist(), scores[image, query].tolist(), strict=True)
-            candidates = [Candidate(label, bool(is_thing[label]), score) for label, score in facts]
+            candidates = [Candidate(label, label in things, score) for label, score in facts]
             found.append(shared_pixels(logits, candidates, original, self.min_area))
         return found
 
@@ -191,8 +151,9 @@ def shared_pixels(
 
     Queries of the same stuff class are one segment, the first of them, but in the first round only: the
     others then have no pixels and are dropped with the small ones, and the next round gives their pixels to
-    the highest of those that are left, whatever its class. Ids count from 0 after the last round. Both are so
-    in the official code, and published PQ was measured with them.
+    the highest of those that are left, whatever its class. Ids count from 0 after the last round, so that
+    the first segment has the number that is void elsewhere. Both are so in the official code, and published
+    PQ was measured with them. Without any segment the map is all zero.
 
     Args:
         logits: [K, h, w] at the processed size.
@@ -211,7 +172,7 @@ def shared_pixels(
         if large.all():
             chosen = (candidates[query] for query in left.tolist())
             segments = tuple(
-                Segment(number, one.label, one.is_thing, area, one.score)
+                Segment(number, one.label, one.is_thing, area, score=one.score)
                 for number, (one, area) in enumerate(zip(chosen, areas.tolist(), strict=True))
             )
             return PanopticSegmentation(id_map.int().cpu(), segments)

@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from zoo import segmentation
+from zoo import masks as module
 from zoo.batch import Batch, Predictions, Targets
-from zoo.postprocess import BestClassSoftmax
-from zoo.segmentation import (
+from zoo.masks import (
     Candidate,
     InstanceMasks,
     PanopticRule,
     binary_masks,
     resized_nearest,
+    run_lengths,
     shared_pixels,
     sizes_without_padding,
 )
+from zoo.metric_state import pack_masks
+from zoo.postprocess import BestClassSoftmax
 
 RULE = PanopticRule(score_threshold=0.85, min_area=4, crop_padding=False)
-IS_THING = [True, True, False, False]  # four classes
+THINGS = {0, 1}  # of four classes
 
 
 class Recorded:
@@ -52,26 +55,27 @@ def stripes(*heights: float, size: int = 12) -> torch.Tensor:
 
 
 def candidates(*labels: int) -> list[Candidate]:
-    return [Candidate(label, IS_THING[label], 0.9) for label in labels]
+    return [Candidate(label, label in THINGS, 0.9) for label in labels]
 
 
 def test_each_pixel_goes_to_the_highest_kept_query():
-    found = RULE(predictions([0, 4, 2, 1], stripes(3, 9, 2, 1)), [(12, 12)], [(12, 12)], IS_THING)
+    found = RULE(predictions([0, 4, 2, 1], stripes(3, 9, 2, 1)), [(12, 12)], [(12, 12)], THINGS)
     [one] = found
     assert [(s.id, s.label, s.is_thing) for s in one.segments] == [(0, 0, True), (1, 2, False), (2, 1, True)]
-    assert sum(s.area for s in one.segments) == one.id_map.numel()
-    assert one.id_map.dtype == torch.int32
-    assert one.id_map[:3].unique().tolist() == [0]
-    assert one.id_map[6:9].unique().tolist() == [1]
-    assert one.id_map[9:].unique().tolist() == [2]
-    assert all(s.area == int((one.id_map == s.id).sum()) for s in one.segments)
+    assert sum(s.area for s in one.segments) == one.ids.numel()
+    assert one.ids.dtype == torch.int32
+    assert one.faults() == []
+    assert one.ids[:3].unique().tolist() == [0]
+    assert one.ids[6:9].unique().tolist() == [1]
+    assert one.ids[9:].unique().tolist() == [2]
+    assert all(s.area == int((one.ids == s.id).sum()) for s in one.segments)
     assert one.segments[0].score == pytest.approx(torch.tensor([9.0, 0, 0, 0, 0]).softmax(0)[0].item())
 
 
 def test_only_kept_queries_are_computed():
     raw = predictions([0, 4, 2, 1], stripes(3, 9, 2, 1))
     raw.logits[0, 3] = 0.0  # unsure
-    RULE(raw, [(12, 12)], [(12, 12)], IS_THING)
+    RULE(raw, [(12, 12)], [(12, 12)], THINGS)
     assert raw.masks.asked == [([0, 0], [0, 2])]
 
 
@@ -80,14 +84,14 @@ def test_the_score_is_among_all_classes_and_must_be_above_the_threshold():
     score = float(raw.logits.softmax(-1).max())
     for threshold, segments in ((score, 0), (np.nextafter(np.float32(score), np.float32(0)), 1)):
         rule = PanopticRule(score_threshold=float(threshold), min_area=4, crop_padding=False)
-        assert len(rule(raw, [(12, 12)], [(12, 12)], IS_THING)[0].segments) == segments
+        assert len(rule(raw, [(12, 12)], [(12, 12)], THINGS)[0].segments) == segments
 
 
 def test_nothing_kept_is_an_empty_list_and_a_map_of_zeros():
-    [one] = RULE(predictions([4, 4], stripes(1, 1)), [(12, 12)], [(7, 9)], IS_THING)
+    [one] = RULE(predictions([4, 4], stripes(1, 1)), [(12, 12)], [(7, 9)], THINGS)
     assert one.segments == ()
-    assert one.id_map.shape == (7, 9)
-    assert not one.id_map.any()
+    assert one.ids.shape == (7, 9)
+    assert not one.ids.any()
 
 
 def test_two_queries_of_one_stuff_class_end_as_the_first_round_says():
@@ -96,7 +100,7 @@ def test_two_queries_of_one_stuff_class_end_as_the_first_round_says():
     masks[2, 4:8] = 2.0  # the thing is second on the rows of the dropped query
     one = shared_pixels(masks, candidates(2, 2, 0), (12, 12), min_area=4)
     assert [(s.label, s.area) for s in one.segments] == [(2, 48), (0, 96)]
-    assert one.id_map[4:8].unique().tolist() == [1]
+    assert one.ids[4:8].unique().tolist() == [1]
 
 
 def test_two_things_of_one_class_stay_two():
@@ -116,7 +120,7 @@ def test_small_segments_are_dropped_at_the_size_of_the_original_image():
     assert [s.area for s in in_a_small_image.segments] == [36]
     nothing = shared_pixels(masks, candidates(0, 1), (2, 2), min_area=4)
     assert nothing.segments == ()
-    assert not nothing.id_map.any()
+    assert not nothing.ids.any()
 
 
 def test_padding_is_squeezed_as_published_or_cropped():
@@ -126,10 +130,10 @@ def test_padding_is_squeezed_as_published_or_cropped():
     raw = predictions([0, 1], masks)._replace(logits=predictions([0, 1], masks).logits.expand(2, -1, -1))
     raw = raw._replace(boxes=raw.boxes.expand(2, -1, -1), masks=Recorded(masks.expand(2, -1, -1, -1)))
     sizes = [(6, 6), (6, 12)]
-    squeezed = RULE(raw, sizes, sizes, IS_THING)
+    squeezed = RULE(raw, sizes, sizes, THINGS)
     assert [s.area for s in squeezed[0].segments] == [18, 18]
     crop = PanopticRule(score_threshold=0.85, min_area=4, crop_padding=True)
-    cropped = crop(raw, sizes, sizes, IS_THING)
+    cropped = crop(raw, sizes, sizes, THINGS)
     assert [s.area for s in cropped[0].segments] == [36]
     assert [[s.area for s in found[1].segments] for found in (squeezed, cropped)] == [[36, 36]] * 2
 
@@ -144,11 +148,9 @@ def test_nearest_takes_the_pixels_that_pillow_takes(before, after):
 def test_errors_name_what_is_missing():
     raw = predictions([0], stripes(1.0))
     with pytest.raises(ValueError, match="predicts no masks; use one with a mask head"):
-        RULE(raw._replace(masks=None), [(1, 1)], [(1, 1)], IS_THING)
+        RULE(raw._replace(masks=None), [(1, 1)], [(1, 1)], THINGS)
     with pytest.raises(ValueError, match=r"\[1, 2\] sizes for predictions of 1 images"):
         InstanceMasks(0.5)(raw, [(1, 1)], [(1, 1), (2, 2)])
-    with pytest.raises(ValueError, match="3 entries for a head of 4 classes"):
-        RULE(raw, [(1, 1)], [(1, 1)], IS_THING[:3])
     with pytest.raises(ValueError, match="min_area is -1"):
         PanopticRule(score_threshold=0.5, min_area=-1, crop_padding=False)
 
@@ -167,11 +169,13 @@ def test_instances_are_the_detections_in_their_order_with_their_masks():
     boxes = BestClassSoftmax()(raw, original)
     scores = raw.logits.softmax(-1)[..., :-1].amax(-1)
     for image, one in enumerate(found):
-        assert all(torch.equal(a, b) for a, b in zip(one.detections, boxes[image], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:3], boxes[image][:3], strict=True))
         order = scores[image].argsort(descending=True)
         expected = binary_masks(masks.logits[image, order], (20, 28), processed[image], original[image], 0.5)
-        assert one.size == original[image]
-        assert torch.equal(one.masks(), expected)
+        assert {tuple(m["size"]) for m in one.masks} == {original[image]}
+        assert len(pack_masks(one.masks, original[image], image)[0]) == 6, "the metric takes them"
+        decoded = coco_mask.decode(list(one.masks))
+        assert torch.equal(torch.tensor(decoded).permute(2, 0, 1).bool(), expected)
         assert 0 < expected.sum() < expected.numel()
     assert (
         InstanceMasks(0.5)(Predictions(torch.empty(0, 6, 5), torch.empty(0, 6, 4), masks=masks), [], []) == []
@@ -186,7 +190,7 @@ def test_binary_masks_are_cut_to_the_image_before_they_are_resized(monkeypatch):
     assert not found.any()
     whole = binary_masks(logits, (16, 16), (16, 16), (16, 16), 0.5)
     assert whole[:, :, 9:].all()
-    monkeypatch.setattr(segmentation, "_AT_ONCE", 1)
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
     assert torch.equal(binary_masks(logits, (16, 16), (16, 16), (16, 16), 0.5), whole)
     strict = binary_masks(logits, (16, 16), (16, 16), (16, 16), torch.sigmoid(torch.tensor(1.0)).item())
     assert not strict.any()
@@ -194,8 +198,7 @@ def test_binary_masks_are_cut_to_the_image_before_they_are_resized(monkeypatch):
 
 def test_no_instance_has_no_masks():
     assert binary_masks(torch.empty(0, 2, 2), (8, 8), (8, 8), (5, 6), 0.5).shape == (0, 5, 6)
-    assert segmentation.InstanceSegmentation(None, (), (5, 6)).masks().shape == (0, 5, 6)
-    assert segmentation.run_lengths(torch.zeros(0, 5, 6, dtype=torch.bool)) == ()
+    assert run_lengths(torch.zeros(0, 5, 6, dtype=torch.bool)) == ()
 
 
 def test_the_processed_size_is_read_from_the_padding():
