@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,11 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
     try:
         displayed, raw = header_size(path)
     except ValueError as error:
-        return FrameSize(None, "unreadable_image", f"{error}; the image is left out; replace or remove it")
+        reason = error.__cause__
+        if isinstance(reason, UnidentifiedImageError):
+            reason = ValueError("its bytes are no image that is known here")
+        message = f"it is no readable image: {reason}; the image is left out; replace or remove it"
+        return FrameSize(None, "unreadable_image", message)
     if declared is None or declared == displayed:
         return FrameSize(displayed)
     if declared == raw:
@@ -177,6 +182,11 @@ def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
     return image if (image.height, image.width) == size else None
 
 
+def _spelling(name: str) -> str:
+    """What names have in common that differ by case, or by how Unicode writes their accents (macOS does)."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 class ImageFolder:
     """Finds images by the names an annotation file gives them, also where the spelling is a little off."""
 
@@ -184,7 +194,7 @@ class ImageFolder:
         self.folder = folder
         # one listing instead of one system call an image
         self._names = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
-        self._by_case = {name.lower(): name for name in sorted(self._names)}
+        self._by_spelling = {_spelling(name): name for name in sorted(self._names)}
 
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file, and a remark if it is not spelled as `name`; (None, "") if there is none."""
@@ -196,7 +206,7 @@ class ImageFolder:
         for guess in (forward, forward.rsplit("/", 1)[-1]):
             if not guess.startswith("/") and guess and (self.folder / guess).is_file():
                 return self.folder / guess, f"found as {guess}"
-        on_disk = self._by_case.get(forward.rsplit("/", 1)[-1].lower())
+        on_disk = self._by_spelling.get(_spelling(forward.rsplit("/", 1)[-1]))
         if on_disk is None:
             return None, ""
         return self.folder / on_disk, f"found as {on_disk}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datamodules.annotation_index import AnnotationIndex
 from datamodules.columns import Columns, Outlines, name_code, name_text, offsets_of
 from datamodules.faults import Fault, Severity, relative, shown_path
-from datamodules.judge import Verdict, judge_area, judge_box, judge_segmentation
+from datamodules.judge import Verdict, is_id, judge_area, judge_box, judge_segmentation
 from datamodules.segmentation import Segmentation
 
 
@@ -95,9 +95,9 @@ class IndexBuilder:
             segmentation: COCO's value, a list of polygons or an RLE; `[]` and None: there is none.
             file: names the annotation file in faults that are not an image's.
         """
-        row = self._row_of.get(image_id)
+        row = self._row_of.get(image_id) if is_id(image_id) else None
         if row is None:
-            if image_id not in self._excluded:
+            if not is_id(image_id) or image_id not in self._excluded:
                 self.fault(
                     "error",
                     "unknown_image",
@@ -108,7 +108,7 @@ class IndexBuilder:
                 )
             return
         where = self._file(row)
-        if not isinstance(source_id, int) or source_id not in self._classes:
+        if not is_id(source_id) or source_id not in self._classes:
             self.fault(
                 "error",
                 "unknown_category",

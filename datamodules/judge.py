@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -192,6 +192,11 @@ def _four_numbers(raw: object) -> Box | None:
         return None
     x, y, w, h = (float(v) for v in raw)
     return x, y, w, h
+
+
+def is_id(value: object) -> TypeGuard[int]:
+    """Whether a value can be the id of an image, a class or an annotation: a whole number of 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _short(value: object) -> str:

@@ -12,6 +12,7 @@ from datamodules.index import AnnotationIndex, Fault, Severity
 _AGREES = 0.02  # of the area, by which a box given as corners is recognised
 _MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt
 _ENOUGH = 20  # boxes for a judgement on the whole file
+_LARGEST_ID = 2**53  # whole numbers up to it survive as float64
 _ROUND = 1e-3  # pixels; boxes closer than this are the same
 
 
@@ -35,6 +36,7 @@ def box_faults(index: AnnotationIndex, queries: int) -> Iterator[Fault]:
             )
         yield from _repeated(index, rows)
         yield from _maskless_crowds(index, rows)
+    yield from _odd_images(index)
     counts = np.bincount(rows[~index.crowd], minlength=len(index))
     for row in np.flatnonzero(counts > queries).tolist():
         yield Fault(
@@ -42,6 +44,22 @@ def box_faults(index: AnnotationIndex, queries: int) -> Iterator[Fault]:
             f"{counts[row]} objects, but {queries} queries find at most {queries}; raise num_queries or cut "
             "the image into tiles",
         )  # fmt: skip
+
+
+def _odd_images(index: AnnotationIndex) -> Iterator[Fault]:
+    """Ids that other programs cannot keep, and files that lie outside the data set."""
+    ids = index.image_ids
+    for row in np.flatnonzero((ids < 0) | (ids > _LARGEST_ID)).tolist():
+        yield Fault(
+            "note", "odd_image_id", str(index.files[row]), int(ids[row]),
+            "the id is negative or above 2^53, which JavaScript and float columns cannot keep; it is read as it is",
+        )  # fmt: skip
+    for row, file in enumerate(index.files):
+        if file.startswith("../"):
+            yield Fault(
+                "warning", "outside_folder", file, int(ids[row]),
+                "the file lies outside the data set's folder and is lost when that is moved; bring it inside",
+            )  # fmt: skip
 
 
 def rows_of(index: AnnotationIndex) -> NDArray[np.int64]:
@@ -90,9 +108,14 @@ def _corners(index: AnnotationIndex, rows: NDArray[np.int64], sizes: NDArray[np.
 
 def _maskless_crowds(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterator[Fault]:
     """Crowds without a mask in a file that has outlines: often a flag set by mistake."""
+    crowds = np.flatnonzero(index.crowd).tolist()
     if index.columns.outlines is None:
+        if crowds:
+            where = str(index.files[rows[crowds[0]]])
+            message = f"{len(crowds)} crowds without a mask, as all objects here; they are not trained on"
+            yield Fault("note", "crowd_without_mask", where, int(index.annotation_ids[crowds[0]]), message)
         return
-    for k in np.flatnonzero(index.crowd).tolist():
+    for k in crowds:
         if index.segmentation(k) is None:
             yield _object(
                 index, rows, k, "warning", "crowd_without_mask",

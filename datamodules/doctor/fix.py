@@ -42,7 +42,9 @@ def mend(found: Examination, out: str | Path, progress: Progress | None = None) 
     """
     source = found.source
     target = Path(out).expanduser().resolve()
-    root = Path(source.root)
+    if isinstance(source.root, str):
+        raise ValueError(f"{source.root} is an address; a cleaned copy is made of a folder")
+    root = source.root
     check_target(root, target, not found.pictures)
     verdicts = judge(found)
     target.parent.mkdir(parents=True, exist_ok=True)

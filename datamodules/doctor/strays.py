@@ -30,7 +30,8 @@ def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
     listed = {str(f) for index in splits.values() for f in index.files.tolist()}
     listed |= {f.file for f in faults}
     # a broken annotation file names its image no more, but shares its stem
-    stems = {PurePosixPath(f.file).stem for f in faults if PurePosixPath(f.file).suffix in _ANY}
+    broken = (PurePosixPath(f.file) for f in faults if f.severity == "error")
+    stems = {path.stem for path in broken if path.suffix in _ANY}
     beside = _BESIDE.get(source.format, _ANY)
     for folder in _image_folders(splits):
         unlisted: list[str] = []
@@ -55,6 +56,7 @@ def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
 def _image_folders(splits: Mapping[str, AnnotationIndex]) -> list[str]:
     """The top folders of the images, none inside another."""
     parents = {str(PurePosixPath(f).parent) for index in splits.values() for f in index.files.tolist()}
+    parents = {p for p in parents if not p.startswith("..")}  # what lies outside is not the data set's
     return [p for p in sorted(parents) if not any(str(up) in parents for up in PurePosixPath(p).parents)]
 
 

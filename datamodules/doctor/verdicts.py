@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from datamodules.doctor.duplicates import Pair, groups, same_objects
 from datamodules.doctor.ownership import shared_ids
+from datamodules.formats.source import class_key
 from datamodules.index import AnnotationIndex, Fault
 
 if TYPE_CHECKING:
@@ -152,5 +152,5 @@ def merged_classes(classes: Mapping[int, str], counts: Mapping[int, int]) -> dic
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for source_id, name in sorted(classes.items()):
-        groups[unicodedata.normalize("NFKC", name).strip().casefold()].append(source_id)
+        groups[class_key(name)].append(source_id)
     return {i: max(same, key=lambda one: counts.get(one, 0)) for same in groups.values() for i in same}

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.judge import is_id
 
 # other kinds of COCO annotation, without boxes to train on or twice the same
 _OTHER_KINDS = ("panoptic", "captions", "person_keypoints", "image_info", "images_info", "stuff")
@@ -75,7 +76,7 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
     faults = []
     shown = shown_path(file, root)
     for category in content.categories:
-        if not isinstance(category.id, int) or not isinstance(category.name, str):
+        if not is_id(category.id) or not isinstance(category.name, str):
             faults.append(
                 Fault(
                     "error",
@@ -103,18 +104,18 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
 
 
 def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
-    """A warning for each class whose name differs from an earlier one by case or spaces only."""
+    """A warning for each class whose name differs from an earlier one by its spelling only."""
     first: dict[str, int] = {}
     for source_id, name in classes.items():
-        key = name.strip().casefold()
+        key = class_key(name)
         if key in first:
             yield Fault(
                 "warning",
                 "similar_classes",
                 file,
                 source_id,
-                f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case or "
-                "spaces only; they are kept apart; merge them if they mean the same",
+                f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case, "
+                "spaces or Unicode form only; they are kept apart; merge them if they mean the same",
             )
         first.setdefault(key, source_id)
 
@@ -133,24 +134,34 @@ def read_split(
     builder = IndexBuilder(root, classes)
     images = ImageFolder(folder)
     for image in content.images:
-        if not isinstance(image.id, int) or not isinstance(image.file_name, str):
+        if not is_id(image.id) or not isinstance(image.file_name, str):
             builder.fault(
                 "error",
                 "invalid_image",
-                file,
+                folder / image.file_name if isinstance(image.file_name, str) else file,
                 str(image.id),
                 f"image {image.id!r} with file_name {image.file_name!r} is left out; it needs an integer "
-                "id and a name",
+                "id of 64 bits and a name",
             )
             continue
         add_checked_image(builder, images, image.file_name, image.id, declared_size(image), verify_sizes)
     shown = shown_path(file, root)
+    unusable = [a.id for a in content.annotations if a.id is not None and not is_id(a.id)]
+    if unusable:
+        builder.fault(
+            "warning",
+            "invalid_annotation_id",
+            file,
+            str(unusable[0]),
+            f"{len(unusable)} annotations have an id that is no whole number of 64 bits; they are numbered by "
+            "their place in the file; number them anew",
+        )
     for number, annotation in enumerate(content.annotations):
         builder.add_object(
             annotation.image_id,
             annotation.bbox,
             annotation.category_id,
-            annotation.id if isinstance(annotation.id, int) else number,
+            annotation.id if is_id(annotation.id) else number,
             area=annotation.area,
             crowd=bool(annotation.iscrowd),
             segmentation=annotation.segmentation,

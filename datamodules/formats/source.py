@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,11 @@ class Source:
             )
         make = LabelMap.contiguous if labels == "contiguous" else LabelMap.category_id
         return make(list(self.classes.values()), list(self.classes))
+
+
+def class_key(name: str) -> str:
+    """What class names have in common that differ by case, spaces around, or the form of Unicode only."""
+    return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
 def split_of(name: str) -> str | None:

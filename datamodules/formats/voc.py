@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 
 from datamodules.formats.coco import similar_names
 from datamodules.formats.sniff import xml_kind
-from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
 from datamodules.images import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
 
@@ -76,7 +77,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not listed:
         raise ValueError(f"{root} has no Annotations/*.xml and no xml beside images")
     every = [record for _, records_ in listed.values() for record in records_]
-    names = sorted({name for record in every for name in record.names})
+    names = sorted({name for record in every for name in record.names if name})
     classes = dict(enumerate(names))
     zero_based = _zero_based(every)
     splits = {s: _read_split(root, d, r, classes, zero_based, verify_sizes) for s, (d, r) in listed.items()}
@@ -94,11 +95,11 @@ def _similar_names(root: Path, records: Iterable[_Record], classes: Mapping[int,
             first.setdefault(name, record.file)
     spellings: dict[str, list[str]] = {}
     for name in classes.values():
-        spellings.setdefault(name.strip().casefold(), []).append(name)
+        spellings.setdefault(class_key(name), []).append(name)
     notes = []
     for fault in similar_names("", classes):
         assert isinstance(fault.id, int)
-        rarer = min(spellings[classes[fault.id].strip().casefold()], key=lambda name: counts[name])
+        rarer = min(spellings[class_key(classes[fault.id])], key=lambda name: counts[name])
         message = f"{fault.message} ({counts[rarer]} x {rarer!r})"
         notes.append(replace(fault, file=shown_path(first[rarer], root), message=message))
     return notes
@@ -205,7 +206,7 @@ def _corners(element: ElementTree.Element, record: _Record) -> Corners | None:
         x0, y0, x1, y1 = (float(text) for text in given[0])
     except (ValueError, IndexError):
         return None
-    if any(not text.lstrip("+-").isdigit() for text in given[0]):
+    if any(not t.lstrip("+-").isdigit() for t in given[0]) and all(map(math.isfinite, (x0, y0, x1, y1))):
         told = f"object {number} has box {given[0]}: fractions of a pixel are kept"
         record.remarks.append(("note", "float_corners", told))
     if x1 < x0 or y1 < y0:
@@ -262,7 +263,11 @@ def _read_split(
         for class_name, corners in zip(record.names, record.corners, strict=True):
             number += 1
             builder.add_object(
-                image_id, _xywh(corners, zero_based), id_of[class_name], number, file=record.file
+                image_id,
+                _xywh(corners, zero_based),
+                id_of.get(class_name, class_name),  # one without a name becomes a fault
+                number,
+                file=record.file,
             )
     return builder.build()
 

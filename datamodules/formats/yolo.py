@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats import yolo_layout as layout
+from datamodules.formats.coco import similar_names
 from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -84,7 +85,9 @@ def _classes(
         names = dict(enumerate(names))
     if isinstance(names, dict) and names:
         classes = {int(k): str(v) for k, v in names.items()}
-        return classes, _class_count(shown_path(file or root, root), content.get("nc"), classes)
+        shown = shown_path(file or root, root)
+        notes = _class_count(shown, content.get("nc"), classes)
+        return classes, [*notes, *similar_names(shown, classes)]
     every = [image for own in images.values() for image in own]
     folders = dict.fromkeys(folder for i in every for folder in (labels.folder(i), i.parent))
     for folder in (root, *folders):
@@ -181,10 +184,10 @@ def _orphans(builder: IndexBuilder, images: list[Path], labels: layout.LabelFile
 def _read_labels(
     builder: IndexBuilder, root: Path, file: Path, image_id: int, size: tuple[int, int], number: int
 ) -> int:
-    data = file.read_bytes()
     try:
+        data = file.read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         builder.fault(
             "error", "unreadable_labels", file, image_id, f"not a UTF-8 text: {error}; write it again"
         )
@@ -236,6 +239,8 @@ def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[fl
         values = [float(v) for v in tokens]
     except ValueError:
         return None
+    if "_" in text:  # a number to Python, a slip to everyone else
+        return None
     if told:
         builder.fault(
             "warning",
@@ -261,7 +266,7 @@ def _parse_row(
         )
         return None
     points: tuple[float, ...] = ()
-    if len(values) > 6 and len(values) % 2 == 1:
+    if len(values) > 6 and len(values) % 2 == 1 and all(math.isfinite(v) for v in values):
         builder.fault(
             "warning",
             "polygon",
