@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from file_server import FileServer
 
-from datamodules.downloads import Publication, RemoteFile
-from zoo.cli import data_download
+from datamodules.downloads import Publication, RemoteFile, publications
+from zoo.cli import data_download, recipes
 from zoo.cli.console import Console
 from zoo.cli.data_download import Options, download
 from zoo.cli.main import run_command
@@ -310,6 +310,12 @@ def test_objects365_lands_where_the_datamodule_looks(tmp_path: Path) -> None:
     from datamodules.formats.objects365 import annotation_files
 
     assert set(annotation_files(tmp_path / "o")) == {"train", "val"}
+
+
+@pytest.mark.parametrize(("name", "module"), [("coco", "CocoData"), ("objects365", "Objects365Data")])
+def test_the_recipe_that_is_named_next_is_of_the_same_data(name: str, module: str) -> None:
+    recipe = recipes.load(recipes.resolve(publications()[name].recipe))
+    assert recipe["data"]["class_path"].endswith(f".{module}Module")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import secrets
 import shutil
@@ -193,6 +194,8 @@ class _Job:
             if error.code in (404, 410):
                 raise self.advised(DownloadError(f"{url} answered {error.code} {error.reason}")) from error
             return None  # not every server answers a HEAD
+        except http.client.HTTPException:
+            return None  # the GET will tell
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise self.advised(
