@@ -8,6 +8,8 @@ from typing import Literal
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.datasets import Truth
 from datamodules.formats import coco_panoptic
+from datamodules.index import AnnotationIndex
+from datamodules.masks import missing_outlines
 from datamodules.panoptic_truth import PanopticTruth, PngFolder
 from zoo.preprocess import InputContract
 
@@ -15,12 +17,14 @@ from zoo.preprocess import InputContract
 class CocoPanopticDataModule(DetectionDataModule):
     """Panoptic data: `Targets.masks` in training, `Batch.panoptic` in evaluation.
 
-    Segments of stuff and crowds are trained on like any other; box and mask AP is that of the things.
+    Segments of stuff and crowds are trained on like any other.
 
     Args:
         root: folder with annotations/panoptic_<split>.json, annotations/panoptic_<split>/*.png and the images.
         labels: `category_id` (head index = category id, with holes) or `contiguous`.
         num_classes: width of a head on category ids; null for the highest id + 1.
+        ap_objects: whose box and mask AP is measured: `instances`, the objects of
+            annotations/instances_<split>.json, as published; or `panoptic`, the segments of things.
         train_split, eval_split: names of the splits.
     """
 
@@ -36,6 +40,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         num_workers: int,
         seed: int,
         num_classes: int | None = None,
+        ap_objects: Literal["instances", "panoptic"] = "panoptic",
         train_split: str = "train2017",
         eval_split: str = "val2017",
         flip_both: bool = False,
@@ -61,7 +66,9 @@ class CocoPanopticDataModule(DetectionDataModule):
         self._labels: Literal["contiguous", "category_id"] = labels
         self._num_classes = num_classes
         self._names = {"train": train_split, "val": eval_split}
+        self._ap_objects: Literal["instances", "panoptic"] = ap_objects
         self._pngs: dict[str, PngFolder] = {}
+        self._instances: AnnotationIndex | None = None
 
     def load(self) -> LoadedData:
         """Reads both files; PNG files are only looked for, and read when their image is.
@@ -73,7 +80,12 @@ class CocoPanopticDataModule(DetectionDataModule):
         source = coco_panoptic.assemble(self._root, files, verify=False)
         self._pngs = dict(source.pngs)
         label_map = source.panoptic_label_map(self._labels, self._num_classes)
-        return LoadedData("coco_panoptic", source.splits, label_map, tuple(source.faults))
+        faults = source.faults
+        if self._ap_objects == "instances":
+            file = files["val"].with_name(files["val"].name.replace("panoptic_", "instances_", 1))
+            self._instances = coco_panoptic.read_instances(self._root, file, source, "val")
+            faults += [*self._instances.faults, *missing_outlines(self._instances)]
+        return LoadedData("coco_panoptic", source.splits, label_map, tuple(faults))
 
     def _file(self, split: str) -> Path:
         places = [folder / f"panoptic_{split}.json" for folder in (self._root / "annotations", self._root)]
@@ -88,4 +100,5 @@ class CocoPanopticDataModule(DetectionDataModule):
     def truth(self, split: str) -> Truth:
         """Masks and segments from the PNG files."""
         self.read()
-        return PanopticTruth(self._pngs[split], lenient=self.skip_broken)
+        instances = self._instances if split == "val" else None
+        return PanopticTruth(self._pngs[split], lenient=self.skip_broken, instances=instances)

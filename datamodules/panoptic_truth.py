@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from datamodules.datasets import Evaluated, Truth, read_annotations
 from datamodules.index import AnnotationIndex
+from datamodules.masks import MaskTruth
 from datamodules.targets import ImageTargets
 from zoo.batch import Annotations
 from zoo.labels import LabelMap
@@ -56,10 +57,12 @@ class PanopticTruth(Truth):
     Attributes:
         pngs: the id maps.
         lenient: leave out segments without pixels and pixels without a segment instead of refusing them.
+        instances: objects for box and mask AP, its rows those of the panoptic index; None: the things.
     """
 
     pngs: PngFolder
     lenient: bool = False
+    instances: AnnotationIndex | None = None
 
     def panoptic(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> PanopticSegmentation:
         """The segmentation at the size of the image, segments in the order of the annotation file.
@@ -87,34 +90,46 @@ class PanopticTruth(Truth):
         return _targets(self.panoptic(index, row, label_map))
 
     def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
-        """With the segmentation; the annotations are those of things alone, with masks from the PNG."""
+        """With the segmentation; annotations are the instances, or the things with masks from the PNG."""
         found = self.panoptic(index, row, label_map)
         targets = _targets(found)
-        assert targets.masks is not None
-        masks = dict(zip((s.id for s in found.segments), targets.masks, strict=True))
-        every = read_annotations(index, row, label_map)
-        ids = [segment_id(i) for i in index.objects(row).ids.tolist()]
-        kept = [
-            number
-            for number, (own, label) in enumerate(zip(ids, every.labels.tolist(), strict=True))
-            if label in label_map.things and own in masks
-        ]
-        codes = (coco_mask.encode(np.asfortranarray(masks[ids[k]].numpy().astype(np.uint8))) for k in kept)
-        annotations = Annotations(
-            every.boxes_xywh[kept],
-            every.areas[kept],
-            every.labels[kept],
-            every.crowd[kept],
-            (len(kept),),
-            tuple(codes),
-        )
-        return Evaluated(targets, annotations, found)
+        if self.instances is None:
+            return Evaluated(targets, _things(found, index, row, label_map), found)
+        if self.instances.image_id(row) != index.image_id(row):
+            raise ValueError(
+                f"row {row} is image {self.instances.image_id(row)} of the instances and {index.image_id(row)} "
+                "of the panoptic data; read both with one datamodule"
+            )
+        return Evaluated(targets, MaskTruth().evaluated(self.instances, row, label_map).annotations, found)
 
 
 def _targets(found: PanopticSegmentation) -> ImageTargets:
     masks = found.masks()
     labels = torch.tensor([s.label for s in found.segments], dtype=torch.int64)
     return ImageTargets(labels, mask_boxes(masks), masks)
+
+
+def _things(
+    found: PanopticSegmentation, index: AnnotationIndex, row: int, label_map: LabelMap
+) -> Annotations:
+    """Boxes and areas as the annotation file has them, masks from the PNG."""
+    masks = dict(zip((s.id for s in found.segments), found.masks(), strict=True))
+    every = read_annotations(index, row, label_map)
+    ids = [segment_id(i) for i in index.objects(row).ids.tolist()]
+    kept = [
+        number
+        for number, (own, label) in enumerate(zip(ids, every.labels.tolist(), strict=True))
+        if label in label_map.things and own in masks
+    ]
+    codes = (coco_mask.encode(np.asfortranarray(masks[ids[k]].numpy().astype(np.uint8))) for k in kept)
+    return Annotations(
+        every.boxes_xywh[kept],
+        every.areas[kept],
+        every.labels[kept],
+        every.crowd[kept],
+        (len(kept),),
+        tuple(codes),
+    )
 
 
 def read_segmentation(

@@ -5,54 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-
-from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.formats import coco
+from datamodules.formats.panoptic_file import (
+    Category,
+    PanopticAnnotation,
+    PanopticFile,
+    SegmentInfo,
+    annotation_files,
+    colors_of,
+    image_folder,
+    load,
+)
+from datamodules.formats.source import Source, add_checked_image, image_overlaps
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.panoptic_truth import PngFolder, annotation_id, read_segmentation
 from zoo.labels import LabelMap
-
-CATEGORIES = "panoptic_coco_categories.json"
-_COLORS_ONLY = "categories.json"  # files of that ending list classes, no images
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-    isthing: int | None = None
-    color: tuple[int, int, int] | None = None
-
-
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-    width: int | None = None
-    height: int | None = None
-
-
-class _Segment(msgspec.Struct):
-    id: int
-    category_id: int
-    iscrowd: int = 0
-    area: Any = None
-    bbox: Any = None
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int
-    file_name: str
-    segments_info: list[_Segment]
-
-
-class PanopticFile(msgspec.Struct):
-    """A panoptic json."""
-
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
 
 
 @dataclass(frozen=True)
@@ -95,46 +65,6 @@ class PanopticSource(Source):
         )
 
 
-def load(path: Path) -> PanopticFile:
-    """Parses a panoptic json.
-
-    Raises:
-        ValueError: naming the file, if it is none.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=PanopticFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is no COCO panoptic file: {error}; it needs images, annotations with segments_info, and "
-            "categories with isthing"
-        ) from error
-
-
-def annotation_files(root: Path) -> dict[str, Path]:
-    """Per split: panoptic_*.json in annotations/ or in the folder itself, beside a folder of PNG files."""
-    for folder in (root / "annotations", root):
-        files = [f for f in sorted(folder.glob("panoptic_*.json")) if f.with_suffix("").is_dir()]
-        found: dict[str, Path] = {}
-        for file in files:
-            split = split_of(file.stem)
-            if split:
-                found.setdefault(split, file)
-        if not found and len(files) == 1:
-            found = {"train": files[0]}
-        if found:
-            return found
-    return {}
-
-
-def image_folder(root: Path, file: Path, names: list[str]) -> Path:
-    """The folder that holds most of `names`: the one called as the split wins a draw."""
-    own = root / file.stem.removeprefix("panoptic_")
-    below = sorted(p for p in (*root.glob("*"), *root.glob("images/*")) if p.is_dir())
-    sample = names[:: max(1, len(names) // 50)]
-    candidates = [own, *(p for p in below if p != own), root]
-    return max(candidates, key=lambda c: sum(ImageFolder(c).find(n)[0] is not None for n in sample))
-
-
 def read(root: Path, *, verify_sizes: bool = True) -> PanopticSource:
     """A folder in COCO's panoptic layout.
 
@@ -158,7 +88,7 @@ def assemble(root: Path, files: Mapping[str, Path], *, verify: bool) -> Panoptic
     """Splits with one class list between them."""
     loaded = {split: load(file) for split, file in files.items()}
     notes: list[Fault] = []
-    categories: dict[int, _Category] = {}
+    categories: dict[int, Category] = {}
     for split, content in loaded.items():
         notes += _differences(shown_path(files[split], root), categories, content.categories)
         categories |= {c.id: c for c in content.categories if c.id not in categories}
@@ -178,7 +108,7 @@ def assemble(root: Path, files: Mapping[str, Path], *, verify: bool) -> Panoptic
         splits,
         (*notes, *image_overlaps(root, splits)),
         is_thing={i: bool(categories[i].isthing) for i in classes},
-        colors=_colors(categories, files),
+        colors=colors_of(categories, files),
         pngs=pngs,
     )
     if not verify:
@@ -231,9 +161,38 @@ def read_split(
     return builder.build(), PngFolder(str(folder), others)
 
 
-def _by_image(content: PanopticFile, builder: IndexBuilder, file: Path) -> dict[int, _Annotation]:
+def read_instances(root: Path, file: Path, source: PanopticSource, split: str) -> AnnotationIndex:
+    """The objects of COCO's instance json for the images of a panoptic split, in the order of its rows.
+
+    Raises:
+        ValueError: if the file is missing, or does not list every image.
+    """
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing, and box and mask AP are to be those of its objects; put it there, or set "
+            "ap_objects: panoptic to measure that of the segments of things"
+        )
+    panoptic = source.splits[split]
+    wanted = set(panoptic.image_ids.tolist())
+    content = coco.load(file)
+    content.images = [i for i in content.images if i.id in wanted]
+    content.annotations = [a for a in content.annotations if a.image_id in wanted]
+    classes = {i: name for i, name in source.classes.items() if source.is_thing[i]}
+    folder = image_folder(root, file, [str(i.file_name) for i in content.images])
+    index = coco.read_split(root, file, folder, classes, content=content, verify_sizes=False)
+    row_of = {image_id: row for row, image_id in enumerate(index.image_ids.tolist())}
+    absent = sorted(wanted - set(row_of))
+    if absent:
+        raise ValueError(
+            f"{file} does not list images {absent[:4]} ({len(absent)} in all) of the panoptic data; use the files "
+            "of one release"
+        )
+    return index.take([row_of[i] for i in panoptic.image_ids.tolist()])
+
+
+def _by_image(content: PanopticFile, builder: IndexBuilder, file: Path) -> dict[int, PanopticAnnotation]:
     listed = {image.id for image in content.images}
-    segmented: dict[int, _Annotation] = {}
+    segmented: dict[int, PanopticAnnotation] = {}
     for annotation in content.annotations:
         if annotation.image_id not in listed:
             builder.fault(
@@ -258,7 +217,7 @@ def _by_image(content: PanopticFile, builder: IndexBuilder, file: Path) -> dict[
     return segmented
 
 
-def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: _Segment, shown: str) -> None:
+def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: SegmentInfo, shown: str) -> None:
     before = len(builder.faults)
     builder.add_object(
         image_id,
@@ -310,7 +269,7 @@ def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: L
             )
 
 
-def _differences(file: str, known: Mapping[int, _Category], found: Iterable[_Category]) -> Iterable[Fault]:
+def _differences(file: str, known: Mapping[int, Category], found: Iterable[Category]) -> Iterable[Fault]:
     for category in found:
         first = known.get(category.id, category)
         if known and (
@@ -324,15 +283,3 @@ def _differences(file: str, known: Mapping[int, _Category], found: Iterable[_Cat
                 f"category {category.id} {category.name!r} is not as in the other splits; give all splits one "
                 "class list",
             )
-
-
-def _colors(
-    categories: Mapping[int, _Category], files: Mapping[str, Path]
-) -> dict[int, tuple[int, int, int]]:
-    """Colours of the classes, from the json files or from COCO's own list beside them."""
-    own = {i: c.color for i, c in categories.items() if c.color is not None}
-    beside = next(iter(files.values())).parent / CATEGORIES
-    if own or not beside.is_file():
-        return own
-    listed = msgspec.json.decode(beside.read_bytes(), type=list[_Category])
-    return {c.id: c.color for c in listed if c.color is not None}

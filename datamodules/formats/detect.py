@@ -18,6 +18,7 @@ from datamodules.formats import (
     objects365,
     open_images,
     oriented,
+    panoptic_file,
     roboflow,
     shards,
     sniff,
@@ -99,7 +100,7 @@ def evidence(root: Path) -> list[Evidence]:
     add("objects365", list(objects.values()), True)
     add("roboflow_coco", list(exports.values()), True)
     boxes = [f for f in coco.annotation_files(root).values() if f not in others]
-    panoptic = list(coco_panoptic.annotation_files(root).values())
+    panoptic = list(panoptic_file.annotation_files(root).values())
     add("coco", boxes, True)
     add("coco_panoptic", [] if boxes else panoptic, True)  # COCO's own folder has both
     base = voc.find_base(root)

@@ -315,6 +315,31 @@ def test_category_and_instance_in_two_channels_are_recognised(tmp_path):
     assert "two channels only: is it category and instance instead of ids?" in faults[0].message
 
 
+def test_ap_can_be_that_of_the_instances_as_published(tmp_path):
+    root = write(tmp_path)
+    with pytest.raises(ValueError, match=r"instances_val2017\.json is missing, and box and mask AP"):
+        module(root, ap_objects="instances").read()
+    made = content("val2017")
+    made["images"] = made["images"][::-1]  # another order than the panoptic file's
+    polygon = [[1.0, 1.0, 9.0, 1.0, 9.0, 8.0]]
+    row = {"id": 5, "image_id": 11, "category_id": 3, "bbox": [1, 1, 8, 7], "area": 28.0, "iscrowd": 0}
+    made["annotations"] = [row | {"segmentation": polygon}]
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text(json.dumps(made))
+    data = module(root, ap_objects="instances", limit_eval=2)
+    data.setup("validate")
+    (batch,) = data.val_dataloader()
+    assert batch.image_ids == (10, 11)
+    assert batch.annotations.counts == (0, 1)
+    assert batch.annotations.labels.tolist() == [3]
+    assert batch.annotations.areas.tolist() == [28]
+    assert coco_mask.area(list(batch.annotations.segmentations))[0] > 10
+    assert [len(p.segments) for p in batch.panoptic] == [3, 2]
+    file.write_text(json.dumps({**made, "images": made["images"][1:]}))
+    with pytest.raises(ValueError, match=r"does not list images \[12\]"):
+        module(root, ap_objects="instances").read()
+
+
 # ------------------------------------------------------------------ real data
 
 
