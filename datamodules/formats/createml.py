@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.records import Mark, Picture, assemble, split_of_file
+from datamodules.formats.parsing import MALFORMED, load_list
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source
 
 
@@ -25,20 +25,21 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     files = annotation_files(root)
     if not files:
         raise ValueError(f"{root} has no CreateML json (image, annotations with coordinates)")
+    remarks = Remarks(root)
     pictures = []
     for file in files:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{file} is no json: {error}; export it again") from error
         near = file.parent.relative_to(root)
-        for entry in content:
-            name = str(entry.get("image") or entry.get("imagefilename") or "?")
-            marks = [_mark(a) for a in entry.get("annotations") or []]
-            split = split_of_file(file, root)
-            pictures.append(Picture((near / name).as_posix(), file, split, None, marks))
+        for number, entry in enumerate(load_list(file, "images"), start=1):
+            try:
+                name = str(entry.get("image") or entry.get("imagefilename") or "?")
+                marks = [_mark(a) for a in entry.get("annotations") or []]
+            except MALFORMED as error:
+                message = f"entry that cannot be understood ({error!r}); left out; export it again"
+                remarks.add("error", "malformed_labels", file, message, f"entry {number}")
+                continue
+            pictures.append(Picture((near / name).as_posix(), file, split_of_file(file, root), None, marks))
     return assemble(
-        "createml", root, pictures, ImageTree(root), verify_sizes=verify_sizes,
+        "createml", root, pictures, ImageTree(root), notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the CreateML file does not name; left out",
     )  # fmt: skip
 

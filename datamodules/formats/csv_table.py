@@ -100,8 +100,13 @@ def _read_table(
 
 def _rows(file: Path, columns: Columns) -> list[list[str]]:
     delimiter = sniff.table_head(file)[2]
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = [row for row in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in row)]
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [
+                row for row in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in row)
+            ]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as a table: {error}; save it as csv in UTF-8") from error
     return rows[1:] if columns.header else rows
 
 

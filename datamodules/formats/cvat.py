@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
+from datamodules.formats.parsing import load_xml
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source, split_of
 from datamodules.index import shown_path
@@ -40,10 +41,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     pictures: list[Picture] = []
     names: list[str] = []
     for file in files:
-        try:
-            document = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{file} is no well-formed xml: {error}; export it again") from error
+        document = load_xml(file)
         names += [label.findtext("name") or "" for label in document.iter("label")]
         pictures += _images(document, file, root, remarks)
         pictures += _frames(document, file, root, tree, remarks)

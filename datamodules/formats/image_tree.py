@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 from datamodules.images import SUFFIXES, ImageFolder
@@ -18,20 +18,37 @@ class ImageTree(ImageFolder):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        self._by_stem: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        self._paths: set[tuple[str, ...]] = set()
+        self._files: list[str] = []
         for here, below, names in os.walk(folder, followlinks=True):
             below[:] = sorted(d for d in below if not d.startswith("."))
-            parents = Path(here).relative_to(folder).parts
-            for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                    self._paths.add((*parents, name))
-                    self._by_name[name.casefold()].append((*parents, name))
-                    self._by_stem[os.path.splitext(name)[0].casefold()].append((*parents, name))
+            parent = Path(here).relative_to(folder).as_posix()
+            start = "" if parent == "." else f"{parent}/"
+            images = [n for n in sorted(names) if not n.startswith(".") and _suffix(n) in SUFFIXES]
+            self._files += [start + name for name in images]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._files)
+
+    # each of these is made when a name first needs it: there may be millions of images
+
+    @cached_property
+    def _all(self) -> set[str]:
+        return set(self._files)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for file in self._files:
+            found.setdefault(file.rsplit("/", 1)[-1].casefold(), []).append(file)
+        return found
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for file in self._files:
+            stem = os.path.splitext(file.rsplit("/", 1)[-1])[0]
+            found.setdefault(stem.casefold(), []).append(file)
+        return found
 
     def candidates(self, name: str) -> list[str]:
         """The files that fit `name` best, relative to the folder; several if the name does not decide.
@@ -41,13 +58,13 @@ class ImageTree(ImageFolder):
         wanted = [p for p in name.replace("\\", "/").split("/") if p not in ("", ".", "..")]
         if not wanted:
             return []
-        if tuple(wanted) in self._paths:
-            return ["/".join(wanted)]
-        table = self._by_name if os.path.splitext(wanted[-1])[1].lower() in SUFFIXES else self._by_stem
+        if (exact := "/".join(wanted)) in self._all:
+            return [exact]
+        table = self._by_name if _suffix(wanted[-1]) in SUFFIXES else self._by_stem
         found = table.get(wanted[-1].casefold(), [])
-        scores = [(_common_end(parts, wanted), parts[-1] == wanted[-1]) for parts in found]
+        scores = [_likeness(file, wanted) for file in found]
         best = max(scores, default=None)
-        return ["/".join(p) for p, score in zip(found, scores, strict=True) if score == best]
+        return [file for file, score in zip(found, scores, strict=True) if score == best]
 
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file if exactly one fits best, and a remark if its name is spelled differently."""
@@ -61,14 +78,19 @@ class ImageTree(ImageFolder):
 
     def all(self) -> list[str]:
         """Every image, relative to the folder."""
-        return ["/".join(parts) for parts in sorted(self._paths)]
+        return list(self._files)
 
 
-def _common_end(parts: tuple[str, ...], wanted: list[str]) -> int:
-    """How many folders before the file name are equal, from the end."""
+def _likeness(file: str, wanted: list[str]) -> tuple[int, bool]:
+    """How many folders before the file name are equal, from the end; whether the name is to the letter."""
+    *folders, name = file.split("/")
     count = 0
-    for ours, theirs in zip(reversed(parts[:-1]), reversed(wanted[:-1]), strict=False):
+    for ours, theirs in zip(reversed(folders), reversed(wanted[:-1]), strict=False):
         if ours.casefold() != theirs.casefold():
             break
         count += 1
-    return count
+    return count, name == wanted[-1]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

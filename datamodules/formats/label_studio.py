@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
+from datamodules.formats.parsing import MALFORMED, load_list
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
@@ -43,15 +43,15 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     pictures: list[Picture] = []
     kinds: set[str] = set()
     for file in files:
-        try:
-            tasks = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{file} is no json: {error}; export it again") from error
-        for task in tasks:
-            results = _results(task, file, remarks)
-            kinds |= {str(r.get("type")) for r in results or []}
-            if results is not None:
-                pictures += _pictures(task, results, file, root, remarks)
+        for number, task in enumerate(load_list(file, "tasks"), start=1):
+            try:
+                results = _results(task, file, remarks)
+                kinds |= {str(r.get("type")) for r in results or []}
+                if results is not None:
+                    pictures += _pictures(task, results, file, root, remarks)
+            except MALFORMED as error:
+                message = f"task that cannot be understood ({error!r}); left out; export it again"
+                remarks.add("error", "malformed_labels", file, message, f"task number {number}")
     if not any(picture.marks for picture in pictures) and kinds and not kinds & _geometry():
         raise ValueError(
             f"{root}: the Label Studio export has no boxes; its results are of the types {sorted(kinds)}; "

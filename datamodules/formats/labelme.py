@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, flat, polygon_box
+from datamodules.formats.parsing import MALFORMED, load_json, load_xml
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 
@@ -39,7 +39,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
         try:
             reader = _json_picture if file.suffix.lower() == ".json" else _xml_picture
             pictures.append(reader(file, root, remarks))
-        except (ValueError, KeyError, TypeError, ElementTree.ParseError) as error:
+        except MALFORMED as error:
             message = f"cannot be understood: {error}; the image is left out; save it again in LabelMe"
             remarks.add("error", "malformed_labels", file, message, file.stem)
     return assemble(
@@ -48,7 +48,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 
 def _json_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
-    content = json.loads(file.read_text(encoding="utf-8-sig"))
+    content = load_json(file)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     beside = file.parent.relative_to(root)
@@ -86,7 +86,7 @@ def _shapes(shapes: list[Mapping[str, Any]], file: Path, remarks: Remarks) -> It
 
 
 def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
-    tree = ElementTree.parse(file).getroot()
+    tree = load_xml(file)
     folder, name = (tree.findtext("folder") or "").strip(), (tree.findtext("filename") or file.stem).strip()
     rows, columns = tree.findtext("imagesize/nrows"), tree.findtext("imagesize/ncols")
     size = (int(rows), int(columns)) if rows and columns else None

@@ -64,8 +64,12 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
     """A second pass costs less than keeping 15 million rows."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        yield from csv.DictReader(stream)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            for row in csv.DictReader(stream):
+                yield {column: row.get(column) or "" for column in (*COLUMNS, "IsGroupOf")}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as a table: {error}; download it again") from error
 
 
 def _classes(root: Path, used: set[str]) -> tuple[dict[int, str], dict[str, int], list[Fault]]:

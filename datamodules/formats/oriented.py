@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import flat
+from datamodules.formats.parsing import read_lines
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 
@@ -43,7 +44,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 
 def _marks(file: Path, root: Path, remarks: Remarks) -> Iterator[Mark]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         cells = line.split()
         if not cells or line.startswith(("imagesource:", "gsd:")):
             continue

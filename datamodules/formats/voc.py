@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from datamodules.formats.coco import similar_names
+from datamodules.formats.parsing import read_lines
 from datamodules.formats.sniff import xml_kind
 from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
 from datamodules.images import SUFFIXES, ImageFolder
@@ -113,7 +114,7 @@ def _image_sets(
     for name in ("train", "trainval", "val", "test"):
         file = base / "ImageSets" / "Main" / f"{name}.txt"
         if file.is_file():
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_lines(file)
             sets[name] = list(
                 dict.fromkeys(_stem(line, records) for line in lines if line.strip() and line[0] != "#")
             )

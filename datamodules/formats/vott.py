@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from urllib.parse import unquote
 
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import flat, polygon_box
+from datamodules.formats.parsing import MALFORMED, load_json
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source
 
@@ -31,24 +31,32 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     pictures: list[Picture] = []
     names: list[str] = []
     for file in files:
+        content = load_json(file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{file} is no json: {error}; export it again") from error
-        names += [str(tag.get("name")) for tag in content.get("tags") or []]
-        for entry in content["assets"].values():
-            asset = entry.get("asset") or {}
-            shape = asset.get("size") or {}
-            size = (shape["height"], shape["width"]) if {"height", "width"} <= shape.keys() else None
-            name = str(asset.get("name") or "")
-            path = unquote(str(asset.get("path") or name)).removeprefix("file:")
-            marks = [mark for region in entry.get("regions") or [] for mark in _marks(region)]
-            split = split_of_file(file, root)
-            pictures.append(Picture(path, file, split, size, marks, (unquote(name),)))
+            names += [str(tag["name"]) for tag in content.get("tags") or []]
+            entries = list(content["assets"].items())
+        except MALFORMED as error:
+            raise ValueError(f"{file} is no VoTT project: {error!r}; export it again") from error
+        for key, entry in entries:
+            try:
+                pictures.append(_picture(entry, file, split_of_file(file, root)))
+            except MALFORMED as error:
+                message = f"asset that cannot be understood ({error!r}); left out; export it again"
+                remarks.add("error", "malformed_labels", file, message, key)
     return assemble(
         "vott_json", root, pictures, tree, names=names, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the VoTT export does not name; left out",
     )  # fmt: skip
+
+
+def _picture(entry: dict, file: Path, split: str) -> Picture:
+    asset = entry.get("asset") or {}
+    shape = asset.get("size") or {}
+    size = (int(shape["height"]), int(shape["width"])) if {"height", "width"} <= shape.keys() else None
+    name = str(asset.get("name") or "")
+    path = unquote(str(asset.get("path") or name)).removeprefix("file:")
+    marks = [mark for region in entry.get("regions") or [] for mark in _marks(region)]
+    return Picture(path, file, split, size, marks, (unquote(name),))
 
 
 def _marks(region: dict) -> list[Mark]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from datamodules.formats import yolo_layout as layout
 from datamodules.formats.coco import similar_names
+from datamodules.formats.parsing import read_lines
 from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -93,12 +94,7 @@ def _classes(
     for folder in (root, *folders):
         for candidate in layout.NAME_FILES:
             if (folder / candidate).is_file():
-                try:
-                    lines = (folder / candidate).read_text(encoding="utf-8-sig").splitlines()
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{folder / candidate} is no UTF-8 text: {error}; save it as UTF-8"
-                    ) from error
+                lines = read_lines(folder / candidate)
                 return dict(enumerate(line.strip() for line in lines if line.strip())), []
     used = sorted({row for image in every for row in _used_classes(labels.find(image))})
     note = Fault(

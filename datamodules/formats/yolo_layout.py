@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.formats.parsing import read_lines
 from datamodules.images import SUFFIXES, ImageFolder, list_images
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
@@ -56,7 +57,7 @@ def _darknet(file: Path) -> dict[str, Any]:
 
 
 def _names(file: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_lines(file)
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -136,7 +137,7 @@ def _named_images(root: Path, content: Mapping[str, Any], named: str) -> list[Pa
 
 
 def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> list[Path]:
-    lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_lines(listing)]
     images = []
     for line in lines:
         if line:
