@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from datamodules.formats import open_images, sniff
 from datamodules.formats.csv_columns import Columns, columns_of
 from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_rows
 from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source, split_of
 
@@ -99,14 +99,7 @@ def _read_table(
 
 
 def _rows(file: Path, columns: Columns) -> list[list[str]]:
-    delimiter = sniff.table_head(file)[2]
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [
-                row for row in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in row)
-            ]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as a table: {error}; save it as csv in UTF-8") from error
+    rows = list(read_rows(file, sniff.table_head(file)[2]))
     return rows[1:] if columns.header else rows
 
 
@@ -146,7 +139,6 @@ def _class_table(root: Path) -> Mapping[str, int] | None:
             and first[1].isdigit()
             and (not second or (len(second) == 2 and second[1].isdigit()))
         ):
-            with file.open(encoding="utf-8-sig", newline="") as stream:
-                rows = [row for row in csv.reader(stream, delimiter=delimiter) if len(row) == 2]
+            rows = [row for row in read_rows(file, delimiter) if len(row) == 2 and row[1].strip().isdigit()]
             return {name.strip(): int(number) for name, number in rows}
     return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -29,6 +29,7 @@ from datamodules.formats import (
 )
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
+from datamodules.index import Fault
 from datamodules.shards import is_address, local_path
 
 Format = Literal[
@@ -67,7 +68,6 @@ Layouts that are understood:
   LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images
   Shards                 manifest.json, 00000.tar, ... as `zoo data shard` writes them; also at an address"""
 _SHOWN = 12
-_log = logging.getLogger(__name__)
 
 
 class Evidence(NamedTuple):
@@ -128,26 +128,28 @@ def detect(root: Path) -> str:
         ValueError: if it may be several, naming them and the files that say so; if it is none of them,
             saying what was found and what is understood.
     """
+    return _detected(root)[0]
+
+
+def _detected(root: Path) -> tuple[str, list[Evidence]]:
+    """The format, and what else the folder has that is not read."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
     if shards.is_sharded(root):
-        return "shards"
+        return "shards", []
     with sniff.one_walk():
         found = evidence(root)
     chosen = [e for e in found if e.layout] or found
     if len(chosen) > 1:
         told = " and ".join(f"{e.format} ({e.what})" for e in chosen)
         raise ValueError(
-            f"{root} may be {told}; name the one to read with --format, e.g. --format {chosen[0].format}"
+            f"{root} may be {told}; name the one to read, e.g. --format {chosen[0].format}, or "
+            f"--data.format {chosen[0].format} where a recipe is run"
         )
     if chosen:
-        for other in found:
-            if other is not chosen[0]:
-                _log.warning("%s is read as %s; %s (%s) beside it is not read", root, chosen[0].format,
-                             other.what, other.format)  # fmt: skip
-        return chosen[0].format
+        return chosen[0].format, [other for other in found if other is not chosen[0]]
     if yolo_layout.split_images(root, {})[0] and _has_labels(root):
-        return "yolo"
+        return "yolo", []
     raise ValueError(
         f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_UNDERSTOOD}"
     )
@@ -168,7 +170,20 @@ def read(root: Path | str, format: Format = "auto", *, verify_sizes: bool = True
         root = local_path(root)
     if format != "auto" and format not in _READERS:
         raise ValueError(f"format {format!r} is unknown; choose auto, {', '.join(_READERS)}")
-    return _READERS[detect(root) if format == "auto" else format](root, verify_sizes=verify_sizes)
+    if format != "auto":
+        return _READERS[format](root, verify_sizes=verify_sizes)
+    found, others = _detected(root)
+    source = _READERS[found](root, verify_sizes=verify_sizes)
+    notes = (_left_over(found, other) for other in others)
+    return replace(source, notes=(*source.notes, *notes)) if others else source
+
+
+def _left_over(format: str, other: Evidence) -> Fault:
+    message = (
+        f"the folder is read as {format}; this is {other.format} and is not read; --format {other.format} reads "
+        "it instead"
+    )
+    return Fault("note", "other_format", other.what, None, message)
 
 
 def _has_labels(root: Path) -> bool:

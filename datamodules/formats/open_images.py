@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_rows
 from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
@@ -64,12 +64,11 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
     """A second pass costs less than keeping 15 million rows."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream):
-                yield {column: row.get(column) or "" for column in (*COLUMNS, "IsGroupOf")}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as a table: {error}; download it again") from error
+    rows = read_rows(file)
+    at = {column: i for i, column in enumerate(next(rows, []))}
+    for row in rows:
+        cells = {c: row[at[c]] if c in at and at[c] < len(row) else "" for c in (*COLUMNS, "IsGroupOf")}
+        yield cells
 
 
 def _classes(root: Path, used: set[str]) -> tuple[dict[int, str], dict[str, int], list[Fault]]:
@@ -78,9 +77,7 @@ def _classes(root: Path, used: set[str]) -> tuple[dict[int, str], dict[str, int]
     files = [f for f in sniff.files(root, ".csv") if "class-descriptions" in f.name]
     files.sort(key=lambda f: "boxable" not in f.name)
     for file in files[:1]:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) >= 2]
-        named = [(row[0], row[1]) for row in rows if row[0] != "LabelName"]
+        named = [(row[0], row[1]) for row in read_rows(file) if len(row) >= 2 and row[0] != "LabelName"]
     notes = []
     missing = sorted(used - {label for label, _ in named})
     if missing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,6 +47,19 @@ def load_xml(file: Path) -> ElementTree.Element:
         return ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also an encoding that does not exist
         raise ValueError(f"{file} is no well-formed xml: {error}; export it again") from error
+
+
+def read_rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
+    """The rows of a table, without those of empty cells.
+
+    Raises:
+        ValueError: naming the file, if it is no table in UTF-8.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield from (r for r in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in r))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as a table: {error}; save it as csv in UTF-8") from error
 
 
 def read_lines(file: Path) -> list[str]:

@@ -121,16 +121,17 @@ def xml_kind(file: Path) -> str:
 
 
 def table_head(file: Path) -> tuple[list[str], list[str], str]:
-    """The first two rows of a table and its delimiter; empty rows if it has fewer or is no text."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [line for line in (stream.readline(), stream.readline()) if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return [], [], ","
+    """The first two rows of a table and its delimiter; empty rows if it has fewer or is no table."""
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        # what is no text is told when the table is read
+        lines = [line for line in (stream.readline(_HEAD), stream.readline(_HEAD)) if line.strip()]
     if not lines:
         return [], [], ","
     delimiter = max(",;\t", key=lines[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error:
+        return [], [], ","
     return rows[0], rows[1] if len(rows) > 1 else [], delimiter
 
 

@@ -189,7 +189,7 @@ def _parse(file: Path) -> _Record:
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-    except ValueError:
+    except (ValueError, OverflowError):  # inf is a float and no integer
         return None
     return (height, width) if min(height, width) > 0 else None
 

@@ -23,6 +23,7 @@ def test_bccd_voc():
     }
     assert sorted((f.kind, f.file[-9:]) for f in summary.faults) == [
         ("near_leak", "00037.jpg"),  # 00038, in train, is the same field of view, focused anew
+        ("other_format", "test.csv"),
         ("zero_area", "00338.jpg"),
         ("zero_area", "00343.jpg"),
     ]

@@ -179,11 +179,13 @@ def test_two_layouts_are_ambiguous_until_one_is_named(tmp_path):
     assert len(module(root, format="yolo").read().splits["train"]) == 3
 
 
-def test_loose_files_beside_a_layout_are_leftovers_and_told(tmp_path, caplog):
+def test_loose_files_beside_a_layout_are_leftovers_and_told(tmp_path):
     root = write_voc(tmp_path / "set")
     table(root, "filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,2,3,4\n")
     assert detect(root) == "voc"
-    assert "labels.csv (csv) beside it is not read" in caplog.text
+    [note] = [f for f in read(root).faults if f.kind == "other_format"]
+    assert (note.severity, note.file) == ("note", "labels.csv")
+    assert "this is csv and is not read" in note.message
 
 
 def test_two_loose_formats_are_ambiguous(tmp_path):

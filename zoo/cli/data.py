@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,6 +30,7 @@ def check(
     image_size: str | None = None,
     workers: int | None = None,
     fix: Path | None = None,
+    format: Any = "auto",
 ) -> None:
     """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
 
@@ -48,6 +49,7 @@ def check(
             image_size=IMAGE_SIZE if image_size is None else image_size,
             workers=workers,
             progress=progress,
+            format=format,
         )
     document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
     if fix is not None:

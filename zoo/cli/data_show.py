@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.formats.detect import FORMATS, read
+from datamodules.formats.detect import read
 from datamodules.images import decode
 from datamodules.index import AnnotationIndex
 from zoo.batch import Annotations
@@ -46,8 +46,6 @@ def show(choices: Viewing, console: Console) -> None:
     Raises:
         ValueError: for an unknown format or split, or a split without images.
     """
-    if choices.format not in ("auto", *FORMATS):
-        raise ValueError(f"--format {choices.format} is unknown; it is one of auto, {', '.join(FORMATS)}")
     format: Any = choices.format
     source = read(choices.folder.expanduser().resolve(), format)
     usual = sorted(source.splits, key=lambda n: ("train", "val", "test", n).index(n))

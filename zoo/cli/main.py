@@ -326,6 +326,7 @@ def check(
     fix: Annotated[
         Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
     ] = None,
+    format: Format = "auto",
     as_json: Json = False,
 ) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
@@ -339,6 +340,7 @@ def check(
         image_size=image_size,
         workers=workers,
         fix=fix,
+        format=format,
     )
 
 
