@@ -11,7 +11,13 @@ from datamodules.doctor.boxes import box_faults, class_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
 from datamodules.doctor.pictures import Pictures, Progress, file_faults, look, shape_faults
-from datamodules.doctor.statistics import Statistics, measure, statistics_faults, view_size
+from datamodules.doctor.statistics import (
+    Statistics,
+    ViewSize,
+    measure,
+    statistics_faults,
+    view_size,
+)
 from datamodules.doctor.strays import stray_faults
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
@@ -31,6 +37,7 @@ class Examination:
     source: Source
     faults: list[Fault]
     statistics: Statistics
+    view: ViewSize  # how the model that is to be trained sees images
     pictures: dict[str, Pictures] = field(default_factory=dict)  # split -> its images; empty if not decoded
     pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
 
@@ -92,7 +99,7 @@ def examine(
         pairs = _pairs(pictures)
         faults += leak_faults(source.splits, pairs)
     faults += list(stray_faults(source, faults))
-    return Examination(source, sorted(faults, key=by_severity), statistics, pictures, pairs)
+    return Examination(source, sorted(faults, key=by_severity), statistics, view, pictures, pairs)
 
 
 def quick_faults(

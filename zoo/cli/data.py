@@ -14,6 +14,7 @@ import typer
 from zoo.cli.console import Console
 
 if TYPE_CHECKING:
+    from datamodules.base import DetectionDataModule
     from datamodules.doctor import Examination
     from datamodules.doctor.pictures import Progress
     from datamodules.index import Fault, Severity
@@ -31,6 +32,7 @@ def check(
     workers: int | None = None,
     fix: Path | None = None,
     format: Any = "auto",
+    report: Path | None = None,
 ) -> None:
     """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
 
@@ -51,6 +53,10 @@ def check(
             progress=progress,
             format=format,
         )
+    if report is not None:
+        from zoo.cli.data_report import write_report
+
+        write_report(found, report)
     document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
     if fix is not None:
         with _progress("copying") as progress:
@@ -60,7 +66,7 @@ def check(
     if not console.as_json:
         _tell(found, console)
         console.say()
-        for line in next_steps(folder, found, fix):
+        for line in next_steps(folder, found, fix, report):
             console.say(line)
     if found.summary.errors and fix is None:
         raise typer.Exit(1)
@@ -112,13 +118,40 @@ def by_kind(faults: list[Fault]) -> list[list[Fault]]:
     return sorted(groups.values(), key=lambda group: (rank.index(group[0].severity), -len(group)))
 
 
-def next_steps(folder: Path, found: Examination, fixed: Path | None) -> list[str]:
+def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
+    """What the doctor says of a data set that is read already, from its annotations alone, errors first.
+
+    Raises:
+        ValueError: if boxes are wrong for certain, unless the data module skips what is broken.
+    """
+    from datamodules.doctor import quick_faults
+    from datamodules.doctor.statistics import measure, view_size
+    from datamodules.index import by_severity
+
+    read = data.read()
+    classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
+    statistics = measure(read.splits, view_size(view), queries)
+    faults = sorted(quick_faults(read.splits, classes, statistics), key=by_severity)
+    errors = [f for f in faults if f.severity == "error"]
+    if errors and not data.skip_broken:
+        shown = "\n".join(f"  {f}" for f in errors[: _SHOWN["error"]])
+        raise ValueError(
+            f"the data set has {len(errors)} objects that would be learned wrong:\n{shown}\n"
+            "Correct them (`zoo data check` lists all, --fix leaves them out), or set skip_broken: true to train "
+            "all the same."
+        )
+    return faults
+
+
+def next_steps(folder: Path, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
     line = ", ".join(
         f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()
     )
     lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
+    if report is not None:
+        lines.append(f"the page: {report}")
     if fixed is not None:
         lines += [
             f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",

@@ -55,7 +55,7 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     faults = check(folder, decode_images=False).faults
     console.say(f"     {len(faults)} faults")
     recipe = demo_recipe(folder, seed, steps)
-    announce(recipe, read_data(recipe), [f"{steps} steps from random weights, seed {seed}"], console)
+    announce(recipe, read_data(recipe), [], [f"{steps} steps from random weights, seed {seed}"], console)
     console.say("2/5  training")
     registry = output / "registry"
     run = train(recipe, output / "run", None, False, registry, console)

@@ -6,15 +6,17 @@ import copy
 import importlib
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.custom import CustomDataModule
+from datamodules.index import Fault, by_severity
 from zoo.cli import catalogue, recipes, schema
 from zoo.cli.console import Console
+from zoo.cli.data import quick_check
 from zoo.cli.recipes import Recipe
 from zoo.preprocess import InputContract
 from zoo.registry.manifest import Manifest
@@ -74,6 +76,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
     data = read_data(recipe)
+    faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
     notes += [*fit_to_data(recipe, data, choices), head_note(recipe)]
     if recipe["init_from"]["source"] == start.weights:
         fetch_published(start, choices)
@@ -81,7 +84,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     recipe["about"]["name"] = name.partition(".")[0]
     recipe["about"]["tag"] = name.partition(".")[2] or "custom"
     folder = choices.output or new_folder(name.replace(".", "-"))
-    announce(recipe, data, notes, console)
+    announce(recipe, data, faults, notes, console)
     run = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
     splits = ["val", "test"] if "test" in run.data.read().splits else ["val"]
     document = report(run, splits, console)
@@ -324,8 +327,7 @@ def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> lis
         notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
         schedule["warmup_steps"] = shorter
     fullest = int(np.diff(train.offsets).max(initial=0))
-    part = "decoder" if "decoder" in arguments else "transformer"
-    queries = arguments[part]["num_queries"]
+    part, queries = queries_of(recipe)
     if fullest > queries:
         notes.append(
             f"an image holds {fullest} objects, the model finds at most {queries}: "
@@ -333,6 +335,20 @@ def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> lis
         )
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
     return notes
+
+
+def queries_of(recipe: Recipe) -> tuple[str, int]:
+    """The part of the model that has the queries, and how many."""
+    arguments = recipe["model"]["init_args"]
+    part = "decoder" if "decoder" in arguments else "transformer"
+    return part, arguments[part]["num_queries"]
+
+
+def seen_as(recipe: Recipe) -> str:
+    """How the model sees images, as `zoo data check --image-size` takes it."""
+    contract = recipe["data"]["init_args"]["input"]
+    first, second = contract["size"]
+    return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
 
 
 def fetch_published(start: Start, choices: Choices) -> None:
@@ -354,10 +370,14 @@ def fetch_published(start: Start, choices: Choices) -> None:
         ) from error
 
 
-def announce(recipe: Recipe, data: CustomDataModule, notes: list[str], console: Console) -> None:
-    """Data, label map, and what was decided, before anything takes time."""
+def announce(
+    recipe: Recipe, data: CustomDataModule, faults: list[Fault], notes: list[str], console: Console
+) -> None:
+    """Data, its faults, label map, and what was decided, before anything takes time."""
     console.say(f"data        {recipe['data']['init_args']['root']}")
-    for line in data.summary().lines():
+    summary = data.summary()
+    every = sorted([*summary.faults, *faults], key=by_severity)
+    for line in replace(summary, faults=every).lines():
         console.say(f"  {line}")
     contract = recipe["data"]["init_args"]["input"]
     height, width = contract["size"]

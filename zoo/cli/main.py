@@ -327,6 +327,9 @@ def check(
         Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
     ] = None,
     format: Format = "auto",
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write a page with plots and pictures: report.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
@@ -341,6 +344,7 @@ def check(
         workers=workers,
         fix=fix,
         format=format,
+        report=report,
     )
 
 

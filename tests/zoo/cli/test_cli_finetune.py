@@ -5,13 +5,16 @@ import pytest
 
 from datamodules.shapes import generate_shapes
 from zoo.cli import recipes
+from zoo.cli.data import quick_check
 from zoo.cli.finetune import (
     Choices,
     complete_recipe,
     fit_to_data,
     parse_size,
+    queries_of,
     read_data,
     scale_learning_rate,
+    seen_as,
     slug,
     starting_point,
 )
@@ -225,3 +228,29 @@ def test_another_machine_and_budget_are_not_inherited(shapes):
     assert (trainer["devices"], trainer["accelerator"], trainer["num_nodes"]) == ("auto", "auto", 1)
     assert trainer["max_epochs"] == 2
     assert "max_steps" not in trainer
+
+
+def test_objects_that_would_be_learned_wrong_are_refused_before_anything_else(shapes, capsys):
+    file = shapes / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [0.1, 0.2, 0.3, 0.4]
+    file.write_text(json.dumps(content))
+    arguments = ["finetune", "rt_detr_tiny", "--data", str(shapes), "--max-steps", "1"]
+    assert run_command(arguments) == 2
+    said = capsys.readouterr().err
+    assert "normalised_box" in said
+    assert "skip_broken: true" in said
+
+
+def test_the_doctor_speaks_before_training(shapes):
+    file = shapes / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 10**6})
+    file.write_text(json.dumps(content))
+    recipe, _ = complete_recipe(
+        starting_point("rt_detr_tiny", None), Choices(model="rt_detr_tiny", data=shapes, image_size="32")
+    )
+    data = read_data(recipe)
+    assert (seen_as(recipe), queries_of(recipe)[0]) == ("32x32", "decoder")
+    kinds = {f.kind for f in quick_check(data, seen_as(recipe), 1)}
+    assert {"duplicate_object", "more_objects_than_queries", "below_stride"} <= kinds

@@ -1,0 +1,152 @@
+"""`zoo data check`: exit codes, what is printed, the page, and the cleaned copy, through the command."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from datamodules.shapes import generate_shapes
+from zoo.cli.main import run_command
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    return generate_shapes(tmp_path / "shapes", 12, 4, seed=0, size=64)
+
+
+def spoil(root: Path) -> None:
+    """A cut picture, a box past the edge, a repeated one, a copy in the other split, a name that is HTML."""
+    file = root / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [50, 50, 40, 40]
+    content["annotations"].append({**content["annotations"][-1], "id": 10**6})
+    content["categories"][0]["name"] = "<script>alert(1)</script>"
+    file.write_text(json.dumps(content))
+    names = [image["file_name"] for image in content["images"]]
+    cut = next((root / "train").rglob(names[1]))
+    buffer = io.BytesIO()
+    Image.open(cut).save(buffer, "JPEG")  # its header is read without the rest
+    cut.write_bytes(buffer.getvalue()[:-60])
+    other = json.loads((root / "annotations/instances_val.json").read_text())
+    other["categories"] = content["categories"]
+    (root / "annotations/instances_val.json").write_text(json.dumps(other))
+    copy = next((root / "val").rglob(other["images"][0]["file_name"]))
+    copy.write_bytes(next((root / "train").rglob(names[2])).read_bytes())
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, and what images and links point to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_page_holds_everything_itself(shapes, tmp_path, capsys):
+    spoil(shapes)
+    page = tmp_path / "new" / "report.html"
+    assert run_command(["data", "check", str(shapes), "--report", str(page), "--workers", "0"]) == 1
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    parsed = Page()
+    parsed.feed(text)
+    assert "script" not in parsed.tags
+    assert "&lt;script&gt;" in text
+    assert all(source.startswith("data:image/") for source in parsed.sources)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(s.partition(",")[2]))) for s in parsed.sources]
+    assert [p.format for p in pictures].count("PNG") == 3
+    assert [p.format for p in pictures].count("JPEG") >= 4
+    for word in (
+        "corrupt_image",
+        "partly_outside",
+        "duplicate_object",
+        "leak",
+        "The same picture in two splits",
+    ):
+        assert word in text
+    # the box past the edge is drawn in red, in the margin too
+    colours = {
+        pixel
+        for p in pictures
+        if p.format == "JPEG"
+        for pixel in p.crop((0, p.height - 24, p.width, p.height)).getdata()
+    }
+    assert any(r > 180 and g < 110 and b < 130 for r, g, b in colours)
+
+
+def test_page_of_a_clean_set_says_so(shapes, tmp_path):
+    page = tmp_path / "report.html"
+    assert run_command(["data", "check", str(shapes), "--report", str(page), "--workers", "0"]) == 0
+    assert "Ready to train" in page.read_text()
+    assert "The worst images" not in page.read_text()
+
+
+def test_cleaned_copy_through_the_command(shapes, tmp_path, capsys):
+    spoil(shapes)
+    out = tmp_path / "clean"
+    assert run_command(["data", "check", str(shapes), "--fix", str(out), "--json", "--workers", "0"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["fixed"]["folder"] == str(out)
+    assert document["fixed"]["changes"]["image_left_out"] == 2  # the cut one, and the copy of one in val
+    assert run_command(["data", "check", str(out), "--workers", "0"]) == 0
+    assert run_command(["data", "check", str(shapes), "--fix", str(out)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert run_command(["data", "check", str(shapes), "--fix", str(tmp_path / "x"), "--quick"]) == 2
+    assert "--quick" in capsys.readouterr().err
+
+
+def test_quick_decodes_nothing_and_says_so(shapes, capsys):
+    spoil(shapes)
+    assert run_command(["data", "check", str(shapes), "--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "no image was decoded" in printed
+    assert "corrupt_image" not in printed
+    assert "partly_outside" in printed
+
+
+def test_queries_and_size_are_the_users(shapes, capsys):
+    options = ["--quick", "--queries", "1", "--image-size", "32", "--json"]
+    run_command(["data", "check", str(shapes), *options])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["statistics"]["queries"], document["statistics"]["image_size"][:18]) == (
+        1,
+        "stretched to 32x32",
+    )
+    assert "more_objects_than_queries" in {f["kind"] for f in document["faults"]}
+    assert document["statistics"]["splits"]["train"]["below_stride"]["16"] > 0.5
+    for wrong in (["--image-size", "big"], ["--queries", "0"]):
+        assert run_command(["data", "check", str(shapes), *wrong]) == 2
+        assert re.search("big|queries is 0", capsys.readouterr().err)
+
+
+def test_each_kind_is_told_with_a_few_examples(shapes, capsys):
+    for file in (shapes / "train").rglob("*.png"):
+        file.write_bytes(b"no picture")
+    for file in (shapes / "train").rglob("*.jpg"):
+        file.write_bytes(b"no picture")
+    assert run_command(["data", "check", str(shapes)]) == 1
+    printed = capsys.readouterr().out
+    assert "error unreadable_image: 12" in printed
+    assert printed.count("its bytes are no image") == 5
+    assert "... and 7 more (--json lists all)" in printed
+
+
+def test_importing_the_command_needs_no_plots():
+    """The page's libraries are imported when one is written."""
+    heavy = ("matplotlib", "jinja2", "torch")
+    code = f"import sys, zoo.cli.data, zoo.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
