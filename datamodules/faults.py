@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +44,14 @@ class Fault:
 def by_severity(fault: Fault) -> int:
     """Sort key: errors first, notes last."""
     return _RANK[fault.severity]
+
+
+def by_kind(faults: Iterable[Fault]) -> list[list[Fault]]:
+    """Faults of one severity and kind together, errors first, the commonest kind of a severity first."""
+    groups: dict[tuple[Severity, str], list[Fault]] = defaultdict(list)
+    for fault in faults:
+        groups[(fault.severity, fault.kind)].append(fault)
+    return sorted(groups.values(), key=lambda group: (by_severity(group[0]), -len(group)))
 
 
 def relative(path: Path | str, root: Path) -> str:

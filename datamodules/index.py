@@ -1,7 +1,7 @@
 """The annotation index of a data set: what readers of formats build and everything else reads."""
 
 from datamodules.annotation_index import AnnotationIndex, Objects, concatenate
-from datamodules.faults import Fault, Severity, by_severity, relative, shown_path
+from datamodules.faults import Fault, Severity, by_kind, by_severity, relative, shown_path
 from datamodules.index_builder import IndexBuilder
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "IndexBuilder",
     "Objects",
     "Severity",
+    "by_kind",
     "by_severity",
     "concatenate",
     "relative",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +97,8 @@ def _tell(found: Examination, console: Console) -> None:
         [(c.head_index, c.name, c.source_id, *(c.counts[s] for s in splits)) for c in summary.classes],
     )
     console.say()
+    from datamodules.index import by_kind
+
     for faults in by_kind(found.faults):
         first = faults[0]
         console.say(f"{first.severity} {first.kind}: {len(faults)}")
@@ -107,15 +108,6 @@ def _tell(found: Examination, console: Console) -> None:
             console.say(f"  {where}: {fault.message}")
         if len(faults) > shown:
             console.say(f"  ... and {len(faults) - shown} more (--json lists all)")
-
-
-def by_kind(faults: list[Fault]) -> list[list[Fault]]:
-    """Faults of one severity and kind together, errors first, the commonest kind of a severity first."""
-    groups: dict[tuple[Severity, str], list[Fault]] = defaultdict(list)
-    for fault in faults:
-        groups[(fault.severity, fault.kind)].append(fault)
-    rank = list(_SHOWN)
-    return sorted(groups.values(), key=lambda group: (rank.index(group[0].severity), -len(group)))
 
 
 def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:

@@ -9,8 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from datamodules.doctor import Examination
 from datamodules.doctor.statistics import STRIDES
-from datamodules.index import Fault
-from zoo.cli.data import by_kind
+from datamodules.index import Fault, by_kind
 from zoo.cli.data_gallery import leaked, worst
 from zoo.cli.data_plots import plots
 
