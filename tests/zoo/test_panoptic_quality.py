@@ -287,6 +287,9 @@ def test_ap_of_masks_is_that_of_pycocotools_to_the_last_bit():
     assert mine.per_class() == theirs.per_class()
     assert mine.interval(20) == theirs.interval(20)
     assert mine.protocol()["iou_type"] == "segm"
+    evaluation = mine.evaluation()
+    same = evaluation.resampled(np.ones((1, evaluation.num_images), dtype=np.int64))
+    assert same["AP"][0] == pytest.approx(mine.compute()["AP"], abs=1e-14)
 
 
 def test_ap_of_masks_is_not_that_of_boxes():
