@@ -156,7 +156,9 @@ def make_images(root: Path, number: int, size: tuple[int, int]) -> None:
     (root / "train2017").mkdir()
     images, annotations = [], []
     for i in range(number):
-        coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+        coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+            size, Image.BICUBIC
+        )
         grain = draw.normal(0, 14, (size[1], size[0], 1))
         pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(root / "train2017" / f"{i:04d}.jpg", quality=92)
@@ -224,7 +226,9 @@ def main() -> None:
         shards = Path(scratch, "shards")
         pack(read(root), shards, 256 << 20)
         rows = measure(root, split, shards, options.workers, options.rounds)
-    print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {options.workers} workers")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {options.workers} workers"
+    )
     print(f"{rows[0]['images']} images an epoch, batch {BATCH}; ms an image, median of {options.rounds}")
     print(f"{'':28}{'CPU':>8}{'main':>8}{'wall':>8}{'CPU':>8}{'wall':>8}")
     for row in rows:

@@ -42,7 +42,12 @@ def image_sizes(folder: Path | None, number: int) -> list[Size]:
 
 
 def ratio(
-    final_size: Callable[[Key], Size], number: int, step: int, batch_size: int, window: int | None, epochs: int
+    final_size: Callable[[Key], Size],
+    number: int,
+    step: int,
+    batch_size: int,
+    window: int | None,
+    epochs: int,
 ) -> float:
     """Padded over useful pixels of whole epochs, as the sampler cuts them."""
     bucketing = None if window is None else Bucketing(window, final_size)
@@ -54,7 +59,11 @@ def ratio(
 
 
 def sorted_ratio(
-    final_size: Callable[[Key], Size], number: int, batch_size: int, window: int, key: Callable[[Size], float | Size]
+    final_size: Callable[[Key], Size],
+    number: int,
+    batch_size: int,
+    window: int,
+    key: Callable[[Size], float | Size],
 ) -> float:
     """The same with one plain sort in each window, for comparison."""
     sizes = [final_size((0, row)) for row in epoch_order(number, 0, 0)]
@@ -98,12 +107,23 @@ def main() -> None:
             (f"bucketing {w}", lambda b, w=w: ratio(final_size, number, b, b, w, options.rounds))
             for w in (16, 64, 256)
         ),
-        (f"bucketing 64, steps of {GLOBAL}", lambda b: ratio(final_size, number, GLOBAL, b, 64, options.rounds)),
+        (
+            f"bucketing 64, steps of {GLOBAL}",
+            lambda b: ratio(final_size, number, GLOBAL, b, 64, options.rounds),
+        ),
         ("window 64 sorted by (h, w)", lambda b: sorted_ratio(final_size, number, b, 64, lambda s: s)),
-        ("window 64 sorted by area", lambda b: sorted_ratio(final_size, number, b, 64, lambda s: s[0] * s[1])),
-        ("window 64 sorted by aspect", lambda b: sorted_ratio(final_size, number, b, 64, lambda s: s[0] / s[1])),
+        (
+            "window 64 sorted by area",
+            lambda b: sorted_ratio(final_size, number, b, 64, lambda s: s[0] * s[1]),
+        ),
+        (
+            "window 64 sorted by aspect",
+            lambda b: sorted_ratio(final_size, number, b, 64, lambda s: s[0] / s[1]),
+        ),
     ]
-    print(f"{number} images, sizes of {options.data or 'a made-up mix'}; padded pixels / pixels of the images")
+    print(
+        f"{number} images, sizes of {options.data or 'a made-up mix'}; padded pixels / pixels of the images"
+    )
     print("policy".ljust(32) + "".join(f"   b = {b:2d}" for b in BATCH_SIZES))
     rows = []
     for name, policy in policies:

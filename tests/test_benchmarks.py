@@ -58,3 +58,22 @@ def test_train_step(family):
     assert_schema(row)
     ours, theirs = row["trained_parameters"]
     assert ours == theirs
+
+
+def test_data_padding():
+    found = rows("data_padding.py")
+    ratios = {(row["policy"], row["batch_size"]): row["ratio"] for row in found}
+    assert all(ratio >= 1 for ratio in ratios.values())
+    for size in (2, 4, 8, 16):
+        assert ratios["bucketing 16", size] < ratios["as published", size]
+
+
+@pytest.mark.slow
+def test_data_loader():
+    found = rows("data_loader.py", "--workers", "1")
+    assert [row["pipeline"] for row in found] == [
+        "CocoDetection, PIL, float", "ours, normalised float", "ours, uint8", "ours, uint8, shards"
+    ]  # fmt: skip
+    for row in found:
+        assert row["images"] == 16
+        assert all(row[name] > 0 for name in ("cpu_ms", "main_ms", "wall_ms", "cpu_ratio", "wall_ratio"))

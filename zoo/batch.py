@@ -9,7 +9,7 @@ Boxes are (centre x, centre y, width, height) in [0, 1] of the unpadded image un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -176,16 +176,25 @@ class Sample:
     )
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stacks samples into a batch, zero-padded to the largest height and width among them."""
+def collate(
+    samples: Sequence[Sample], zeros: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None
+) -> Batch:
+    """Stacks samples into a batch, zero-padded to the largest height and width among them.
+
+    Args:
+        samples: at least one.
+        zeros: makes the two large tensors from shape and type; None: in ordinary memory.
+    """
+    zeros = zeros or _zeros
     height = max(s.image.shape[1] for s in samples)
     width = max(s.image.shape[2] for s in samples)
-    images = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
-    padding = torch.ones(len(samples), height, width, dtype=torch.bool)
+    images = zeros((len(samples), 3, height, width), samples[0].image.dtype)
+    padding = zeros((len(samples), height, width), torch.bool)
     for row, sample in enumerate(samples):
         _, h, w = sample.image.shape
         images[row, :, :h, :w] = sample.image
-        padding[row, :h, :w] = False
+        padding[row, h:] = True
+        padding[row, :h, w:] = True
     return Batch(
         images=images,
         padding=padding,
@@ -201,6 +210,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         panoptic=_of_every([s.panoptic for s in samples]),
         photometric=_stacked([s.photometric for s in samples]),
     )
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
 
 
 def _padded_masks(samples: Sequence[Sample], height: int, width: int) -> Tensor | None:

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from tiny_sets import module, write_image
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.custom import CustomDataModule
-from datamodules.loaders import EvaluationLoader
+from datamodules.loaders import (
+    EvaluationLoader,
+    WorkerDiedError,
+    _shared_zeros,
+    batches_of,
+    collate_in_place,
+)
 from datamodules.samplers import EvaluationBatchSampler, StepBatchSampler, epoch_order
 from datamodules.shapes import generate_shapes
-from zoo.batch import Batch
+from zoo.batch import Batch, Sample, collate
 from zoo.preprocess import InputContract
 
 NUM_IMAGES = 27
@@ -298,3 +308,61 @@ def test_lightning_resume_between_epochs(root, tmp_path):
     interrupted.save_checkpoint(tmp_path / "stop.ckpt")
     trainer(tmp_path).fit(second, datamodule=planned(root, 4), ckpt_path=tmp_path / "stop.ckpt")
     assert first.seen + second.seen == whole.seen
+
+
+class Deadly(Dataset):
+    """Its worker is killed at the third image, as by the kernel for want of memory."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, row: int) -> Sample:
+        if row == 2:
+            time.sleep(0.5)  # the main process waits for the batch by now
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Sample(
+            torch.full((3, 4, 4), row, dtype=torch.uint8), torch.zeros(0), torch.zeros(0, 4), row, (4, 4)
+        )
+
+
+def test_a_killed_worker_is_told_with_advice():
+    loader = DataLoader(Deadly(), num_workers=1, collate_fn=collate_in_place)
+    with pytest.raises(
+        WorkerDiedError, match=r"DataLoader worker \(pid.*ran out of memory.*lower num_workers \(1\)"
+    ):
+        list(batches_of(loader))
+
+
+class Broken(Deadly):
+    def __getitem__(self, row: int) -> Sample:
+        raise RuntimeError("DataLoader worker was not killed")
+
+
+def test_an_error_inside_a_worker_comes_as_it_is():
+    with pytest.raises(
+        RuntimeError, match=r"Caught RuntimeError in DataLoader worker process 0(.|\n)*not killed"
+    ):
+        list(batches_of(DataLoader(Broken(), num_workers=1, collate_fn=collate_in_place)))
+
+
+def test_a_worker_collates_into_shared_memory_and_the_main_process_does_not(root):
+    helped, alone = (
+        next(iter(planned(root, 4, num_workers=workers).train_dataloader())) for workers in (1, 0)
+    )
+    assert helped.images.is_shared()
+    assert helped.padding.is_shared()
+    assert not alone.images.is_shared()
+
+
+def test_shared_memory_holds_the_same_batch():
+    none = torch.zeros(0), torch.zeros(0, 4)
+    samples = [
+        Sample(torch.randint(1, 255, (3, h, w), dtype=torch.uint8), *none, i, (h, w))
+        for i, (h, w) in enumerate([(5, 9), (7, 2), (7, 9)])
+    ]
+    shared, plain = collate(samples, _shared_zeros), collate(samples)
+    assert torch.equal(shared.images, plain.images)
+    assert torch.equal(shared.padding, plain.padding)
+    assert plain.padding[1, :, 2:].all()
+    assert not plain.padding[1, :, :2].any()
+    assert plain.padding[0, 5:].all()
