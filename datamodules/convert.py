@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
+
+from PIL import Image, ImageOps
 
 from datamodules.formats.detect import read
 from datamodules.formats.placing import new_names
@@ -146,7 +149,11 @@ def _write(
 
 
 def _in_displayed_frame(index: AnnotationIndex, row: int, picture: Pictured) -> bool:
-    return index.store is not None or header_size(index.path(row))[0] == picture.size
+    if index.store is None:
+        return header_size(index.path(row))[0] == picture.size
+    with Image.open(io.BytesIO(index.images.read(index.files[row]))) as image:
+        turned = ImageOps.exif_transpose(image)
+        return (turned.height, turned.width) == picture.size
 
 
 def _place(index: AnnotationIndex, row: int, path: Path, images: Images) -> None:

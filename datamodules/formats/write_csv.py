@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.formats.writing import Pictured, plain_objects
+from datamodules.formats.writing import Pictured, plain_objects, same_names
 
 _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -21,6 +21,7 @@ class CsvWriter:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._root, self._classes = root, classes
+        self.losses["classes of the same name as another, which become one"] = same_names(classes)
         with (root / "classes.csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows((name, source_id) for source_id, name in classes.items())
         self._streams = {}

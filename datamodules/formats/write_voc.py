@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datamodules.formats.writing import Labelled, Pictured, plain_objects
+from datamodules.formats.writing import Labelled, Pictured, plain_objects, same_names
 
 
 class VocWriter:
@@ -19,6 +19,7 @@ class VocWriter:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._root, self._classes = root, classes
+        self.losses["classes of the same name as another, which become one"] = same_names(classes)
         self._unseen = dict(classes)
         self._stems: dict[str, list[str]] = {split: [] for split in splits}
         for folder in ("Annotations", "ImageSets/Main"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -92,6 +92,11 @@ def pictures(index: AnnotationIndex, names: list[str]) -> Iterator[Pictured]:
                 )
             ),
         )  # fmt: skip
+
+
+def same_names(classes: Mapping[int, str]) -> int:
+    """How many classes have the name of another: a format that knows classes by name cannot tell them apart."""
+    return len(classes) - len({name.strip() for name in classes.values()})
 
 
 def plain_objects(

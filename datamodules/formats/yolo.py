@@ -194,6 +194,7 @@ def _read_labels(
         )
     shown = shown_path(file, root)
     seen: set[tuple[float, ...]] = set()
+    polygons: list[int] = []
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -202,6 +203,7 @@ def _read_labels(
         if row is None:
             continue
         (source_id, cx, cy, w, h), points = row
+        polygons += [line_number] if points else []
         if (source_id, cx, cy, w, h, *points) in seen:
             builder.fault(
                 "warning",
@@ -219,6 +221,15 @@ def _read_labels(
         builder.add_object(image_id, box, int(source_id), number, segmentation=outline, file=file)
         # a line of the label file is what a user can find, not the number of the object
         builder.faults[told:] = [replace(f, file=shown, id=line_number) for f in builder.faults[told:]]
+    if polygons:
+        builder.fault(
+            "warning",
+            "polygon",
+            file,
+            polygons[0],
+            f"{len(polygons)} x row of a polygon or a turned box, the first in line {polygons[0]}; the upright "
+            "box around it is taken, with its outline",
+        )
     return number
 
 
@@ -263,13 +274,6 @@ def _parse_row(
         return None
     points: tuple[float, ...] = ()
     if len(values) > 6 and len(values) % 2 == 1 and all(math.isfinite(v) for v in values):
-        builder.fault(
-            "warning",
-            "polygon",
-            file,
-            line,
-            f"line {line} is a polygon or a turned box; the upright box around it is taken, with its outline",
-        )
         points = tuple(values[1:])
         xs, ys = points[::2], points[1::2]
         values = [

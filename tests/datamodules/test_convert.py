@@ -241,6 +241,35 @@ def test_rotated_photograph_whose_boxes_ignore_it_is_no_yolo(tmp_path):
     assert convert(source, "csv", tmp_path / "table").splits["train"] == (3, 3)
 
 
+def test_shards_are_unpacked(tmp_path):
+    from datamodules.shard_writer import pack
+
+    source = read(random_set(tmp_path / "set", 3, whole=True))
+    pack(source, tmp_path / "shards", 1 << 20)
+    for target in TARGETS:
+        convert(read(tmp_path / "shards"), target, tmp_path / target)
+        for split in source.splits:
+            ours, theirs = (
+                contents(source, split, target == "coco"),
+                contents(read(tmp_path / target), split, True),
+            )
+            assert {image: size for image, (size, _) in ours.items()} == {
+                i: s for i, (s, _) in theirs.items()
+            }
+            assert sum(len(o) for _, o in ours.values()) == sum(len(o) for _, o in theirs.values())
+
+
+def test_classes_of_one_name_are_told(tmp_path):
+    root = write_coco(tmp_path / "set")
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 9, "name": "cat"})
+        file.write_text(json.dumps(content))
+    words = "classes of the same name as another, which become one"
+    assert convert(read(root), "voc", tmp_path / "voc").losses[words] == 1
+    assert words not in convert(read(root), "yolo", tmp_path / "yolo").losses
+
+
 @pytest.mark.parametrize("name", ["bccd_voc", "rbc_roboflow_coco"])
 def test_real_sets(test_data, tmp_path, name):
     source = read(test_data / "custom" / name)

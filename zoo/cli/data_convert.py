@@ -28,14 +28,14 @@ class Copying:
     """What the user chose of a copy.
 
     Attributes:
-        folder: the data set.
+        folder: the data set; shards also by their address.
         output: a new or empty folder.
         to: format of the copy.
         images: `copy`, `link` or `symlink`.
         format: of the data set, `auto` to detect it.
     """
 
-    folder: Path
+    folder: str
     output: Path
     to: str = "coco"
     images: str = "copy"
@@ -123,7 +123,7 @@ def read_source(choices: Copying) -> Source:
             raise ValueError(f"{option} {value} is unknown; it is one of {', '.join(allowed)}")
     require_empty(choices.output.expanduser().absolute())
     format: Any = choices.format
-    return read(choices.folder.expanduser().resolve(), format)
+    return read(choices.folder, format)
 
 
 def _whole(source: Source) -> AnnotationIndex:

@@ -24,7 +24,7 @@ class Viewing:
     """What the user chose.
 
     Attributes:
-        folder: the data set.
+        folder: the data set; shards also by their address.
         split: whose images; None for the first split that has any.
         count: of images.
         output: the picture.
@@ -32,7 +32,7 @@ class Viewing:
         seed: of the choice of images.
     """
 
-    folder: Path
+    folder: str
     split: str | None
     count: int
     output: Path
@@ -47,7 +47,7 @@ def show(choices: Viewing, console: Console) -> None:
         ValueError: for an unknown format or split, or a split without images.
     """
     format: Any = choices.format
-    source = read(choices.folder.expanduser().resolve(), format)
+    source = read(choices.folder, format)
     usual = sorted(source.splits, key=lambda n: ("train", "val", "test", n).index(n))
     name = choices.split or next((n for n in usual if len(source.splits[n])), "")
     if name not in source.splits or not len(source.splits[name]):

@@ -350,7 +350,7 @@ def check(
 
 @data_app.command(name="convert")
 def convert_data(
-    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
     to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")],
     output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
     images: Annotated[str, typer.Option("--images", help="copy, link (hard) or symlink.")] = "copy",
@@ -366,7 +366,7 @@ def convert_data(
 
 @data_app.command(name="split")
 def split_data(
-    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
     output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
     val: Annotated[float, typer.Option("--val", min=0.0, max=1.0, help="Share of the images.")] = 0.1,
     test: Annotated[float, typer.Option("--test", min=0.0, max=1.0, help="Share of the images.")] = 0.0,
@@ -397,7 +397,7 @@ def split_data(
 
 @data_app.command(name="show")
 def show_data(
-    folder: Annotated[Path, typer.Argument(help="Data set, in any format that is understood.")],
+    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
     split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
     output: Annotated[Path, typer.Option("--output", help="The picture.")] = Path("gallery.png"),
