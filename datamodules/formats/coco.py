@@ -208,7 +208,10 @@ def _holds_boxes(file: Path) -> bool:
         ends = head + stream.read()
     # the keys of a large file may stand anywhere: its start and end are enough to tell it from other json
     keys = (b'"images"', b'"annotations"', b'"categories"')
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and any(key in ends for key in keys)
+    whole = file.stat().st_size <= len(head)  # a list of classes alone, as Label Studio's notes.json, is none
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and any(
+        key in ends for key in (keys[:2] if whole else keys)
+    )
 
 
 def image_folder(root: Path, file: Path, names: list[str]) -> Path:

@@ -118,6 +118,9 @@ def evidence(root: Path) -> list[Evidence]:
     add("csv", list(csv_table.annotation_files(root)), False)
     if not base:
         add("voc", [next(iter(sorted(f.glob("*.xml")))) for f in voc.flat_folders(root).values()], False)
+    if not any(e.layout for e in found):
+        labels = yolo_layout.loose_labels(root)
+        add("yolo", [labels] if labels else [], False)
     return found
 
 
@@ -148,8 +151,6 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
         )
     if chosen:
         return chosen[0].format, [other for other in found if other is not chosen[0]]
-    if yolo_layout.split_images(root, {})[0] and _has_labels(root):
-        return "yolo", []
     raise ValueError(
         f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_UNDERSTOOD}"
     )
@@ -184,13 +185,6 @@ def _left_over(format: str, other: Evidence) -> Fault:
         "it instead"
     )
     return Fault("note", "other_format", other.what, None, message)
-
-
-def _has_labels(root: Path) -> bool:
-    """Whether any image has a txt of its name: images alone are no data set to train on."""
-    labels = yolo_layout.LabelFiles()
-    images = yolo_layout.split_images(root, {})[0].values()
-    return any(labels.find(image) for own in images for image in own)
 
 
 def _reason(root: Path) -> str:

@@ -14,6 +14,7 @@ from datamodules.images import SUFFIXES, ImageFolder, list_images
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
+_SHORTEST_ROW = 5  # class cx cy w h
 _TRAILING = (5, 4, 3, 2, 1)  # parts of a path of another machine that are tried below the folder
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
@@ -158,6 +159,35 @@ def _places(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
     if len(parts) > 1 and parts[-1].lower() == "images":
         ends.pop()  # .../valid/images is not images/, which holds the other splits too
     return [base / named, root / named, *ends]
+
+
+def loose_labels(root: Path) -> Path | None:
+    """A txt with rows of numbers that belongs to an image of a usual folder; None if there is none.
+
+    Other txt beside images are captions, licences or lists.
+    """
+    labels = LabelFiles()
+    images = [image for own in split_images(root, {})[0].values() for image in own]
+    empty = None
+    for image in images:
+        file = labels.find(image)
+        if file is not None and (row := _first_row(file)):
+            return file if all(map(_is_number, row)) and len(row) >= _SHORTEST_ROW else None
+        empty = empty or file
+    return empty
+
+
+def _first_row(file: Path) -> list[str]:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        return next((line.replace(",", " ").split() for line in stream if line.strip()), [])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class LabelFiles:

@@ -58,6 +58,11 @@ def test_table_rows_without_box_class_or_image(tmp_path):
     assert sorted(f.kind for f in source.faults) == ["invalid_box", "invalid_row", "unlabelled"]
 
 
+def test_whole_numbers_are_pixels_even_if_they_are_0_and_1(tmp_path):
+    source = read(table(tmp_path, "images/a.png,0,0,1,1,cat\nimages/b.png,,,,,\n"))
+    assert source.splits["train"].boxes_xywh.tolist() == [[0, 0, 1, 1]]
+
+
 def test_retinanet_class_table_and_splits_by_name(tmp_path):
     for split in ("train", "val"):
         table(tmp_path, "images/a.png,1,2,11,22,cat\nimages/b.png,0,0,5,6,dog\n", f"{split}.csv")
@@ -164,6 +169,31 @@ def test_images_alone_are_no_data_set(tmp_path):
         read(tmp_path)
     (tmp_path / "masks").mkdir()
     with pytest.raises(ValueError, match="It has masks and no boxes"):
+        read(tmp_path)
+
+
+def test_label_studios_yolo_export(tmp_path):
+    root = yolo(tmp_path / "set", classes__txt="cat\ndog\n")
+    notes = {"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {"year": 2024}}
+    (root / "notes.json").write_text(json.dumps(notes))
+    source = read(root)
+    assert (source.format, source.classes) == ("yolo", {0: "cat", 1: "dog"})
+    assert {s: i.num_objects for s, i in source.splits.items()} == {"train": 3, "val": 3}
+
+
+def test_captions_beside_images_are_no_labels(tmp_path):
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", (20, 20))
+        (tmp_path / f"{i}.txt").write_text("a photograph of a cat")
+    with pytest.raises(ValueError, match="It has images and no annotation file that is known"):
+        read(tmp_path)
+
+
+def test_loose_labels_of_two_tools_are_ambiguous(tmp_path):
+    write_image(tmp_path / "a.png", (20, 20))
+    (tmp_path / "a.txt").write_text("0 .5 .5 .5 .5\n")
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.png"}))
+    with pytest.raises(ValueError, match=r"labelme \(a.json\) and yolo \(a.txt\)"):
         read(tmp_path)
 
 
