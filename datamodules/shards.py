@@ -155,6 +155,11 @@ def local_path(root: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def place_of(root: Path | str) -> str:
+    """A root as a recipe holds it: an absolute path, or an address as it is."""
+    return str(root) if is_address(str(root)) else str(local_path(str(root)))
+
+
 def open_shards(root: str) -> ShardedData:
     """A folder written by `zoo data shard`, or the address of one.
 

@@ -33,7 +33,7 @@ def evaluate(
     configs: Sequence[str],
     overrides: Sequence[tuple[str, str]],
     ckpt_path: str | None,
-    data: Path | None,
+    data: Path | str | None,
     decoder_layers: str | None,
     output: Path | None,
     registry: Path | None,
@@ -76,7 +76,7 @@ def evaluate(
     return document
 
 
-def from_model(model: str, folder: Path | None, registry: Path | None) -> Subject:
+def from_model(model: str, folder: Path | str | None, registry: Path | None) -> Subject:
     """A trained model on a folder of images, prepared as the model's input contract says."""
     if folder is None:
         raise ValueError(f"on which images? zoo validate {model} --data FOLDER")
@@ -87,7 +87,7 @@ def from_model(model: str, folder: Path | None, registry: Path | None) -> Subjec
     return Subject(detector.name, detector.module, data, trainer)
 
 
-def folder_data(folder: Path, contract: InputContract) -> CustomDataModule:
+def folder_data(folder: Path | str, contract: InputContract) -> CustomDataModule:
     """A folder for evaluation; nothing of it is trained on."""
     return CustomDataModule(
         root=str(folder), input=contract, train_transform="none", batch_size=1,

@@ -14,6 +14,7 @@ import numpy as np
 
 from datamodules.custom import CustomDataModule
 from datamodules.index import Fault, by_severity
+from datamodules.shards import place_of
 from zoo.cli import catalogue, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.data import quick_check
@@ -36,7 +37,7 @@ class Choices:
     """What the user asked for; None means the recipe's."""
 
     model: str
-    data: Path
+    data: Path | str  # a folder, or the address of shards
     epochs: int | None = None
     max_steps: int | None = None
     batch_size: int | None = None
@@ -80,7 +81,9 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     notes += [*fit_to_data(recipe, data, choices), head_note(recipe)]
     if recipe["init_from"]["source"] == start.weights:
         fetch_published(start, choices)
-    name = choices.name or f"{start.family_name}.{slug(choices.data.resolve().name)}"
+    name = (
+        choices.name or f"{start.family_name}.{slug(place_of(choices.data).rstrip('/').rpartition('/')[2])}"
+    )
     recipe["about"]["name"] = name.partition(".")[0]
     recipe["about"]["tag"] = name.partition(".")[2] or "custom"
     folder = choices.output or new_folder(name.replace(".", "-"))
@@ -146,10 +149,10 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         k: data[k]
         for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
     }
-    keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction")}
+    keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction", "bucketing")}
     recipe["data"] = {
         "class_path": "datamodules.custom.CustomDataModule",
-        "init_args": {"root": str(choices.data.expanduser().resolve()), **keep},
+        "init_args": {"root": place_of(choices.data), **keep},
     }
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
@@ -388,9 +391,9 @@ def announce(
 
 
 def example_image(data: CustomDataModule | Any) -> str:
-    """An image of the val split, for the line to copy."""
+    """An image of the val split, for the line to copy; a name to replace where it lies inside a shard."""
     index = data.read().splits["val"]
-    return str(index.path(0))
+    return "IMAGE" if index.store is not None else str(index.path(0))
 
 
 def slug(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
+from datamodules.shards import place_of
 from zoo.cli import recipes
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.starting import read_weights
@@ -63,7 +64,7 @@ def detector_of_recipe(
 
 
 def from_recipe(
-    configs: Sequence[str], overrides: Sequence[tuple[str, str]], weights: str | None, data: Path | None,
+    configs: Sequence[str], overrides: Sequence[tuple[str, str]], weights: str | None, data: Path | str | None,
     registry: Path | None,
 ) -> Subject:  # fmt: skip
     """Module, data and trainer of a recipe, with the weights that were named."""
@@ -82,7 +83,7 @@ def from_recipe(
     return Subject(weights, cli.model, cli.datamodule, cli.trainer)
 
 
-def with_data(recipe: recipes.Recipe, folder: Path) -> recipes.Recipe:
+def with_data(recipe: recipes.Recipe, folder: Path | str) -> recipes.Recipe:
     """The recipe on another folder of images."""
     changed = copy.deepcopy(recipe)
     arguments = changed["data"]["init_args"]
@@ -92,6 +93,6 @@ def with_data(recipe: recipes.Recipe, folder: Path) -> recipes.Recipe:
     }
     changed["data"] = {
         "class_path": "datamodules.custom.CustomDataModule",
-        "init_args": {"root": str(folder.expanduser().resolve()), **keep},
+        "init_args": {"root": place_of(folder), **keep},
     }
     return changed

@@ -55,7 +55,12 @@ Registry = Annotated[
 def finetune(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model of `zoo list`, or a name in the registry.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder: COCO, YOLO, VOC, CSV, CVAT, ...; detected.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", help="Folder: COCO, YOLO, VOC, CSV, CVAT, shards, ...; detected. Or an address."
+        ),
+    ],
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[
@@ -129,7 +134,9 @@ def validate(
     ckpt_path: Annotated[
         str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
+    ] = None,
     decoder_layers: Annotated[
         str | None, typer.Option("--decoder-layers", help="e.g. 6,5,4,3: AP and ms per image for each.")
     ] = None,
@@ -164,7 +171,9 @@ def score_test_split(
     ckpt_path: Annotated[
         str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder, instead of the recipe's data.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
     ] = None,

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
+from datamodules.shards import is_address, local_path
 from zoo.callbacks import History, Progress, SaveWhenInterrupted
 from zoo.checkpoint_io import read_checkpoint, write_atomically
 from zoo.cli import recipes, schema, signals
@@ -120,8 +121,8 @@ def train(
 
 def refuse_missing_data(recipe: Recipe) -> None:
     """Raises FileNotFoundError for a data folder that is not there, before any weights are fetched."""
-    root = Path(str(recipe["data"]["init_args"].get("root", "."))).expanduser()
-    if not root.is_dir():
+    root = str(recipe["data"]["init_args"].get("root", "."))
+    if not is_address(root) and not local_path(root).is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the data set's with --data.root FOLDER")
 
 
