@@ -9,9 +9,11 @@ from typing import Literal
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.datasets import Truth
 from datamodules.formats import coco, shards
+from datamodules.formats.keeping import keep_layout
 from datamodules.formats.source import Source, split_of
 from datamodules.index import AnnotationIndex
 from datamodules.masks import MaskTruth, bare_objects
+from datamodules.scratch import Scratch
 from datamodules.shards import is_address, local_path
 from datamodules.transforms.presets import Photometric
 from zoo.preprocess import InputContract
@@ -87,8 +89,14 @@ class CocoDataModule(DetectionDataModule):
                 f"{self._root} lacks {', '.join(sorted(set(absent)))}; set `root` to the COCO folder, "
                 "train_split and eval_split to the splits in it"
             )
-        loaded = {role: coco.load(file) for role, file in files.items()}
-        source = coco.assemble("coco", self._root, files, folders, loaded, verify_sizes=False)
+        root = self._root
+
+        def build(scratch: Scratch) -> Source:
+            loaded = {role: coco.load(file, scratch) for role, file in files.items()}
+            return coco.assemble("coco", root, files, folders, loaded, verify_sizes=False)
+
+        way = ("coco layout", root, *self._names.items())
+        source = keep_layout(way, list(files.values()), list(folders.values()), build)
         return self._loaded(source, source.splits)
 
     def _from_shards(self, root: Path | str) -> LoadedData:

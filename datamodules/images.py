@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ except ImportError:  # torchvision 0.29 says that a later one is without; PIL's 
     decode_jpeg = None
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+_LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
 _ORIENTATION = 0x0112  # EXIF tag
 _END_OF_JPEG = b"\xff\xd9"
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
@@ -194,13 +196,33 @@ class ImageFolder:
         self.folder = folder
         # one listing instead of one system call an image
         self._names = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
-        self._by_spelling = {_spelling(name): name for name in sorted(self._names)}
+        self._below: dict[str, set[str]] = {}  # the same of the folders in it, those that were asked for
+        self._listed = 0
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, str]:
+        return {_spelling(name): name for name in sorted(self._names)}
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of exactly this name."""
+        head, slash, tail = name.rpartition("/")
+        if not slash:
+            return name in self._names
+        if name.startswith("/"):
+            return False
+        own = self._below.get(head)
+        if own is None:
+            if self._listed > _LISTED_AT_MOST:
+                return os.path.isfile(f"{self.folder}/{name}")
+            place = self.folder / head
+            own = {e.name for e in os.scandir(place) if e.is_file()} if place.is_dir() else set()
+            self._below[head] = own
+            self._listed += len(own)
+        return tail in own
 
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file, and a remark if it is not spelled as `name`; (None, "") if there is none."""
-        if name in self._names or (
-            "/" in name and not name.startswith("/") and (self.folder / name).is_file()
-        ):
+        if self.holds(name):
             return self.folder / name, ""
         forward = name.replace("\\", "/")
         for guess in (forward, forward.rsplit("/", 1)[-1]):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.faults import Severity
 from datamodules.segmentation import Segmentation, run_lengths
@@ -63,12 +64,60 @@ def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict |
     return box, None
 
 
+def surely_good(
+    boxes: NDArray[np.float64], areas: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which objects `judge_box` and `judge_area` keep without a word; the others are to be asked about.
+
+    Args:
+        boxes: [n, 4] x, y, w, h.
+        areas: [n], NaN where none is given.
+        sizes: [n, 2] (h, w) of the image of each.
+    """
+    x, y, w, h = boxes.T
+    height, width = sizes.T
+    with np.errstate(over="ignore"):  # a box that ends at infinity is outside
+        right, bottom = x + w, y + h
+    inside = (x < width) & (y < height) & (right > 0) & (bottom > 0) & (w > 0) & (h > 0)
+    near = (-x <= OUTSIDE_TOLERANCE) & (-y <= OUTSIDE_TOLERANCE)
+    near &= (right - width <= OUTSIDE_TOLERANCE) & (bottom - height <= OUTSIDE_TOLERANCE)
+    return np.asarray(inside & near & (np.isnan(areas) | ((areas > 0) & (areas < np.inf))))
+
+
+def surely_good_polygons(
+    boxes: NDArray[np.float64], lengths: NDArray[np.int64], coordinates: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which polygons `judge_segmentation` keeps without a word.
+
+    Args:
+        boxes: [p, 4] of the object of each polygon.
+        lengths: [p] numbers of each.
+        coordinates: [c] those numbers, one polygon after the other, all finite.
+    """
+    good = (lengths >= 6) & (lengths % 2 == 0)
+    if not good.any():
+        return good
+    own = coordinates if good.all() else coordinates[np.repeat(good, lengths)]
+    first = np.concatenate([[0], np.cumsum(lengths[good])[:-1]]) // 2
+    x, y, w, h = boxes[good].T
+    beyond = np.maximum.reduce(
+        [
+            x - np.minimum.reduceat(own[0::2], first),
+            y - np.minimum.reduceat(own[1::2], first),
+            np.maximum.reduceat(own[0::2], first) - (x + w),
+            np.maximum.reduceat(own[1::2], first) - (y + h),
+        ]
+    )
+    good[good] = beyond <= OUTLINE_TOLERANCE
+    return good
+
+
 def judge_area(raw: object, box: Box) -> tuple[float, Verdict | None]:
     """The area of an object: as given where it is a finite number, else that of its box."""
     own = box[2] * box[3]
     if raw is None:
         return own, None
-    known = isinstance(raw, (int, float)) and math.isfinite(raw)
+    known = isinstance(raw, (int, float)) and _is_finite(raw)
     area = float(raw) if known else own  # type: ignore[arg-type]
     if known and area > 0:
         return area, None
@@ -78,7 +127,7 @@ def judge_area(raw: object, box: Box) -> tuple[float, Verdict | None]:
     return area, Verdict(
         "warning",
         "invalid_area",
-        f"area {raw!r} of a box of {box[2]:g}x{box[3]:g} pixels must be a number above 0; it is {done}; "
+        f"area {_short(raw)} of a box of {box[2]:g}x{box[3]:g} pixels must be a number above 0; it is {done}; "
         "correct it or leave it out",
     )
 
@@ -180,7 +229,14 @@ def _is_polygon(raw: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _is_integer(value: object) -> bool:

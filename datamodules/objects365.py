@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats import objects365, shards
+from datamodules.formats.keeping import keep_layout, keep_tree
+from datamodules.formats.source import Source
 from datamodules.index import Fault
+from datamodules.scratch import Scratch
 from datamodules.shards import is_address, local_path
 from datamodules.transforms.presets import Photometric
 from zoo.preprocess import InputContract
@@ -72,7 +76,7 @@ class Objects365DataModule(DetectionDataModule):
         if isinstance(self._root, str) or shards.is_sharded(self._root):
             source = shards.read(self._root)
         else:
-            source = objects365.read(self._root, verify_sizes=self._verify_sizes)
+            source = self._kept(self._root)
         present = next(iter(source.splits.values()))
         splits, faults = dict(source.splits), list(source.faults)
         for split in objects365.SPLITS:
@@ -89,3 +93,15 @@ class Objects365DataModule(DetectionDataModule):
                     )
                 )
         return LoadedData("objects365", splits, source.label_map(self._labels), tuple(faults))
+
+    def _kept(self, root: Path) -> Source:
+        files = list(objects365.annotation_files(root).values())
+
+        def build(scratch: Scratch) -> Source:
+            return objects365.read(root, verify_sizes=self._verify_sizes, scratch=scratch)
+
+        if self._verify_sizes:
+            return keep_tree(("objects365", root, True), root, build)
+        folders = [root / split for split in objects365.SPLITS]
+        folders += [root / "images" / split for split in objects365.SPLITS]
+        return keep_layout(("objects365 layout", root), files, folders, build)

@@ -77,3 +77,13 @@ def test_data_loader():
     for row in found:
         assert row["images"] == 16
         assert all(row[name] > 0 for name in ("cpu_ms", "main_ms", "wall_ms", "cpu_ratio", "wall_ratio"))
+
+
+@pytest.mark.slow
+def test_data_index():
+    (row,) = rows("data_index.py", "--rounds", "1")
+    assert row["compare"]["mismatches"] == 0
+    assert row["compare"]["outlines"] > 0
+    assert row["convert"]["boxes"] == row["compare"]["boxes"] == 150_000
+    assert {"open_ms", "import_ms"} <= set(row["open"])
+    assert row["workers"]["pickled_bytes"] < 500

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from datamodules.formats.coco_annotations import USUAL, Annotations
+from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
+from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
 from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.judge import is_id
+from datamodules.progress import Progress, byte_bar
+from datamodules.scratch import Scratch
 
 # other kinds of COCO annotation, without boxes to train on or twice the same
 _OTHER_KINDS = ("panoptic", "captions", "person_keypoints", "image_info", "images_info", "stuff")
@@ -24,50 +28,66 @@ class _Category(msgspec.Struct):
     supercategory: Any = None
 
 
-class CocoImage(msgspec.Struct):
-    """One entry of `images`, with any values."""
-
-    id: Any = None
-    file_name: Any = None
-    width: Any = None
-    height: Any = None
+_CATEGORIES = msgspec.json.Decoder(list[_Category])
 
 
-class _Annotation(msgspec.Struct):
-    id: Any = None
-    image_id: Any = None
-    category_id: Any = None
-    bbox: Any = None
-    area: Any = None
-    iscrowd: Any = 0
-    segmentation: Any = None
+class CocoFile:
+    """The parts of a COCO json that detection needs.
+
+    Attributes:
+        images: in the order of the file.
+        categories: in the order of the file.
+        annotations: as columns, not yet judged.
+        scratch: where an index of them is built.
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+        self.images = Images(scratch)
+        self.categories: list[_Category] = []
+        self.annotations = Annotations(scratch)
 
 
-class CocoFile(msgspec.Struct):
-    """The parts of a COCO json that detection needs."""
+def load(path: Path, scratch: Scratch | None = None, progress: Progress | None = None) -> CocoFile:
+    """Reads a COCO json in one pass, whatever the order of its parts.
 
-    images: list[CocoImage]
-    categories: list[_Category]
-    annotations: list[_Annotation] = []
-
-
-def load(path: Path) -> CocoFile:
-    """Parses a COCO json.
+    Args:
+        path: the file.
+        scratch: where the columns of a large one go; None: in memory.
+        progress: told the bytes that are read; None: a bar for a large file, on a terminal.
 
     Raises:
-        ValueError: naming the file, if it is no json or lacks images or categories.
+        ValueError: naming the file and the byte, if it is no json or lacks images or categories.
     """
-    data = path.read_bytes()
-    try:
-        return msgspec.json.decode(data, type=CocoFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as strict:
-        try:  # python's parser takes the bare NaN and Infinity that some tools write, and a byte order mark
-            return msgspec.convert(json.loads(data.decode("utf-8-sig")), CocoFile)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is no COCO annotation file: {error or strict}; it needs the lists images, "
-                "annotations and categories"
-            ) from error
+    content = CocoFile(scratch or Scratch())
+    found = set()
+    rule = "it needs the lists images, annotations and categories"
+    with byte_bar(path, progress) as told, JsonStream(path, CHUNK, told) as stream:
+        try:
+            for name in stream.members():
+                found.add(name)
+                if name == "images":
+                    content.images = Images(content.scratch)
+                    for piece in stream.elements(USUAL_IMAGE):
+                        content.images.add(piece)
+                elif name == "categories":
+                    content.categories = []
+                    for piece in stream.elements(_CATEGORIES):
+                        content.categories += (
+                            piece.values if piece.typed else converted(piece, list[_Category])
+                        )
+                elif name == "annotations":
+                    content.annotations = Annotations(content.scratch)
+                    for piece in stream.elements(USUAL):
+                        content.annotations.add(piece)
+                else:
+                    stream.skip()
+        except JsonError as error:
+            raise ValueError(f"{path} is no COCO annotation file: {error}; {rule}") from error
+    absent = [name for name in ("images", "categories") if name not in found]
+    if absent:
+        raise ValueError(f"{path} is no COCO annotation file: it has no {' and no '.join(absent)}; {rule}")
+    return content
 
 
 def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, str], list[Fault]]:
@@ -128,10 +148,11 @@ def read_split(
     *,
     content: CocoFile | None = None,
     verify_sizes: bool = True,
+    only: Collection[int] | None = None,
 ) -> AnnotationIndex:
-    """One annotation file and its image folder as an index."""
+    """One annotation file and its image folder as an index; `only` leaves out all other image ids silently."""
     content = content or load(file)
-    builder = IndexBuilder(root, classes)
+    builder = IndexBuilder(root, classes, scratch=content.scratch)
     images = ImageFolder(folder)
     for image in content.images:
         if not is_id(image.id) or not isinstance(image.file_name, str):
@@ -144,9 +165,12 @@ def read_split(
                 "id of 64 bits and a name",
             )
             continue
+        if only is not None and image.id not in only:
+            builder.exclude_image(image.id)
+            continue
         add_checked_image(builder, images, image.file_name, image.id, declared_size(image), verify_sizes)
     shown = shown_path(file, root)
-    unusable = [a.id for a in content.annotations if a.id is not None and not is_id(a.id)]
+    unusable = content.annotations.unusable_ids
     if unusable:
         builder.fault(
             "warning",
@@ -156,17 +180,7 @@ def read_split(
             f"{len(unusable)} annotations have an id that is no whole number of 64 bits; they are numbered by "
             "their place in the file; number them anew",
         )
-    for number, annotation in enumerate(content.annotations):
-        builder.add_object(
-            annotation.image_id,
-            annotation.bbox,
-            annotation.category_id,
-            annotation.id if is_id(annotation.id) else number,
-            area=annotation.area,
-            crowd=bool(annotation.iscrowd),
-            segmentation=annotation.segmentation,
-            file=shown,
-        )
+    content.annotations.add_to(builder, shown)
     return builder.build()
 
 
@@ -230,8 +244,8 @@ def image_folder(root: Path, file: Path, names: list[str]) -> Path:
     )
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """A folder with COCO json annotations, splits by the names of the files.
+def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = None) -> Source:
+    """A folder with COCO json annotations, splits by the names of the files; working columns in `scratch`.
 
     Raises:
         ValueError: if there is no annotation file, or one cannot be parsed.
@@ -239,7 +253,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     files = annotation_files(root)
     if not files:
         raise ValueError(f"{root} has no COCO annotation file in annotations/ or in the folder itself")
-    loaded = {split: load(file) for split, file in files.items()}
+    loaded = {split: load(file, scratch) for split, file in files.items()}
     folders = {
         split: image_folder(root, files[split], [str(i.file_name) for i in content.images])
         for split, content in loaded.items()

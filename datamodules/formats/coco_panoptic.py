@@ -175,11 +175,9 @@ def read_instances(root: Path, file: Path, source: PanopticSource, split: str) -
     panoptic = source.splits[split]
     wanted = set(panoptic.image_ids.tolist())
     content = coco.load(file)
-    content.images = [i for i in content.images if i.id in wanted]
-    content.annotations = [a for a in content.annotations if a.image_id in wanted]
     classes = {i: name for i, name in source.classes.items() if source.is_thing[i]}
-    folder = image_folder(root, file, [str(i.file_name) for i in content.images])
-    index = coco.read_split(root, file, folder, classes, content=content, verify_sizes=False)
+    folder = image_folder(root, file, [str(i.file_name) for i in content.images if i.id in wanted])
+    index = coco.read_split(root, file, folder, classes, content=content, verify_sizes=False, only=wanted)
     row_of = {image_id: row for row, image_id in enumerate(index.image_ids.tolist())}
     absent = sorted(wanted - set(row_of))
     if absent:

@@ -27,9 +27,11 @@ from datamodules.formats import (
     yolo,
     yolo_layout,
 )
+from datamodules.formats.keeping import keep_tree
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
 from datamodules.index import Fault
+from datamodules.scratch import Scratch
 from datamodules.shards import is_address, local_path
 
 Format = Literal[
@@ -55,6 +57,7 @@ _READERS: dict[str, Callable[..., Source]] = {
     "createml": createml.read,
     "shards": shards.read,
 }
+_STREAMED = frozenset({"coco", "objects365", "roboflow_coco"})  # of formats with files of any size
 _UNDERSTOOD = """\
 Layouts that are understood:
   COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
@@ -172,11 +175,22 @@ def read(root: Path | str, format: Format = "auto", *, verify_sizes: bool = True
     if format != "auto" and format not in _READERS:
         raise ValueError(f"format {format!r} is unknown; choose auto, {', '.join(_READERS)}")
     if format != "auto":
-        return _READERS[format](root, verify_sizes=verify_sizes)
+        return _read(root, format, verify_sizes)
     found, others = _detected(root)
-    source = _READERS[found](root, verify_sizes=verify_sizes)
+    source = _read(root, found, verify_sizes)
     notes = (_left_over(found, other) for other in others)
     return replace(source, notes=(*source.notes, *notes)) if others else source
+
+
+def _read(root: Path, format: str, verify_sizes: bool) -> Source:
+    reader = _READERS[format]
+
+    def build(scratch: Scratch) -> Source:
+        if format in _STREAMED:
+            return reader(root, verify_sizes=verify_sizes, scratch=scratch)
+        return reader(root, verify_sizes=verify_sizes)
+
+    return build(Scratch()) if format == "shards" else keep_tree((format, root, verify_sizes), root, build)
 
 
 def _left_over(format: str, other: Evidence) -> Fault:

@@ -50,6 +50,10 @@ class ImageTree(ImageFolder):
             found.setdefault(stem.casefold(), []).append(file)
         return found
 
+    def holds(self, name: str) -> bool:
+        """Whether there is an image of exactly this path below the folder."""
+        return name in self._all
+
     def candidates(self, name: str) -> list[str]:
         """The files that fit `name` best, relative to the folder; several if the name does not decide.
 

@@ -8,19 +8,23 @@ here, by name; anything else that is wrong becomes a fault as for every data set
 from __future__ import annotations
 
 import os
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from datamodules.formats import coco
+from datamodules.formats.coco_images import CocoImage, Images
 from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.scratch import Scratch
 
 SPLITS = ("train", "val")
 # listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)
@@ -107,12 +111,13 @@ def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
     return best
 
 
-def read(root: Path, *, verify_sizes: bool = False) -> Source:
+def read(root: Path, *, verify_sizes: bool = False, scratch: Scratch | None = None) -> Source:
     """Both splits, or the one whose json is here.
 
     Args:
         root: folder with train/ and val/.
         verify_sizes: read the header of every image instead of the known transposed ones.
+        scratch: where working columns go.
 
     Raises:
         ValueError: if there is no json, one is not of Objects365 v2, or its images are not to be found.
@@ -126,7 +131,7 @@ def read(root: Path, *, verify_sizes: bool = False) -> Source:
     notes: list[Fault] = []
     splits = {}
     for split, file in files.items():
-        content = coco.load(file)
+        content = coco.load(file, scratch)
         notes += check_classes(shown_path(file, root), content)
         splits[split] = read_split(root, split, file, content, verify_sizes)
     return Source("objects365", root, class_names(), splits, (*notes, *image_overlaps(root, splits)))
@@ -168,39 +173,58 @@ def read_split(
     root: Path, split: str, file: Path, content: coco.CocoFile, verify_sizes: bool
 ) -> AnnotationIndex:
     """One split as an index, without the images that are known to be missing or broken."""
-    builder = IndexBuilder(root, class_names())
-    images = list(_valid_images(builder, file, content))
-    layout = find_layout(root, split, [image.file_name for image in images])
+    builder = IndexBuilder(root, class_names(), scratch=content.scratch)
+    images = _valid_images(builder, file, content)
+    layout = find_layout(root, split, _sample(images))
     absent = _absent(builder, layout, images)
     for image in images:
         if image.id in absent or _known_fault(builder, image):
             builder.exclude_image(image.id)
         else:
             _add_image(builder, layout, image, verify_sizes)
-    shown = shown_path(file, root)
-    for number, annotation in enumerate(content.annotations):
-        builder.add_object(
-            annotation.image_id,
-            annotation.bbox,
-            annotation.category_id,
-            annotation.id if isinstance(annotation.id, int) else number,
-            area=annotation.area,
-            crowd=bool(annotation.iscrowd),
-            file=shown,
-        )
+    content.annotations.add_to(builder, shown_path(file, root))
     return builder.build()
 
 
-def _stem(image: coco.CocoImage) -> str:
+def _stem(image: CocoImage) -> str:
     """`objects365_v1_00420917`, unique over both splits."""
     return str(image.file_name).rpartition("/")[2].rpartition(".")[0]
 
 
-def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> Iterator[coco.CocoImage]:
-    for image in content.images:
+class _Listed(Sequence[CocoImage]):
+    """The usable images of a json, made when asked for: a list of all would take half a gigabyte."""
+
+    def __init__(self, every: Images) -> None:
+        self._every = every
+        self._rows = array("q")
+
+    def append(self, row: int) -> None:
+        """One more, by its place in the json."""
+        self._rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self._every[row] for row in self._rows[number]]
+        return self._every[self._rows[number]]
+
+
+def _sample(images: Sequence[CocoImage]) -> list[str]:
+    """Names of the first image, of one in each folder, and of some in between."""
+    first: dict[str, str] = {}
+    for image in images:
+        first.setdefault(image.file_name.rpartition("/")[0], image.file_name)
+    return [*first.values(), *(image.file_name for image in images[:: max(1, len(images) // _SAMPLE)])]
+
+
+def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> Sequence[CocoImage]:
+    listed = _Listed(content.images)
+    for row, image in enumerate(content.images):
         known = isinstance(image.id, int) and isinstance(image.file_name, str)
         if known and coco.declared_size(image) is not None:
-            yield image
+            listed.append(row)
             continue
         if isinstance(image.id, int):
             builder.exclude_image(image.id)
@@ -212,9 +236,10 @@ def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> 
             f"image {image.id!r} with file_name {image.file_name!r} and size {image.width!r}x{image.height!r} "
             "is left out; it needs an integer id, a name and a size; is the json as published?",
         )
+    return listed
 
 
-def _known_fault(builder: IndexBuilder, image: coco.CocoImage) -> bool:
+def _known_fault(builder: IndexBuilder, image: CocoImage) -> bool:
     """Whether an image is left out because its published file is; the warning names it."""
     stem = _stem(image)
     if stem in MISSING:
@@ -228,11 +253,11 @@ def _known_fault(builder: IndexBuilder, image: coco.CocoImage) -> bool:
     return False
 
 
-def _add_image(builder: IndexBuilder, layout: Layout, image: coco.CocoImage, verify_size: bool) -> None:
-    path = layout.folder / layout.relative(image.file_name)
+def _add_image(builder: IndexBuilder, layout: Layout, image: CocoImage, verify_size: bool) -> None:
+    path = f"{layout.folder}/{layout.relative(image.file_name)}"  # a Path takes longer than all else here
     size = coco.declared_size(image)
     if verify_size or _stem(image) in TRANSPOSED:
-        frame = frame_size(path, size)
+        frame = frame_size(Path(path), size)
         size = frame.size
         if frame.kind:
             builder.fault("warning" if size else "error", frame.kind, path, image.id, frame.message)
@@ -242,20 +267,21 @@ def _add_image(builder: IndexBuilder, layout: Layout, image: coco.CocoImage, ver
         builder.add_image(path, image.id, size)
 
 
-def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[coco.CocoImage]) -> set[int]:
+def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) -> set[int]:
     """Ids of images that are not on the disk, found with one listing a folder instead of a look at each.
 
     A folder that lacks many is one fault, for then an archive is not unpacked, or not to its end.
     """
-    of_folder: dict[str, list[coco.CocoImage]] = defaultdict(list)
-    for image in images:
+    of_folder: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    for number, image in enumerate(images):
         if _stem(image) not in MISSING:
-            of_folder[layout.relative(image.file_name).rpartition("/")[0]].append(image)
+            of_folder[layout.relative(image.file_name).rpartition("/")[0]].append(number)
     absent: set[int] = set()
     for folder, own in sorted(of_folder.items()):
         place = layout.folder / folder
         here = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
-        lacking = [image for image in own if image.file_name.rpartition("/")[2] not in here]
+        listed = (images[number] for number in own)
+        lacking = [image for image in listed if image.file_name.rpartition("/")[2] not in here]
         absent.update(image.id for image in lacking)
         if len(lacking) > _FEW:
             builder.fault(

@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.formats import coco
 from datamodules.formats.source import Source, split_of
 from datamodules.index import Fault, shown_path
+from datamodules.scratch import Scratch
 
 FILE = "_annotations.coco.json"
 _PLACEHOLDER = 0
@@ -21,12 +22,12 @@ def annotation_files(root: Path) -> dict[str, Path]:
     return {str(split): file for split, file in files.items()}
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
+def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = None) -> Source:
     """Reads the export; category 0 without annotations is Roboflow's name for the project, no class."""
     files = annotation_files(root)
     if not files:
         raise ValueError(f"{root} has no {FILE} in train/, valid/ or test/")
-    loaded = {split: coco.load(file) for split, file in files.items()}
+    loaded = {split: coco.load(file, scratch) for split, file in files.items()}
     without = _placeholder(loaded)
     source = coco.assemble(
         "roboflow_coco",
@@ -54,6 +55,6 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 def _placeholder(loaded: dict[str, coco.CocoFile]) -> frozenset[int]:
     listed = any(c.id == _PLACEHOLDER for content in loaded.values() for c in content.categories)
-    used = any(a.category_id == _PLACEHOLDER for content in loaded.values() for a in content.annotations)
+    used = any(content.annotations.uses_category(_PLACEHOLDER) for content in loaded.values())
     others = any(c.id != _PLACEHOLDER for content in loaded.values() for c in content.categories)
     return frozenset({_PLACEHOLDER}) if listed and others and not used else frozenset()

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from datamodules.images import ImageFolder, frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, by_severity, shown_path
 from zoo.labels import LabelMap
@@ -94,6 +97,10 @@ def add_checked_image(
         declared: (h, w) in the annotations, None if they have none.
         verify_size: read the file's header even if a size is declared.
     """
+    if declared is not None and not verify_size and folder.holds(name):
+        # as text: a Path would cost more than all else that an image needs
+        builder.add_image(f"{folder.folder}/{name}", image_id, declared)
+        return declared
     path, remark = folder.find(name)
     if path is None:
         builder.exclude_image(image_id)
@@ -130,15 +137,28 @@ def add_checked_image(
 
 def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterable[Fault]:
     """A warning for every image that is listed in two splits: its score is not that of unseen data."""
+    suspects = _repeated(splits.values())
     seen: dict[str, str] = {}
     for name, index in splits.items():
-        for row, file in enumerate(index.files.tolist()):
+        for row in np.flatnonzero(np.isin(name_hashes(index), suspects)).tolist():
+            file = index.files[row]
             if file in seen and seen[file] != name:
                 yield Fault(
                     "warning",
                     "leak",
                     shown_path(index.path(row), root),
-                    int(index.image_ids[row]),
+                    index.image_id(row),
                     f"the image is in {seen[file]} and in {name}; keep it in one of them",
                 )
             seen.setdefault(file, name)
+
+
+def _repeated(indices: Iterable[AnnotationIndex]) -> NDArray[np.int64]:
+    """Hashes of file names that occur twice: names themselves would take memory by the million."""
+    every = np.sort(np.concatenate([np.zeros(0, np.int64), *(name_hashes(index) for index in indices)]))
+    return np.unique(every[1:][every[1:] == every[:-1]])
+
+
+def name_hashes(index: AnnotationIndex) -> NDArray[np.int64]:
+    """[N] hash of each file name, of this process only."""
+    return np.fromiter(map(hash, index.files), np.int64, len(index))
