@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.batch import Sample, collate
+from zoo.batch import Batch, Sample, collate
 from zoo.checkpoint_io import read_checkpoint
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule, build_module
@@ -107,6 +107,14 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     save_file(plain, path, metadata={"format": "pt"})
 
 
+def run_everything(module: DetectionModule, batch: Batch) -> None:
+    """Predicts a batch of one image, with the masks of all queries where there is a mask head."""
+    raw = module.predictions(batch)
+    if raw.masks is not None:
+        query = torch.arange(raw.logits.shape[1], device=raw.logits.device)
+        raw.masks(torch.zeros_like(query), query)
+
+
 def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, str]:
     """(params, macs, how they were counted) of the network at the size that a 480x640 image gets.
 
@@ -121,7 +129,7 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
         parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter:
-            module.detect(collate([sample]))
+            run_everything(module, collate([sample]))
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
