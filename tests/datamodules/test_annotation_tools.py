@@ -276,6 +276,7 @@ def test_image_tree_prefers_the_longest_common_end(tmp_path):
     tree = ImageTree(tmp_path)
     assert tree.find("/mnt/b/a/x.jpg") == (tmp_path / "b/a/x.jpg", "")
     assert tree.candidates("x.jpg") == ["a/x.jpg", "b/a/x.jpg"]
+    assert tree.candidates("a/x.jpg") == ["a/x.jpg"]  # to the letter, though another ends alike
     assert tree.find("x.jpg") == (None, "")
     assert tree.find("y.jpg") == (tmp_path / "b/y.JPG", "found as b/y.JPG")
     assert tree.find("b\\y") == (tmp_path / "b/y.JPG", "")
