@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ GRID = 17  # side of a thumbnail: 16 differences a row and a column
 _SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
 _CHUNK = 32  # images a task
 _ORIENTATION = 0x0112  # EXIF tag
+# libjpeg's warnings about the coded pixels themselves
+_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
 _TURNS = {
     2: (0, 1),
     3: (2, 0),
@@ -92,9 +96,9 @@ def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:
             data, colorspace="GRAY", min_height=_SMALLEST, min_width=_SMALLEST, min_factor=1, strict=True
         )
     except ValueError as error:
-        # what simplejpeg itself does not support is no damage: PIL decides
+        # odd headers, and what TurboJPEG does not support, are no damage of the pixels: there PIL decides
         told = str(error)
-        return None, "" if "nsupported" in told or "colorspace" in told else told
+        return None, told if told.startswith(_DAMAGE) else ""
     return Image.fromarray(pixels[..., 0]), ""
 
 
@@ -145,7 +149,8 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
     starts = iter(range(0, len(names), _CHUNK))
     try:
         for start in starts:
-            waiting.append((start, pool.submit(_probe_chunk, list(names[start : start + _CHUNK]))))
+            with _deaf():
+                waiting.append((start, pool.submit(_probe_chunk, list(names[start : start + _CHUNK]))))
             if len(waiting) >= 3 * workers:  # bounds what waits in memory
                 yield from _finished(*waiting.pop(0))
         while waiting:
@@ -158,6 +163,19 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that start within ignore Ctrl-C from their first moment on: it is for this process alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _finished(start: int, future: Future[list[Probe]]) -> Probes:
     yield from enumerate(future.result(), start=start)
 
@@ -166,7 +184,7 @@ _stores: list[ImageStore] = []  # of this worker; one at most
 
 
 def _start(store: ImageStore) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where the parent could not see to it
     _stores[:] = [store]
 
 

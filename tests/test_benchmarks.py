@@ -38,6 +38,14 @@ def test_loss():
         assert row["gradient_difference"] < 1e-4
 
 
+def test_data_check():
+    found = rows("data_check.py", "--rounds", "1")
+    assert found[0]["way"] == "PIL loop"
+    assert len(found) == 5
+    for row in found:
+        assert all(row[name] > 0 for name in ("cpu_ms_per_image", "images_per_second", "cpu_over_pil"))
+
+
 @pytest.mark.slow
 def test_mask_head():
     """Ratios of tensors that are alive are exact, not timed: few matched queries cost less than all of them."""
