@@ -261,10 +261,13 @@ class DetectionDataModule(LightningDataModule, ABC):
             return
         self._padding_told = True
         share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
-        if share.useful:
-            self.padding_ratio = share.ratio
-            how = "no bucketing" if self.bucketing is None else f"bucketing over {self.bucketing} steps"
-            _log.info("padding: %.2f pixels are computed for each pixel of an image (%s)", share.ratio, how)
+        if not share.useful:
+            return
+        self.padding_ratio = share.ratio
+        how = "no bucketing" if self.bucketing is None else f"bucketing over {self.bucketing} steps"
+        _log.info("padding: %.2f pixels are computed for each pixel of an image (%s)", share.ratio, how)
+        if self.trainer is not None and self.trainer.logger is not None:
+            self.trainer.logger.log_metrics({"data/padding_ratio": share.ratio}, step=0)
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""

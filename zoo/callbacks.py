@@ -33,7 +33,10 @@ class Progress(Callback):
         self._best: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock; a resumed run starts where it stood."""
+        """Tells what padding costs, where the data knows it; a resumed run's clock starts where it stood."""
+        padding = getattr(getattr(trainer, "datamodule", None), "padding_ratio", None)
+        if padding is not None and trainer.is_global_zero:
+            self.say(f"padding     {padding:.2f} pixels are computed for each pixel of an image")
         self._started = (time.monotonic(), trainer.global_step)
         self._next = time.monotonic() + PLAIN_SECONDS
         if self.use_bar and trainer.is_global_zero:

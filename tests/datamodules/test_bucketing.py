@@ -6,11 +6,15 @@ import logging
 import random
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from tiny_sets import module, write_image
 
 from datamodules.samplers import Bucketing, EpochOrder, Key, StepBatchSampler, epoch_order, padding_share
+from zoo.batch import Batch
+from zoo.callbacks import Progress
 from zoo.preprocess import InputContract
 
 SHORTEST = InputContract(resize="shortest", size=(64, 110))
@@ -162,6 +166,39 @@ def test_sizes_are_those_of_the_images_and_padding_falls(folder, caplog):
         in caplog.text
     )
     assert "(bucketing over 4 steps)" in caplog.text
+
+
+class Written(CSVLogger):
+    """Keeps what it is given."""
+
+    def log_metrics(self, metrics, step=None):
+        self.given = (dict(metrics), step)
+
+
+def test_padding_is_logged_as_a_metric_and_told_at_the_start(folder, tmp_path):
+    data = module(folder, input=SHORTEST, train_transform="detr", eval_split="train")
+    logger, said = Written(tmp_path), []
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=logger, max_steps=1, callbacks=[Progress(said.append)],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=100,
+        use_distributed_sampler=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(Idle(), datamodule=data)
+    assert data.padding_ratio > 1
+    assert logger.given == ({"data/padding_ratio": data.padding_ratio}, 0)
+    assert said[0] == f"padding     {data.padding_ratio:.2f} pixels are computed for each pixel of an image"
+
+
+class Idle(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_workers_and_splits_change_nothing_where_it_is_on(folder):
