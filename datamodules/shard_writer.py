@@ -20,8 +20,8 @@ from filelock import FileLock
 from datamodules.columns import name_code
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex
+from datamodules.index_store import write_columns
 from datamodules.remote import sha256_of
-from datamodules.shard_annotations import write_annotations
 from datamodules.shard_cache import read_range
 from datamodules.shard_files import IMAGES, MANIFEST, FileEntry, Manifest, SplitEntry, name_hash, write_arrow
 
@@ -81,7 +81,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
     splits = {}
     for split, index in source.splits.items():
         file = folder / f"{split}.arrow"
-        write_annotations(index, file)
+        write_columns(index.columns if index.rows is None else index.columns.take(index.rows), file)
         splits[split] = SplitEntry(_entry(file), len(index), index.num_objects)
     manifest = Manifest(
         source_format=source.format,

@@ -20,8 +20,8 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from datamodules.index import AnnotationIndex
+from datamodules.index_store import open_columns
 from datamodules.remote import RemoteFolder
-from datamodules.shard_annotations import read_annotations
 from datamodules.shard_cache import CachedShards, ShardCache, cache_folder, cache_limit, read_range
 from datamodules.shard_files import MANIFEST, FileEntry, ImageTable, Manifest, parse_manifest
 from datamodules.stores import StoreError
@@ -203,7 +203,7 @@ def _open_remote(remote: RemoteFolder) -> ShardedData:
 def _opened(address: str, manifest: Manifest, folder: Path, source: ShardSource) -> ShardedData:
     store = ShardStore(source, tuple(s.name for s in manifest.shards), folder / manifest.images.name)
     splits = {
-        name: AnnotationIndex(address, read_annotations(str(folder / split.file.name)), store=store)
+        name: AnnotationIndex(address, open_columns(str(folder / split.file.name)), store=store)
         for name, split in manifest.splits.items()
     }
     return ShardedData(address, manifest, splits)
