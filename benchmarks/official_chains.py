@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -126,6 +128,31 @@ class RtDetrChoices:
     zoom: tuple[int, int, int, int] | None  # top, left, height, width of the canvas
     crop: tuple[int, int, int, int] | None  # top, left, height, width
     flip: bool
+
+
+def draw_rt_detr(picture: Image.Image, target: Target) -> RtDetrChoices:
+    """By torchvision's own classes, from torch's global generator."""
+    colors = v2.RandomPhotometricDistort().make_params([picture])
+    boxes, zoom, crop = target["boxes"], None, None
+    height, width = picture.height, picture.width
+    if torch.rand(1) < 0.5:
+        left, top, right, bottom = v2.RandomZoomOut().make_params([picture])["padding"]
+        height, width = height + top + bottom, width + left + right
+        boxes = boxes + torch.tensor([left, top, left, top])
+        zoom = (top, left, height, width)
+    if len(boxes) and torch.rand(1) < 0.8:
+        on_canvas = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+        found = v2.RandomIoUCrop().make_params([on_canvas])
+        crop = tuple(found[side] for side in ("top", "left", "height", "width")) if found else None
+    order = colors["channel_permutation"]
+    return RtDetrChoices(
+        *(colors[f"{name}_factor"] for name in ("brightness", "contrast", "saturation", "hue")),
+        contrast_first=colors["contrast_before"],
+        channels=(0, 1, 2) if order is None else tuple(order.tolist()),
+        zoom=zoom,
+        crop=crop,
+        flip=bool(torch.rand(1) < 0.5),
+    )
 
 
 def hue_shifted(picture: Image.Image, shift: float) -> Image.Image:

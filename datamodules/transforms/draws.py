@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from datamodules.targets import moved
 from datamodules.transforms.color import Distort, Invert, Jitter, PermuteChannels
 from datamodules.transforms.geometry import (
     Crop,
@@ -93,7 +94,7 @@ def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> l
         zoom = draw_zoom_out(random, size)
         steps.append(zoom)
         size = zoom.size
-        boxes_xyxy = zoom.moved(boxes_xyxy)
+        boxes_xyxy = moved(boxes_xyxy, zoom.left, zoom.top)
     if random.random() < 0.8:
         crop = draw_iou_crop(random, size, boxes_xyxy)
         if crop is not None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from datamodules.targets import ImageTargets, large, resized, solid
+from datamodules.targets import ImageTargets, large, moved, resized, solid
 from datamodules.transforms.plan import Placed, Step
 
 
@@ -36,9 +36,11 @@ class HorizontalFlip:
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Mirrors."""
-        sign, shift = torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.tensor([self.width, 0.0, self.width, 0.0])
-        boxes = targets.boxes_xyxy[:, [2, 1, 0, 3]] * sign + shift
-        return ImageTargets(targets.labels, boxes, None if targets.masks is None else targets.masks.flip(-1))
+        boxes = targets.boxes_xyxy.numpy().copy()
+        boxes[:, [0, 2]] = np.float32(self.width) - boxes[:, [2, 0]]
+        return ImageTargets(
+            targets.labels, torch.from_numpy(boxes), None if targets.masks is None else targets.masks.flip(-1)
+        )
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """The same."""
@@ -62,9 +64,11 @@ class VerticalFlip:
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Mirrors."""
-        sign, shift = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([0.0, self.height, 0.0, self.height])
-        boxes = targets.boxes_xyxy[:, [0, 3, 2, 1]] * sign + shift
-        return ImageTargets(targets.labels, boxes, None if targets.masks is None else targets.masks.flip(-2))
+        boxes = targets.boxes_xyxy.numpy().copy()
+        boxes[:, [1, 3]] = np.float32(self.height) - boxes[:, [3, 1]]
+        return ImageTargets(
+            targets.labels, torch.from_numpy(boxes), None if targets.masks is None else targets.masks.flip(-2)
+        )
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """The same."""
@@ -138,10 +142,6 @@ class ZoomOut:
         canvas.paste(picture, (self.left, self.top))
         return canvas
 
-    def moved(self, boxes_xyxy: Tensor) -> Tensor:
-        """[n, 4] boxes at their new place."""
-        return boxes_xyxy + torch.tensor([self.left, self.top] * 2, dtype=torch.float32)
-
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Moves the boxes, pads the masks with False."""
         masks = targets.masks
@@ -150,7 +150,7 @@ class ZoomOut:
             wide = masks.new_zeros(len(masks), *self.size)
             wide[:, self.top : self.top + h, self.left : self.left + w] = masks
             masks = wide
-        return ImageTargets(targets.labels, self.moved(targets.boxes_xyxy), masks)
+        return ImageTargets(targets.labels, moved(targets.boxes_xyxy, self.left, self.top), masks)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """The new one."""
@@ -189,16 +189,22 @@ class Crop:
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Moves, clips and drops."""
-        corner = torch.tensor([self.left, self.top], dtype=torch.float32)
-        limit = torch.tensor([self.width, self.height], dtype=torch.float32)
         if self.centred:
-            targets = targets.only(centred_in(targets.boxes_xyxy, corner, corner + limit))
-        moved = targets.boxes_xyxy - corner.repeat(2)
-        boxes = torch.minimum(moved, limit.repeat(2)).clamp(min=0)
+            targets = targets.only(self._holds_centre(targets.boxes_xyxy.numpy()))
+        boxes = moved(targets.boxes_xyxy, -self.left, -self.top)
+        limit = np.array([self.width, self.height] * 2, dtype=np.float32)
+        np.clip(boxes.numpy(), 0, limit, out=boxes.numpy())
         masks = targets.masks
         if masks is not None:
             masks = masks[:, self.top : self.top + self.height, self.left : self.left + self.width]
         return solid(ImageTargets(targets.labels, boxes, masks))
+
+    def _holds_centre(self, boxes: np.ndarray) -> np.ndarray:
+        """[n] bool: whether the centre lies inside, by torchvision's RandomIoUCrop with its order of operations."""
+        x = np.float32(0.5) * (boxes[:, 0] + boxes[:, 2])
+        y = np.float32(0.5) * (boxes[:, 1] + boxes[:, 3])
+        across = (self.left < x) & (x < self.left + self.width)
+        return across & (self.top < y) & (y < self.top + self.height)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """The window's."""
@@ -238,12 +244,3 @@ def shown(steps: Sequence[Step], size: tuple[int, int]) -> tuple[float, float, f
         return 0.0, 0.0, 0.0, 0.0
     x0, y0, x1, y1 = corners.boxes_xyxy[0].tolist()
     return x0, y0, x1, y1
-
-
-def centred_in(boxes_xyxy: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """[n] bool: whether the centre lies strictly between the corners (x, y) `low` and `high`.
-
-    Source: torchvision's RandomIoUCrop, with its order of operations.
-    """
-    centre = 0.5 * (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:])
-    return ((low < centre) & (centre < high)).all(dim=1)

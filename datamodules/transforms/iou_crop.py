@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -22,9 +23,9 @@ def draw_iou_crop(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> 
     Draws an overlap and then up to 40 windows, until a window is accepted or the overlap is 1. An image
     without objects has no acceptable window, so nothing is tried for it.
     """
-    boxes = boxes_xyxy.numpy()
-    if not len(boxes):
+    if not len(boxes_xyxy):
         return None
+    boxes = _Boxes.of(boxes_xyxy.numpy())
     while True:
         overlap = OVERLAPS[int(random.random() * len(OVERLAPS))]
         if overlap >= 1:
@@ -32,10 +33,27 @@ def draw_iou_crop(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> 
         numbers = np.array([random.random() for _ in range(4 * TRIALS)], dtype=np.float32)
         windows = candidate_windows(numbers.reshape(TRIALS, 4), size)
         accepted = acceptable(windows, boxes, overlap)
-        first = int(accepted.argmax())
-        if accepted[first]:
-            left, top, right, bottom = windows[first].tolist()
+        if accepted.any():
+            left, top, right, bottom = windows[int(accepted.argmax())].tolist()
             return Crop(top, left, bottom - top, right - left, centred=True)
+
+
+class _Boxes(NamedTuple):
+    """Corners, centres and areas, [n] float32 each."""
+
+    x0: np.ndarray
+    y0: np.ndarray
+    x1: np.ndarray
+    y1: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    area: np.ndarray
+
+    @classmethod
+    def of(cls, boxes_xyxy: np.ndarray) -> _Boxes:
+        x0, y0, x1, y1 = np.ascontiguousarray(boxes_xyxy.T)
+        half = np.float32(0.5)
+        return cls(x0, y0, x1, y1, half * (x0 + x1), half * (y0 + y1), (x1 - x0) * (y1 - y0))
 
 
 def candidate_windows(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -50,25 +68,23 @@ def candidate_windows(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.concatenate([corner, corner + sides], axis=1)
 
 
-def acceptable(windows: np.ndarray, boxes_xyxy: np.ndarray, overlap: float) -> np.ndarray:
+def acceptable(windows: np.ndarray, boxes: _Boxes, overlap: float) -> np.ndarray:
     """[t] bool: windows of fair aspect and with area that hold a centre and overlap its box enough.
 
     Args:
         windows: [t, 4] int64 xyxy.
-        boxes_xyxy: [n, 4] float32.
+        boxes: at least one.
         overlap: the least IoU that the best of the held boxes must reach.
     """
-    width, height = (windows[:, 2:] - windows[:, :2]).T
-    solid = (width > 0) & (height > 0)
-    aspect = width / np.maximum(height, 1)
-    fair = (aspect >= ASPECT[0]) & (aspect <= ASPECT[1]) & solid
-    window = windows.astype(np.float32)[:, None]  # [t, 1, 4]
-    centre = np.float32(0.5) * (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:])
-    held = ((window[..., :2] < centre) & (centre < window[..., 2:])).all(axis=-1)  # [t, n]
-    sides = np.minimum(window[..., 2:], boxes_xyxy[:, 2:]) - np.maximum(window[..., :2], boxes_xyxy[:, :2])
-    shared = sides.clip(0).prod(axis=-1)
-    area = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=-1)
-    iou = shared / (area + (window[..., 2:] - window[..., :2]).prod(axis=-1) - shared)
-    best = np.where(held, iou, np.float32(-1)).max(axis=1)
-    accepted: np.ndarray = fair & (best >= np.float32(overlap))
+    left, top, right, bottom = windows.T[:, :, None].astype(np.float32)  # [t, 1] each
+    width, height = right - left, bottom - top
+    sides = windows[:, 2:] - windows[:, :2]
+    aspect = sides[:, 0] / np.maximum(sides[:, 1], 1)
+    fair = (aspect >= ASPECT[0]) & (aspect <= ASPECT[1]) & (sides > 0).all(axis=1)
+    held = (left < boxes.x) & (boxes.x < right) & (top < boxes.y) & (boxes.y < bottom)  # [t, n]
+    across = (np.minimum(right, boxes.x1) - np.maximum(left, boxes.x0)).clip(0)
+    down = (np.minimum(bottom, boxes.y1) - np.maximum(top, boxes.y0)).clip(0)
+    shared = across * down
+    iou = shared / (boxes.area + width * height - shared)
+    accepted: np.ndarray = fair & (held & (iou >= np.float32(overlap))).any(axis=1)
     return accepted
