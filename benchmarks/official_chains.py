@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import functional, v2
 from torchvision.transforms.v2 import functional as TF
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -110,8 +110,8 @@ def detr_train(picture: Image.Image, target: Target, choices: DetrChoices) -> tu
 
 
 def detr_end(picture: Image.Image, target: Target) -> tuple[Tensor, Target]:
-    """To [0, 1], normalised; boxes in [0, 1]."""
-    image = TF.normalize(to_float(picture), MEAN, STD)
+    """To [0, 1], normalised, by the functions that the official code calls; boxes in [0, 1]."""
+    image = functional.normalize(functional.to_tensor(picture), MEAN, STD)
     return image, dict(target, boxes=unit_boxes(target["boxes"], *picture.size))
 
 

@@ -95,3 +95,12 @@ def test_data_index():
     assert row["convert"]["boxes"] == row["compare"]["boxes"] == 150_000
     assert {"open_ms", "import_ms"} <= set(row["open"])
     assert row["workers"]["pickled_bytes"] < 500
+
+
+@pytest.mark.slow
+def test_data_transforms():
+    found = rows("data_transforms.py", "--rounds", "1")
+    chains = [row["chain"] for row in found]
+    assert chains.count("DETR train") == 4
+    assert set(chains) == {"DETR train", "DETR val", "RT-DETR train", "RT-DETR val"}
+    assert all(row["ms"] > 0 and row["ratio"] > 0 for row in found)
