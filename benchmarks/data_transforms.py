@@ -1,7 +1,8 @@
 """What does it cost to make a network's input from a JPEG, against the official chains and transformers?
 
 One thread, process CPU time, from the file's bytes in memory to the tensor and its boxes. All contestants of a
-chain go over all images in turns, `--rounds` times; a ratio is the median of the ratios round by round.
+chain, each in a process of its own, go over all images in turns, `--rounds` times; a ratio is the median of the
+ratios round by round.
     python benchmarks/data_transforms.py [--images 32] [--rounds 7] [--coco DIR] [--tiny] [--json]
 Images: of COCO's layout in DIR (or $ZOO_TEST_DATA/coco) where it is, else drawn, 640x480.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -19,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -231,20 +234,41 @@ def milliseconds(run: Contestant, photos: list[Photo], seed: int) -> float:
     return (time.process_time() - start) * 1e3 / len(photos)
 
 
+def serve(run: Contestant, photos: list[Photo], pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    for seed in iter(pipe.recv, None):
+        pipe.send(milliseconds(run, photos, seed))
+
+
 def measure(photos: list[Photo], rounds: int) -> list[dict[str, Any]]:
-    rows = []
+    """Each contestant has a process of its own, as in a DataLoader, and they take turns.
+
+    In one process the memory that one contestant has returned would serve the next.
+    """
+    context, rows = multiprocessing.get_context("fork"), []
     for chain, contestants in chains().items():
-        for run in contestants.values():
-            milliseconds(run, photos, 0)
-        times = [{n: milliseconds(run, photos, r) for n, run in contestants.items()} for r in range(rounds)]
+        pipes, processes = {}, []
+        for name, run in contestants.items():
+            pipes[name], far = context.Pipe()
+            processes.append(context.Process(target=serve, args=(run, photos, far), daemon=True))
+            processes[-1].start()
+        times = []
+        for seed in range(rounds + 1):
+            times.append({})
+            for name, pipe in pipes.items():
+                pipe.send(seed)
+                times[-1][name] = pipe.recv()
+        for pipe, process in zip(pipes.values(), processes, strict=True):
+            pipe.send(None)
+            process.join()
         first = next(iter(contestants))
         for name in contestants:
-            ratios = [t[first] / t[name] for t in times]
+            ratios = [t[first] / t[name] for t in times[1:]]  # the first round warms up
             rows.append(
                 {
                     "chain": chain,
                     "contestant": name,
-                    "ms": statistics.median(t[name] for t in times),
+                    "ms": statistics.median(t[name] for t in times[1:]),
                     "ratio": statistics.median(ratios),
                     "range": (min(ratios), max(ratios)),
                 }
@@ -312,8 +336,8 @@ def main() -> None:
         photos = coco_photos(options.coco, options.images)
     else:
         photos = drawn_photos(options.images, (480, 640))
-    levels = check(photos)
-    rows, left = measure(photos, options.rounds), deferred(photos, options.rounds)
+    rows = measure(photos, options.rounds)
+    levels, left = check(photos), deferred(photos, options.rounds)
     if options.json:
         print(json.dumps({"rows": rows, "deferred": left, "levels": levels, "images": len(photos)}))
         return

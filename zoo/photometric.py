@@ -58,7 +58,8 @@ def shift_hue(planes: Tensor, hue: float | Tensor) -> None:
     Equals HSV and back: with the largest and smallest channel v and v - c, and the shifted hue h in
     sixths, red is v - c * tent(h - 3), green v - c + c * tent(h - 2), blue v - c + c * tent(h - 4),
     where tent(x) is 2 - |x| within [0, 1]. Needs whole levels: a channel is then the largest just where
-    1 - (v - channel) is above 0, which is quicker than comparing.
+    1 - (v - channel) is above 0, which is quicker than comparing. A hue of 0 gives each of the 2**24
+    colours back.
     """
     red, green, blue = planes.split(1, dim=-3)
     value = torch.maximum(red, green)
@@ -115,9 +116,7 @@ def distort_batch(images: Tensor, photometric: Tensor) -> Tensor:
     images.mul_(brightness).clamp_(max=255).floor_()
     _contrast(images, early, inside)
     _blend(images, luma(images), saturation)
-    turned = images.clone()
-    shift_hue(turned, hue)
-    images = torch.where(hue == 0, images, turned)
+    shift_hue(images, hue)
     _contrast(images, late, inside)
     channels = photometric[:, 5:8, None, None].long()
     return images.gather(1, channels.expand_as(images))

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from zoo.batch import Sample, collate
-from zoo.photometric import Distortion, distort_batch
+from zoo.photometric import Distortion, distort_batch, shift_hue
 from zoo.preprocess import InputContract
 
 SIZE = (40, 60)
@@ -124,3 +124,15 @@ def test_a_batch_is_distorted_whole_or_not_at_all():
 def test_numbers_of_another_kind_are_refused():
     with pytest.raises(ValueError, match=r"photometric is \(1, 9\); it must be \(1, 12\)"):
         distort_batch(torch.zeros(1, 3, 4, 4), torch.zeros(1, 9))
+
+
+@pytest.mark.slow
+def test_a_hue_of_zero_keeps_every_colour():
+    levels = torch.arange(256.0)
+    for red in range(0, 256, 8):
+        planes = torch.stack(torch.meshgrid(levels[red : red + 8], levels, levels, indexing="ij")).reshape(
+            3, 1, -1
+        )
+        kept = planes.clone()
+        shift_hue(kept, 0.0)
+        assert torch.equal(kept, planes)
