@@ -98,6 +98,12 @@ def test_a_large_group_leaves_no_split_empty():
         assert sorted(map(len, parts.values())) == [1, 8]
 
 
+def test_groups_larger_than_a_split_fill_it_all_the_same():
+    names = [f"{photo}.rf.{i}.jpg" for photo in "abc" for i in range(3)]
+    parts = divide(index_of([[0]] * 9, names), {"val": 0.1}, 0)  # one image is wanted, no group is that small
+    assert {split: len(rows) for split, rows in parts.items()} == {"train": 6, "val": 3}
+
+
 @pytest.mark.parametrize(("shares", "group_by", "message"), [
     ({"val": 0.5, "test": 0.5}, "none", "each must be above 0, their sum below 1"),
     ({"val": 0.0}, "none", "above 0"),
