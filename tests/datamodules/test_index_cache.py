@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,7 @@ def damage_columns(entry: Path) -> None:
 def damage_bytes(entry: Path) -> None:
     file = next(entry.glob("*.arrow"))
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(struct.pack("<4d", 5, 5, 10, 10))] ^= 1  # a box, not the frame of the file
     file.write_bytes(content)
 
 
