@@ -89,6 +89,15 @@ def test_every_format_gives_the_same_index_from_shards(tmp_path, write):
     assert module(root).digest() == module(tmp_path / "shards").digest()
 
 
+def test_warnings_of_the_source_are_told_by_the_shards(tmp_path):
+    content = coco_content()
+    content["annotations"][0]["bbox"] = [30, 10, 20, 15]
+    source = read(write_coco(tmp_path / "plain", content))
+    assert [fault.kind for fault in source.faults] == ["partly_outside"]
+    pack(source, tmp_path / "shards", SMALLEST_SHARD)
+    assert read(tmp_path / "shards").faults == source.faults
+
+
 def test_training_and_evaluation_are_those_of_the_plain_files(plain, packed):
     for workers in (0, 2):
         ours = module(packed, train_transform="rt_detr", num_workers=workers)

@@ -13,6 +13,7 @@ import torch
 from tiny_sets import module, write_image
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules import loaders
 from datamodules.custom import CustomDataModule
 from datamodules.loaders import (
     EvaluationLoader,
@@ -345,13 +346,16 @@ def test_an_error_inside_a_worker_comes_as_it_is():
         list(batches_of(DataLoader(Broken(), num_workers=1, collate_fn=collate_in_place)))
 
 
-def test_a_worker_collates_into_shared_memory_and_the_main_process_does_not(root):
-    helped, alone = (
-        next(iter(planned(root, 4, num_workers=workers).train_dataloader())) for workers in (1, 0)
-    )
-    assert helped.images.is_shared()
-    assert helped.padding.is_shared()
-    assert not alone.images.is_shared()
+def test_a_worker_collates_into_shared_memory_and_the_main_process_does_not(root, monkeypatch):
+    assert not next(iter(planned(root, 4).train_dataloader())).images.is_shared()
+    assert next(iter(planned(root, 4, num_workers=1).train_dataloader())).images.is_shared()
+
+    def refused(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        raise RuntimeError(f"shared memory of {shape[0]} images")
+
+    monkeypatch.setattr(loaders, "_shared_zeros", refused)
+    with pytest.raises(RuntimeError, match="shared memory of 4 images"):
+        next(iter(planned(root, 4, num_workers=1).train_dataloader()))
 
 
 def test_shared_memory_holds_the_same_batch():
