@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from dirty_more import write_adversarial_coco, write_adversarial_voc, write_adversarial_yolo
+from test_dirty_manifest import SAID
 
 from datamodules.doctor import examine
 from datamodules.doctor.fix import mend
@@ -155,3 +156,15 @@ def test_command_names_faults_without_a_traceback(name, tmp_path, capsys):
 def test_cleaned_copy_has_no_error(name, tmp_path):
     mend(examine(SETS[name][0](tmp_path / "deep" / "set"), workers=0), tmp_path / "out")
     assert [str(f) for f in examine(tmp_path / "out", workers=0).faults if f.severity == "error"] == []
+
+
+def test_table_for_readers_is_what_is_tested():
+    """benchmarks/DIRTY.md has a row for every entry of both tables, and says the same."""
+    text = (Path(__file__).resolve().parents[2] / "benchmarks" / "DIRTY.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| `" in line]
+    printed = [(row[-3 if len(row) == 3 else 1].strip("`"), row[-1]) for row in rows]
+    tested = [(key, " ".join(word).strip() or "nothing") for key, word in SAID.items()]
+    tested += [
+        (file.replace("\0", "\\0"), " ".join(word)) for _, t in SETS.values() for (file, _), word in t.items()
+    ]
+    assert printed == tested
