@@ -122,3 +122,25 @@ def _alive(group: int) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+class Listening:
+    """A store that notes, when a worker unpickles it, what Ctrl-C would do there at that moment."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.interrupt = signal.getsignal(signal.SIGINT)
+
+    def __getstate__(self) -> dict:
+        return {"nothing": 0}
+
+    def read(self, name: str) -> bytes:
+        raise OSError("deaf" if self.interrupt == signal.SIG_IGN else "would be interrupted")
+
+    def where(self, name: str) -> str:
+        return name
+
+
+def test_workers_are_deaf_to_ctrl_c_before_they_are_told_anything():
+    before = signal.getsignal(signal.SIGINT)
+    assert [p.error for _, p in probe_all(Listening(), ["a"], 2)] == ["deaf"]
+    assert signal.getsignal(signal.SIGINT) is before
