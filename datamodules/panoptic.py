@@ -26,6 +26,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         ap_objects: whose box and mask AP is measured: `instances`, the objects of
             annotations/instances_<split>.json, as published; or `panoptic`, the segments of things.
         train_split, eval_split: names of the splits.
+        masks: whether training gets the masks; false for a network without a mask head, which needs boxes alone.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         ap_objects: Literal["instances", "panoptic"] = "panoptic",
         train_split: str = "train2017",
         eval_split: str = "val2017",
+        masks: bool = True,
         flip_both: bool = False,
         skip_broken: bool = False,
         limit_train: int | None = None,
@@ -66,6 +68,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         self._labels: Literal["contiguous", "category_id"] = labels
         self._num_classes = num_classes
         self._names = {"train": train_split, "val": eval_split}
+        self._masks = masks
         self._ap_objects: Literal["instances", "panoptic"] = ap_objects
         self._pngs: dict[str, PngFolder] = {}
         self._instances: AnnotationIndex | None = None
@@ -101,4 +104,4 @@ class CocoPanopticDataModule(DetectionDataModule):
         """Masks and segments from the PNG files."""
         self.read()
         instances = self._instances if split == "val" else None
-        return PanopticTruth(self._pngs[split], lenient=self.skip_broken, instances=instances)
+        return PanopticTruth(self._pngs[split], self.skip_broken, instances, self._masks)

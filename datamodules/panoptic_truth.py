@@ -58,11 +58,13 @@ class PanopticTruth(Truth):
         pngs: the id maps.
         lenient: leave out segments without pixels and pixels without a segment instead of refusing them.
         instances: objects for box and mask AP, its rows those of the panoptic index; None: the things.
+        masks: whether training gets the masks beside the boxes that are made of them.
     """
 
     pngs: PngFolder
     lenient: bool = False
     instances: AnnotationIndex | None = None
+    masks: bool = True
 
     def panoptic(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> PanopticSegmentation:
         """The segmentation at the size of the image, segments in the order of the annotation file.
@@ -87,12 +89,12 @@ class PanopticTruth(Truth):
 
         Source: facebookresearch/detr@29901c5 datasets/coco_panoptic.py
         """
-        return _targets(self.panoptic(index, row, label_map))
+        return _targets(self.panoptic(index, row, label_map), self.masks)
 
     def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
         """With the segmentation; annotations are the instances, or the things with masks from the PNG."""
         found = self.panoptic(index, row, label_map)
-        targets = _targets(found)
+        targets = _targets(found, self.masks)
         if self.instances is None:
             return Evaluated(targets, _things(found, index, row, label_map), found)
         if self.instances.image_id(row) != index.image_id(row):
@@ -103,10 +105,10 @@ class PanopticTruth(Truth):
         return Evaluated(targets, MaskTruth().evaluated(self.instances, row, label_map).annotations, found)
 
 
-def _targets(found: PanopticSegmentation) -> ImageTargets:
+def _targets(found: PanopticSegmentation, with_masks: bool) -> ImageTargets:
     masks = found.masks()
     labels = torch.tensor([s.label for s in found.segments], dtype=torch.int64)
-    return ImageTargets(labels, mask_boxes(masks), masks)
+    return ImageTargets(labels, mask_boxes(masks), masks if with_masks else None)
 
 
 def _things(

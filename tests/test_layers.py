@@ -22,6 +22,7 @@ LAYERS = (
         "evaluation",
         "coco_evaluator",
         "panoptic_quality",
+        "mask_scores",
         "metric_state",
         "bootstrap",
         "schedule",

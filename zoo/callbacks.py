@@ -61,7 +61,7 @@ class Progress(Callback):
         self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One line per epoch: AP, AP50, and whether it is the best so far."""
+        """One line per epoch: AP, AP50, those of masks, and whether AP is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         ap = _metric(trainer, "val/AP")
@@ -71,7 +71,7 @@ class Progress(Callback):
         line = (
             f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  "
             f"loss {_metric(trainer, 'train/loss'):7.3f}  "
-            f"AP {ap:.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{mark}"
+            f"AP {ap:.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{_of_masks(trainer)}{mark}"
         )
         if self._bar is not None:
             self._bar.clear()
@@ -97,6 +97,12 @@ class Progress(Callback):
         left = "" if total is None or rate == 0 else f"  {_clock((total - done) / rate)} left"
         of = "" if total is None else f"/{total}"
         return f"step {done}{of}  loss {_metric(trainer, 'train/loss'):.3f}  {rate:.1f} steps/s{left}"
+
+
+def _of_masks(trainer: Trainer) -> str:
+    names = {"val/segm_AP": "segm AP", "val/PQ": "PQ"}
+    known = trainer.callback_metrics
+    return "".join(f"  {name} {_metric(trainer, key):.3f}" for key, name in names.items() if key in known)
 
 
 class History(Callback):

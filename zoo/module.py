@@ -22,6 +22,8 @@ from zoo.criterion import SetCriterion
 from zoo.ema import EmaConfig, ModelEma
 from zoo.evaluation import CocoAP
 from zoo.labels import LabelMap
+from zoo.mask_scores import MaskScores
+from zoo.masks import InstanceMasks, PanopticRule
 from zoo.postprocess import Postprocess
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
@@ -49,7 +51,7 @@ class DetectionData(Protocol):
 
 
 class DetectionModule(LightningModule):
-    """Trains a set-prediction detector: network -> criterion; postprocess -> CocoAP.
+    """Trains a set-prediction detector: network -> criterion; postprocess -> CocoAP, MaskScores.
 
     A family subclasses this once, in its own file, builds the parts below and overrides no hook:
     families differ in their parts, not in how a step runs.
@@ -58,6 +60,8 @@ class DetectionModule(LightningModule):
     network: nn.Module  # Batch with normalised images -> Outputs
     criterion: SetCriterion
     postprocess: Postprocess
+    instances: InstanceMasks | None = None  # how masks become those of detections; None predicts no masks
+    panoptic: PanopticRule | None = None  # how masks become one segment a pixel; None for instances only
     class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
     added_tensors: ClassVar[str | None] = (
         None  # regex of those that weights to start from may lack, all of them
@@ -73,6 +77,7 @@ class DetectionModule(LightningModule):
         self.data_digest: str | None = None
         self.ema: ModelEma | None = None
         self.val_ap = CocoAP()
+        self.val_masks = MaskScores()
         self._losses: dict[str, Tensor] = {}
 
     # -- parts ------------------------------------------------------------------------------------
@@ -149,17 +154,21 @@ class DetectionModule(LightningModule):
             self.ema.update(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects detections."""
-        self.val_ap.update(self.detect(batch), batch)
+        """Collects detections, and masks of a model that predicts them, from one run of the network."""
+        predictions = self.predictions(batch)
+        self.val_ap.update(self.postprocess(predictions, batch.original_sizes), batch)
+        if self.instances is not None:
+            things = frozenset[int]() if self.label_map is None else self.label_map.things
+            self.val_masks.update(predictions, batch, self.instances, self.panoptic, things)
 
     def on_validation_epoch_end(self) -> None:
-        """AP over all ranks."""
-        scores = self.val_ap.compute()
-        self.log_dict({f"val/{name}": torch.tensor(value) for name, value in scores.items()})
+        """Scores over all ranks."""
+        self._log_scores("val")
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last evaluation only now, so that its details can be read until here."""
         self.val_ap.reset()
+        self.val_masks.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation."""
@@ -167,12 +176,11 @@ class DetectionModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """As validation."""
-        self.val_ap.reset()
+        self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
-        """AP over all ranks."""
-        scores = self.val_ap.compute()
-        self.log_dict({f"test/{name}": torch.tensor(value) for name, value in scores.items()})
+        """Scores over all ranks."""
+        self._log_scores("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a registry needs to know, plain values only."""
@@ -238,6 +246,12 @@ class DetectionModule(LightningModule):
         if self.input is None:
             raise ValueError("no input contract: fit with a datamodule, or load the model with zoo.load")
         return self.input.normalize(batch)
+
+    def _log_scores(self, split: str) -> None:
+        scores = {name: torch.tensor(value) for name, value in self.val_ap.compute().items()}
+        if self.instances is not None:
+            scores |= self.val_masks.compute(self.val_ap.evaluation().num_images, self.panoptic)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
 
     def _log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
         """Logs the loss of the whole step as this rank sees it, when its last micro-batch is done."""

@@ -228,7 +228,7 @@ def curves(
     """Writes a PNG with losses on the left and scores on the right.
 
     Args:
-        history: name -> [(step, value)]. Names whose last part starts with AP or AR are scores, all
+        history: name -> [(step, value)]. Names whose last part starts with AP, AR, segm_ or PQ are scores, all
             others losses; a loss with more than 200 points is drawn with its running mean.
         path: of the PNG.
         bands: name -> bootstrap interval of its last value, drawn at the end of its curve.
@@ -236,7 +236,7 @@ def curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scores = {n: v for n, v in history.items() if n.rsplit("/", 1)[-1].startswith(("AP", "AR")) and v}
+    scores = {n: v for n, v in history.items() if n.rsplit("/", 1)[-1].startswith(("AP", "AR", "segm_", "PQ")) and v}
     losses = {n: v for n, v in history.items() if n not in scores and v}
     panels = [(title, lines) for title, lines in (("loss", losses), ("score", scores)) if lines]
     figure = Figure(figsize=(6.4 * max(len(panels), 1), 4.2), dpi=110, layout="constrained")

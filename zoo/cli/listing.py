@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.cli import catalogue
 from zoo.cli.console import Console
+from zoo.registry.manifest import METRICS_OF_MASKS
 
 WIDTH = 110
 
@@ -22,10 +23,12 @@ def list_models(registry: Path | None, console: Console) -> None:
         return
     rows = [
         (e["name"], _millions(e["params"]), _score(e["published"], "AP"), _score(e["published"], "AP50"),
+         _score(e["published"], "segm_AP"), _score(e["published"], "PQ"),
          _score(e["measured"], "AP") or "not yet", _recipe(e))
         for e in models
     ]  # fmt: skip
-    console.table(("model", "params", "published AP", "AP50", "measured AP", "recipe"), rows)
+    header = ("model", "params", "published AP", "AP50", "segm AP", "PQ", "measured AP", "recipe")
+    console.table(header, rows)
     if registered:
         console.say("\nin your registry:")
         own = [(e["name"], e["version"], *_own_score(e["measured"])) for e in registered]
@@ -169,7 +172,9 @@ def _flops(published: dict[str, Any]) -> str:
 
 
 def _scores(scores: dict[str, Any]) -> str:
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    names = (
+        "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", *METRICS_OF_MASKS,
+    )  # fmt: skip
     return "  ".join(f"{n} {_score(scores, n)}" for n in names if _score_is_there(scores, n))
 
 

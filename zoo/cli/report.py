@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.base import DetectionDataModule
 from zoo.batch import Batch, Detections
 from zoo.cli.console import Console, is_rank_zero
+from zoo.cli.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.cli.training import TrainedRun, hardware
 from zoo.coco_evaluator import protocol
 from zoo.evaluation import Evaluation, score_table, small_set_note
@@ -64,16 +65,19 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
 def score_split(
     name: str, trainer: Trainer, module: DetectionModule, data: DetectionDataModule, console: Console
 ) -> dict[str, Any]:
-    """AP of the module on `val` or `test`: printed as a table, returned as plain values."""
+    """Scores of the module on `val` or `test`: printed as a table, returned as plain values."""
     run = trainer.validate if name == "val" else trainer.test
     run(module, datamodule=data, verbose=False)
     evaluation = module.val_ap.evaluation()
     interval = evaluation.interval()
+    masks = mask_scores(module, data.label_map)
     if is_rank_zero():
         console.say(f"\n{name}: {evaluation.num_images} images, 95 % interval by bootstrap over images")
         console.say(score_table(evaluation, data.label_map, interval))
+        for line in mask_table(masks):
+            console.say(line)
         console.say()
-    return scores_of(evaluation, data.label_map, interval)
+    return {**scores_of(evaluation, data.label_map, interval), **masks}
 
 
 def scores_of(
@@ -99,8 +103,9 @@ def measured(document: dict[str, Any], split: str) -> dict[str, Any]:
         "step": document["step"],
         "split": split,
         "hardware": document["hardware"],
-        "protocol": document["protocol"],
+        "protocol": {**document["protocol"], **mask_protocols(document[split])},
         **{key: document[split][key] for key in keys},
+        **mask_fields(document[split]),
     }
 
 
@@ -113,10 +118,12 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
 
 
 def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
-    """Loss and AP over the steps, with the interval of the final AP."""
+    """Loss and scores over the steps, with the interval of the final AP."""
     path = run.folder / "curves.png"
     shown = {
-        n: p for n, p in run.history.series.items() if n in ("train/loss", "val/AP", "val/AP50", "val/AP75")
+        n: p
+        for n, p in run.history.series.items()
+        if n in ("train/loss", "val/AP", "val/AP50", "val/AP75", "val/segm_AP", "val/PQ")
     }
     bands = {f"val/{key}": tuple(band) for key, band in scores.get("val", {}).get("interval", {}).items()}
     known = {n: band for n, band in bands.items() if n in shown and None not in band}

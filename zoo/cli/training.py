@@ -168,12 +168,18 @@ def score_last_steps(
     callback = trainer.checkpoint_callback
     if not isinstance(callback, ModelCheckpoint):
         return
+    monitor = callback.monitor or "val/AP"
     path = Path(str(callback.dirpath)) / f"final-step={trainer.global_step}.ckpt"  # agreed by all ranks
     trainer.save_checkpoint(path)
     loggers, trainer.loggers = trainer.loggers, []
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.loggers = loggers
-    score = trainer.callback_metrics["val/AP"]
+    if monitor not in trainer.callback_metrics:
+        raise ValueError(
+            f"checkpoint.monitor is {monitor}, which was not measured; take one of "
+            + ", ".join(sorted(n for n in trainer.callback_metrics if n.startswith("val/")))
+        )
+    score = trainer.callback_metrics[monitor]
     history.add(trainer, [name for name in trainer.callback_metrics if name.startswith("val/")])
     if callback.best_model_score is None or score >= callback.best_model_score:
         callback.best_model_path, callback.best_model_score = str(path), score

@@ -49,7 +49,7 @@ class BackboneConfig:
             never silent, so the word is required.
         freeze_stem: the stem's convolutions do not train.
         frozen_norm: every batch normalisation is a constant affine map.
-        widths: `residual` only: channels of two stem convolutions and three stages.
+        widths: `residual` only: channels of two stem convolutions and three stages, or four for masks.
         dilate_last: plain ResNets only: the last stage keeps stride 16 and dilates instead (DC5).
     """
 
@@ -177,17 +177,21 @@ class ResNetD(nn.Module):
 
 
 class ResidualBackbone(nn.Module):
-    """A few residual blocks for small images and no pretraining: strides 8, 16 and 32.
+    """A few residual blocks for small images and no pretraining, the last map at stride 32.
 
-    Two stride-2 convolutions, then three stages of one stride-2 basic block each.
+    Two convolutions, then three or four stages of one stride-2 basic block each. With three both
+    convolutions have stride 2, with four only the first, so that there is a map of stride 4 for masks.
     """
 
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
-        if len(widths) != 5:
-            raise ValueError(f"backbone.widths needs five numbers (two stem, three stages), got {widths}")
+        if len(widths) not in (5, 6):
+            raise ValueError(
+                f"backbone.widths needs five numbers (two stem, three stages) or six (four stages), got {widths}"
+            )
         self.conv1 = nn.Sequential(
-            _conv_norm_relu(3, widths[0], stride=2), _conv_norm_relu(widths[0], widths[1], stride=2)
+            _conv_norm_relu(3, widths[0], stride=2),
+            _conv_norm_relu(widths[0], widths[1], stride=2 if len(widths) == 5 else 1),
         )
         self.stages = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths[1:]))
         self.channels = tuple(widths[2:])
@@ -196,7 +200,7 @@ class ResidualBackbone(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] to three maps of strides 8, 16, 32."""
+        """[B, 3, H, W] to maps of strides 8, 16, 32; with four stages 4 before them."""
         x = self.conv1(images)
         features = []
         for stage in self.stages:

@@ -30,6 +30,10 @@ Words = Annotated[str, msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+METRICS_OF_MASKS = (
+    "segm_AP", "segm_AP50", "segm_AP75", "segm_APs", "segm_APm", "segm_APl",
+    "PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st",
+)  # fmt: skip
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 
 
@@ -109,7 +113,11 @@ class InputBlock(_Block, kw_only=True, frozen=True):
 
 
 class PublishedScores(_Block, kw_only=True, frozen=True):
-    """What the authors claim, in their unit. Nobody here has checked it."""
+    """What the authors claim, in their unit. Nobody here has checked it.
+
+    Scores of masks stand only where there are some: AP of masks, and panoptic quality of all classes, of
+    things (`_th`) and of stuff (`_st`).
+    """
 
     source: Words
     dataset: Words
@@ -120,6 +128,21 @@ class PublishedScores(_Block, kw_only=True, frozen=True):
     APs: Percent | None = None
     APm: Percent | None = None
     APl: Percent | None = None
+    segm_AP: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    segm_AP50: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    segm_AP75: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APs: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APm: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APl: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    PQ: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    SQ: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    RQ: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    PQ_th: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    SQ_th: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    RQ_th: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    PQ_st: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    SQ_st: Percent | None | msgspec.UnsetType = msgspec.UNSET
+    RQ_st: Percent | None | msgspec.UnsetType = msgspec.UNSET
     note: str = ""
 
 
@@ -141,6 +164,21 @@ class MeasuredScores(_Block, kw_only=True, frozen=True):
     AR1: float | None = None
     AR10: float | None = None
     AR100: float | None = None
+    segm_AP: float | None | msgspec.UnsetType = msgspec.UNSET
+    segm_AP50: float | None | msgspec.UnsetType = msgspec.UNSET
+    segm_AP75: float | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APs: float | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APm: float | None | msgspec.UnsetType = msgspec.UNSET
+    segm_APl: float | None | msgspec.UnsetType = msgspec.UNSET
+    PQ: float | None | msgspec.UnsetType = msgspec.UNSET
+    SQ: float | None | msgspec.UnsetType = msgspec.UNSET
+    RQ: float | None | msgspec.UnsetType = msgspec.UNSET
+    PQ_th: float | None | msgspec.UnsetType = msgspec.UNSET
+    SQ_th: float | None | msgspec.UnsetType = msgspec.UNSET
+    RQ_th: float | None | msgspec.UnsetType = msgspec.UNSET
+    PQ_st: float | None | msgspec.UnsetType = msgspec.UNSET
+    SQ_st: float | None | msgspec.UnsetType = msgspec.UNSET
+    RQ_st: float | None | msgspec.UnsetType = msgspec.UNSET
     interval: dict[str, tuple[float | None, float | None]] | None = None  # null: nothing to score
     protocol: dict[str, Any] | None = None
     hardware: str = ""

@@ -20,6 +20,7 @@ from zoo.registry.backend import Backend, connect, experiment_id, resolve_backen
 from zoo.registry.lineage import DISTRIBUTION
 from zoo.registry.manifest import (
     METRICS,
+    METRICS_OF_MASKS,
     WEIGHTS_FILE,
     DataBlock,
     InputBlock,
@@ -203,7 +204,7 @@ def _read_artifacts(client: MlflowClient, run_id: str) -> tuple[dict[str, Any] |
 def _scores_at(client: MlflowClient, run_id: str, step: int) -> dict[str, Any] | None:
     """Validation metrics of the epoch in which the checkpoint was written; None if there are none."""
     scores = {}
-    for metric in METRICS:
+    for metric in (*METRICS, *METRICS_OF_MASKS):
         history = client.get_metric_history(run_id, f"val/{metric}")
         # Lightning logs an evaluation after `step` optimizer steps at `step` or one before
         values = [m.value for m in history if m.step in (step, step - 1)]

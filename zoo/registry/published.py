@@ -45,6 +45,7 @@ PARAMS = {
 # zoo name -> size of the authors' file as printed
 FILE_SIZES = {
     "detr_r50": "159 MB", "detr_r50_dc5": "159 MB", "detr_r101": "232 MB", "detr_r101_dc5": "232 MB",
+    "detr_r50_panoptic": "165 MB", "detr_r50_dc5_panoptic": "165 MB", "detr_r101_panoptic": "237 MB",
 }  # fmt: skip
 # zoo name -> average recall in percent, evaluated at batch 1 (issue 217), where the same weights give 42.1 AP
 RECALLS = {
