@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from zoo.module import build_module
-from zoo.registry.manifest import read_manifest
+from zoo.registry.manifest import METRICS_OF_MASKS, read_manifest
 from zoo.registry.names import base_name
 from zoo.registry.pull import addresses_of, published_hash
 from zoo.registry.store import BUILTIN_FOLDER
@@ -29,6 +29,7 @@ def test_manifests_were_found():
     assert {f"detr_{size}.coco_500e" for size in sizes} <= set(MANIFESTS)
     sizes = {"r50", "r50_single_scale", "r50_single_scale_dc5", "r50_refine", "r50_two_stage"}
     assert {f"deformable_detr_{size}.coco_50e" for size in sizes} <= set(MANIFESTS)
+    assert {f"detr_{size}_panoptic.coco_25e" for size in ("r50", "r50_dc5", "r101")} <= set(MANIFESTS)
     assert {path.name for path in BUILTIN_FOLDER.iterdir()} == {path.name for path in FILES}
 
 
@@ -71,6 +72,8 @@ def test_model_and_input_equal_those_of_each_recipe(name):
         assert manifest["sources"][: len(about["sources"])] == about["sources"]
         for metric in ("AP", "AP50"):
             assert manifest["published"][metric] == about["published"].get(metric)
+        for metric in METRICS_OF_MASKS:
+            assert manifest["published"].get(metric) == about["published"].get(metric)
 
 
 @every
@@ -107,11 +110,15 @@ def test_published_and_measured_are_apart(name):
 
 
 COCO = [name for name, manifest in MANIFESTS.items() if manifest.data.name == "coco_2017"]
+PANOPTIC = [name for name, manifest in MANIFESTS.items() if manifest.data.name == "coco_2017_panoptic"]
 OF_OBJECTS365 = [name for name, manifest in MANIFESTS.items() if manifest.data.name == "objects365"]
 
 
 def test_every_manifest_is_of_a_known_data_set():
-    assert {*COCO, *OF_OBJECTS365} == set(MANIFESTS)
+    assert {*COCO, *PANOPTIC, *OF_OBJECTS365} == set(MANIFESTS)
+    assert set(PANOPTIC) == {
+        name for name in MANIFESTS if "panoptic" in name
+    }  # label map: test_recipes_panoptic.py
     assert set(OF_OBJECTS365) == {f"rt_detr_{size}.o365_12e" for size in OBJECTS365}
 
 
@@ -174,7 +181,8 @@ def check_counts(name):
     params, macs, counted = count(module, contract)
     assert params == manifest.params
     # the manifest counts the official network, which runs heads where no output of evaluation needs them
-    assert manifest.macs - macs == MORE[manifest.family](manifest.model.init_args)
+    more = 0 if name in PANOPTIC else MORE[manifest.family](manifest.model.init_args)
+    assert manifest.macs - macs == more
     size = "640x640" if manifest.family == "rt_detr" else "800x1066"
     for text in (manifest.counted, counted):
         assert f"torch.utils.flop_counter / 2, batch 1, evaluation, {size}" in text

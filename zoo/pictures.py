@@ -236,7 +236,9 @@ def curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scores = {n: v for n, v in history.items() if n.rsplit("/", 1)[-1].startswith(("AP", "AR", "segm_", "PQ")) and v}
+    scores = {
+        n: v for n, v in history.items() if n.rsplit("/", 1)[-1].startswith(("AP", "AR", "segm_", "PQ")) and v
+    }
     losses = {n: v for n, v in history.items() if n not in scores and v}
     panels = [(title, lines) for title, lines in (("loss", losses), ("score", scores)) if lines]
     figure = Figure(figsize=(6.4 * max(len(panels), 1), 4.2), dpi=110, layout="constrained")

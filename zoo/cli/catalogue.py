@@ -20,18 +20,20 @@ def models() -> dict[str, Entry]:
 
     The bare name means its default tag. Published weights of another tag are a model of their own, under
     their full name; those whose schedule is unpublished have no recipe. A family's `finetune` recipe
-    trains every size, so it is named with each of them.
+    trains every size of its class, so it is named with each of them.
     """
     entries: dict[str, Entry] = {}
-    finetune: dict[str, str] = {}
+    finetune: dict[tuple[str, str], str] = {}
     manifests = {full: read_manifest(path) for full, path in builtin_manifests().items()}
-    abouts = {key: recipes.load(path)["about"] for key, path in recipes.bundled().items()}
+    loaded = {key: recipes.load(path) for key, path in recipes.bundled().items()}
+    abouts = {key: recipe["about"] for key, recipe in loaded.items()}
+    classes = {key: recipe["model"]["class_path"] for key, recipe in loaded.items()}
     # of several schedules the one that the published weights were trained by comes first
     for key, about in sorted(
         abouts.items(), key=lambda item: f"{item[1]['name']}.{item[1]['tag']}" not in manifests
     ):
         if about["tag"] == "finetune":
-            finetune[about["family"]] = key
+            finetune[about["family"], classes[key]] = key
             continue
         full = f"{about['name']}.{about['tag']}"
         name = full if full in manifests and not manifests[full].default else about["name"]
@@ -41,12 +43,32 @@ def models() -> dict[str, Entry]:
         if full in manifests and len(entry["recipes"]) == 1:
             entry |= _with_manifest(entry, manifests[full])
     for entry in entries.values():
-        if entry["published"] is not None and entry["family"] in finetune:
-            entry["recipes"].append(finetune[entry["family"]])
+        kind = (entry["family"], classes[entry["recipes"][0]])
+        if entry["published"] is not None and kind in finetune:
+            entry["recipes"].append(finetune[kind])
     for full, manifest in manifests.items():
         if not manifest.recipes:
             entries[full] = _without_recipe(manifest, entries.get(base_name(full), {}))
     return dict(sorted(entries.items()))
+
+
+def is_finetune(key: str) -> bool:
+    """Whether a recipe's key is that of a family's fine-tuning."""
+    return key.rpartition("/")[2].startswith("finetune")
+
+
+def finetune_recipe(family: str, class_path: str) -> recipes.Recipe:
+    """The family's recipe for fine-tuning a model of this class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for key, path in recipes.bundled().items():
+        if key.startswith(f"{family}/") and is_finetune(key):
+            recipe = recipes.load(path)
+            if recipe["model"]["class_path"] == class_path:
+                return recipe
+    raise ValueError(f"there is no recipe to fine-tune {class_path}; train a recipe of recipes/{family}")
 
 
 def find(name: str) -> Entry:
@@ -93,7 +115,7 @@ def with_details(entry: Entry) -> Entry:
         "other_schedules": {
             key: recipes.load(recipes.resolve(key))["about"]["published"]
             for key in entry["recipes"][1:]
-            if not key.endswith("/finetune")
+            if not is_finetune(key)
         },
         "schedule": schedule,
         "input": contract,

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
+from datamodules.shards import place_of
 from zoo.batch import Batch
+from zoo.cli import mask_data
 from zoo.cli.console import Console
 from zoo.cli.lightning import quiet
 from zoo.cli.loading import Subject, from_recipe, load_detector
@@ -81,18 +84,24 @@ def from_model(model: str, folder: Path | str | None, registry: Path | None) -> 
     if folder is None:
         raise ValueError(f"on which images? zoo validate {model} --data FOLDER")
     detector = load_detector(model, registry)
-    data = folder_data(folder, detector.input)
+    data = folder_data(folder, detector.input, detector.module)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,
                       enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
     return Subject(detector.name, detector.module, data, trainer)
 
 
-def folder_data(folder: Path | str, contract: InputContract) -> CustomDataModule:
-    """A folder for evaluation; nothing of it is trained on."""
-    return CustomDataModule(
-        root=str(folder), input=contract, train_transform="none", batch_size=1,
-        eval_batch_size=EVALUATION_BATCH, num_workers=0, seed=0,
-    )  # fmt: skip
+def folder_data(folder: Path | str, contract: InputContract, module: DetectionModule) -> DetectionDataModule:
+    """A folder for evaluation; nothing of it is trained on. Masks are evaluated one image at a time."""
+    common: dict[str, Any] = {
+        "input": contract,
+        "train_transform": "none",
+        "batch_size": 1,
+        "num_workers": 0,
+        "seed": 0,
+    }
+    if module.instances is None:
+        return CustomDataModule(root=str(folder), eval_batch_size=EVALUATION_BATCH, **common)
+    return mask_data.evaluation_data(place_of(folder), {**common, "eval_batch_size": 1}, module.label_map)
 
 
 def refuse_other_labels(subject: Subject) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.custom import CustomDataModule
+from datamodules.base import DetectionDataModule
 from datamodules.index import Fault, by_severity
 from datamodules.shards import place_of
-from zoo.cli import catalogue, recipes, schema
+from zoo.cli import catalogue, mask_data, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.data import quick_check
 from zoo.cli.recipes import Recipe
-from zoo.preprocess import InputContract
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name
 from zoo.registry.store import UnknownModelError, find
@@ -125,10 +124,9 @@ def starting_point(name: str, registry: Path | None) -> Start:
     # weights of an unpublished schedule have no recipe; their manifest holds the same block
     first = entry["recipes"][:1]
     size = recipes.load(recipes.resolve(first[0])) if first else catalogue.manifest_of(entry)
-    recipe = recipes.load(recipes.resolve(f"{entry['family']}/finetune"))
+    recipe = catalogue.finetune_recipe(entry["family"], size["model"]["class_path"])
     arguments = recipe["model"]["init_args"]
     arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
-    recipe["model"]["class_path"] = size["model"]["class_path"]
     return Start(recipe, base_name(entry["name"]), entry["full_name"])
 
 
@@ -150,12 +148,14 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
     }
     keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction", "bucketing")}
-    recipe["data"] = {
-        "class_path": "datamodules.custom.CustomDataModule",
-        "init_args": {"root": place_of(choices.data), **keep},
-    }
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
+    place = place_of(choices.data)
+    if mask_data.learns_masks(recipe):
+        recipe["data"] = mask_data.data_block(place, keep)
+        notes += mask_data.suit_model(recipe)
+    else:
+        recipe["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
     if choices.image_size is not None:
         contract = recipe["data"]["init_args"]["input"]
         contract["size"] = parse_size(choices.image_size, contract["resize"])
@@ -293,22 +293,22 @@ def head_note(recipe: Recipe) -> str:
     return f"class head: new rows start at a probability of {prior:g} for every class (the focal prior)"
 
 
-def read_data(recipe: Recipe) -> CustomDataModule:
+def read_data(recipe: Recipe) -> DetectionDataModule:
     """The data set as the recipe will read it, label map and summary included; refuses faulty data."""
-    arguments = dict(recipe["data"]["init_args"])
-    arguments["input"] = InputContract.from_dict(arguments["input"])
-    data = CustomDataModule(**arguments)
+    data = mask_data.build(recipe["data"])
     noticed = logging.getLogger("datamodules")
     before = noticed.level
     noticed.setLevel(logging.ERROR)  # `announce` tells every fault
     try:
+        if mask_data.learns_masks(recipe):
+            mask_data.refuse_bare_boxes(data, recipe["data"]["init_args"]["root"])
         data.setup("fit")
     finally:
         noticed.setLevel(before)
     return data
 
 
-def fit_to_data(recipe: Recipe, data: CustomDataModule, choices: Choices) -> list[str]:
+def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> list[str]:
     """Writes what only the data tells: num_classes, and a batch and warm-up that a small set allows."""
     notes = []
     arguments, trainer = recipe["model"]["init_args"], recipe["trainer"]
@@ -374,7 +374,7 @@ def fetch_published(start: Start, choices: Choices) -> None:
 
 
 def announce(
-    recipe: Recipe, data: CustomDataModule, faults: list[Fault], notes: list[str], console: Console
+    recipe: Recipe, data: DetectionDataModule, faults: list[Fault], notes: list[str], console: Console
 ) -> None:
     """Data, its faults, label map, and what was decided, before anything takes time."""
     console.say(f"data        {recipe['data']['init_args']['root']}")
@@ -390,7 +390,7 @@ def announce(
         console.say(f"  {note}")
 
 
-def example_image(data: CustomDataModule | Any) -> str:
+def example_image(data: DetectionDataModule) -> str:
     """An image of the val split, for the line to copy; a name to replace where it lies inside a shard."""
     index = data.read().splits["val"]
     return "IMAGE" if index.store is not None else str(index.path(0))

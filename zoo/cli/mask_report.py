@@ -100,7 +100,7 @@ def mask_protocols(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def number(value: float) -> float | None:
-    """nan (nothing to score) becomes null."""
+    """Nan (nothing to score) becomes null."""
     return None if math.isnan(value) else float(value)
 
 

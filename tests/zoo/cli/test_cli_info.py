@@ -21,6 +21,8 @@ FIGURES = {
 }  # fmt: skip
 # published without parameters, multiply-adds, speed or schedule
 OBJECTS365 = ["rt_detr_r18.o365_12e", "rt_detr_r50.o365_12e", "rt_detr_r101.o365_12e"]
+# published without parameters, multiply-adds and speed
+PANOPTIC = ["detr_r50_panoptic", "detr_r50_dc5_panoptic", "detr_r101_panoptic"]
 PUBLISHED = [n for n, e in catalogue.models().items() if e["published"] is not None]
 
 
@@ -32,7 +34,23 @@ def info(name: str, capsys) -> tuple[dict, str]:
 
 
 def test_figures_are_there_for_every_model():
-    assert set(PUBLISHED) == {*FIGURES, *OBJECTS365}
+    assert set(PUBLISHED) == {*FIGURES, *OBJECTS365, *PANOPTIC}
+
+
+@pytest.mark.parametrize("name", PANOPTIC)
+def test_scores_of_masks_stand_beside_those_of_boxes(name, capsys):
+    entry, text = info(name, capsys)
+    published = entry["published"]
+    assert f"AP {published['AP']}  segm_AP {published['segm_AP']}  PQ {published['PQ']}" in text
+    assert f"PQ_st {published['PQ_st']}" in " ".join(text.split())
+    assert entry["recipes"] == [f"{name.replace('detr_', 'detr/')}_coco_25e", "detr/finetune_masks"]
+    assert run_command(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    [row] = [line for line in lines if line[0] == name]
+    scores = [f"{published[key]:.1f}" for key in ("AP", "segm_AP", "PQ")]
+    assert [word for word in row if word in scores] == scores
+    assert run_command(["info", f"{name}_box"]) == 0
+    assert "300 epochs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
