@@ -42,6 +42,7 @@ def mask_scores(module: DetectionModule, labels: LabelMap) -> dict[str, Any]:
 def segm_of(evaluation: Evaluation, labels: LabelMap) -> dict[str, Any]:
     """AP of masks as plain values; nan (nothing to score) becomes null."""
     return {
+        "images": evaluation.num_images,
         **{name: number(evaluation.scores[name]) for name in AP_SCORES},
         "interval": {k: [number(v) for v in band] for k, band in evaluation.interval().items()},
         "per_class": {
@@ -55,6 +56,7 @@ def segm_of(evaluation: Evaluation, labels: LabelMap) -> dict[str, Any]:
 def panoptic_of(evaluation: PanopticEvaluation, labels: LabelMap, how: Mapping[str, Any]) -> dict[str, Any]:
     """PQ, SQ and RQ as plain values, per class too."""
     return {
+        "images": evaluation.num_images,
         **{name: number(value) for name, value in evaluation.scores.items()},
         "per_class": {
             labels.name_of_head.get(head, f"class {head}"): {"PQ": q.pq, "SQ": q.sq, "RQ": q.rq}
