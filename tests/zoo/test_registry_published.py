@@ -419,4 +419,7 @@ def test_the_published_hashes_are_those_in_the_names_of_the_files():
     found = {name: published_hash(read_manifest(path).origin) for name, path in BUILTIN.items()}
     assert {n.partition(".")[0]: h for n, h in found.items() if h} == {
         "detr_r50": "e632da11", "detr_r50_dc5": "f0fb7ef5", "detr_r101": "2c7b67e5", "detr_r101_dc5": "a2e86def",
+        "detr_r50_panoptic": "00ce5173",
+        "detr_r50_dc5_panoptic": "da08f1b1",
+        "detr_r101_panoptic": "40021d53",
     }  # fmt: skip
