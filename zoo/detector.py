@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from zoo.batch import Detections, Sample, collate
+from zoo.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.labels import LabelMap
+from zoo.masks import sizes_without_padding
 from zoo.module import DetectionModule
+from zoo.postprocess import best_classes
 from zoo.preprocess import InputContract, to_rgb
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
+from zoo.segments import PanopticSegmentation, Segment
 
 Picture = str | Path | bytes | Image.Image | Tensor
+DEFAULT_THRESHOLD = 0.3  # of a detection
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Detections of one picture above a threshold, best first; four lists of the same length.
+    """Detections of one picture above a threshold, best first; lists of the same length.
 
     Boxes are (x0, y0, x1, y1) in pixels of the picture, clipped to it. `source_ids` are the class ids
     of the data that the model was trained on (COCO's 1..90 for a COCO model), `labels` their names.
+
+    Attributes:
+        masks: of the detections, as COCO's compressed run lengths {"size": [h, w], "counts": str}; None of a
+            model without masks.
+        panoptic: one segment for every pixel, ids from 1; 0 is no segment. None of a model without a panoptic
+            rule. Chosen from all queries with `panoptic_threshold`, so it does not depend on the detections.
+        panoptic_threshold: the score above which a query may be a segment.
     """
 
     scores: list[float]
@@ -38,6 +49,9 @@ class Prediction:
     threshold: float
     model: str
     label_map: LabelMap
+    masks: list[dict[str, Any]] | None = None
+    panoptic: PanopticSegmentation | None = None
+    panoptic_threshold: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -45,17 +59,50 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a prediction file, with the label map that the ids belong to."""
         rows = zip(self.labels, self.source_ids, self.scores, self.boxes_xyxy, strict=True)
-        return {
+        detections: list[dict[str, Any]] = [
+            {"label": label, "source_id": source_id, "score": score, "box_xyxy": list(box)}
+            for label, source_id, score, box in rows
+        ]
+        for detection, mask in zip(detections, self.masks or (), strict=False):
+            detection["mask"] = mask
+        document = {
             "model": self.model,
             "height": self.size[0],
             "width": self.size[1],
             "threshold": self.threshold,
-            "detections": [
-                {"label": label, "source_id": source_id, "score": score, "box_xyxy": list(box)}
-                for label, source_id, score, box in rows
-            ],
+            "detections": detections,
             "label_map": self.label_map.to_dict(),
         }
+        if self.panoptic is not None:
+            document["panoptic"] = {"threshold": self.panoptic_threshold, "segments": self._segments()}
+        return document
+
+    def _segments(self) -> list[dict[str, Any]]:
+        """What each segment is; where it is tells the id map, which is a picture and no JSON."""
+        assert self.panoptic is not None
+        names, source = self.label_map.name_of_head, self.label_map.source_of_head
+        return [
+            {
+                "id": s.id,
+                "label": names[s.label],
+                "source_id": source[s.label],
+                "is_thing": s.is_thing,
+                "area": s.area,
+                "score": s.score,
+            }
+            for s in self.panoptic.segments
+        ]
+
+    def binary_masks(self) -> Tensor:
+        """[n, h, w] bool masks of the detections.
+
+        Raises:
+            ValueError: the model predicts none.
+        """
+        if self.masks is None:
+            raise ValueError(f"{self.model} predicts no masks; use a model with a mask head")
+        decoded = [torch.from_numpy(coco_mask.decode(mask)).bool() for mask in self.masks]
+        return torch.stack(decoded) if decoded else torch.zeros(0, *self.size, dtype=torch.bool)
 
     def to_detections(self) -> Detections:
         """The same as tensors, labels as head indices, for drawing."""
@@ -64,6 +111,7 @@ class Prediction:
             torch.tensor(self.scores),
             torch.tensor([head[i] for i in self.source_ids], dtype=torch.int64),
             torch.tensor(self.boxes_xyxy).reshape(-1, 4),
+            None if self.masks is None else tuple(self.masks),
         )
 
 
@@ -99,26 +147,46 @@ class Detector:
         self.module.to(device)
         return self
 
-    def predict(self, image: Picture, threshold: float = 0.3) -> Prediction:
-        """Detections with a score of at least `threshold`.
+    def predict(self, image: Picture, threshold: float | None = None) -> Prediction:
+        """Detections with a score of at least `threshold`, with masks and segments where the model has them.
+
+        The picture is alone in its batch, so that no padding changes what is found.
 
         Args:
             image: path, encoded bytes, PIL image, or uint8 RGB tensor [3, h, w].
-            threshold: in [0, 1].
+            threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
+                model's own rule, which is higher (0.85 in the published models); a number holds for both.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: not a picture, a tensor of another shape or type, a threshold outside [0, 1].
         """
-        if not 0 <= threshold <= 1 or math.isnan(threshold):
+        lowest = DEFAULT_THRESHOLD if threshold is None else threshold
+        if not 0 <= lowest <= 1:
             raise ValueError(f"threshold is {threshold}; scores are between 0 and 1")
         picture = read_picture(image)
         height, width = _size(picture)
         resized = self.input.resize_image(picture)
         sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
         device = next(self.module.parameters()).device
-        detections = self.module.detect(collate([sample]).to(device))[0]
-        return self._named(detections, threshold, (height, width))
+        batch = collate([sample]).to(device)
+        if self.module.instances is None:
+            return self._named(self.module.detect(batch)[0], lowest, (height, width))
+        predictions = self.module.predictions(batch)
+        sizes = sizes_without_padding(batch)
+        above = queries_above(predictions, lowest)
+        detections = self.module.instances(above, sizes, batch.original_sizes)[0]
+        found = self._named(detections, lowest, (height, width))
+        rule = self.module.panoptic
+        if rule is None:
+            return found
+        rule = rule if threshold is None else replace(rule, score_threshold=threshold)
+        segments = rule(predictions, sizes, batch.original_sizes, self.label_map.things)[0]
+        return replace(
+            found,
+            panoptic=counted_from_one(segments, self.label_map),
+            panoptic_threshold=rule.score_threshold,
+        )
 
     def _named(self, detections: Detections, threshold: float, size: tuple[int, int]) -> Prediction:
         """Names and source ids; a head index that no class has (a hole of raw ids) is left out."""
@@ -127,20 +195,62 @@ class Detector:
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         source, names = self.label_map.source_of_head, self.label_map.name_of_head
         rows = [
-            (score, head, tuple(box))
-            for score, head, box in zip(scores.tolist(), heads.tolist(), boxes.tolist(), strict=True)
+            (row, score, head, tuple(box))
+            for row, (score, head, box) in enumerate(
+                zip(scores.tolist(), heads.tolist(), boxes.tolist(), strict=True)
+            )
             if score >= threshold and head in source
         ]
+        masks = detections.masks
         return Prediction(
-            scores=[score for score, _, _ in rows],
-            labels=[names[head] for _, head, _ in rows],
-            source_ids=[source[head] for _, head, _ in rows],
-            boxes_xyxy=[box for _, _, box in rows],
+            scores=[score for _, score, _, _ in rows],
+            labels=[names[head] for _, _, head, _ in rows],
+            source_ids=[source[head] for _, _, head, _ in rows],
+            boxes_xyxy=[box for _, _, _, box in rows],
             size=size,
             threshold=threshold,
             model=self.name,
             label_map=self.label_map,
+            masks=None if masks is None else [_plain(masks[row]) for row, _, _, _ in rows],
         )
+
+
+def queries_above(predictions: Predictions, threshold: float) -> Predictions:
+    """Of one image, the queries whose best class but the last, "no object", scores that much.
+
+    Masks of the others, at the size of the picture, would be made to be thrown away.
+    """
+    scores, _, order = best_classes(predictions.logits)
+    kept = order[0, scores[0] >= threshold].sort().values
+    masks = predictions.masks
+    assert masks is not None
+
+    def of_kept(image: Tensor, query: Tensor) -> Tensor:
+        return masks(image, kept[query])
+
+    return predictions._replace(
+        logits=predictions.logits[:, kept], boxes=predictions.boxes[:, kept], masks=of_kept
+    )
+
+
+def counted_from_one(found: PanopticSegmentation, label_map: LabelMap) -> PanopticSegmentation:
+    """The same with ids 1, 2, ..., so that 0 is void and nothing else, as readers of COCO's format expect.
+
+    A segment of a head index that no class has (a hole of raw ids) becomes void.
+    """
+    ids = torch.zeros_like(found.ids)
+    segments: list[Segment] = []
+    for segment in found.segments:
+        if segment.label in label_map.source_of_head:
+            number = len(segments) + 1
+            ids[found.ids == segment.id] = number
+            segments.append(segment._replace(id=number))
+    return PanopticSegmentation(ids, tuple(segments))
+
+
+def _plain(mask: RLE) -> dict[str, Any]:
+    """Run lengths as text, which JSON can hold and pycocotools reads."""
+    return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
 
 
 def read_picture(image: Picture) -> Image.Image | Tensor:

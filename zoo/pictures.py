@@ -6,29 +6,43 @@ display, no font file and no global plotting state is needed.
 
 from __future__ import annotations
 
-import colorsys
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from zoo.batch import Annotations, Batch, Detections
+from zoo.batch import RLE, Annotations, Batch, Detections
 from zoo.boxes import cxcywh_to_xyxy
 from zoo.labels import LabelMap
+from zoo.painting import (
+    INK,
+    LEGIBLE,
+    PAPER,
+    Colour,
+    Corners,
+    Font,
+    Layer,
+    Mask,
+    Picture,
+    canvas,
+    colour_of,
+    font_of,
+    name_of,
+    owners_of,
+    paint,
+    reduced,
+    shade,
+    shortened,
+)
 from zoo.preprocess import InputContract
 
-Picture = Image.Image
-Colour = tuple[int, int, int]
-Corners = tuple[int, int, int, int]  # xyxy, whole pixels, both ends inside
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 History = Mapping[str, Sequence[tuple[float, float]]]
 
-LEGIBLE = 480  # pictures with a longer side below this are enlarged before anything is drawn on them
-PAPER: Colour = (255, 255, 255)
-INK: Colour = (40, 40, 40)
 PADDING: Colour = (205, 205, 205)
 GAP = 10
 
@@ -37,19 +51,8 @@ class _Labelled(NamedTuple):
     """One box to draw; later boxes cover earlier ones."""
 
     box: tuple[float, float, float, float]  # xyxy, pixels of the picture
-    head: int
+    colour: Colour
     text: str
-
-
-def class_colour(head: int) -> Colour:
-    """A bright colour for a head index, the same in every picture and run.
-
-    Hues step by the golden ratio, so that neighbouring indices, often used together, stay apart.
-    """
-    hue = (0.58 + head * 0.6180339887) % 1.0
-    lightness = (0.55, 0.42, 0.66)[head // 7 % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.85)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_detections(
@@ -59,7 +62,9 @@ def draw_detections(
     threshold: float = 0.3,
     longest: int | None = None,
 ) -> Picture:
-    """The image with every detection that scores at least `threshold`: outline, class name, score.
+    """The image with every detection that scores at least `threshold`: box, class name, score, and its mask.
+
+    With masks, objects of one class differ in shade.
 
     Args:
         image: PIL image or [3, h, w] uint8, of the size that `detections` refer to.
@@ -69,33 +74,36 @@ def draw_detections(
         longest: longer side of the picture; None keeps the image's own, enlarged where too small to
             read a label on.
     """
-    picture, scale = _canvas(image, longest)
-    kept = detections.scores >= threshold
-    rows = zip(
-        (detections.boxes_xyxy[kept] * scale).tolist(),
-        detections.labels[kept].tolist(),
-        detections.scores[kept].tolist(),
-        strict=True,
-    )
+    picture, scale = canvas(image, longest)
+    kept = (detections.scores >= threshold).nonzero()[:, 0]
+    labels, scores = detections.labels[kept].tolist(), detections.scores[kept].tolist()
+    masks = None if detections.masks is None else [detections.masks[k] for k in kept.tolist()]
+    colours = _colours(label_map, labels, shaded=masks is not None)
     boxes = [
-        _Labelled(tuple(box), head, f"{_name(label_map, head)} {score:.2f}") for box, head, score in rows
+        _Labelled(tuple(box), colour, f"{name_of(label_map, head)} {score:.2f}")
+        for box, colour, head, score in zip(
+            (detections.boxes_xyxy[kept] * scale).tolist(), colours, labels, scores, strict=True
+        )
     ]
-    return _draw(picture, boxes[::-1])  # best on top
+    return _draw(_masked(picture, masks, colours), boxes[::-1])  # best on top
 
 
 def draw_annotations(
     image: Tensor | Picture, annotations: Annotations, label_map: LabelMap, longest: int | None = None
 ) -> Picture:
-    """The image with its ground truth, crowds marked. `annotations` are those of this image alone."""
-    picture, scale = _canvas(image, longest)
+    """The image with its ground truth, masks included, crowds marked. `annotations` are of this image alone."""
+    picture, scale = canvas(image, longest)
     xywh = annotations.boxes_xywh
     corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1) * scale
-    rows = zip(corners.tolist(), annotations.labels.tolist(), annotations.crowd.tolist(), strict=True)
+    colours = _colours(label_map, annotations.labels.tolist(), shaded=annotations.segmentations is not None)
+    rows = zip(
+        corners.tolist(), colours, annotations.labels.tolist(), annotations.crowd.tolist(), strict=True
+    )
     return _draw(
-        picture,
+        _masked(picture, annotations.segmentations, colours),
         [
-            _Labelled(tuple(box), head, _name(label_map, head) + (" (crowd)" if crowd else ""))
-            for box, head, crowd in rows
+            _Labelled(tuple(box), colour, name_of(label_map, head) + (" (crowd)" if crowd else ""))
+            for box, colour, head, crowd in rows
         ],
     )
 
@@ -147,7 +155,7 @@ def annotations_of(batch: Batch, index: int) -> Annotations:
 def training_gallery(
     batch: Batch, label_map: LabelMap, input: InputContract, limit: int = 8, columns: int = 4
 ) -> Picture:
-    """Training images as the network gets them, after augmentation and padding, with their boxes.
+    """Training images as the network gets them, after augmentation and padding, with their boxes and masks.
 
     Padding is drawn grey. The caption gives image id, objects, and size of the input in pixels.
 
@@ -167,13 +175,17 @@ def training_gallery(
         inside = ~batch.padding[index].cpu()
         pixels[:, ~inside] = torch.tensor(PADDING, dtype=torch.uint8)[:, None]
         used = int(inside.any(dim=0).sum()), int(inside.any(dim=1).sum())
-        picture, scale = _canvas(pixels, LEGIBLE)
+        picture, scale = canvas(pixels, LEGIBLE)
         corners = cxcywh_to_xyxy(batch.targets.boxes[rows].cpu()) * torch.tensor([*used, *used]) * scale
         heads = batch.targets.labels[rows].tolist()
+        masks = None if batch.targets.masks is None else batch.targets.masks[rows].cpu().numpy()
+        colours = _colours(label_map, heads, shaded=masks is not None)
         boxes = [
-            _Labelled(tuple(box), head, _name(label_map, head))
-            for box, head in zip(corners.tolist(), heads, strict=True)
+            _Labelled(tuple(box), colour, name_of(label_map, head))
+            for box, colour, head in zip(corners.tolist(), colours, heads, strict=True)
         ]
+        if masks is not None:
+            picture = _painted(picture, list(masks), colours)
         pictures.append(_draw(picture, boxes))
         captions.append(f"image {batch.image_ids[index]}: {count} objects, {width}x{height}")
     return gallery(pictures, min(columns, max(len(pictures), 1)), captions)
@@ -198,8 +210,8 @@ def gallery(
             f"gallery of {len(pictures)} pictures in {columns} columns with {told} captions; needs at least "
             "one picture, one column, and one caption for each picture or none"
         )
-    fitted = [_reduced(picture, longest) for picture in pictures]
-    font = _font(15)
+    fitted = [reduced(picture, longest) for picture in pictures]
+    font = font_of(15)
     head = 24 if captions else 0
     rows = [range(start, min(start + columns, len(fitted))) for start in range(0, len(fitted), columns)]
     widths = [max(p.width for p in fitted[column::columns]) for column in range(min(columns, len(fitted)))]
@@ -213,7 +225,7 @@ def gallery(
         left = GAP
         for k, width in zip(row, widths, strict=False):  # the last row may be short
             if captions:
-                pen.text((left, top), _shortened(captions[k], font, width), INK, font)
+                pen.text((left, top), shortened(captions[k], font, width), INK, font)
             sheet.paste(fitted[k], (left, top + head))
             left += width + GAP
         top += height + GAP
@@ -276,21 +288,6 @@ def _running_mean(values: Sequence[float], window: int) -> tuple[float, ...]:
     return tuple(means)
 
 
-def _canvas(image: Tensor | Picture, longest: int | None) -> tuple[Picture, float]:
-    """An RGB copy to draw on, and its size over the image's."""
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"image is {image.dtype} {tuple(image.shape)}; pictures are uint8 [3, h, w]")
-        image = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    longer = max(image.size)
-    scale = (longest or max(longer, LEGIBLE)) / longer
-    picture = image.convert("RGB")  # a copy even of an RGB image
-    if scale != 1:
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        picture = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
-    return picture, scale
-
-
 def _viewable(image: Tensor, input: InputContract) -> Tensor:
     """[3, h, w] uint8 copy; undoes the normalisation of a float image."""
     if image.dtype == torch.uint8:
@@ -301,18 +298,43 @@ def _viewable(image: Tensor, input: InputContract) -> Tensor:
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def _colours(label_map: LabelMap, heads: Sequence[int], shaded: bool) -> list[Colour]:
+    """Of each object that of its class; shaded: in another shade for each object of the class."""
+    seen: Counter[int] = Counter()
+    colours = []
+    for head in heads:
+        colours.append(shade(colour_of(label_map, head), seen[head] if shaded else 0))
+        seen[head] += 1
+    return colours
+
+
+def _masked(picture: Picture, masks: Sequence[RLE] | None, colours: Sequence[Colour]) -> Picture:
+    if not masks:
+        return picture
+    return _painted(picture, [coco_mask.decode(mask).astype(bool) for mask in masks], colours)
+
+
+def _painted(picture: Picture, masks: Sequence[Mask], colours: Sequence[Colour]) -> Picture:
+    """The picture under its masks, the first of those that overlap on top."""
+    if not len(masks):
+        return picture
+    line = max(1.0, min(picture.size) / 600)
+    layers = [Layer(colour, opacity=0.5, line=1.5 * line) for colour in colours]
+    return paint(picture, owners_of(masks, masks[0].shape), layers)
+
+
 def _draw(picture: Picture, boxes: Sequence[_Labelled]) -> Picture:
     """Outlines first, then labels, so that no outline runs through a label."""
     pen = ImageDraw.Draw(picture, "RGBA")
     shorter = min(picture.size)
     thickness = max(2, round(shorter / 300))
-    font = _font(max(12, min(26, round(shorter / 34))))
-    for box, head, _ in boxes:
+    font = font_of(max(12, min(26, round(shorter / 34))))
+    for box, colour, _ in boxes:
         corners = _within(box, picture.size)
         outer = (corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1)
         pen.rectangle(outer, outline=(0, 0, 0, 110), width=1)
-        pen.rectangle(corners, outline=class_colour(head), width=thickness)
-    tags = [_Tag(_within(box, picture.size), class_colour(head), text, font) for box, head, text in boxes]
+        pen.rectangle(corners, outline=colour, width=thickness)
+    tags = [_Tag(_within(box, picture.size), colour, text, font) for box, colour, text in boxes]
     placed: list[Corners] = []
     for tag in reversed(tags):  # the best choose first
         placed.append(tag.place(pen, picture.size, placed))
@@ -358,27 +380,3 @@ class _Tag(NamedTuple):
 
 def _overlap(a: Corners, b: Corners) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
-
-
-def _shortened(text: str, font: Font, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _reduced(picture: Picture, longest: int) -> Picture:
-    if max(picture.size) <= longest:
-        return picture
-    scale = longest / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _name(label_map: LabelMap, head: int) -> str:
-    return label_map.name_of_head.get(head, f"class {head}")

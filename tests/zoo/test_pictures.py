@@ -5,12 +5,11 @@ from PIL import Image
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.labels import LabelMap
+from zoo.painting import LEGIBLE, class_colour
 from zoo.pictures import (
     GAP,
-    LEGIBLE,
     PADDING,
     annotations_of,
-    class_colour,
     compare,
     curves,
     draw_annotations,

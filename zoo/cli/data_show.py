@@ -16,7 +16,8 @@ from datamodules.index import AnnotationIndex
 from zoo.batch import Annotations
 from zoo.cli.console import Console
 from zoo.labels import LabelMap
-from zoo.pictures import LEGIBLE, draw_annotations, gallery
+from zoo.painting import LEGIBLE
+from zoo.pictures import draw_annotations, gallery
 
 
 @dataclass(frozen=True)

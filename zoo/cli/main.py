@@ -210,9 +210,23 @@ def predict(
     ckpt_path: Annotated[
         str | None, typer.Option("--ckpt-path", help="Checkpoint; then every argument is an image.")
     ] = None,
-    threshold: Annotated[float, typer.Option("--threshold", min=0.0, max=1.0)] = 0.3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0.0,
+            max=1.0,
+            help="Lowest score. Default: 0.3 for boxes and their masks; for panoptic segments what the model's "
+            "rule says (0.85 as published), which a number given here replaces.",
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", help="Folder of the JSON and the drawn pictures.")
+        Path,
+        typer.Option(
+            "--output",
+            help="Folder of the JSON, the drawn pictures, and of masks: results.json (COCO), or panoptic.json with "
+            "panoptic/*.png (COCO panoptic).",
+        ),
     ] = Path("predictions"),
     registry: Registry = None,
     as_json: Json = False,

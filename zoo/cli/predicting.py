@@ -1,4 +1,4 @@
-"""`zoo predict`: files, folders, addresses and data URIs to boxes, JSON and drawn pictures."""
+"""`zoo predict`: files, folders, addresses and data URIs to boxes, masks, JSON and drawn pictures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 
 from zoo.cli.console import Console
+from zoo.cli.prediction_files import PredictionFiles
 from zoo.detector import Detector, Prediction, read_picture
-from zoo.pictures import draw_detections
+from zoo.segments import Segment
 
 MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
@@ -36,14 +37,20 @@ class Source:
 
 
 def predict(
-    load: Callable[[], Detector], sources: Sequence[str], threshold: float, output: Path, console: Console
+    load: Callable[[], Detector],
+    sources: Sequence[str],
+    threshold: float | None,
+    output: Path,
+    console: Console,
 ) -> None:
-    """Detects in every source, prints each detection, writes predictions.json and a picture for each.
+    """Detects in every source, prints what is found, writes predictions.json and a picture for each.
+
+    A model with masks adds results.json or, with a panoptic rule, panoptic.json and the id maps in panoptic/.
 
     Args:
         load: gives the detector; called once the pictures are known to be there.
         sources: files, folders, addresses, data URIs.
-        threshold: scores below it are left out.
+        threshold: scores below it are left out; None for the model's own.
         output: folder; made if absent.
         console: for the user.
 
@@ -57,31 +64,57 @@ def predict(
     pictures = [picture for source in sources for picture in open_source(source)]
     detector = load()
     output.mkdir(parents=True, exist_ok=True)
-    documents = []
+    documents, files = [], PredictionFiles(output)
     used: set[str] = set()
     for picture in pictures:
         image = read_picture(picture.content)
         assert isinstance(image, Image.Image)
         prediction = detector.predict(image, threshold)
-        drawn = output / f"{_unique(picture.stem, used)}_detections.png"
-        draw_detections(image, prediction.to_detections(), detector.label_map, threshold).save(drawn)
-        documents.append({"source": picture.given[:200], "picture": str(drawn), **prediction.to_dict()})
+        stem = _unique(picture.stem, used)
+        drawn = files.draw(image, prediction, stem)
+        image_id = files.add(prediction, stem, picture.given[:200])
+        documents.append(
+            {"source": picture.given[:200], "image_id": image_id, "picture": str(drawn), **prediction.to_dict()}
+        )
         say(picture, prediction, drawn, console)
-    result = {"model": detector.name, "threshold": threshold, "predictions": documents}
-    (output / PREDICTIONS_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
-    console.say(f"{output / PREDICTIONS_FILE}")
+    result = {
+        "model": detector.name,
+        "threshold": threshold,
+        "predictions": documents,
+        "files": {kind: str(path) for kind, path in files.write().items()},
+    }
+    predictions = output / PREDICTIONS_FILE
+    predictions.write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    for path in (*result["files"].values(), predictions):
+        console.say(f"{path}")
     console.result(result)
 
 
 def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:
-    """One line per detection, then where the picture is."""
+    """One line per segment, else per detection; then where the picture is."""
     console.say(f"{picture.given[:120]}")
-    for label, score, box in zip(prediction.labels, prediction.scores, prediction.boxes_xyxy, strict=True):
-        location = ", ".join(f"{value:.2f}" for value in box)
-        console.say(f"Detected {label} with confidence {score:.3f} at location [{location}]")
-    if not len(prediction):
-        console.say(f"nothing scores {prediction.threshold} or more; try a lower --threshold")
+    if prediction.panoptic is not None:
+        lowest = prediction.panoptic_threshold
+        lines = [_segment_line(segment, prediction) for segment in prediction.panoptic.segments]
+    else:
+        lowest = prediction.threshold
+        rows = zip(prediction.labels, prediction.scores, prediction.boxes_xyxy, strict=True)
+        lines = [
+            f"Detected {label} with confidence {score:.3f} at location "
+            f"[{', '.join(f'{value:.2f}' for value in box)}]"
+            for label, score, box in rows
+        ]
+    for line in lines:
+        console.say(line)
+    if not lines:
+        console.say(f"nothing scores {lowest} or more; try a lower --threshold")
     console.say(f"drawn       {drawn}")
+
+
+def _segment_line(segment: Segment, prediction: Prediction) -> str:
+    name = prediction.label_map.name_of_head[segment.label]
+    share = 100 * segment.area / (prediction.size[0] * prediction.size[1])
+    return f"Segment {segment.id}: {name} with confidence {segment.score:.3f} on {share:.1f} % of the picture"
 
 
 def open_source(source: str) -> Iterator[Source]:

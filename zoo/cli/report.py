@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,11 @@ from zoo.cli.training import TrainedRun, hardware
 from zoo.coco_evaluator import protocol
 from zoo.evaluation import Evaluation, score_table, small_set_note
 from zoo.labels import LabelMap
+from zoo.masks import PanopticRule, sizes_without_padding
 from zoo.module import DetectionModule
 from zoo.pictures import annotations_of, compare, curves, gallery
+from zoo.segment_pictures import compare_panoptic
+from zoo.segments import PanopticSegmentation
 
 METRICS_FILE = "metrics.json"
 PICTURES = 8
@@ -134,11 +138,19 @@ def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
 def write_gallery(run: TrainedRun) -> Path:
     """Predictions beside the ground truth on the first images of the val split."""
     labels = run.data.label_map
-    rows = [
-        compare(original_shape(batch, i), found[i], annotations_of(batch, i), labels)
-        for batch, found in _first_batches(run.module, run.data)
-        for i in range(len(batch))
-    ]
+    rows = []
+    for batch in _first_batches(run.data):
+        pictures = [original_shape(batch, i) for i in range(len(batch))]
+        moved = batch.to(run.module.device)
+        if batch.panoptic is not None and run.module.panoptic is not None:
+            segments = _segments(run.module, run.module.panoptic, moved, labels)
+            compared = zip(pictures, segments, batch.panoptic, strict=True)
+            rows += [compare_panoptic(*each, labels) for each in compared]
+        else:
+            found = _detections(run.module, moved)
+            rows += [
+                compare(pictures[i], found[i], annotations_of(batch, i), labels) for i in range(len(batch))
+            ]
     path = run.folder / "gallery.png"
     gallery(rows[:PICTURES], columns=2).save(path)
     return path
@@ -153,19 +165,34 @@ def original_shape(batch: Batch, index: int) -> Image.Image:
     return Image.fromarray(pixels.numpy()).resize((w, h), Image.Resampling.BICUBIC)
 
 
-def _first_batches(
-    module: DetectionModule, data: DetectionDataModule
-) -> Iterator[tuple[Batch, list[Detections]]]:
+def _first_batches(data: DetectionDataModule) -> Iterator[Batch]:
     seen = 0
     for batch in data.val_dataloader():
-        found = [
-            d._replace(scores=d.scores.cpu(), labels=d.labels.cpu(), boxes_xyxy=d.boxes_xyxy.cpu())
-            for d in module.detect(batch.to(module.device))
-        ]
-        yield batch, found
+        yield batch
         seen += len(batch)
         if seen >= PICTURES:
             return
+
+
+def _detections(module: DetectionModule, batch: Batch) -> list[Detections]:
+    """On the CPU, with masks where the model predicts any."""
+    if module.instances is None:
+        found = module.detect(batch)
+    else:
+        predictions = module.predictions(batch)
+        found = module.instances(predictions, sizes_without_padding(batch), batch.original_sizes)
+    return [
+        d._replace(scores=d.scores.cpu(), labels=d.labels.cpu(), boxes_xyxy=d.boxes_xyxy.cpu()) for d in found
+    ]
+
+
+def _segments(
+    module: DetectionModule, rule: PanopticRule, batch: Batch, labels: LabelMap
+) -> list[PanopticSegmentation]:
+    """A picture shows segments where they are: padding is cut off, also where the rule of the score squeezes it."""
+    exact = dataclasses.replace(rule, crop_padding=True)
+    sizes = sizes_without_padding(batch)
+    return exact(module.predictions(batch), sizes, batch.original_sizes, labels.things)
 
 
 def _number(value: float | Tensor) -> float | None:

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.formats.detect import FORMATS, read
 from zoo.cli.data_show import drawn
 from zoo.cli.main import run_command
-from zoo.pictures import class_colour
+from zoo.painting import class_colour
 
 
 def write_set(root: Path) -> Path:
