@@ -18,7 +18,7 @@ from PIL import Image
 
 from zoo.cli.console import Console
 from zoo.cli.prediction_files import PredictionFiles
-from zoo.detector import Detector, Prediction, read_picture
+from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction, read_picture
 from zoo.segments import Segment
 
 MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
@@ -74,18 +74,24 @@ def predict(
         drawn = files.draw(image, prediction, stem)
         image_id = files.add(prediction, stem, picture.given[:200])
         documents.append(
-            {"source": picture.given[:200], "image_id": image_id, "picture": str(drawn), **prediction.to_dict()}
+            {
+                "source": picture.given[:200],
+                "image_id": image_id,
+                "picture": str(drawn),
+                **prediction.to_dict(),
+            }
         )
         say(picture, prediction, drawn, console)
+    files_written = {kind: str(path) for kind, path in files.write().items()}
     result = {
         "model": detector.name,
-        "threshold": threshold,
+        "threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
         "predictions": documents,
-        "files": {kind: str(path) for kind, path in files.write().items()},
+        "files": files_written,
     }
     predictions = output / PREDICTIONS_FILE
     predictions.write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
-    for path in (*result["files"].values(), predictions):
+    for path in (*files_written.values(), predictions):
         console.say(f"{path}")
     console.result(result)
 

@@ -86,9 +86,7 @@ class PredictionFiles:
 def results_of(prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
     """Detections with masks in COCO's result format: boxes [x, y, width, height], run lengths as text."""
     assert prediction.masks is not None
-    rows = zip(
-        prediction.source_ids, prediction.scores, prediction.boxes_xyxy, prediction.masks, strict=True
-    )
+    rows = zip(prediction.source_ids, prediction.scores, prediction.boxes_xyxy, prediction.masks, strict=True)
     return [
         {
             "image_id": image_id,
