@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.labels import LabelMap
@@ -211,3 +214,60 @@ def test_curves_are_written(tmp_path):
 
 def test_a_band_beside_its_value_still_draws(tmp_path):
     curves({"val/AP": [(0, 0.7)]}, tmp_path / "curves.png", bands={"val/AP": (0.3, 0.6)})
+
+
+def halves():
+    """Two masks of [500, 600]: left and right, overlapping in columns 200..300, as run lengths."""
+    masks = np.zeros((500, 600, 2), dtype=np.uint8, order="F")
+    masks[100:400, 50:300, 0], masks[100:400, 200:550, 1] = 1, 1
+    return tuple(coco_mask.encode(masks))
+
+
+def mixed(picture, x, y, head):
+    return np.abs(np.asarray(picture)[y, x] - (45 + np.array(class_colour(head)) / 2)).max() <= 1
+
+
+def test_masks_of_detections_are_tinted_the_best_on_top():
+    found = detections((0.9, 0, 50, 100, 300, 400), (0.8, 1, 200, 100, 550, 400), (0.1, 2, 0, 0, 9, 9))
+    found = found._replace(masks=(*halves(), halves()[0]))
+    picture = draw_detections(GREY, found, LABELS)
+    assert mixed(picture, 100, 300, 0)
+    assert mixed(picture, 250, 300, 0)
+    assert mixed(picture, 450, 300, 1)
+    assert has(picture, (90, 90, 90), 300, 450)
+    only_second = draw_detections(
+        GREY, found._replace(scores=torch.tensor([0.1, 0.8, 0.1])), LABELS, threshold=0.5
+    )
+    assert mixed(only_second, 250, 300, 1)
+    assert has(only_second, (90, 90, 90), 100, 300)
+
+
+def test_masks_of_one_class_differ_in_shade():
+    found = detections((0.9, 0, 50, 100, 300, 400), (0.8, 0, 200, 100, 550, 400))
+    picture = np.asarray(draw_detections(GREY, found._replace(masks=halves()), LABELS)).astype(int)
+    assert np.abs(picture[300, 100] - picture[300, 450]).max() > 10
+    plain = np.asarray(draw_detections(GREY, found, LABELS))
+    assert (plain[400, 60:290] == plain[400, 310:540][:1]).all()  # boxes without masks have one colour
+
+
+def test_masks_of_the_ground_truth_are_tinted():
+    boxes = torch.tensor([[50.0, 100, 250, 300], [200, 100, 350, 300]])
+    truth = Annotations(boxes, torch.ones(2), torch.tensor([0, 1]), torch.zeros(2).bool(), (2,), halves())
+    picture = draw_annotations(GREY, truth, LABELS)
+    assert mixed(picture, 100, 300, 0)
+    assert mixed(picture, 450, 300, 1)
+
+
+def test_no_masks_at_all_is_the_image():
+    assert (np.asarray(draw_detections(GREY, detections()._replace(masks=()), LABELS)) == 90).all()
+
+
+def test_training_gallery_shows_masks():
+    batch = training_batch()
+    mask = torch.zeros(1, 60, 80, dtype=torch.bool)
+    mask[0, 5:20, 5:35] = True
+    with_mask = dataclasses.replace(batch, targets=batch.targets._replace(masks=mask))
+    sheet = training_gallery(with_mask, LABELS, INPUT)
+    left, top = LEGIBLE + 2 * GAP, GAP + 24
+    expected = 60 + np.array(class_colour(2)) / 2
+    assert np.abs(np.asarray(sheet)[top + 45, left + 45] - expected).max() <= 1

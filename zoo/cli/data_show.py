@@ -1,4 +1,4 @@
-"""`zoo data show`: images with their boxes as the reader understood them, in one picture."""
+"""`zoo data show`: images with their boxes, masks or segments as the reader understood them, in one picture."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
+from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import read
 from datamodules.images import decode
 from datamodules.index import AnnotationIndex
-from zoo.batch import Annotations
+from datamodules.masks import coded
+from datamodules.panoptic_truth import read_segmentation
+from zoo.batch import RLE, Annotations
 from zoo.cli.console import Console
 from zoo.labels import LabelMap
 from zoo.painting import LEGIBLE
 from zoo.pictures import draw_annotations, gallery
+from zoo.segment_pictures import draw_panoptic
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,15 @@ def show(choices: Viewing, console: Console) -> None:
     if name not in source.splits or not len(source.splits[name]):
         counts = ", ".join(f"{n} with {len(index)} images" for n, index in source.splits.items())
         raise ValueError(f"{choices.folder} has no images in a split {name!r}; it has {counts or 'none'}")
-    index, label_map = source.splits[name], source.label_map()
+    index = source.splits[name]
     rows = chosen(index, choices.count, choices.seed)
     pictures, captions = [], []
     for row in rows:
         image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
-        pictures.append(drawn(index, row, image, label_map))
+        if isinstance(source, PanopticSource):
+            pictures.append(drawn_segments(source, name, row, image))
+        else:
+            pictures.append(drawn(index, row, image, source.label_map()))
         captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
@@ -76,7 +84,7 @@ def chosen(index: AnnotationIndex, count: int, seed: int) -> list[int]:
 
 
 def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:
-    """One image with its boxes and class names."""
+    """One image with its boxes, class names, and masks where objects have outlines."""
     objects = index.objects(row)
     heads = [label_map.head_of_source[source_id] for source_id in objects.source_ids.tolist()]
     annotations = Annotations(
@@ -85,5 +93,28 @@ def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: Label
         torch.tensor(heads, dtype=torch.int64),
         torch.from_numpy(objects.crowd),
         (len(heads),),
+        _masks(index, row),
     )
     return draw_annotations(image, annotations, label_map, longest=LEGIBLE)
+
+
+def _masks(index: AnnotationIndex, row: int) -> tuple[RLE, ...] | None:
+    """Of each object, empty where it has none or one of another image size; None where no object has any."""
+    height, width = size = index.size(row)
+    outlines = [
+        None
+        if outline is None or (outline.rle and [int(v) for v in outline.rle["size"]] != [*size])
+        else outline
+        for outline in index.segmentations(row)
+    ]
+    if not any(outlines):
+        return None
+    empty: RLE = coco_mask.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+    return tuple(empty if outline is None else coded(outline, size) for outline in outlines)
+
+
+def drawn_segments(source: PanopticSource, split: str, row: int, image: Image.Image) -> Image.Image:
+    """One image with its segments, read from its PNG."""
+    index, label_map = source.splits[split], source.panoptic_label_map("contiguous")
+    found = read_segmentation(source.pngs[split].path(index, row), index, row, label_map)
+    return draw_panoptic(image, found, label_map, longest=LEGIBLE)
