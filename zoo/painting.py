@@ -202,7 +202,7 @@ def _outline(owners: Owners, reach: npt.NDArray[np.float32]) -> Mask:
     ring[:, :-1] |= ~across & (longest[:, :-1] >= longest[:, 1:])
     ring[1:] |= ~down & (longest[1:] >= longest[:-1])
     ring[:-1] |= ~down & (longest[:-1] >= longest[1:])
-    ring &= owners >= 0
+    ring &= longest > 0
     for step in range(2, int(reach.max()) + 1):  # grows within each layer
         grown = ring.copy()
         grown[:, 1:] |= ring[:, :-1] & across

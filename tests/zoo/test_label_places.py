@@ -42,6 +42,12 @@ def test_a_name_stays_in_the_picture():
     assert Places(found).find(3, 4, 4) is None  # a segment without pixels
 
 
+def test_the_frame_of_the_picture_is_an_edge_too():
+    found = owners()
+    found[:100] = 0
+    assert abs(Places(found).find(0, 60, 16).top + 8 - 50) < 4
+
+
 def test_a_hole_is_no_place():
     found = owners()
     found[20:180, 20:280] = 0

@@ -50,6 +50,13 @@ def test_between_two_segments_the_thicker_line_is_alone():
     assert np.abs(equal[40, 60] - (0.95 * np.array(light(BLUE)) + 5)).max() <= 1
 
 
+def test_a_layer_without_a_line_is_a_tint():
+    mask = square(20, 10, 60, 50)
+    pixels = np.asarray(paint(GREY, owners_of([mask], (80, 120)), [Layer(RED, 0.5, 0)]))
+    assert (pixels[mask] == [150, 70, 70]).all()
+    assert (pixels[~mask] == 100).all()
+
+
 def test_nothing_to_paint_is_the_picture():
     assert paint(GREY, np.full((80, 120), -1, dtype=np.int32), []) is GREY
     nowhere = paint(GREY, np.full((80, 120), -1, dtype=np.int32), [Layer(RED, 0.5, 2)])
