@@ -31,7 +31,15 @@ from typing import Any
 
 from data_index_source import write_source
 
-STEPS = ("convert", "open", "workers", "pycocotools", "json", "compare")
+THEIRS = ("pycocotools", "json")
+STEPS = (
+    "convert",
+    *THEIRS,
+    *(f"{name}-memory" for name in ("convert", *THEIRS)),
+    "open",
+    "workers",
+    "compare",
+)
 
 
 # ---------------------------------------------------------------------- measuring
@@ -46,7 +54,10 @@ def memory(field: str) -> float:
 
 
 class Peak:
-    """The highest anonymous memory while it is open, sampled every 10 ms."""
+    """The highest anonymous memory while it is open, sampled every 10 ms.
+
+    The sampling takes CPU time of its own, so times are taken in other runs.
+    """
 
     def __enter__(self) -> Peak:
         self.mb = self.start_mb = self._now()
@@ -132,15 +143,20 @@ def convert(root: Path) -> dict[str, Any]:
     import datamodules.formats.coco
     import datamodules.formats.keeping  # noqa: F401
 
+    started, wall = time.process_time(), time.perf_counter()
+    source(root)
+    return {"cpu_s": time.process_time() - started, "wall_s": time.perf_counter() - wall}
+
+
+def convert_memory(root: Path) -> dict[str, Any]:
+    import datamodules.formats.coco
+    import datamodules.formats.keeping  # noqa: F401
+
     with Peak() as peak:
-        started, wall = time.process_time(), time.perf_counter()
         found = source(root)
-        spent, wall = time.process_time() - started, time.perf_counter() - wall
     index = found.splits["train"]
     stored = Path(index.columns.reopen[1])
     return {
-        "cpu_s": spent,
-        "wall_s": wall,
         "imports_anonymous_mb": peak.start_mb,
         "peak_anonymous_mb": peak.mb,
         "ru_maxrss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -219,15 +235,22 @@ def open_json(file: Path) -> ReadJson:
 def theirs(root: Path, kind: str) -> dict[str, Any]:
     import pycocotools.coco  # noqa: F401
 
+    started = time.process_time()
+    _theirs(root, kind)
+    return {"cpu_s": time.process_time() - started}
+
+
+def _theirs(root: Path, kind: str) -> Any:
     file = root / "annotations" / "instances_train2017.json"
+    return ReadCoco(open_coco(file)) if kind == "pycocotools" else open_json(file)
+
+
+def theirs_memory(root: Path, kind: str) -> dict[str, Any]:
     with Peak() as peak:
-        started = time.process_time()
-        read: Any = ReadCoco(open_coco(file)) if kind == "pycocotools" else open_json(file)
-        spent = time.process_time() - started
+        read: Any = _theirs(root, kind)
     count = len(read.ids) if kind == "pycocotools" else len(read.images)
     forked = in_worker_by_global(read, chosen_rows(count))
     return {
-        "cpu_s": spent,
         "peak_anonymous_mb": peak.mb,
         "forked_mb": forked["private_mb"],
         "row_us": forked["row_us"],
@@ -310,10 +333,13 @@ def main() -> None:
     if options.step:
         run: dict[str, Callable[[Path], dict[str, Any]]] = {
             "convert": convert,
+            "convert-memory": convert_memory,
             "open": open_,
             "workers": workers,
             "pycocotools": lambda root: theirs(root, "pycocotools"),
             "json": lambda root: theirs(root, "json"),
+            "pycocotools-memory": lambda root: theirs_memory(root, "pycocotools"),
+            "json-memory": lambda root: theirs_memory(root, "json"),
             "compare": compare,
         }
         print(json.dumps(run[options.step](options.folder)))
@@ -342,11 +368,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 found.append(step(name, root, cache))
     result: dict[str, Any] = {"json_mb": file.stat().st_size / 1e6}
     result |= {name: median(found) for name, found in rounds.items() if found}
+    shutil.rmtree(cache, ignore_errors=True)
+    result["convert"] |= step("convert-memory", root, cache)
     result["open"] = median([step("open", root, cache) for _ in range(max(3, options.rounds))])
     result["workers"] = step("workers", root, cache)
     if not options.alone:
         result["compare"] = step("compare", root, cache)
-        for name in ("pycocotools", "json"):
+        for name in THEIRS:
+            result[name] |= step(f"{name}-memory", root, cache)
             ratios = [b["cpu_s"] / a["cpu_s"] for a, b in zip(rounds["convert"], rounds[name], strict=True)]
             result[f"ratio_cpu_{name}"] = statistics.median(ratios)
             result[f"ratio_worker_{name}"] = result[name]["forked_mb"] / max(

