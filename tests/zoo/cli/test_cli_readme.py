@@ -23,7 +23,7 @@ def test_commands_were_found():
 
 @pytest.mark.parametrize("command", ZOO)
 def test_a_command_of_the_readme_parses(command):
-    plain, _ = recipes.split_overrides(shlex.split(command)[1:])
+    plain, _ = recipes.split_overrides(shlex.split(command, comments=True)[1:])
     group = typer.main.get_command(app)
     context = group.make_context("zoo", list(plain), resilient_parsing=True)
     name, sub, rest = group.resolve_command(context, list(plain))
