@@ -3,7 +3,7 @@
 Boxes, classes and masks train together from random weights, without augmentation, on the images of a COCO
 panoptic folder that have the fewest segments, resized to 192x256; then PQ, box AP and mask AP on those images
 at their original size, by the published rules (score above 0.85, more than 4 pixels; no image has padding).
-    python benchmarks/panoptic_overfit.py DATA [--steps 800] [--weights FILE] [--json]
+    python benchmarks/panoptic_overfit.py DATA [--steps 500] [--picture FILE] [--tiny] [--json]
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from datamodules.base import LoadedData
 from datamodules.panoptic import CocoPanopticDataModule
 from zoo.architectures.detr import DetrSegmentationModule
-from zoo.batch import Batch, Step
+from zoo.batch import Batch
 from zoo.criterion import LossWeights, MaskLossWeights
 from zoo.evaluation import CocoAP
 from zoo.layers.backbone import BackboneConfig
@@ -29,11 +31,16 @@ from zoo.layers.transformer import TransformerConfig
 from zoo.masks import PanopticRule, sizes_without_padding
 from zoo.matcher import MatchCosts
 from zoo.panoptic_quality import PanopticQuality
-from zoo.preflight import use_batch_statistics_of
+from zoo.pictures import gallery
+from zoo.preflight import alone, use_batch_statistics_of
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
+from zoo.segment_pictures import compare_panoptic
+from zoo.segments import PanopticSegmentation
 
 IMAGES = 8
+STEPS = 500
+SIZE = (192, 256)
 EVERY = 50  # steps between two measurements
 
 
@@ -90,40 +97,40 @@ def data_of(root: Path, size: tuple[int, int]) -> CocoPanopticDataModule:
     return data
 
 
-def measured(module: DetrSegmentationModule, batch: Batch) -> dict[str, float]:
-    """PQ, SQ, RQ, box AP and mask AP on one batch with its truth."""
-    module.eval()
-    quality, boxes, masks = PanopticQuality(), CocoAP(), CocoAP(iou_type="segm")
-    predictions = module.predictions(batch)
-    sizes = sizes_without_padding(batch)
+def segments(module: DetrSegmentationModule, batch: Batch) -> list[PanopticSegmentation]:
+    """Panoptic prediction of each image."""
     assert module.panoptic is not None
     assert module.label_map is not None
-    quality.update(module.panoptic(predictions, sizes, batch.original_sizes, module.label_map.things), batch)
-    found = module.instances(predictions, sizes, batch.original_sizes)
+    sizes = sizes_without_padding(batch)
+    return module.panoptic(module.predictions(batch), sizes, batch.original_sizes, module.label_map.things)
+
+
+def measured(module: DetrSegmentationModule, batch: Batch) -> dict[str, float]:
+    """PQ, SQ, RQ, box AP and mask AP on one batch with its truth."""
+    quality, boxes, masks = PanopticQuality(), CocoAP(), CocoAP(iou_type="segm")
+    quality.update(segments(module, batch), batch)
+    sizes = sizes_without_padding(batch)
+    found = module.instances(module.predictions(batch), sizes, batch.original_sizes)
     boxes.update(found, batch)
     masks.update(found, batch)
-    module.train()
     scores = {k: v for k, v in quality.compute().items() if k in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")}
     return {**scores, "AP": boxes.compute()["AP"], "segm_AP": masks.compute()["AP"]}
 
 
-def overfit(
-    root: Path, steps: int, size: tuple[int, int], lr: float, say: Any
-) -> tuple[Any, Batch, dict[str, Any]]:
-    """Trains; returns the module, the images with their truth, and what was measured."""
-    data = data_of(root, size)
+def trained(
+    data: CocoPanopticDataModule, steps: int, lr: float, say: Callable[[str], None]
+) -> tuple[DetrSegmentationModule, Batch, list[dict[str, Any]]]:
+    """The module after `steps`, the images with their truth, and what was measured on the way."""
     module = model(data.label_map.num_classes, lr)
     module.adopt(data.label_map, data.input)
     truth = next(iter(data.val_dataloader()))
     batch = module.normalized(next(iter(data.train_dataloader())))
-    module.train()
     optimizer = module.schedule.optimizer(module.network)
     scheduler = module.schedule.scheduler(optimizer, 1, steps)
-    begun, curve = time.process_time(), []
-    counts = torch.tensor(batch.targets.counts)
+    begun, rows = time.process_time(), []
     for step in range(1, steps + 1):
-        now = replace(batch, step=Step(counts, (batch.images.shape[2], batch.images.shape[3]), step))
-        losses = module.losses(now)
+        module.train()
+        losses = module.losses(alone(batch, step))
         total = torch.stack([v.sum() for v in losses.values()]).sum()
         optimizer.zero_grad()
         total.backward()
@@ -132,33 +139,45 @@ def overfit(
         scheduler.step()
         if step % EVERY == 0 or step == steps:
             use_batch_statistics_of(module, batch)
-            parts = {name: float(value.detach().sum()) for name, value in losses.items()}
-            row = {"step": step, "loss": float(total.detach()), **measured(module, truth), **parts}
+            row = {"step": step, "loss": float(total.detach()), **measured(module, truth)}
             row["cpu_seconds"] = time.process_time() - begun
-            curve.append(row)
+            rows.append(row)
             say("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    result = {"images": len(truth), "objects": sum(batch.targets.counts), "size": size, "curve": curve}
-    return module, truth, result
+    return module, truth, rows
+
+
+def write_picture(
+    path: Path, module: DetrSegmentationModule, truth: Batch, data: CocoPanopticDataModule
+) -> None:
+    """Prediction beside truth for each image, at its original size."""
+    assert truth.panoptic is not None
+    index, pictures = data.read().splits["val"], []
+    for row, (found, true) in enumerate(zip(segments(module, truth), truth.panoptic, strict=True)):
+        with Image.open(index.path(row)) as file:
+            pictures.append(compare_panoptic(file.convert("RGB"), found, true, data.label_map))
+    gallery(pictures, columns=2).save(path)
 
 
 def main() -> None:
-    """Prints a line every 100 steps; with --json one object last."""
+    """Prints a line every 50 steps; with --json one object last."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), help="h w")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="h w")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weights", type=Path, help="file for the trained state dict")
+    parser.add_argument("--picture", type=Path, help="PNG of predictions beside truths")
+    parser.add_argument("--tiny", action="store_true", help="two steps on 64x64 images")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    module, _, result = overfit(
-        options.data, options.steps, tuple(options.size), options.lr, lambda line: print(line, flush=True)
-    )
-    if options.weights:
-        torch.save(module.network.state_dict(), options.weights)
+    steps, size = (2, (64, 64)) if options.tiny else (options.steps, tuple(options.size))
+    data = data_of(options.data, size)
+    module, truth, rows = trained(data, steps, options.lr, lambda line: print(line, flush=True))
+    if options.picture is not None:
+        write_picture(options.picture, module, truth, data)
     if options.json:
-        print(json.dumps(result))
+        segmented = sum(truth.targets.counts)
+        print(json.dumps({"images": len(truth), "segments": segmented, "size": size, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -104,3 +104,13 @@ def test_data_transforms():
     assert chains.count("DETR train") == 4
     assert set(chains) == {"DETR train", "DETR val", "RT-DETR train", "RT-DETR val"}
     assert all(row["ms"] > 0 and row["ratio"] > 0 for row in found)
+
+
+@pytest.mark.slow
+def test_panoptic_overfit(test_data, tmp_path):
+    folder = test_data / "coco_panoptic"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    [row] = rows("panoptic_overfit.py", str(folder), "--picture", str(tmp_path / "found.png"))
+    assert {"step", "loss", "PQ", "SQ", "RQ", "AP", "segm_AP", "cpu_seconds"} <= set(row)
+    assert (tmp_path / "found.png").is_file()
