@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import NamedTuple
 
 import numpy as np
@@ -165,15 +164,19 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes that start within ignore Ctrl-C from their first moment on: it is for this process alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change what a signal does
+    """Processes that start within do not hear Ctrl-C from their first moment on: it is for this process alone.
+
+    It is held back here, not ignored: one that comes meanwhile is heard at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # its own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finished(start: int, future: Future[list[Probe]]) -> Probes:

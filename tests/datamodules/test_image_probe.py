@@ -16,7 +16,7 @@ from dirty_more import jpeg, overwritten, scene
 from PIL import Image, ImageOps
 
 from datamodules.doctor import examine
-from datamodules.image_probe import GRID, probe, probe_all
+from datamodules.image_probe import GRID, _deaf, probe, probe_all
 from datamodules.shapes import generate_shapes
 from datamodules.stores import Folder
 
@@ -125,22 +125,35 @@ def _alive(group: int) -> bool:
 
 
 class Listening:
-    """A store that notes, when a worker unpickles it, what Ctrl-C would do there at that moment."""
+    """A store that notes, when a worker unpickles it, whether Ctrl-C would be heard there at that moment."""
 
     def __setstate__(self, state: dict) -> None:
-        self.interrupt = signal.getsignal(signal.SIGINT)
+        self.deaf = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
     def __getstate__(self) -> dict:
         return {"nothing": 0}
 
     def read(self, name: str) -> bytes:
-        raise OSError("deaf" if self.interrupt == signal.SIG_IGN else "would be interrupted")
+        raise OSError("deaf" if self.deaf else "would be interrupted")
 
     def where(self, name: str) -> str:
         return name
 
 
 def test_workers_are_deaf_to_ctrl_c_before_they_are_told_anything():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert [p.error for _, p in probe_all(Listening(), ["a"], 2)] == ["deaf"]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_ctrl_c_while_workers_start_is_heard_afterwards():
+    started = []
+
+    def start() -> None:
+        with _deaf():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
