@@ -25,6 +25,7 @@ from datamodules.formats.source import Source
 from datamodules.index_files import open_source, write_safely, write_source
 from datamodules.scratch import Scratch
 from datamodules.watch import Record, Watch
+from zoo.cache import cache_root
 
 _log = logging.getLogger(__name__)
 # the code that decides what is in an index
@@ -44,14 +45,8 @@ class _Note(msgspec.Struct):
 
 
 def cache_folder() -> Path:
-    """ZOO_CACHE, else detr-zoo below the user's cache folder; then index/."""
-    given = os.environ.get("ZOO_CACHE")
-    base = (
-        Path(given)
-        if given
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr-zoo"
-    )
-    return base.absolute() / "index"
+    """The folder of kept indices."""
+    return cache_root() / "index"
 
 
 def cached(way: tuple[object, ...], watch: Watch, build: Build) -> Source:

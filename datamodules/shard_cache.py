@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from datamodules.remote import NoRangesError, RemoteFolder
 from datamodules.shard_files import FileEntry
 from datamodules.stores import StoreError
+from zoo.cache import cache_root
 
 LIMIT_VARIABLE = "ZOO_SHARD_CACHE_SIZE"
 _DEFAULT_LIMIT = 100 << 30  # bytes
@@ -36,11 +37,8 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of cached shards: ZOO_CACHE, else detr-zoo below the user's cache folder; then shards/."""
-    given = os.environ.get("ZOO_CACHE")
-    if given:
-        return Path(given).absolute() / "shards"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr-zoo" / "shards"
+    """The folder of cached shards."""
+    return cache_root() / "shards"
 
 
 def cache_limit() -> int:

@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("batch", "boxes", "labels", "class_names", "segments"),  # class_names: what labels compares names with
+    (
+        "batch",
+        "boxes",
+        "cache",
+        "labels",
+        "class_names",
+        "segments",
+    ),  # class_names: what labels compares names with
     (
         "preprocess",
         "photometric",
@@ -51,6 +58,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 SHARED_WITH_DATA = {
     "zoo.batch",
     "zoo.boxes",
+    "zoo.cache",
     "zoo.labels",
     "zoo.photometric",
     "zoo.preprocess",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zoo.cache import cache_root
 from zoo.cli import recipes
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from zoo.registry.names import Reference, base_name, parse_reference
 from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
-from zoo.registry.pull import cache_root
 from zoo.registry.store import LocalRegistry, builtin_manifests
 
 Entry = dict[str, Any]

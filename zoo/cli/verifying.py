@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
+from zoo.cache import cache_root
 from zoo.cli import catalogue
 from zoo.cli.console import Console, format_table
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
-from zoo.registry.pull import cache_root
 from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
 from zoo.verification.proof import Proof, families, prove
 

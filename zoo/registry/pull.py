@@ -24,6 +24,7 @@ from typing import Any, Literal
 import msgspec
 from filelock import FileLock
 
+from zoo.cache import cache_root
 from zoo.registry.download import DownloadError, Expected, Progress, WrongFileError, fetch, fetch_text
 from zoo.registry.manifest import (
     MANIFEST_FILE,
@@ -62,14 +63,6 @@ class Pulled:
     downloaded: bool
 
 
-def cache_root() -> Path:
-    """ZOO_CACHE, else detr-zoo below the user's cache folder."""
-    given = os.environ.get("ZOO_CACHE")
-    if given:
-        return Path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr-zoo"
-
-
 def pull(
     reference: str,
     *,
@@ -87,7 +80,7 @@ def pull(
         registry: folder of the user's registry; see `registry_root`.
         source: fetch from here instead of the manifest's sources: an address or a path, for a machine
             without network.
-        cache: folder for built-in models; see `cache_root`.
+        cache: folder for built-in models; see `zoo.cache.cache_root`.
         progress: called with (bytes so far, bytes in all or None).
         attempts: of each source.
 
