@@ -7,10 +7,12 @@ needs other file systems, and many small ranges of few files.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from datamodules.stores import StoreError
 
 _BLOCK = 8 << 20  # bytes of a request while a whole file is fetched; what a cut connection can cost
 _CHUNK = 1 << 20
+_KNOCKS = 3  # at an address where nobody has answered yet: most likely it is mistyped
 _FETCHES = 3  # of a file that comes whole but with another hash
 _MAY_PASS = frozenset({408, 425, 429})  # of the 4xx answers; every other one is final
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
@@ -80,12 +83,12 @@ class RemoteFolder:
         return self._patiently(name, once)
 
     def read_all(self, name: str) -> bytes:
-        """A small file of unknown size.
+        """A small file of unknown size, the first that is asked of an address: a dead one is soon told.
 
         Raises:
             StoreError: as `read`.
         """
-        return self._patiently(name, lambda: self._cat(name, None, None))
+        return self._patiently(name, lambda: self._cat(name, None, None), min(_KNOCKS, self.attempts))
 
     def fetch(
         self, name: str, target: Path, size: int, sha256: str, progress: Progress | None = None
@@ -110,7 +113,7 @@ class RemoteFolder:
             _log.warning(
                 "%s came with sha256 %s, expected %s; fetching it again", self.where(name), found, sha256
             )
-            self._pause(attempt)
+            self._pause(self._length_of_pause(attempt))
         raise StoreError(
             f"{self.where(name)} has sha256 {found} after {_FETCHES} fetches, expected {sha256}: the "
             "file is damaged or of another packing; upload it again, with the manifest it belongs to"
@@ -151,24 +154,51 @@ class RemoteFolder:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout)
         return {"client_kwargs": {"timeout": timeout}}
 
-    def _patiently(self, name: str, once: Callable[[], bytes]) -> bytes:
+    def _patiently(self, name: str, once: Callable[[], bytes], knocks: int | None = None) -> bytes:
+        """The result of `once`, which may fail for a while; `knocks`: attempts where nobody answers."""
         for attempt in range(self.attempts):
             try:
                 return once()
             except NoRangesError:
                 raise
             except Exception as error:  # every file system has exceptions of its own
-                last = attempt + 1 == self.attempts
-                if _is_final(error) or last:
+                silent = _nobody_answers(error)
+                attempts = knocks if silent and knocks is not None else self.attempts
+                reason = f"nobody answers at {_host(self.address)}" if silent else self._reason(error)
+                if _is_final(error) or attempt + 1 >= attempts:
                     tried = "" if attempt == 0 else f" ({attempt + 1} attempts)"
-                    raise StoreError(f"{self.where(name)} cannot be read{tried}: {_reason(error)}") from error
-                _log.info("%s: %s; trying again", self.where(name), _reason(error))
-            self._pause(attempt)
+                    advice = "; check the address and the network" if silent else ""
+                    raise StoreError(f"{self.where(name)} cannot be read{tried}: {reason}{advice}") from error
+                pause = self._length_of_pause(attempt)
+                _log.warning(
+                    "%s: retrying in %.2g s (%d of %d): %s",
+                    self.where(name), pause, attempt + 2, attempts, reason,
+                )  # fmt: skip
+            self._pause(pause)
         raise AssertionError("attempts must be at least 1")
 
-    def _pause(self, attempt: int) -> None:
+    def _length_of_pause(self, attempt: int) -> float:
         # the workers of many ranks lose a server at one moment; they are not to come back at one moment
-        time.sleep(self.first_pause * 2**attempt * _jitter.uniform(0.5, 1.0))
+        return self.first_pause * 2**attempt * _jitter.uniform(0.5, 1.0)
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _reason(self, error: Exception) -> str:
+        """What happened, without the names of the libraries between."""
+        if isinstance(error, FileNotFoundError):
+            return "there is no such file"
+        status = getattr(error, "status", None)
+        if isinstance(status, int):
+            return f"the server answered {status}"
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+            return f"no byte came for {self.timeout:g} s"
+        if type(error).__module__.partition(".")[0] == "aiohttp":
+            deeper = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+            return f"no connection ({deeper})" if deeper else "the connection broke off"
+        if isinstance(error, ConnectionError):
+            return f"the connection broke off ({error})" if str(error) else "the connection broke off"
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def sha256_of(path: Path) -> str:
@@ -188,10 +218,19 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, _FINAL)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"the server answered {status}"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _nobody_answers(error: BaseException) -> bool:
+    """Whether nothing listens at the address, or its name is not known; the cause may lie deeper."""
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            return False
+        if isinstance(seen, (ConnectionRefusedError, socket.gaierror)):
+            return True
+        seen = getattr(seen, "os_error", None) or seen.__cause__ or seen.__context__
+    return False
+
+
+def _host(address: str) -> str:
+    """`http://host:port` of an address."""
+    protocol, mark, rest = address.partition("://")
+    return f"{protocol}{mark}{rest.partition('/')[0]}"

@@ -63,6 +63,27 @@ def grouped(keys: Sequence[str]) -> list[Rows]:
     return [np.asarray(own, dtype=np.int64) for own in rows.values()]
 
 
+def joined(groups: Sequence[Rows], copies: Sequence[Rows]) -> list[Rows]:
+    """The groups, those that share a byte-identical file made one, in the order of their first rows."""
+    group_of = {int(row): number for number, rows in enumerate(groups) for row in rows}
+    parent = list(range(len(groups)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    for rows in copies:
+        first, *others = sorted({root(group_of[int(row)]) for row in rows})
+        for other in others:
+            parent[other] = first
+    whole: dict[int, list[Rows]] = {}
+    for number, own in enumerate(groups):
+        whole.setdefault(root(number), []).append(own)
+    return [np.sort(np.concatenate(own)) for own in whole.values()]
+
+
 def divide(
     index: AnnotationIndex,
     fractions: Mapping[str, float],
@@ -70,6 +91,7 @@ def divide(
     *,
     stratify: bool = False,
     group_by: str = "stem",
+    copies: Sequence[Rows] = (),
 ) -> dict[str, Rows]:
     """Rows of `train` and of each split in `fractions`, in ascending order; equal for equal arguments.
 
@@ -79,6 +101,7 @@ def divide(
         seed: of the drawing.
         stratify: give each split its share of the images of every class, rare classes first.
         group_by: see `group_keys`.
+        copies: rows of byte-identical files, see `datamodules.copies`; they stay together too.
 
     Raises:
         ValueError: if a fraction or their sum is not in (0, 1), or there are fewer groups than splits.
@@ -88,7 +111,7 @@ def divide(
         raise ValueError(
             f"the shares of the splits are {dict(fractions)}; each must be above 0, their sum below 1"
         )
-    groups = grouped(group_keys(index.files.tolist(), group_by))
+    groups = joined(grouped(group_keys(index.files.tolist(), group_by)), copies)
     if len(groups) < len(fractions) + 1:
         raise ValueError(
             f"{len(index)} images in {len(groups)} groups cannot be divided into {len(fractions) + 1} splits; "

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
+import socket
 import time
 from pathlib import Path
 
+import aiohttp
 import fsspec
 import pytest
 import torch
@@ -43,7 +46,7 @@ def server(packed):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(RemoteFolder, "_pause", lambda self, attempt: None)
+    monkeypatch.setattr(RemoteFolder, "_pause", lambda self, seconds: None)
 
 
 @pytest.fixture
@@ -132,8 +135,41 @@ def test_a_dead_server_ends_in_one_clear_error(server):
         StoreError, match=r"00000\.tar cannot be read \(8 attempts\): the server answered 500"
     ):
         RemoteFolder(server.url).read("00000.tar", 0, 5, 10)
-    with pytest.raises(StoreError, match=r"cannot be read \(8 attempts\): ClientConnectorError"):
-        RemoteFolder("http://127.0.0.1:9").read("a", 0, 5, 10)
+    with pytest.raises(StoreError, match=r"\(8 attempts\): nobody answers at http://127\.0\.0\.1:9; check"):
+        RemoteFolder("http://127.0.0.1:9").read("a", 0, 5, 10)  # a server may start again during a training
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError("ssl:default"), socket.gaierror(-2, "not known")])
+def test_an_address_where_nobody_answers_is_told_soon(monkeypatch, error):
+    pauses = []
+    monkeypatch.setattr(RemoteFolder, "_pause", lambda self, seconds: pauses.append(seconds))
+
+    def refuse(self, name, start, end):
+        raise aiohttp.ClientConnectorError(None, error)
+
+    monkeypatch.setattr(RemoteFolder, "_cat", refuse)
+    with pytest.raises(StoreError) as caught:
+        read("http://localhost:9/shards")
+    assert str(caught.value) == (
+        "http://localhost:9/shards/manifest.json cannot be read (3 attempts): nobody answers at "
+        "http://localhost:9; check the address and the network"
+    )
+    assert sum(pauses) < 5
+
+
+def test_each_retry_is_told_without_names_of_libraries(packed, server, caplog):
+    server.statuses = [503]
+    server.cuts = [100]
+    content = (packed / "00000.tar").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        assert RemoteFolder(server.url).read("00000.tar", 0, 900, len(content)) == content[:900]
+    first, second = [record.getMessage() for record in caplog.records]
+    assert re.search(
+        r"00000\.tar: retrying in 0\.\d+ s \(2 of 8\): (the server answered 503|the connection broke off)",
+        first,
+    )
+    assert "(3 of 8): the" in second
+    assert not re.search("Client|aiohttp|Error", first + second)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,12 @@ from tqdm import tqdm
 
 from datamodules.convert import TARGETS, Conversion, Images, require_empty
 from datamodules.convert import convert as write
+from datamodules.copies import identical_files
 from datamodules.formats.detect import FORMATS, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, concatenate
-from datamodules.splits import Rows, divide, group_keys, grouped
-from zoo.cli.console import Console
+from datamodules.splits import Rows, divide, group_keys, grouped, joined
+from zoo.cli.console import Console, counted
 
 _SHOWN = 2
 
@@ -78,16 +78,17 @@ def split(choices: Copying, division: Division, console: Console) -> None:
     Raises:
         ValueError: as `convert`, or if the shares or the groups cannot be had.
     """
+    shares = _shares(division)
     source = read_source(choices)
     whole = replace(_whole(source), faults=())
-    shares = {name: share for name, share in (("val", division.val), ("test", division.test)) if share}
-    rows = divide(whole, shares, division.seed, stratify=division.stratify, group_by=division.group_by)
+    copies = [] if division.group_by == "none" else identical_files(whole)
+    rows = divide(
+        whole, shares, division.seed, stratify=division.stratify, group_by=division.group_by, copies=copies
+    )
     parts = {name: whole.take(own) for name, own in rows.items()}
     done = _write(replace(source, splits=parts), choices)
-    sizes = sorted(
-        (len(own) for own in grouped(group_keys(whole.files.tolist(), division.group_by))), reverse=True
-    )
-    kept = [size for size in sizes if size > 1]
+    groups = joined(grouped(group_keys(whole.files.tolist(), division.group_by)), copies)
+    kept = sorted((own for own in groups if len(own) > 1), key=len, reverse=True)
     console.result({
         "output": str(choices.output), "source_format": source.format, **done.to_dict(), "seed": division.seed,
         "rows": {name: own.tolist() for name, own in rows.items()}, "groups": len(kept),
@@ -98,13 +99,8 @@ def split(choices: Copying, division: Division, console: Console) -> None:
     console.say()
     if len(source.splits) > 1:
         console.say(f"the splits there were ({', '.join(source.splits)}) were joined and divided anew")
-    if kept:
-        console.say(
-            f"{len(kept)} groups of 2 to {kept[0]} images were kept together, {sum(kept)} images in all, e.g. "
-            + "; ".join(_examples(whole, rows, division.group_by))
-        )
-    else:
-        console.say("no two images belong to one group")
+    for line in _told_of_groups(whole, rows, kept, copies, division.group_by):
+        console.say(line)
     _tell(done, source, choices, console)
 
 
@@ -145,11 +141,12 @@ def _tell(done: Conversion, source: Source, choices: Copying, console: Console) 
         console.say(f"{done.format} cannot hold: {number} x {words}")
     if done.faults:
         console.say(
-            f"{done.faults} faults in {choices.folder}: what was left out at reading is not in the copy; "
+            f"{counted(done.faults, 'fault')} in {choices.folder}: what was left out at reading is not in the copy; "
             f"`zoo data check {choices.folder}` lists them"
         )
     counts = ", ".join(
-        f"{name} {images} images {objects} objects" for name, (images, objects) in done.splits.items()
+        f"{name} {counted(images, 'image')} {counted(objects, 'object')}"
+        for name, (images, objects) in done.splits.items()
     )
     console.say(f"{source.format} -> {done.format} in {choices.output}: {counts}")
 
@@ -173,12 +170,48 @@ def _images_with(index: AnnotationIndex, source_id: int) -> int:
     return len(np.unique(image[index.source_ids == source_id]))
 
 
-def _examples(whole: AnnotationIndex, rows: Mapping[str, Rows], group_by: str) -> list[str]:
-    files = whole.files.tolist()
+def _shares(division: Division) -> dict[str, float]:
+    """Split -> share.
+
+    Raises:
+        ValueError: naming the options, if no such split can be made.
+    """
+    for option, share in (("--val", division.val), ("--test", division.test)):
+        if not 0 <= share < 1:
+            meant = f" ({share:g} % is {share / 100:g})" if 1 < share < 100 else ""
+            raise ValueError(f"{option} {share:g} is no share of the images; give one from 0 to 1{meant}")
+    total = division.val + division.test
+    if total == 0:
+        raise ValueError("--val 0 with --test 0 divides nothing; give one of them a share, e.g. --val 0.2")
+    if total >= 1:
+        raise ValueError(
+            f"--val {division.val:g} and --test {division.test:g} together are {total:g}, which leaves nothing "
+            "to train on; their sum must be below 1"
+        )
+    return {name: share for name, share in (("val", division.val), ("test", division.test)) if share}
+
+
+def _told_of_groups(
+    whole: AnnotationIndex, rows: Mapping[str, Rows], kept: list[Rows], copies: list[Rows], group_by: str
+) -> list[str]:
+    """What was kept together, the largest groups first."""
+    if group_by == "none":
+        return ["every image was taken by itself, byte-identical ones too (--group-by none)"]
+    if not kept:
+        return ["no two images belong to one group, and no two files are byte-identical"]
     split_of = {int(row): name for name, own in rows.items() for row in own}
-    keys = group_keys(files, group_by)
-    often = [key for key, number in Counter(keys).most_common(_SHOWN) if number > 1]
-    return [
-        f"{files[keys.index(key)]} and {keys.count(key) - 1} more in {split_of[keys.index(key)]}"
-        for key in often
+    examples = [
+        f"{whole.files[own[0]]} and {len(own) - 1} more in {split_of[int(own[0])]}" for own in kept[:_SHOWN]
     ]
+    largest = len(kept[0])
+    lines = [
+        f"{counted(len(kept), 'group')} of {f'2 to {largest}' if largest > 2 else '2'} images "
+        f"{'was' if len(kept) == 1 else 'were'} kept together, {sum(map(len, kept))} images in all, e.g. "
+        + "; ".join(examples)
+    ]
+    if copies:
+        lines.append(
+            f"{sum(map(len, copies))} of the files are byte-identical to another one "
+            f"({counted(len(copies), 'picture')}); they were kept together"
+        )
+    return lines

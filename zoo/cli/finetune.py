@@ -296,7 +296,7 @@ def head_note(recipe: Recipe) -> str:
 def read_data(recipe: Recipe) -> DetectionDataModule:
     """The data set as the recipe will read it, label map and summary included; refuses faulty data."""
     data = mask_data.build(recipe["data"])
-    noticed = logging.getLogger("datamodules")
+    noticed = logging.getLogger("datamodules.base")
     before = noticed.level
     noticed.setLevel(logging.ERROR)  # `announce` tells every fault
     try:

@@ -391,8 +391,8 @@ def convert_data(
 def split_data(
     folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
     output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
-    val: Annotated[float, typer.Option("--val", min=0.0, max=1.0, help="Share of the images.")] = 0.1,
-    test: Annotated[float, typer.Option("--test", min=0.0, max=1.0, help="Share of the images.")] = 0.0,
+    val: Annotated[float, typer.Option("--val", help="Share of the images; 0.2 is 20 %.")] = 0.1,
+    test: Annotated[float, typer.Option("--test", help="Share of the images; 0: no such split.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     stratify: Annotated[
         bool, typer.Option("--stratify", help="Give each split its share of every class.")
@@ -401,8 +401,8 @@ def split_data(
         str,
         typer.Option(
             "--group-by",
-            help="What stays together: stem (equal names before .rf.), none, or a regular expression "
-            "searched in the path, e.g. 'scene\\d+'.",
+            help="What stays together besides byte-identical files: stem (equal names before .rf.), a regular "
+            "expression searched in the path, e.g. 'scene\\d+'; or none: every image by itself.",
         ),
     ] = "stem",
     to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")] = "coco",
@@ -410,7 +410,7 @@ def split_data(
     format: Format = "auto",
     as_json: Json = False,
 ) -> None:
-    """Divide a data set into train, val and test, in a copy; augmented copies stay together."""
+    """Divide a data set into train, val and test, in a copy; identical and augmented copies stay together."""
     from zoo.cli.data_convert import Copying, Division
     from zoo.cli.data_convert import split as run
 

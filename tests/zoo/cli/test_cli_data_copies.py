@@ -6,10 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.copies import identical_files
 from datamodules.formats.detect import FORMATS, read
+from datamodules.shapes import generate_shapes
+from datamodules.splits import divide
 from zoo.cli.data_show import drawn
 from zoo.cli.main import run_command
 from zoo.painting import class_colour
@@ -124,8 +128,54 @@ def test_split_again_joins_what_there_was(tmp_path, capsys):
     assert run_command(command) == 0
     said = capsys.readouterr().out
     assert "(train, val) were joined and divided anew" in said
-    assert "no two images belong to one group" in said
+    assert "every image was taken by itself, byte-identical ones too (--group-by none)" in said
     assert {s: len(i) for s, i in read(Path("two").resolve()).splits.items()} == {"train": 27, "val": 3}
+
+
+@pytest.mark.parametrize("stratify", [[], ["--stratify"]])
+def test_split_keeps_identical_files_together_and_says_so(tmp_path, capsys, stratify):
+    root = generate_shapes(tmp_path / "set", 12, 1, seed=0, size=32)
+    (root / "annotations/instances_val.json").unlink()
+    files = sorted((root / "train").rglob("*.png"))
+    for i in range(6):
+        files[6 + i].write_bytes(files[i].read_bytes())
+    command = ["data", "split", str(root), "--val", "0.5", *stratify]
+    for seed in range(3):
+        assert run_command([*command, "--seed", str(seed), "--output", f"out{seed}"]) == 0
+        said = capsys.readouterr().out
+        assert "6 groups of 2 images were kept together, 12 images in all" in said
+        assert "12 of the files are byte-identical to another one (6 pictures)" in said
+        of_split = [
+            {f.read_bytes() for f in Path(f"out{seed}", split).rglob("*.png")} for split in ("train", "val")
+        ]
+        assert sum(map(len, of_split)) == 6
+        assert not of_split[0] & of_split[1]
+
+
+def test_identical_files_join_groups(tmp_path):
+    root = write_set(tmp_path / "set")
+    index = read(root).splits["train"]
+    same = identical_files(index)
+    assert same == []
+    parts = divide(index, {"val": 0.3}, 0, copies=[np.array([0, 4]), np.array([5, 29])])
+    together = {0, 1, 2, 3, 4, 5, 27, 28, 29}  # the first two photographs and the last, three copies each
+    assert any(together <= set(own.tolist()) for own in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        (["--val", "20"], r"--val 20 is no share of the images; give one from 0 to 1 \(20 % is 0\.2\)"),
+        (["--val", "-1"], "--val -1 is no share"),
+        (["--val", "0"], "--val 0 with --test 0 divides nothing"),
+        (["--val", "0.7", "--test", "0.7"], r"--val 0\.7 and --test 0\.7 together are 1\.4"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused_by_their_options(tmp_path, capsys, shares, message):
+    assert run_command(["data", "split", str(tmp_path), *shares, "--output", "out"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert "{" not in said
 
 
 def test_show_draws_boxes_where_they_are(tmp_path, capsys):
