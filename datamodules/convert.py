@@ -24,6 +24,7 @@ from datamodules.formats.write_yolo import YoloWriter
 from datamodules.formats.writing import Pictured, Writer, pictures
 from datamodules.images import header_size
 from datamodules.index import AnnotationIndex
+from datamodules.outputs import require_apart
 
 Target = Literal["coco", "yolo", "voc", "csv"]
 Images = Literal["copy", "link", "symlink"]
@@ -85,12 +86,13 @@ def convert(
         progress: called after each image.
 
     Raises:
-        ValueError: if the output is not empty, the source has no image, or what was written does not read
-            back with the same counts.
+        ValueError: if the output is not empty or lies inside the source, the source has no image, or what was
+            written does not read back with the same counts.
         OSError: if a file cannot be read, linked or written; nothing is left behind.
     """
     place = Path(output).expanduser().absolute()
     require_empty(place)
+    require_apart(source.root, place)
     if not any(len(index) for index in source.splits.values()):
         first = f"; the first fault: {source.faults[0]}" if source.faults else ""
         raise ValueError(f"{source.root} has no image that can be used{first}")

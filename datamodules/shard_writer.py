@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
 import tarfile
+import tempfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +23,11 @@ from datamodules.columns import name_code
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex
 from datamodules.index_store import write_columns
+from datamodules.outputs import require_apart
 from datamodules.remote import sha256_of
 from datamodules.shard_cache import read_range
 from datamodules.shard_files import IMAGES, MANIFEST, FileEntry, Manifest, SplitEntry, name_hash, write_arrow
+from zoo.cache import cache_root
 
 SMALLEST_SHARD = 2 * tarfile.RECORDSIZE  # bytes; an empty tar takes half of it
 _SUFFIX = ".tar"
@@ -44,18 +48,19 @@ def pack(source: Source, output: Path, shard_size: int, progress: Progress | Non
         progress: called after each image.
 
     Raises:
-        ValueError: `output` exists, the shard size is too small, or there is no image.
+        ValueError: `output` exists or lies inside the source, the shard size is too small, or there is no image.
         OSError: an image cannot be read.
     """
     if shard_size < SMALLEST_SHARD:
         raise ValueError(f"a shard size of {shard_size} bytes is too small; take at least {SMALLEST_SHARD}")
     if output.exists():
         raise ValueError(f"{output} exists; give a new folder, or remove it first")
+    require_apart(source.root, output)
     if not any(len(index) for index in source.splits.values()):
         raise ValueError(f"{source.root}: no split has an image that can be packed")
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = output.with_name(f".{output.name}.partial")
-    with FileLock(output.with_name(f".{output.name}.lock")):
+    with FileLock(_lock_file(output)):
         if output.exists():
             raise ValueError(f"{output} was made by another process meanwhile")
         shutil.rmtree(staging, ignore_errors=True)  # of a packing that was killed
@@ -67,6 +72,21 @@ def pack(source: Source, output: Path, shard_size: int, progress: Progress | Non
             shutil.rmtree(staging, ignore_errors=True)
             raise
     return manifest
+
+
+def _lock_file(output: Path) -> Path:
+    """In the cache, for it stays: a lock that others may wait for cannot be removed.
+
+    Beside `output` where the cache cannot be written.
+    """
+    folder = cache_root() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return output.with_name(f".{output.name}.lock")
+    return folder / f"{hashlib.sha256(os.fsencode(output.resolve())).hexdigest()[:24]}.lock"
 
 
 def _write(source: Source, folder: Path, shard_size: int, progress: Progress | None) -> Manifest:

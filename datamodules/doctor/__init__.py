@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datamodules.decodable import FEW_IMAGES, usable_cores
 from datamodules.doctor.boxes import box_faults, class_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
@@ -27,7 +27,6 @@ from zoo.labels import LabelMap
 
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
-_FEW = 64  # images a worker; below it starting one costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _look_at_all(
     splits: Mapping[str, AnnotationIndex], workers: int | None, progress: Progress | None
 ) -> dict[str, Pictures]:
     total, done = sum(len(index) for index in splits.values()), 0
-    number = _cores() if workers is None else workers
+    number = usable_cores() if workers is None else workers
 
     def step() -> None:
         nonlocal done
@@ -130,14 +129,9 @@ def _look_at_all(
 
     enough = workers is not None  # the caller's number is taken as it is
     return {
-        name: look(index, number if enough else min(number, len(index) // _FEW), step)
+        name: look(index, number if enough else min(number, len(index) // FEW_IMAGES), step)
         for name, index in splits.items()
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pairs(pictures: Mapping[str, Pictures]) -> dict[tuple[str, str], list[Pair]]:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.decodable import corrupt_image
 from datamodules.image_probe import GRID, Probe, probe_all
 from datamodules.index import AnnotationIndex, Fault, Severity
 
@@ -72,14 +73,14 @@ def _suffix_fits(probe: Probe, name: str) -> bool:
 def file_faults(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
     """What is odd or wrong about the files of a split."""
     for row, probe in pictures.odd.items():
+        if probe.error:
+            yield corrupt_image(str(index.files[row]), int(index.image_ids[row]), probe.error)
+            continue
         for severity, kind, message in _judged(probe, str(index.files[row]), index.size(row)):
             yield Fault(severity, kind, str(index.files[row]), int(index.image_ids[row]), message)
 
 
 def _judged(probe: Probe, name: str, frame: tuple[int, int]) -> Iterable[_Finding]:
-    if probe.error:
-        message = f"it cannot be decoded: {probe.error}; replace it or remove it from the annotations"
-        return [("error", "corrupt_image", message)]
     return [*_damaged(probe), *_turned(probe, frame), *_encoded(probe, name)]
 
 

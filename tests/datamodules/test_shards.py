@@ -18,6 +18,7 @@ from tiny_sets import CLASSES, coco_content, module, write_coco, write_image, wr
 
 from datamodules import shard_writer
 from datamodules.coco import CocoDataModule
+from datamodules.decodable import corrupt_images
 from datamodules.formats.detect import detect, read
 from datamodules.shapes import generate_shapes
 from datamodules.shard_files import parse_manifest
@@ -53,12 +54,13 @@ def test_anybody_can_read_a_shard(plain, packed):
 
 
 def test_a_shard_is_closed_before_it_passes_its_size_unless_one_image_does(tmp_path):
-    (tmp_path / "labels").mkdir()
+    root = tmp_path / "plain"
+    (root / "labels").mkdir(parents=True)
     for i, size in enumerate([(30, 30), (150, 150), (30, 30), (30, 30)]):
-        write_image(tmp_path / "images" / f"{i}.png", size, i)
-        (tmp_path / "labels" / f"{i}.txt").write_text("0 .5 .5 .5 .5")
-    (tmp_path / "data.yaml").write_text("names: [thing]\ntrain: images\nval: images\n")
-    manifest = pack(read(tmp_path), tmp_path / "out", SMALLEST_SHARD)
+        write_image(root / "images" / f"{i}.png", size, i)
+        (root / "labels" / f"{i}.txt").write_text("0 .5 .5 .5 .5")
+    (root / "data.yaml").write_text("names: [thing]\ntrain: images\nval: images\n")
+    manifest = pack(read(root), tmp_path / "out", SMALLEST_SHARD)
     assert [s.size > SMALLEST_SHARD for s in manifest.shards] == [False, True, False]
     # one file in two splits is packed once
     assert (manifest.splits["train"].images, manifest.splits["val"].images) == (4, 4)
@@ -231,6 +233,7 @@ def test_packing_is_repeatable_whole_or_not_at_all(plain, packed, tmp_path, monk
     assert not left.exists()
     pack(source, tmp_path / "new", SMALLEST_SHARD)
     assert not (tmp_path / "new" / "00099.tar").exists()
+    assert not list(tmp_path.glob(".*"))  # no lock stays
 
 
 def test_what_was_written_is_read_back(plain, tmp_path, monkeypatch):
@@ -292,3 +295,34 @@ def test_the_command_refuses_errors_unless_they_are_left_out(tmp_path, capsys):
     assert parse_manifest((tmp_path / "out" / "manifest.json").read_bytes(), "").classes == [
         (3, CLASSES[0]), (5, CLASSES[1])
     ]  # fmt: skip
+
+
+def test_the_command_leaves_out_images_that_cannot_be_decoded(tmp_path, capsys):
+    root = write_coco(tmp_path / "plain")
+    cut = root / "train" / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])  # the header is whole
+    command = ["data", "shard", str(root), "--output", str(tmp_path / "out")]
+    assert run_command(command) == 2
+    assert "1 image cannot be decoded: train/1.jpg\n" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+    assert run_command([*command, "--skip-broken"]) == 0
+    said = capsys.readouterr().out
+    assert "2 images in train, 3 images in val" in said
+    assert "1 image that cannot be decoded: left out, with all objects: train/1.jpg" in said
+    index = read(tmp_path / "out").splits["train"]
+    assert (index.files.tolist(), index.num_objects) == (["train/0.jpg", "train/2.jpg"], 2)
+    other = ["data", "shard", str(root), "--output", str(tmp_path / "two"), "--skip-broken", "--json"]
+    assert run_command(other) == 0
+    assert json.loads(capsys.readouterr().out)["left_out_undecodable"] == ["train/1.jpg"]
+
+
+def test_an_image_of_two_splits_is_decoded_once_and_left_out_of_both(tmp_path):
+    root = write_coco(tmp_path / "plain")
+    splits = read(root).splits
+    both = {"train": splits["train"], "val": splits["train"].take([2, 1])}
+    (root / "train" / "1.jpg").write_bytes(b"no image")
+    steps: list[tuple[int, int]] = []
+    found = corrupt_images(both, lambda done, total: steps.append((done, total)))
+    assert {split: list(rows) for split, rows in found.items()} == {"train": [1], "val": [1]}
+    assert steps == [(1, 3), (2, 3), (3, 3)]

@@ -17,6 +17,8 @@ from datamodules.copies import identical_files
 from datamodules.formats.detect import FORMATS, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, concatenate
+from datamodules.outputs import require_apart
+from datamodules.shards import is_address, local_path
 from datamodules.splits import Rows, divide, group_keys, grouped, joined
 from zoo.cli.console import Console, counted
 
@@ -108,7 +110,8 @@ def read_source(choices: Copying) -> Source:
     """Reads the data set after the choices were checked, which is quick.
 
     Raises:
-        ValueError: for an unknown format or a way to place images, or an output with anything in it.
+        ValueError: for an unknown format or a way to place images, or an output with anything in it
+            or inside the data set.
     """
     for value, allowed, option in (
         (choices.to, TARGETS, "--to"),
@@ -118,6 +121,8 @@ def read_source(choices: Copying) -> Source:
         if value not in allowed:
             raise ValueError(f"{option} {value} is unknown; it is one of {', '.join(allowed)}")
     require_empty(choices.output.expanduser().absolute())
+    if not is_address(choices.folder):
+        require_apart(local_path(choices.folder), choices.output)
     format: Any = choices.format
     return read(choices.folder, format)
 
@@ -148,7 +153,10 @@ def _tell(done: Conversion, source: Source, choices: Copying, console: Console) 
         f"{name} {counted(images, 'image')} {counted(objects, 'object')}"
         for name, (images, objects) in done.splits.items()
     )
-    console.say(f"{source.format} -> {done.format} in {choices.output}: {counts}")
+    console.say(
+        f"{source.format} -> {done.format} in {choices.output}: {counts}; pixels were not decoded, "
+        f"`zoo data check {choices.output}` does"
+    )
 
 
 def _class_rows(classes: Mapping[int, str], parts: Mapping[str, AnnotationIndex]) -> list[tuple[Any, ...]]:

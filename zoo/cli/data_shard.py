@@ -14,9 +14,12 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
     """Reads, packs, verifies, and says how to train on the result.
 
     Raises:
-        ValueError: the data has errors and `skip_broken` is not set, or `output` exists.
+        ValueError: the data has errors or images that cannot be decoded, and `skip_broken` is not set; or
+            `output` exists or lies inside the data set.
     """
+    from datamodules.decodable import corrupt_images, without
     from datamodules.formats.detect import read
+    from datamodules.outputs import require_apart
     from datamodules.shard_cache import parse_size
     from datamodules.shard_writer import pack
 
@@ -24,7 +27,9 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
     target = output.expanduser().absolute()
     if target.exists():  # before the reading, which may take minutes
         raise ValueError(f"{output} exists; give a new folder, or remove it first")
-    source = read(folder.expanduser().resolve(), format)  # type: ignore[arg-type]
+    root = folder.expanduser().resolve()
+    require_apart(root, target)
+    source = read(root, format)  # type: ignore[arg-type]
     errors = [fault for fault in source.faults if fault.severity == "error"]
     if errors and not skip_broken:
         shown = "\n".join(f"  {fault}" for fault in errors[:_FAULTS_SHOWN])
@@ -32,8 +37,16 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             f"the data set has {len(errors)} errors, the first of them:\n{shown}\nCorrect them (`zoo data check "
             "DIR` lists all), or leave the images and objects at fault out with --skip-broken"
         )
-    with _Bar(console) as bar:
-        manifest = pack(source, target, shard_size, bar)
+    with _Bar(console, "decode") as bar:
+        corrupt = corrupt_images(source.splits, bar)
+    images = list(dict.fromkeys(fault.file for faults in corrupt.values() for fault in faults.values()))
+    if images and not skip_broken:
+        raise ValueError(
+            f"{_counted(images)} cannot be decoded: {_named(images)}\nReplace them (`zoo data check DIR` says why "
+            "of each), or leave them and their objects out with --skip-broken"
+        )
+    with _Bar(console, "pack and verify", 2) as bar:
+        manifest = pack(without(source, corrupt), target, shard_size, bar)
     size_in_all = sum(entry.size for entry in manifest.shards)
     console.result(
         {
@@ -41,6 +54,7 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             "format": manifest.source_format,
             "splits": {name: split.images for name, split in manifest.splits.items()},
             "left_out_errors": len(errors),
+            "left_out_undecodable": images,
             "shards": len(manifest.shards),
             "bytes": size_in_all,
         }
@@ -51,16 +65,30 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             f"{counts}; {len(manifest.shards)} shards, {size_in_all / 2**20:.1f} MiB, read back whole"
         )
         if errors:
-            console.say(f"{len(errors)} errors of the data were left out")
+            console.say(f"{len(errors)} errors of the annotations: what is at fault was left out")
+        if images:
+            console.say(
+                f"{_counted(images)} that cannot be decoded: left out, with all objects: {_named(images)}"
+            )
         console.say(
             f"train on it with --data {output}, or --data.root with its address (s3://, https://, ...)"
         )
 
 
-class _Bar:
-    """A progress bar of images on stderr, where that is a terminal; packing first, then verifying."""
+def _counted(images: list[str]) -> str:
+    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
 
-    def __init__(self, console: Console) -> None:
+
+def _named(images: list[str]) -> str:
+    more = len(images) - _FAULTS_SHOWN
+    return ", ".join(images[:_FAULTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+class _Bar:
+    """A progress bar of images on stderr, where that is a terminal; each image is gone through `rounds` times."""
+
+    def __init__(self, console: Console, what: str, rounds: int = 1) -> None:
+        self._what, self._rounds = what, rounds
         self._on = is_rank_zero() and not console.as_json
         self._bar: Any = None
 
@@ -77,5 +105,5 @@ class _Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=2 * total, unit="image", desc="pack and verify", disable=None)
+            self._bar = tqdm(total=self._rounds * total, unit="image", desc=self._what, disable=None)
         self._bar.update(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from datamodules.formats.coco_panoptic import PanopticSource
@@ -20,9 +20,11 @@ from datamodules.panoptic_truth import read_segmentation
 from zoo.batch import RLE, Annotations
 from zoo.cli.console import Console
 from zoo.labels import LabelMap
-from zoo.painting import LEGIBLE
+from zoo.painting import INK, LEGIBLE, font_of, shortened
 from zoo.pictures import draw_annotations, gallery
 from zoo.segment_pictures import draw_panoptic
+
+GREY = (176, 176, 176)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Viewing:
 
 
 def show(choices: Viewing, console: Console) -> None:
-    """Draws the gallery. Images with objects come before those without.
+    """Draws the gallery. Images with objects come before those without; a broken one is a grey tile.
 
     Raises:
         ValueError: for an unknown format or split, or a split without images.
@@ -61,19 +63,34 @@ def show(choices: Viewing, console: Console) -> None:
         raise ValueError(f"{choices.folder} has no images in a split {name!r}; it has {counts or 'none'}")
     index = source.splits[name]
     rows = chosen(index, choices.count, choices.seed)
-    pictures, captions = [], []
+    pictures: list[Image.Image] = []
+    captions: list[str] = []
+    broken: list[str] = []
     for row in rows:
-        image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
-        if isinstance(source, PanopticSource):
-            pictures.append(drawn_segments(source, name, row, image))
+        try:
+            image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
+        except ValueError as error:
+            pictures.append(grey_tile(index.files[row]))
+            broken.append(index.files[row])
+            console.say(str(error))
         else:
-            pictures.append(drawn(index, row, image, source.label_map()))
+            if isinstance(source, PanopticSource):
+                pictures.append(drawn_segments(source, name, row, image))
+            else:
+                pictures.append(drawn(index, row, image, source.label_map()))
         captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
     files = [index.files[row] for row in rows]
-    console.result({"output": str(choices.output), "format": source.format, "split": name, "images": files})
+    console.result({
+        "output": str(choices.output), "format": source.format, "split": name, "images": files, "broken": broken,
+    })  # fmt: skip
     console.say(f"{len(files)} of {len(index)} images of {name} ({source.format}) in {choices.output}")
+    if broken:
+        console.say(
+            f"{len(broken)} of them cannot be decoded and are grey; `zoo data check {choices.folder}` lists "
+            "every such image"
+        )
 
 
 def chosen(index: AnnotationIndex, count: int, seed: int) -> list[int]:
@@ -81,6 +98,15 @@ def chosen(index: AnnotationIndex, count: int, seed: int) -> list[int]:
     order = np.random.default_rng(seed).permutation(len(index))
     filled = np.diff(index.offsets)[order] > 0
     return sorted(np.concatenate([order[filled], order[~filled]])[:count].tolist())
+
+
+def grey_tile(name: str) -> Image.Image:
+    """In place of an image that cannot be decoded."""
+    tile = Image.new("RGB", (LEGIBLE, LEGIBLE * 3 // 4), GREY)
+    font = font_of(15)
+    told = shortened(f"cannot be decoded: {Path(name).name}", font, tile.width - 16)
+    ImageDraw.Draw(tile).text((8, tile.height // 2), told, INK, font, anchor="lm")
+    return tile
 
 
 def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:

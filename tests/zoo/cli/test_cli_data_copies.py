@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.convert import convert
 from datamodules.copies import identical_files
 from datamodules.formats.detect import FORMATS, read
 from datamodules.shapes import generate_shapes
+from datamodules.shard_writer import SMALLEST_SHARD, pack
 from datamodules.splits import divide
-from zoo.cli.data_show import drawn
+from zoo.cli.data_show import GREY, drawn
 from zoo.cli.main import run_command
-from zoo.painting import class_colour
+from zoo.painting import LEGIBLE, class_colour
 
 
 def write_set(root: Path) -> Path:
@@ -51,6 +53,22 @@ def test_convert(tmp_path, capsys, target):
     copy = read(Path("out").resolve())
     assert copy.format == target
     assert (len(copy.splits["train"]), set(copy.classes.values())) == (30, {"cat", "dog"})
+    assert said.endswith("pixels were not decoded, `zoo data check out` does\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["convert", "--to", "yolo"], ["split"], ["shard"]], ids=lambda command: command[0]
+)
+def test_an_output_inside_the_source_is_refused(tmp_path, capsys, command):
+    root = write_set(tmp_path / "set")
+    inside = root / "train" / "copy"
+    assert run_command(["data", command[0], str(root), *command[1:], "--output", str(inside)]) == 2
+    assert f"the output {inside} lies inside the source {root}" in capsys.readouterr().err
+    assert not inside.exists()
+    with pytest.raises(ValueError, match="lies inside the source"):
+        pack(read(root), inside, SMALLEST_SHARD)
+    with pytest.raises(ValueError, match="lies inside the source"):
+        convert(read(root), "yolo", inside)
 
 
 def test_convert_reports_as_json_and_refuses_a_full_folder(tmp_path, capsys):
@@ -193,6 +211,24 @@ def test_show_draws_boxes_where_they_are(tmp_path, capsys):
     assert picture.getpixel((round(12 * scale), round(12 * scale))) == (0, 0, 0)
     assert run_command(["data", "show", str(root), "--split", "val"]) == 2
     assert "no images in a split 'val'; it has train with 30 images" in capsys.readouterr().err
+
+
+def test_show_goes_on_past_an_image_that_cannot_be_decoded(tmp_path, capsys):
+    root = write_set(tmp_path / "set")
+    broken = sorted((root / "train").glob("*.png"))[1]
+    Image.effect_noise((40, 30), 90).convert("RGB").save(broken, "JPEG")
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])  # the header is whole
+    command = ["data", "show", str(root), "--count", "30", "--output", "g.png"]
+    assert run_command(command) == 0
+    said = capsys.readouterr().out
+    assert f"{broken} (image id 1) cannot be decoded" in said
+    assert "30 of 30 images of train" in said
+    assert "1 of them cannot be decoded and are grey" in said
+    colours = Image.open("g.png").getcolors(1 << 20)
+    assert GREY in {colour for number, colour in colours if number > LEGIBLE * LEGIBLE // 2}
+    assert run_command([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["broken"] == [f"train/{broken.name}"]
 
 
 def test_the_help_names_formats(capsys):
