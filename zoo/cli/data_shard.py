@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.console import Console, is_rank_zero
+from zoo.cli.console import Console, counted, is_rank_zero
 
 _FAULTS_SHOWN = 5
 
@@ -42,7 +42,7 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
     images = list(dict.fromkeys(fault.file for faults in corrupt.values() for fault in faults.values()))
     if images and not skip_broken:
         raise ValueError(
-            f"{_counted(images)} cannot be decoded: {_named(images)}\nReplace them (`zoo data check DIR` says why "
+            f"{counted(len(images), 'image')} cannot be decoded: {_named(images)}\nReplace them (`zoo data check DIR` says why "
             "of each), or leave them and their objects out with --skip-broken"
         )
     with _Bar(console, "pack and verify", 2) as bar:
@@ -68,15 +68,11 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             console.say(f"{len(errors)} errors of the annotations: what is at fault was left out")
         if images:
             console.say(
-                f"{_counted(images)} that cannot be decoded: left out, with all objects: {_named(images)}"
+                f"{counted(len(images), 'image')} that cannot be decoded: left out, with all objects: {_named(images)}"
             )
         console.say(
             f"train on it with --data {output}, or --data.root with its address (s3://, https://, ...)"
         )
-
-
-def _counted(images: list[str]) -> str:
-    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
 
 
 def _named(images: list[str]) -> str:
