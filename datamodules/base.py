@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 
 from datamodules.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.index import AnnotationIndex, Fault
@@ -291,7 +292,7 @@ class DetectionDataModule(LightningDataModule, ABC):
     def most_objects(self) -> int:
         """Objects of the fullest image of all splits: more than a network's queries cannot be found."""
         splits = self.read().splits.values()
-        return max((int(np.diff(index.offsets).max(initial=0)) for index in splits), default=0)
+        return max((int(_objects_of_images(index).max(initial=0)) for index in splits), default=0)
 
     def dropped_object_share(self, num_images: int) -> tuple[int, int]:
         """(dropped, total) objects over the first images of epoch 0: what the training transform loses."""
@@ -304,3 +305,9 @@ class DetectionDataModule(LightningDataModule, ABC):
 
 def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:
     return index if limit is None or limit >= len(index) else index.take(np.arange(limit))
+
+
+def _objects_of_images(index: AnnotationIndex) -> NDArray[np.int64]:
+    """[N] objects of each image, crowds left out."""
+    row = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    return np.bincount(row[~index.crowd], minlength=len(index))

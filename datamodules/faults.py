@@ -13,6 +13,13 @@ Severity = Literal["error", "warning", "note"]
 _RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 
+# kinds of which each fault leaves out one image of its split at reading
+NOT_READ = frozenset({
+    "missing_image", "unreadable_image", "wrong_size", "duplicate_image_id", "malformed_xml", "unsafe_xml",
+    "foreign_xml", "missing_annotation", "invalid_image",
+})  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing wrong with the data, and what to do about it.
@@ -36,9 +43,15 @@ class Fault:
         """Plain values."""
         return asdict(self)
 
+    @property
+    def where(self) -> str:
+        """File and id; an id with a space in it, as in `object 3`, says itself what it counts."""
+        if self.id is None:
+            return self.file
+        return f"{self.file} ({self.id})" if " " in str(self.id) else f"{self.file} (id {self.id})"
+
     def __str__(self) -> str:
-        where = self.file if self.id is None else f"{self.file} (id {self.id})"
-        return f"{self.severity} {self.kind}: {where}: {self.message}"
+        return f"{self.severity} {self.kind}: {self.where}: {self.message}"
 
 
 def by_severity(fault: Fault) -> int:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from datamodules.index import AnnotationIndex, Fault
+from datamodules.faults import NOT_READ
+from datamodules.index import AnnotationIndex, Fault, by_kind
 from zoo.labels import LabelMap
+
+_LEFT_OUT = NOT_READ | {"ambiguous_image", "no_segmentation", "missing_png"}
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Counts of one split, after faulty images and objects were left out."""
+    """Counts of one split, after faulty images and objects were left out.
 
+    Attributes:
+        listed: images that the annotations list.
+        images: those of them that can be used.
+        objects: without crowds, which are not trained on.
+        crowd: crowds.
+        empty: images without any object but crowds.
+    """
+
+    listed: int
     images: int
-    objects: int  # crowds included
+    objects: int
     crowd: int
-    empty: int  # images without any object
+    empty: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class ClassSummary:
     name: str
     source_id: int
     head_index: int
-    counts: dict[str, int]  # split -> objects
+    counts: dict[str, int]  # split -> objects, without crowds
 
 
 @dataclass(frozen=True)
@@ -51,13 +62,14 @@ class DataSummary:
         """Plain values: format, splits, classes, faults."""
         return asdict(self)
 
-    def lines(self, max_faults: int = 10) -> list[str]:
-        """For the terminal: splits, classes, counts of faults by kind and the first of them."""
+    def lines(self, examples: int = 2) -> list[str]:
+        """For the terminal: splits, classes, and each kind of fault with its count and first examples."""
         out = [f"format {self.format}"]
         for name, split in self.splits.items():
-            crowd = f", {split.crowd} of them crowds" if split.crowd else ""
+            listed = f" of {split.listed} listed" if split.listed != split.images else ""
+            crowds = f" and {split.crowd} crowd{'' if split.crowd == 1 else 's'}" if split.crowd else ""
             out.append(
-                f"{name}: {split.images} images, {split.objects} objects{crowd}, {split.empty} images "
+                f"{name}: {split.images} images{listed}, {split.objects} objects{crowds}, {split.empty} images "
                 "without any"
             )
         out += [
@@ -65,11 +77,11 @@ class DataSummary:
             + ", ".join(f"{count} in {split}" for split, count in row.counts.items())
             for row in self.classes
         ]
-        kinds = Counter((f.severity, f.kind) for f in self.faults)
-        out += [f"{number} x {severity} {kind}" for (severity, kind), number in kinds.items()]
-        out += [f"  {fault}" for fault in self.faults[:max_faults]]
-        if len(self.faults) > max_faults:
-            out.append(f"  ... and {len(self.faults) - max_faults} more")
+        for faults in by_kind(self.faults):
+            out.append(f"{faults[0].severity} {faults[0].kind}: {len(faults)}")
+            out += [f"  {fault.where}: {fault.message}" for fault in faults[:examples]]
+            if len(faults) > examples:
+                out.append(f"  ... and {len(faults) - examples} more (zoo data check lists them)")
         return out
 
 
@@ -77,21 +89,29 @@ def summarize(
     format: str, splits: Mapping[str, AnnotationIndex], label_map: LabelMap, faults: Iterable[Fault]
 ) -> DataSummary:
     """Counts splits and classes."""
+    told = list(faults)
+    of_class = {name: index.source_ids[~index.crowd] for name, index in splits.items()}
     classes = [
-        ClassSummary(
-            name, source, head, {s: int((index.source_ids == source).sum()) for s, index in splits.items()}
-        )
+        ClassSummary(name, source, head, {s: int((ids == source).sum()) for s, ids in of_class.items()})
         for name, source, head in zip(
             label_map.names, label_map.source_ids, label_map.head_indices, strict=True
         )
     ]
-    counted = {
-        name: SplitSummary(
-            images=len(index),
-            objects=index.num_objects,
-            crowd=int(index.crowd.sum()),
-            empty=int((np.diff(index.offsets) == 0).sum()),
-        )
-        for name, index in splits.items()
-    }
-    return DataSummary(format, counted, classes, list(faults))
+    counted = {name: _of_split(name, index, told) for name, index in splits.items()}
+    return DataSummary(format, counted, classes, told)
+
+
+def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> SplitSummary:
+    row = np.repeat(np.arange(len(index)), np.diff(index.offsets))[~index.crowd]
+    left_out = sum(1 for fault in index.faults if fault.kind in _LEFT_OUT)
+    # of Objects365: one fault of a folder, whose id says how many
+    left_out += sum(int(str(f.id).split()[0]) for f in index.faults if f.kind == "missing_images")
+    # of VOC: a line of a split's list without an xml is told of the folder
+    left_out += sum(f.kind == "missing_annotation" and f.file.endswith(f"/{name}.txt") for f in faults)
+    return SplitSummary(
+        listed=len(index) + left_out,
+        images=len(index),
+        objects=len(row),
+        crowd=int(index.crowd.sum()),
+        empty=len(index) - len(np.unique(row)),
+    )

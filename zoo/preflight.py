@@ -158,15 +158,23 @@ def check_one_step(module: DetectionModule, batch: Batch) -> str:
     )
 
 
+def queries_advice(part: str, most_objects: int, queries: int) -> str:
+    """What to do about an image with more objects than queries; `part` of the model has these."""
+    enough = -(-most_objects // 50) * 50
+    return (
+        f"an image has {most_objects} objects, {queries} queries find at most {queries}: give the model more with "
+        f"--model.{part}.num_queries {enough}, or cut such images into tiles"
+    )
+
+
 @torch.no_grad()
 def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> str:
     """Compares the objects of the fullest image with the queries that could find them."""
     outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
     queries = outputs.final.boxes.shape[1]
     if most_objects > queries:
-        return (
-            f"WARNING: an image has {most_objects} objects but the network {queries} queries; the others can never "
-            f"be found. Set num_queries to {most_objects} or more"
+        return "WARNING: " + queries_advice(
+            "decoder" if hasattr(module.network, "decoder") else "transformer", most_objects, queries
         )
     return f"{queries} queries for at most {most_objects} objects an image"
 

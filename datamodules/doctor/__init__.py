@@ -108,7 +108,7 @@ def quick_faults(
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
-        yield from box_faults(index, statistics.queries)
+        yield from box_faults(index, statistics.queries, classes)
         yield from shape_faults(index)
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)

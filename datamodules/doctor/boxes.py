@@ -16,8 +16,8 @@ _LARGEST_ID = 2**53  # whole numbers up to it survive as float64
 _ROUND = 1e-3  # pixels; boxes closer than this are the same
 
 
-def box_faults(index: AnnotationIndex, queries: int) -> Iterator[Fault]:
-    """What is wrong or suspicious about the objects of a split."""
+def box_faults(index: AnnotationIndex, queries: int, classes: Mapping[int, str]) -> Iterator[Fault]:
+    """What is wrong or suspicious about the objects of a split; `classes` are the names of the source ids."""
     boxes, rows = index.boxes_xywh, rows_of(index)
     if len(boxes):
         sizes = index.sizes[rows].astype(np.float64)
@@ -34,15 +34,15 @@ def box_faults(index: AnnotationIndex, queries: int) -> Iterator[Fault]:
             yield _object(
                 index, rows, k, "warning", "subpixel_box", "is thinner than a pixel; most likely a slip"
             )
-        yield from _repeated(index, rows)
+        yield from _repeated(index, rows, classes)
         yield from _maskless_crowds(index, rows)
     yield from _odd_images(index)
     counts = np.bincount(rows[~index.crowd], minlength=len(index))
     for row in np.flatnonzero(counts > queries).tolist():
         yield Fault(
             "warning", "more_objects_than_queries", str(index.files[row]), int(index.image_ids[row]),
-            f"{counts[row]} objects, but {queries} queries find at most {queries}; raise num_queries or cut "
-            "the image into tiles",
+            f"{counts[row]} objects, but {queries} queries find at most {queries}; give the model more queries or "
+            "cut the image into tiles",
         )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _maskless_crowds(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterato
             )  # fmt: skip
 
 
-def _repeated(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterator[Fault]:
+def _repeated(index: AnnotationIndex, rows: NDArray[np.int64], classes: Mapping[int, str]) -> Iterator[Fault]:
     """Boxes that an earlier object of the same image has already."""
     keys = np.column_stack([rows, np.round(index.boxes_xywh / _ROUND).astype(np.int64)])
     _, first, group, number = np.unique(
@@ -144,8 +144,8 @@ def _repeated(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterator[Fault
         else:
             yield _object(
                 index, rows, k, "warning", "conflicting_object",
-                f"{told}, which is class {int(index.source_ids[j])} where this is {int(index.source_ids[k])}; a "
-                "query gives one class a box",
+                f"{told}, which is {classes[int(index.source_ids[j])]!r} where this is "
+                f"{classes[int(index.source_ids[k])]!r}; a query gives one class a box",
             )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from datamodules.doctor.duplicates import Pair, groups, same_objects
 from datamodules.doctor.ownership import shared_ids
+from datamodules.faults import NOT_READ
 from datamodules.formats.source import class_key
 from datamodules.index import AnnotationIndex, Fault
 
@@ -24,11 +25,6 @@ _UNKNOWN_OBJECT = frozenset({
     "normalised_box",
 })  # fmt: skip
 _BROKEN_FILE = frozenset({"corrupt_image", "damaged_image"})
-# the reader has left these images out already
-_NOT_READ = frozenset({
-    "missing_image", "unreadable_image", "wrong_size", "duplicate_image_id", "malformed_xml", "unsafe_xml",
-    "foreign_xml", "missing_annotation", "invalid_image",
-})  # fmt: skip
 _NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
 # both readings are possible and neither spoils the whole: kept, and said
 _KEPT = frozenset({
@@ -59,7 +55,7 @@ def judge(found: Examination) -> Verdicts:
         raise ValueError(f"this cannot be mended without a decision of yours: {doubt}")
     verdicts = Verdicts()
     for fault in found.faults:
-        if fault.kind in _NOT_READ:
+        if fault.kind in NOT_READ:  # the reader has left these images out already
             verdicts.not_read.append(fault)
         elif fault.kind in _NOT_AN_OBJECT:
             verdicts.objects.append(fault)

@@ -288,7 +288,7 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) 
                 "error",
                 "missing_images",
                 place,
-                None,
+                f"{len(lacking)} images",
                 f"{len(lacking)} of the {len(own)} images that the json lists here are not there (first: "
                 f"{lacking[0].file_name}); they are left out; unpack the archive again, or set skip_broken: true "
                 "to use what there is",

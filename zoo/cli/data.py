@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from zoo.cli.console import Console
+from zoo.cli.console import Console, counted
 
 if TYPE_CHECKING:
     from datamodules.base import DetectionDataModule
@@ -88,8 +88,8 @@ def _progress(what: str = "images") -> Iterator[Progress]:
 def _tell(found: Examination, console: Console) -> None:
     summary = found.summary
     console.say(f"format {summary.format}\n")
-    rows = [(name, s.images, s.objects, s.empty) for name, s in summary.splits.items()]
-    console.table(("split", "images", "objects", "images without any"), rows)
+    rows = [(name, s.listed, s.images, s.objects, s.crowd, s.empty) for name, s in summary.splits.items()]
+    console.table(("split", "listed", "images", "objects", "crowds", "images without any"), rows)
     splits = list(summary.splits)
     console.say()
     console.table(
@@ -104,8 +104,7 @@ def _tell(found: Examination, console: Console) -> None:
         console.say(f"{first.severity} {first.kind}: {len(faults)}")
         shown = _SHOWN[first.severity]
         for fault in faults[:shown]:
-            where = fault.file if fault.id is None else f"{fault.file} (id {fault.id})"
-            console.say(f"  {where}: {fault.message}")
+            console.say(f"  {fault.where}: {fault.message}")
         if len(faults) > shown:
             console.say(f"  ... and {len(faults) - shown} more (--json lists all)")
 
@@ -128,7 +127,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
     if errors and not data.skip_broken:
         shown = "\n".join(f"  {f}" for f in errors[: _SHOWN["error"]])
         raise ValueError(
-            f"the data set has {len(errors)} objects that would be learned wrong:\n{shown}\n"
+            f"the data set has {counted(len(errors), 'object')} that would be learned wrong:\n{shown}\n"
             "Correct them (`zoo data check` lists all, --fix leaves them out), or set skip_broken: true to train "
             "all the same."
         )
@@ -138,9 +137,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
 def next_steps(folder: Path, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
-    line = ", ".join(
-        f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()
-    )
+    line = ", ".join(counted(number, severity) for severity, number in counts.items())
     lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
     if report is not None:
         lines.append(f"the page: {report}")

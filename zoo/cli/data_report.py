@@ -47,11 +47,13 @@ def write_report(found: Examination, file: Path) -> None:
 
 def _tiles(found: Examination) -> list[tuple[str, str, str]]:
     """(what, number, colour) of the large numbers at the top."""
-    splits = found.source.splits.values()
+    splits = found.statistics.splits.values()
+    crowds = sum(split.crowd for split in splits)
     counts = {s: sum(f.severity == s for f in found.faults) for s in ("error", "warning", "note")}
     return [
-        ("images", f"{sum(len(index) for index in splits):,}", ""),
-        ("objects", f"{sum(index.num_objects for index in splits):,}", ""),
+        ("images", f"{sum(split.images for split in splits):,}", ""),
+        ("objects", f"{sum(split.objects for split in splits):,}", ""),
+        *([("crowds", f"{crowds:,}", "note")] if crowds else []),
         ("classes", f"{len(found.source.classes):,}", ""),
         ("errors", f"{counts['error']:,}", "error" if counts["error"] else "fine"),
         ("warnings", f"{counts['warning']:,}", "warning" if counts["warning"] else "fine"),
@@ -71,11 +73,4 @@ def _verdict(found: Examination) -> str:
 
 
 def _example(fault: Fault) -> str:
-    where = (
-        ""
-        if fault.file == "."
-        else f"{fault.file}: "
-        if fault.id is None
-        else f"{fault.file} (id {fault.id}): "
-    )
-    return where + fault.message
+    return fault.message if fault.file == "." else f"{fault.where}: {fault.message}"

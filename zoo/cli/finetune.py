@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datamodules.base import DetectionDataModule
 from datamodules.index import Fault, by_severity
 from datamodules.shards import place_of
@@ -19,6 +17,7 @@ from zoo.cli import catalogue, mask_data, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.data import quick_check
 from zoo.cli.recipes import Recipe
+from zoo.preflight import queries_advice
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name
 from zoo.registry.store import UnknownModelError, find
@@ -329,13 +328,10 @@ def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> 
         shorter = max(1, steps // 10)
         notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
         schedule["warmup_steps"] = shorter
-    fullest = int(np.diff(train.offsets).max(initial=0))
+    fullest = data.most_objects()
     part, queries = queries_of(recipe)
     if fullest > queries:
-        notes.append(
-            f"an image holds {fullest} objects, the model finds at most {queries}: "
-            f"--model.{part}.num_queries {-(-fullest // 50) * 50} would find all"
-        )
+        notes.append(queries_advice(part, fullest, queries))
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
     return notes
 

@@ -133,6 +133,45 @@ def test_queries_and_size_are_the_users(shapes, capsys):
         assert re.search("big|queries is 0", capsys.readouterr().err)
 
 
+def test_terminal_page_and_json_count_the_same_and_listed_minus_left_out_is_the_copy(
+    shapes, tmp_path, capsys
+):
+    file = shapes / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    gone = content["images"][5]
+    file.write_text(json.dumps(content))
+    next((shapes / "train").rglob(gone["file_name"])).unlink()
+    objects = sum(a["image_id"] != gone["id"] for a in content["annotations"]) - 1
+    page, out = tmp_path / "report.html", tmp_path / "clean"
+    command = ["data", "check", str(shapes), "--workers", "0"]
+    assert run_command([*command, "--report", str(page)]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"split +listed +images +objects +crowds +images without any\n", said)
+    assert re.search(rf"\ntrain +12 +11 +{objects} +1 +\d+\n", said)
+    assert run_command([*command, "--fix", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    train, val = (document["splits"][split] for split in ("train", "val"))
+    assert (train["listed"], train["images"], train["objects"], train["crowd"]) == (12, 11, objects, 1)
+    assert document["statistics"]["splits"]["train"]["objects"] == objects
+    assert sum(row["counts"]["train"] for row in document["classes"]) == objects
+    assert f">{objects + val['objects']}<" in page.read_text()  # the tile at the top
+    assert f'<td class="number">{objects}</td><td class="number">1</td>' in page.read_text()
+    left = json.loads((out / "annotations/instances_train.json").read_text())["images"]
+    assert train["listed"] - document["fixed"]["changes"]["image_left_out"] == len(left)
+
+
+def test_two_classes_of_one_box_are_told_by_their_names(shapes, capsys):
+    file = shapes / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    first, (one, other, *_) = content["annotations"][0], content["categories"]
+    content["annotations"].append({**first, "id": 10**6})
+    first["category_id"], content["annotations"][-1]["category_id"] = one["id"], other["id"]
+    file.write_text(json.dumps(content))
+    run_command(["data", "check", str(shapes), "--quick"])
+    assert f"which is {one['name']!r} where this is {other['name']!r}" in capsys.readouterr().out
+
+
 def test_each_kind_is_told_with_a_few_examples(shapes, capsys):
     for file in (shapes / "train").rglob("*.png"):
         file.write_bytes(b"no picture")

@@ -1,13 +1,16 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from datamodules.shapes import generate_shapes
 from zoo.cli import recipes
+from zoo.cli.console import Console
 from zoo.cli.data import quick_check
 from zoo.cli.finetune import (
     Choices,
+    announce,
     complete_recipe,
     fit_to_data,
     parse_size,
@@ -124,7 +127,8 @@ def test_a_small_set_lowers_the_batch_and_says_so(shapes):
 
 def test_more_objects_than_queries_is_said(shapes):
     _, notes = build("rt_detr_tiny", shapes, overrides=[("model.decoder.num_queries", "2")])
-    assert any("the model finds at most 2" in note for note in notes)
+    (told,) = [note for note in notes if "num_queries" in note]
+    assert "2 queries find at most 2: give the model more with --model.decoder.num_queries 50, or cut" in told
 
 
 def test_rates_of_rules_keep_their_ratio():
@@ -240,6 +244,26 @@ def test_objects_that_would_be_learned_wrong_are_refused_before_anything_else(sh
     said = capsys.readouterr().err
     assert "normalised_box" in said
     assert "skip_broken: true" in said
+
+
+def test_faults_are_grouped_by_kind_before_training(shapes, capsys):
+    file = shapes / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 10**6})
+    content["annotations"][1]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    chosen = Choices(model="rt_detr_tiny", data=shapes, overrides=[("model.decoder.num_queries", "1")])
+    recipe, _ = complete_recipe(starting_point("rt_detr_tiny", None), chosen)
+    data = read_data(recipe)
+    announce(recipe, data, quick_check(data, seen_as(recipe), 1), [], Console())
+    said = capsys.readouterr().out
+    number = int(re.search(r"warning more_objects_than_queries: (\d+)\n", said)[1])
+    assert number > 3
+    assert said.count("1 queries find at most 1") == 2
+    assert f"... and {number - 2} more (zoo data check lists them)" in said
+    assert "warning duplicate_object: 1\n" in said
+    assert " objects and 1 crowd, " in said
+    assert "raise num_queries" not in said
 
 
 def test_the_doctor_speaks_before_training(shapes):
