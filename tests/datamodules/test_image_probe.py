@@ -93,6 +93,9 @@ def test_ctrl_c_ends_the_workers_too(tmp_path):
     (tmp_path / "images/0.jpg").write_bytes(jpeg(scene(1)))
     code = f"""
 if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     from datamodules.image_probe import probe_all
     from datamodules.stores import Folder
     for done, _ in probe_all(Folder({str(tmp_path / "images")!r}), ["0.jpg"] * 10**6, 2):
@@ -147,6 +150,7 @@ def test_workers_are_deaf_to_ctrl_c_before_they_are_told_anything():
 
 
 def test_ctrl_c_while_workers_start_is_heard_afterwards():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = []
 
     def start() -> None:
@@ -154,6 +158,9 @@ def test_ctrl_c_while_workers_start_is_heard_afterwards():
             os.kill(os.getpid(), signal.SIGINT)
             started.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
-        start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert started
