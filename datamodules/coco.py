@@ -118,4 +118,4 @@ class CocoDataModule(DetectionDataModule):
 
     def truth(self, split: str) -> Truth:
         """Boxes, and masks where they are asked for."""
-        return MaskTruth() if self._masks else Truth()
+        return MaskTruth(self.skip_broken) if self._masks else Truth()

@@ -83,7 +83,7 @@ class CustomDataModule(DetectionDataModule):
 
     def truth(self, split: str) -> Truth:
         """Boxes, and masks where they are asked for."""
-        return MaskTruth() if self._masks else Truth()
+        return MaskTruth(self.skip_broken) if self._masks else Truth()
 
     def _roles(
         self, source: Source, train: AnnotationIndex

@@ -14,7 +14,7 @@ from datamodules.datasets import Evaluated, Truth
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.segmentation import Segmentation
 from datamodules.targets import ImageTargets, training_targets
-from zoo.batch import RLE
+from zoo.batch import RLE, Annotations
 from zoo.labels import LabelMap
 
 
@@ -23,7 +23,12 @@ class MaskTruth(Truth):
     """Boxes and masks: polygons and run-length codes, drawn by pycocotools, the parts of an object as one.
 
     Source: facebookresearch/detr@29901c5 datasets/coco.py, convert_coco_poly_to_mask
+
+    Attributes:
+        lenient: leave objects without an outline out of the evaluation, boxes included, instead of refusing them.
     """
+
+    lenient: bool = False
 
     def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
         """Training targets with masks; crowds are left out, and so are objects without an outline."""
@@ -47,18 +52,28 @@ class MaskTruth(Truth):
         """With the outlines as run-length codes.
 
         Raises:
-            ValueError: naming the image, if an object has no outline to evaluate.
+            ValueError: naming the image, if an object has no outline to evaluate, unless `lenient`.
         """
         outlines = index.segmentations(row)
         bare = [int(i) for i, o in zip(index.objects(row).ids, outlines, strict=True) if o is None]
-        if bare:
+        if bare and not self.lenient:
             raise ValueError(
                 f"{index.path(row)} (image id {index.image_id(row)}): annotations {bare[:4]} have no outline, "
-                "so masks cannot be evaluated; draw them or remove the annotations"
+                "so masks cannot be evaluated; draw them, remove the annotations, or set skip_broken: true to "
+                "evaluate without them"
             )
+        known = super().evaluated(index, row, label_map)
+        every, kept = known.annotations, [k for k, outline in enumerate(outlines) if outline is not None]
         codes = tuple(coded(outline, index.size(row)) for outline in outlines if outline is not None)
-        boxes = super().evaluated(index, row, label_map)
-        return boxes._replace(annotations=boxes.annotations._replace(segmentations=codes))
+        annotations = Annotations(
+            every.boxes_xywh[kept],
+            every.areas[kept],
+            every.labels[kept],
+            every.crowd[kept],
+            (len(kept),),
+            codes,
+        )
+        return known._replace(annotations=annotations)
 
 
 def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:

@@ -94,7 +94,7 @@ class PanopticTruth(Truth):
     def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
         """With the segmentation; annotations are the instances, or the things with masks from the PNG."""
         found = self.panoptic(index, row, label_map)
-        targets = _targets(found, self.masks)
+        targets = _targets(found, False)  # of no use here, and a resize of each mask
         if self.instances is None:
             return Evaluated(targets, _things(found, index, row, label_map), found)
         if self.instances.image_id(row) != index.image_id(row):
@@ -102,7 +102,8 @@ class PanopticTruth(Truth):
                 f"row {row} is image {self.instances.image_id(row)} of the instances and {index.image_id(row)} "
                 "of the panoptic data; read both with one datamodule"
             )
-        return Evaluated(targets, MaskTruth().evaluated(self.instances, row, label_map).annotations, found)
+        instances = MaskTruth(self.lenient).evaluated(self.instances, row, label_map)
+        return Evaluated(targets, instances.annotations, found)
 
 
 def _targets(found: PanopticSegmentation, with_masks: bool) -> ImageTargets:

@@ -116,11 +116,12 @@ class DetectionModule(LightningModule):
     # -- Lightning hooks --------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Binds data and model, and finds the split that keeps the global batch."""
+        """Binds data and model; for training, freezes what the schedule says and finds the split of the batch."""
         data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.adopt(data.label_map, data.input)
         self.data_digest = data.digest()
         if stage == "fit":
+            self.schedule.freeze(self.network.named_parameters())  # the optimizer comes after DDP, too late
             self.trainer.accumulate_grad_batches = data.plan_steps(
                 self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
             )

@@ -61,14 +61,14 @@ class Schedule:
         Raises:
             ValueError: a rule matches no parameter.
         """
+        parameters = list(parameters)
+        self.freeze(parameters)
         rules = [*self.rules, ParamRule(match="")]
         members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in rules]
         used = set()
         for name, parameter in parameters:
             matching = [i for i, rule in enumerate(rules) if re.search(rule.match, name)]
             used.update(matching)
-            if rules[matching[0]].freeze:
-                parameter.requires_grad_(False)
             if parameter.requires_grad:
                 members[matching[0]].append((name, parameter))
         for i, rule in enumerate(self.rules):
@@ -86,6 +86,16 @@ class Schedule:
             for rule, group in zip(rules, members, strict=True)
             if group
         ]
+
+    def freeze(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Stops the parameters that the rules freeze from training.
+
+        To be done before DDP wraps the network: it waits for a gradient of whatever trains at that moment.
+        """
+        for name, parameter in parameters:
+            rule = next((r for r in self.rules if re.search(r.match, name)), None)
+            if rule is not None and rule.freeze:
+                parameter.requires_grad_(False)
 
     def optimizer(self, network: nn.Module) -> AdamW:
         """AdamW over the groups; fused, which is 3x faster than the loop on a CPU."""

@@ -105,11 +105,19 @@ def test_an_object_without_an_outline_is_an_error_with_its_id(tmp_path):
     lenient = module(tmp_path, skip_broken=True)
     lenient.setup("fit")
     assert len(lenient.training_dataset()[(0, 0)].masks) == 2
-    with pytest.raises(
-        ValueError, match=r"annotations \[44, 45\] have no outline, so masks cannot be evaluated"
-    ):
-        next(iter(lenient.val_dataloader()))
+    facts = next(iter(lenient.val_dataloader())).annotations
+    assert facts.counts == (3,)
+    assert len(facts.segmentations) == len(facts.boxes_xywh) == 3
     assert not [f for f in module(tmp_path, masks=False).read().faults if f.kind == "no_outline"]
+
+
+def test_a_crowd_without_an_outline_is_refused_in_evaluation_unless_lenient(tmp_path):
+    data = module(write(tmp_path, [annotation(45, [1, 1, 5, 5], None, crowd=1)]))
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"annotations \[45\] have no outline, so masks cannot be evaluated"):
+        next(iter(data.val_dataloader()))
+    lenient = module(tmp_path, skip_broken=True)
+    assert next(iter(lenient.val_dataloader())).annotations.counts == (3,)
 
 
 def test_coco_as_prediction_of_itself_is_perfect_without_its_crowds(test_data):

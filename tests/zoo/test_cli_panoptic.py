@@ -17,6 +17,7 @@ from PIL import Image
 
 from zoo.cli import recipes
 from zoo.cli.finetune import Choices, complete_recipe, fit_to_data, read_data, starting_point
+from zoo.cli.loading import with_data
 from zoo.cli.main import run_command
 from zoo.registry.store import LocalRegistry
 
@@ -103,6 +104,17 @@ def build(model: str, data: Path, **choices: Any) -> tuple[dict[str, Any], list[
     chosen = Choices(model=model, data=data, **choices)
     recipe, notes = complete_recipe(start, chosen)
     return recipe, notes + fit_to_data(recipe, read_data(recipe), chosen)
+
+
+def test_a_recipe_on_another_panoptic_folder_keeps_segments_and_ids(tmp_path):
+    folder = panoptic_folder(tmp_path / "data")
+    for key in ("detr/r50_panoptic_coco_25e", "detr/r50_panoptic_box_coco_300e"):
+        recipe = recipes.load(recipes.resolve(key))
+        moved = with_data(recipe, folder)
+        splits = {"train_split": "train2017", "eval_split": "val2017"}
+        arguments = {**recipe["data"]["init_args"], "root": str(folder), **splits}
+        assert moved["data"] == {"class_path": recipe["data"]["class_path"], "init_args": arguments}
+        assert recipe["data"]["init_args"]["root"] != str(folder)
 
 
 def test_finetune_takes_panoptic_data_as_they_are(tmp_path):

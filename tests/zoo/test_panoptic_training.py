@@ -16,6 +16,7 @@ from datamodules.panoptic import CocoPanopticDataModule
 from zoo.cli import recipes
 from zoo.module import DetectionModule, build_module
 from zoo.preprocess import InputContract
+from zoo.schedule import Schedule
 
 CONTRACT = InputContract(resize="stretch", size=(64, 64))
 
@@ -74,6 +75,22 @@ def test_weights_after_training_do_not_depend_on_the_split(folder, tmp_path, bat
     for (name, s), (_, a), (_, b) in triples:
         # AdamW magnifies the float32 rounding of tiny gradients; test_detr_masks.py shows 1e-10 in float64
         assert (a - b).norm() <= 0.02 * (a - s).norm() + 1e-5, name
+
+
+def test_frozen_parameters_are_frozen_before_ddp_would_wrap_the_network(folder, tmp_path, monkeypatch):
+    """Lightning makes the optimizer after it; DDP fails if a parameter that trained then has no gradient."""
+    block, learning = build().model_block(), []
+    block["init_args"]["schedule"]["rules"] = [{"match": "^(?!bbox_attention|mask_head)", "freeze": True}]
+    made = Schedule.optimizer
+
+    def recorded(schedule: Schedule, network: nn.Module) -> Any:
+        learning.extend(name for name, p in network.named_parameters() if p.requires_grad)
+        return made(schedule, network)
+
+    monkeypatch.setattr(Schedule, "optimizer", recorded)
+    trainer(tmp_path, max_steps=1).fit(build_module(block), data_of(folder))
+    assert learning
+    assert all(name.startswith(("bbox_attention.", "mask_head.")) for name in learning)
 
 
 def test_resume_is_bit_equal(folder, tmp_path):

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
 from datamodules.shards import place_of
-from zoo.cli import recipes
+from zoo.cli import mask_data, recipes
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.starting import read_weights
 from zoo.detector import Detector, load
@@ -84,15 +84,15 @@ def from_recipe(
 
 
 def with_data(recipe: recipes.Recipe, folder: Path | str) -> recipes.Recipe:
-    """The recipe on another folder of images."""
+    """The recipe on another folder of images; panoptic data stay panoptic, with the recipe's own ids."""
     changed = copy.deepcopy(recipe)
-    arguments = changed["data"]["init_args"]
+    arguments, place = changed["data"]["init_args"], place_of(folder)
+    if changed["data"]["class_path"] == mask_data.PANOPTIC and mask_data.is_panoptic(place):
+        arguments |= {"root": place, **mask_data.panoptic_splits(Path(place))}
+        return changed
     keep = {
         k: arguments[k]
         for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
     }
-    changed["data"] = {
-        "class_path": "datamodules.custom.CustomDataModule",
-        "init_args": {"root": place_of(folder), **keep},
-    }
+    changed["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
     return changed
