@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.stores import ImageStore
+from datamodules.stores import ImageStore, StoreError
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
 _SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
@@ -121,9 +121,15 @@ def _thumbnail(grey: Image.Image, orientation: int) -> bytes:
 
 
 def probe_file(store: ImageStore, name: str) -> Probe:
-    """Looks at one file of a store; a file that cannot be read is an error of its own."""
+    """Looks at one file of a store; a file that cannot be read is an error of its own.
+
+    Raises:
+        StoreError: the way to the file is at fault, not the file.
+    """
     try:
         return probe(store.read(name))
+    except StoreError:
+        raise
     except OSError as error:
         return Probe(error=error.strerror or str(error))
 
@@ -137,7 +143,7 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
         workers: processes; with fewer than two this process does it all.
 
     Raises:
-        OSError: if a worker is killed, as it is when memory runs out.
+        OSError: if a worker is killed, as it is when memory runs out, or the store cannot hand out a file.
     """
     if workers < 2:
         yield from ((k, probe_file(store, name)) for k, name in enumerate(names))

@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.annotation_index import AnnotationIndex
 from datamodules.columns import Columns, Ints, name_code, name_text
 from datamodules.faults import Fault, Severity, relative, shown_path
-from datamodules.judge import Verdict, is_id, judge_area, judge_box, judge_segmentation
+from datamodules.judge import Box, Verdict, is_id, judge_area, judge_box, judge_segmentation
 from datamodules.object_block import Candidate, ObjectBlock
 from datamodules.object_columns import JudgedObject, ObjectColumns
 from datamodules.scratch import Scratch
@@ -56,10 +56,16 @@ class IndexBuilder:
         return self._faults
 
     def fault(
-        self, severity: Severity, kind: str, file: Path | str, id: int | str | None, message: str
+        self,
+        severity: Severity,
+        kind: str,
+        file: Path | str,
+        id: int | str | None,
+        message: str,
+        box: Box | None = None,
     ) -> None:
         """Writes down one fault."""
-        self._faults.append(Fault(severity, kind, shown_path(file, self._root), id, message))
+        self._faults.append(Fault(severity, kind, shown_path(file, self._root), id, message, box))
         self._fault_places.append(self._kept)
 
     # ------------------------------------------------------------------ images
@@ -171,7 +177,7 @@ class IndexBuilder:
 
     def _tell(self, verdict: Verdict | None, where: str, annotation_id: int) -> None:
         if verdict is not None:
-            self.fault(verdict.severity, verdict.kind, where, annotation_id, verdict.message)
+            self.fault(verdict.severity, verdict.kind, where, annotation_id, verdict.message, verdict.box)
 
     def add_objects(self, block: ObjectBlock, *, file: Path | str = "") -> None:
         """Many annotations, as `add_object` would take them one by one."""

@@ -20,11 +20,12 @@ _DRAW_AGAIN = "the object is kept without its outline; draw it again"
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a value: the first three fields of a fault that the builder completes."""
+    """What is wrong with a value: the fields of a fault that the builder completes."""
 
     severity: Severity
     kind: str
     message: str
+    box: Box | None = None  # of an object that is left out
 
 
 def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict | None]:
@@ -43,6 +44,7 @@ def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict |
             "warning",
             "zero_area",
             f"box {list(box)} has no area; the object is left out; draw it again or remove it",
+            box,
         )
     height, width = size
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
@@ -51,6 +53,7 @@ def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict |
             "outside",
             f"box {list(box)} lies outside the {width}x{height} image; the object is left out; correct "
             "or remove it",
+            box,
         )
     beyond = max(-x, -y, x + w - width, y + h - height)
     if beyond > OUTSIDE_TOLERANCE:

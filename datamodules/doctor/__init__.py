@@ -22,6 +22,7 @@ from datamodules.doctor.strays import stray_faults
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, by_severity
+from datamodules.shards import is_address, place_of
 from datamodules.summary import DataSummary, summarize
 from zoo.labels import LabelMap
 
@@ -68,7 +69,7 @@ def examine(
     """Reads and judges a folder.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set; shards also by their address.
         quick: headers and annotations only; no image is decoded, so damaged files and copies stay unseen.
         queries: of the model that is to be trained.
         image_size: how it sees images, see `statistics.view_size`.
@@ -83,8 +84,8 @@ def examine(
     if queries < 1:
         raise ValueError(f"queries is {queries}; a model has at least 1")
     view = view_size(image_size)
-    folder = Path(root).expanduser().resolve()
-    source = read(folder, format)
+    place = place_of(root)
+    source = read(place if is_address(place) else Path(place), format)
     faults = reassigned(source.faults, source.splits)
     statistics = measure(source.splits, view, queries)
     pictures: dict[str, Pictures] = {}

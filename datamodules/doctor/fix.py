@@ -17,6 +17,7 @@ from datamodules.doctor.converting import converted, suffix_of
 from datamodules.doctor.verdicts import Verdicts, judge, merged_classes
 from datamodules.index import AnnotationIndex
 from datamodules.judge import OUTSIDE_TOLERANCE, Box, judge_segmentation
+from datamodules.shards import is_address
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
@@ -61,17 +62,23 @@ def mend(found: Examination, out: str | Path, progress: Progress | None = None) 
     return log
 
 
-def check_target(source: Path, out: Path, quick: bool) -> None:
+def check_target(source: Path | str, out: Path, quick: bool) -> None:
     """Refuses a target that `mend` would refuse, before any work.
 
     Raises:
-        ValueError: if `out` is not empty or lies in the source, or nothing but headers is looked at.
+        ValueError: if `out` is not empty or lies in the source, the source is an address, or nothing but
+            headers is looked at.
     """
-    source, target = source.expanduser().resolve(), out.expanduser().resolve()
+    if is_address(str(source)):
+        raise ValueError(
+            f"{source} is an address; a cleaned copy is made of a folder: clean the data set that was packed, or "
+            "copy the shards here with zoo data convert"
+        )
+    folder, target = Path(source).expanduser().resolve(), out.expanduser().resolve()
     if quick:
         raise ValueError("a cleaned copy needs the images looked at: leave --quick out")
-    if target.is_relative_to(source) or source.is_relative_to(target):
-        raise ValueError(f"{target} and the source {source} lie in one another; name another folder")
+    if target.is_relative_to(folder) or folder.is_relative_to(target):
+        raise ValueError(f"{target} and the source {folder} lie in one another; name another folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty; name a folder that does not exist")
 

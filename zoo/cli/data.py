@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ _SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each k
 
 
 def check(
-    folder: Path,
+    folder: str,
     console: Console,
     *,
     quick: bool = False,
@@ -31,17 +32,28 @@ def check(
     workers: int | None = None,
     fix: Path | None = None,
     format: Any = "auto",
-    report: Path | None = None,
+    report: str | None = None,
 ) -> None:
     """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
 
     With `fix` a cleaned copy is written there, and the exit code is 0 once it is whole.
+
+    Raises:
+        ValueError: the data set cannot be read, or the report or the copy cannot be written; what is known
+            before is said before the images are looked at, and the findings are printed in any case.
+        OSError: as ValueError.
     """
     from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
     from datamodules.doctor.fix import check_target, mend
+    from datamodules.outputs import require_writable
+    from datamodules.shards import place_of
 
+    page = None if report is None else report_file(report)
+    if page is not None:
+        require_writable(page, "--report")
     if fix is not None:
-        check_target(folder, fix, quick)
+        check_target(place_of(folder), fix, quick)
+        require_writable(fix, "--fix")
     with _progress() as progress:
         found = examine(
             folder,
@@ -52,23 +64,40 @@ def check(
             progress=progress,
             format=format,
         )
-    if report is not None:
+    document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
+    failures: list[Exception] = []  # told after the findings, which took the time
+    if fix is not None:
+        try:
+            with _progress("copying") as progress:
+                log = mend(found, fix, progress)
+            document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
+        except (ValueError, OSError) as error:
+            failures.append(error)
+    if page is not None:
         from zoo.cli.data_report import write_report
 
-        write_report(found, report)
-    document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
-    if fix is not None:
-        with _progress("copying") as progress:
-            log = mend(found, fix, progress)
-        document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
+        try:
+            write_report(found, page)
+        except OSError as error:
+            failures.append(error)
     console.result(document)
     if not console.as_json:
         _tell(found, console)
         console.say()
-        for line in next_steps(folder, found, fix, report):
+        for line in next_steps(folder, found, fix, page) if not failures else ():
             console.say(line)
+    if failures:
+        for failure in failures[1:]:
+            console.say(f"also: {failure}")
+        raise failures[0]
     if found.summary.errors and fix is None:
         raise typer.Exit(1)
+
+
+def report_file(given: str) -> Path:
+    """Where the page goes: the file that is named, or report.html in a folder that is there or ends in `/`."""
+    path = Path(given).expanduser()
+    return path / "report.html" if given.endswith(("/", os.sep)) or path.is_dir() else path
 
 
 @contextmanager
@@ -134,8 +163,10 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
     return faults
 
 
-def next_steps(folder: Path, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
+def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
+    from datamodules.shards import is_address
+
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
     line = ", ".join(counted(number, severity) for severity, number in counts.items())
     lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
@@ -146,6 +177,8 @@ def next_steps(folder: Path, found: Examination, fixed: Path | None, report: Pat
             f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
             f"next: zoo data check {fixed}, then zoo finetune MODEL --data {fixed}",
         ]
+    elif counts["error"] and is_address(folder):
+        lines.append("next: correct the errors in the data set that was packed, and pack it again")
     elif counts["error"]:
         lines.append(
             f"next: correct the errors, or let zoo data check {folder} --fix OUT write a cleaned copy"

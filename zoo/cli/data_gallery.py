@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ from datamodules.doctor import Examination
 from datamodules.doctor.duplicates import Pair
 from datamodules.images import decode
 from datamodules.index import AnnotationIndex, Fault
+from datamodules.judge import Box
 
 _SIDE = 340  # pixels of the longer side
+_ARM = 7  # pixels of half a cross
 _MARGIN = 26  # around the image, so that boxes past its edge are seen
 _WEIGHT = {"error": 100, "warning": 10, "note": 1}
 _RIGHT, _WRONG, _PAPER = (64, 160, 255), (255, 45, 70), (236, 238, 242)
@@ -85,7 +88,7 @@ def _card(index: AnnotationIndex, row: int, faults: list[Fault]) -> Card:
     wrong = {f.id for f in faults if f.severity != "note"}
     first = int(index.offsets[row])
     ids = index.annotation_ids[first : int(index.offsets[row + 1])].tolist()
-    picture = _drawn(index, row, [i in wrong for i in ids])
+    picture = _drawn(index, row, [i in wrong for i in ids], [f.box for f in faults if f.box is not None])
     return Card(picture, index.files[row], _lines(faults))
 
 
@@ -104,8 +107,8 @@ def _lines(faults: list[Fault], most: int = 4) -> tuple[tuple[str, str, str], ..
     return tuple(rows[:most])
 
 
-def _drawn(index: AnnotationIndex, row: int, wrong: list[bool]) -> str:
-    """The image on paper with its boxes, blue, those at fault red and on top."""
+def _drawn(index: AnnotationIndex, row: int, wrong: list[bool], left_out: Sequence[Box] = ()) -> str:
+    """The image on paper with its boxes, blue, those at fault red and on top, also those that were left out."""
     name, size = index.files[row], index.size(row)
     try:
         image = decode(index.images, name, index.image_id(row), size)
@@ -116,9 +119,10 @@ def _drawn(index: AnnotationIndex, row: int, wrong: list[bool]) -> str:
     sheet = Image.new("RGB", (inner[0] + 2 * _MARGIN, inner[1] + 2 * _MARGIN), _PAPER)
     sheet.paste(image.resize(inner, Image.Resampling.LANCZOS), (_MARGIN, _MARGIN))
     pen = ImageDraw.Draw(sheet)
-    boxes = index.objects(row).boxes_xywh
+    boxes = [*index.objects(row).boxes_xywh.tolist(), *left_out]
+    wrong = [*wrong, *(True for _ in left_out)]
     for k in sorted(range(len(boxes)), key=lambda k: wrong[k]):
-        x, y, w, h = (boxes[k] * scale).tolist()
+        x, y, w, h = (v * scale for v in boxes[k])
         left, top = (min(max(v + _MARGIN, 1), side - 3) for v, side in zip((x, y), sheet.size, strict=True))
         right, bottom = (
             min(max(v + _MARGIN, low + 1), side - 2)
@@ -126,7 +130,15 @@ def _drawn(index: AnnotationIndex, row: int, wrong: list[bool]) -> str:
         )
         corners = (round(left), round(top), max(round(right), round(left)), max(round(bottom), round(top)))
         pen.rectangle(corners, outline=_WRONG if wrong[k] else _RIGHT, width=3 if wrong[k] else 2)
+        if not (w and h):
+            _cross(pen, (corners[0] + corners[2]) // 2, (corners[1] + corners[3]) // 2)
     return _jpeg(sheet)
+
+
+def _cross(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    """Marks a box without area, which has nothing else to be seen by."""
+    pen.line((x - _ARM, y - _ARM, x + _ARM, y + _ARM), fill=_WRONG, width=3)
+    pen.line((x - _ARM, y + _ARM, x + _ARM, y - _ARM), fill=_WRONG, width=3)
 
 
 def leaked(found: Examination, number: int = 12) -> list[PairCard]:

@@ -42,8 +42,9 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
     images = list(dict.fromkeys(fault.file for faults in corrupt.values() for fault in faults.values()))
     if images and not skip_broken:
         raise ValueError(
-            f"{counted(len(images), 'image')} cannot be decoded: {_named(images)}\nReplace them (`zoo data check DIR` says why "
-            "of each), or leave them and their objects out with --skip-broken"
+            f"{counted(len(images), 'image')} cannot be decoded: {_named(images)}\n"
+            "Replace them (`zoo data check DIR` says why of each), or leave them and their objects out with "
+            "--skip-broken"
         )
     with _Bar(console, "pack and verify", 2) as bar:
         manifest = pack(without(source, corrupt), target, shard_size, bar)

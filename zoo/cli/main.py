@@ -336,7 +336,7 @@ def verify(
 
 @data_app.command()
 def check(
-    folder: Path,
+    folder: Annotated[str, typer.Argument(help="Data set; shards also by their address.")],
     quick: Annotated[bool, typer.Option("--quick", help="Headers and annotations only.")] = False,
     queries: Annotated[int | None, typer.Option("--queries", help="Of the model; default 300.")] = None,
     image_size: Annotated[
@@ -351,7 +351,10 @@ def check(
     ] = None,
     format: Format = "auto",
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write a page with plots and pictures: report.html.")
+        str | None,
+        typer.Option(
+            "--report", help="Write a page with plots and pictures: report.html, or a folder for it."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -68,3 +68,20 @@ def test_a_model_is_fine_tuned_and_scored_from_an_address(tmp_path, capsys):
             document = json.loads(capsys.readouterr().out)
             digests.append((document["data_digest"], document["val"]["AP"]))
         assert digests[0] == digests[1]
+
+
+def test_check_reads_shards_at_an_address(tmp_path, capsys):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "datamodules"))
+    from shard_server import ShardServer
+
+    plain = generate_shapes(tmp_path / "plain", 6, 2, seed=1, size=64)
+    pack(read(plain), tmp_path / "shards", SMALLEST_SHARD)
+    with ShardServer(tmp_path / "shards") as server:
+        assert run_command(["data", "check", server.url, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["format"], document["splits"]["train"]["images"]) == ("shards", 6)
+        assert run_command(["data", "check", server.url, "--report", "r.html"]) == 0
+        assert f"next: zoo finetune MODEL --data {server.url}" in capsys.readouterr().out
+        assert Path("r.html").exists()
+        assert run_command(["data", "check", server.url, "--fix", "clean"]) == 2
+        assert f"{server.url} is an address; a cleaned copy is made of a folder" in capsys.readouterr().err

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.doctor import examine
 from datamodules.shapes import generate_shapes
+from zoo.cli.data_gallery import worst
 from zoo.cli.main import run_command
 
 
@@ -189,3 +191,73 @@ def test_importing_the_command_needs_no_plots():
     heavy = ("matplotlib", "jinja2", "torch")
     code = f"import sys, zoo.cli.data, zoo.cli.main; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--report", "file/report.html"], "--report file/report.html cannot be written: Not a directory"),
+        (["--fix", "file/clean"], "--fix file/clean cannot be written: Not a directory"),
+        (["--fix", "full"], "exists and is not empty"),
+        (["--fix", "shapes/clean"], "lie in one another"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused_before_the_images(
+    shapes, monkeypatch, capsys, options, told
+):
+    Path("file").write_text("no folder")
+    Path("full").mkdir()
+    Path("full/mine.txt").write_text("mine")
+    monkeypatch.setattr("datamodules.doctor.examine", lambda *_, **__: pytest.fail("it was examined first"))
+    assert run_command(["data", "check", str(shapes), *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_findings_are_printed_although_the_report_cannot_be_written(shapes, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    spoil(shapes)
+    monkeypatch.setattr("zoo.cli.data_report.write_report", full)
+    assert run_command(["data", "check", str(shapes), "--report", "r.html"]) == 2
+    said = capsys.readouterr()
+    assert "error corrupt_image: 1" in said.out
+    assert said.err.endswith("error: no space left\n")
+    assert "the page:" not in said.out
+    assert run_command(["data", "check", str(shapes), "--report", "r.html", "--fix", "clean", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["fixed"]["folder"] == "clean"  # one failure does not stop the other
+    assert Path("clean/fix_log.md").exists()
+
+
+@pytest.mark.parametrize("given", ["new/", "there"])
+def test_a_report_in_a_folder_is_report_html(shapes, capsys, given):
+    Path("there").mkdir()
+    assert run_command(["data", "check", str(shapes), "--quick", "--report", given]) == 0
+    page = Path(given) / "report.html"
+    assert page.read_text().startswith("<!doctype html>")
+    assert f"the page: {page}" in capsys.readouterr().out
+
+
+def test_the_page_marks_a_box_without_area(tmp_path):
+    root = tmp_path / "set"
+    (root / "train").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    Image.new("RGB", (100, 80), (128, 128, 128)).save(root / "train/a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [60, 50, 0, 0], "area": 0},
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+    [card] = worst(examine(root, workers=0))
+    with Image.open(io.BytesIO(base64.b64decode(card.picture))) as picture:
+        scale = (picture.width - 52) / 100  # 26 pixels of margin a side
+        x, y = round(26 + 60 * scale), round(26 + 50 * scale)
+        for dx, dy in ((5, 5), (-5, 5), (5, -5), (-5, -5)):
+            red, green, blue = picture.convert("RGB").getpixel((x + dx, y + dy))
+            assert red > 180, (dx, dy)
+            assert max(green, blue) < 120, (dx, dy)
