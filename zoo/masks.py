@@ -23,7 +23,7 @@ from zoo.postprocess import BestClassSoftmax, at_least_float32, best_classes
 from zoo.segments import PanopticSegmentation, Segment
 
 Size = tuple[int, int]
-_AT_ONCE = 1 << 24  # pixels of enlarged masks that are held together
+_AT_ONCE = 1 << 24  # pixels of enlarged masks, or of masks in the original image, that are held together
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ class InstanceMasks:
         for image, sizes in enumerate(zip(detections, processed_sizes, original_sizes, strict=True)):
             one, processed, original = sizes
             logits = masks(torch.full_like(order[image], image), order[image])
-            binary = binary_masks(logits, padded, processed, original, self.threshold)
-            found.append(one._replace(masks=run_lengths(binary)))
+            codes: tuple[RLE, ...] = ()
+            # a hundred masks of a large photograph are gigabytes
+            for part in logits.split(max(1, _AT_ONCE // (original[0] * original[1]))):
+                codes += run_lengths(binary_masks(part, padded, processed, original, self.threshold))
+            found.append(one._replace(masks=codes))
         return found
 
 

@@ -196,6 +196,19 @@ def test_binary_masks_are_cut_to_the_image_before_they_are_resized(monkeypatch):
     assert not strict.any()
 
 
+def test_masks_of_a_large_photograph_are_made_and_coded_a_few_at_a_time(monkeypatch):
+    masks = Recorded(torch.randn(1, 4, 5, 7))
+    found = Predictions(torch.randn(1, 4, 4), torch.rand(1, 4, 4), masks=masks)
+    rule, sizes = InstanceMasks(0.5), ([(20, 28)], [(40, 56)])
+    (whole,) = rule(found, *sizes)
+    held, code = [], module.run_lengths
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * 40 * 56)
+    monkeypatch.setattr(module, "run_lengths", lambda part: held.append(len(part)) or code(part))
+    (parts,) = rule(found, *sizes)
+    assert held == [2, 2]
+    assert parts.masks == whole.masks
+
+
 def test_no_instance_has_no_masks():
     assert binary_masks(torch.empty(0, 2, 2), (8, 8), (8, 8), (5, 6), 0.5).shape == (0, 5, 6)
     assert run_lengths(torch.zeros(0, 5, 6, dtype=torch.bool)) == ()
