@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image, ImageOps
 
+from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import read
 from datamodules.formats.placing import new_names
 from datamodules.formats.source import Source
@@ -142,6 +143,10 @@ def _write(
             if progress is not None:
                 progress(done, total)
     writer.close()
+    if isinstance(source, PanopticSource):
+        writer.losses["masks of panoptic segments, and which classes are things"] = sum(
+            index.num_objects for index in source.splits.values()
+        )
     if target not in _KEEPS_IDS:
         writer.losses["ids of images, which are numbered anew"] = total
         writer.losses["ids of objects, which are numbered anew"] = sum(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,17 @@ class FrameSize(NamedTuple):
     size: tuple[int, int] | None
     kind: str = ""  # of the fault; empty if there is none
     message: str = ""
+
+
+def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` through links, but not through one to a folder above it, which would give its files again."""
+    for here, below, names in os.walk(folder, followlinks=True):
+        linked = {d for d in below if os.path.islink(os.path.join(here, d))}
+        if linked:
+            own = os.path.realpath(here) + os.sep
+            around = {d for d in linked if own.startswith(os.path.realpath(os.path.join(here, d)) + os.sep)}
+            below[:] = [d for d in below if d not in around]
+        yield here, below, names
 
 
 def list_images(folder: Path) -> list[Path]:

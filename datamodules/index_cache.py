@@ -23,13 +23,17 @@ from filelock import FileLock
 from datamodules.annotation_index import AnnotationIndex
 from datamodules.formats.source import Source
 from datamodules.index_files import open_source, write_safely, write_source
+from datamodules.plain_json import decode, encode
 from datamodules.scratch import Scratch
 from datamodules.watch import Record, Watch
 from zoo.cache import cache_root
 
 _log = logging.getLogger(__name__)
 # the code that decides what is in an index
-_CODE = ("index*.py", "object*.py", "columns.py", "judge.py", "segmentation.py", "images.py", "formats/*.py")
+_CODE = (
+    "index*.py", "object*.py", "columns.py", "judge.py", "segmentation.py", "images.py", "faults.py", "watch.py",
+    "plain_json.py", "formats/*.py", "objects365_classes.yaml",
+)  # fmt: skip
 
 _STRIDE = 1 << 20  # bytes
 
@@ -113,7 +117,7 @@ def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
         found = open_source(folder / entry)
     old = _read_note(folder, place)
     before = old.entry if old is not None and old.entry != entry else (old.before if old else "")
-    write_safely(folder / f"{place}.json", msgspec.json.encode(_Note(record, entry, before)))
+    write_safely(folder / f"{place}.json", encode(_Note(record, entry, before)))
     for other in folder.glob(f"{place}-*"):
         if other.name not in (entry, before):
             shutil.rmtree(other, ignore_errors=True)
@@ -122,8 +126,8 @@ def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
 
 def _read_note(folder: Path, place: str) -> _Note | None:
     try:
-        return msgspec.json.decode((folder / f"{place}.json").read_bytes(), type=_Note)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return decode((folder / f"{place}.json").read_bytes(), _Note)
+    except (OSError, ValueError):
         return None
 
 

@@ -15,6 +15,7 @@ from datamodules.annotation_index import AnnotationIndex
 from datamodules.faults import Fault
 from datamodules.formats.source import Source
 from datamodules.index_store import open_columns, write_columns
+from datamodules.plain_json import decode, encode
 
 _PAGE = 4096
 _PAGES = 64  # of a file that is larger, those that its check covers
@@ -45,7 +46,7 @@ class StoredFaults(Sequence[Fault]):
 
     @cached_property
     def _faults(self) -> list[Fault]:
-        return msgspec.json.decode(Path(self._path).read_bytes(), type=list[Fault])
+        return decode(Path(self._path).read_bytes(), list[Fault])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredFaults, (self._path,)
@@ -65,12 +66,12 @@ def write_source(source: Source, folder: Path) -> None:
         columns = index.columns if index.rows is None else index.columns.take(index.rows)
         file, faults = folder / f"{number}.arrow", folder / f"{number}.faults.json"
         write_columns(columns, file)
-        write_safely(faults, msgspec.json.encode(list(index.faults)))
+        write_safely(faults, encode(list(index.faults)))
         splits[name] = _Split(index.root, file.name, file.stat().st_size, check_of(file), faults.name)
     stored = _Stored(
         source.format, str(source.root), list(source.classes.items()), list(source.notes), splits
     )
-    write_safely(folder / _NAME, msgspec.json.encode(stored))
+    write_safely(folder / _NAME, encode(stored))
 
 
 def open_source(folder: Path) -> Source:
@@ -81,8 +82,8 @@ def open_source(folder: Path) -> Source:
         ValueError: if one is damaged: it has another size or check than it was written with.
     """
     try:
-        stored = msgspec.json.decode((folder / _NAME).read_bytes(), type=_Stored)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        stored = decode((folder / _NAME).read_bytes(), _Stored)
+    except ValueError as error:
         raise ValueError(f"{folder / _NAME} is damaged: {error}") from error
     splits = {}
     for name, split in stored.splits.items():
@@ -92,7 +93,7 @@ def open_source(folder: Path) -> Source:
         faults = StoredFaults(str(folder / split.faults))
         try:
             len(faults)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{folder / split.faults} is damaged: {error}") from error
         splits[name] = AnnotationIndex(split.root, open_columns(str(file)), faults=faults)
     return Source(stored.format, Path(stored.root), dict(stored.classes), splits, tuple(stored.notes))

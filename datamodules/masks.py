@@ -90,12 +90,12 @@ def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:
 
 
 def bare_objects(splits: Mapping[str, AnnotationIndex]) -> list[Fault]:
-    """`missing_outlines` of all splits."""
-    return [fault for index in splits.values() for fault in missing_outlines(index)]
+    """`missing_outlines` of all splits; evaluation, other than training, needs those of crowds too."""
+    return [f for name, index in splits.items() for f in missing_outlines(index, crowds=name != "train")]
 
 
-def missing_outlines(index: AnnotationIndex) -> Iterable[Fault]:
-    """An error for each object, crowds apart, that has no outline to draw its mask from."""
+def missing_outlines(index: AnnotationIndex, *, crowds: bool) -> Iterable[Fault]:
+    """An error for each object, with or without `crowds`, that has no outline to draw its mask from."""
     outlines = index.columns.outlines
     rows = range(len(index.columns.image_ids)) if index.rows is None else index.rows
     positions = ragged(index.columns.offsets, rows)[0]
@@ -105,12 +105,12 @@ def missing_outlines(index: AnnotationIndex) -> Iterable[Fault]:
         parts = np.diff(outlines.polygon_offsets) + np.diff(outlines.rle_offsets)
         drawn = parts[positions] > 0
     owner = np.repeat(np.arange(len(index)), np.diff(index.offsets))
-    for number in np.flatnonzero(~drawn & ~index.crowd).tolist():
+    for number in np.flatnonzero(~drawn & (crowds | ~index.crowd)).tolist():
         yield Fault(
             "error",
             "no_outline",
             index.files[int(owner[number])],
             int(index.annotation_ids[number]),
-            "the object has a box and no outline, and masks are trained; draw its outline, remove it, or set "
-            "masks: false",
+            "the object has a box and no outline, and masks are trained and evaluated; draw its outline, remove "
+            "it, or set masks: false",
         )

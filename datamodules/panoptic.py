@@ -87,7 +87,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         if self._ap_objects == "instances":
             file = files["val"].with_name(files["val"].name.replace("panoptic_", "instances_", 1))
             self._instances = coco_panoptic.read_instances(self._root, file, source, "val")
-            faults += [*self._instances.faults, *missing_outlines(self._instances)]
+            faults += [*self._instances.faults, *missing_outlines(self._instances, crowds=True)]
         return LoadedData("coco_panoptic", source.splits, label_map, tuple(faults))
 
     def _file(self, split: str) -> Path:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from datamodules.columns import name_code
 from datamodules.index import Fault
+from datamodules.plain_json import decode
 
 MANIFEST = "manifest.json"
 IMAGES = "images.arrow"
@@ -66,17 +67,25 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """A manifest.json.
 
     Raises:
-        ValueError: naming the file, if it is none, or of a version that this code does not know.
+        ValueError: naming the file, if it is none, of a version that this code does not know, or names a
+            file that does not lie beside it.
     """
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+        manifest = decode(content, Manifest)
+    except ValueError as error:
         raise ValueError(f"{where} is no manifest of shards: {error}") from error
     if manifest.format != FORMAT or manifest.version != VERSION:
         raise ValueError(
             f"{where} says {manifest.format!r}, version {manifest.version}; this code reads {FORMAT!r}, version "
             f"{VERSION}: pack the data again with `zoo data shard`"
         )
+    of_splits = [split.file for split in manifest.splits.values()]
+    for entry in (manifest.images, *of_splits, *manifest.shards):
+        if entry.name in ("", ".", "..", MANIFEST) or set(entry.name) & set("/\\\0"):
+            raise ValueError(
+                f"{where} names the file {entry.name!r}, which does not lie beside it; use a manifest as `zoo data "
+                "shard` writes it"
+            )
     return manifest
 
 

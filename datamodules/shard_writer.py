@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
@@ -24,6 +23,7 @@ from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex
 from datamodules.index_store import write_columns
 from datamodules.outputs import require_apart
+from datamodules.plain_json import encode
 from datamodules.remote import sha256_of
 from datamodules.shard_cache import read_range
 from datamodules.shard_files import IMAGES, MANIFEST, FileEntry, Manifest, SplitEntry, name_hash, write_arrow
@@ -111,7 +111,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
         shards=[_entry(file) for file in shards.files],
         faults=[fault for fault in source.faults if fault.severity == "warning"],
     )
-    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    (folder / MANIFEST).write_bytes(encode(manifest, indent=1))
     verify(folder, manifest, places, progress)
     _sync(folder)
     return manifest

@@ -21,7 +21,7 @@ import msgspec
 _TICK = 2_000_000_000  # ns; a file changed twice within the clock's resolution may look unchanged
 _READ = 1 << 20
 
-Facts = list[int]  # size (0 for a folder), mtime_ns, ctime_ns, inode
+Facts = list[int]  # size (0 for a folder), mtime_ns, ctime_ns, inode; empty: it is not there
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Watch(Protocol):
-    """The files that an index depends on."""
+    """The files that an index depends on, as they are known now."""
 
     def record(self) -> Record:
         """The facts now."""
@@ -61,7 +61,8 @@ class LayoutWatch:
 
     Attributes:
         files: annotation files; their content counts.
-        folders: folders of images, with those in them; the names of their entries count.
+        folders: folders of images, with those in them; the names of their entries count. One that is not
+            there counts too, for it may come.
     """
 
     files: Sequence[Path]
@@ -69,15 +70,14 @@ class LayoutWatch:
 
     def record(self) -> Record:
         """The facts of the annotation files and of every folder."""
-        places = [*map(str, self.files), *(place for f in self.folders for place, _ in _walk(str(f)))]
-        return _record({place: _facts(os.stat(place)) for place in places})
+        below = (place for f in self.folders for place, _ in _walk(str(f)))
+        places = dict.fromkeys([*map(str, self.files), *map(str, self.folders), *below])
+        return _record({place: _facts_at(place) for place in places})
 
     def unchanged(self, record: Record) -> bool:
-        """Whether every file and folder is as it was; never if it had just been changed at that time."""
-        try:
-            return record.settled and all(_facts(os.stat(p)) == facts for p, facts in record.facts.items())
-        except OSError:
-            return False
+        """Whether every file and folder is as it was and no other came; never if one had just been changed."""
+        known = {str(place) for place in (*self.files, *self.folders)} <= record.facts.keys()
+        return record.settled and known and all(_facts_at(p) == facts for p, facts in record.facts.items())
 
     def digest(self) -> str:
         """BLAKE2b, twice as fast as sha256, over the annotation files and the names in the folders."""
@@ -128,8 +128,15 @@ def _facts(found: os.stat_result) -> Facts:
     return [size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
+def _facts_at(place: str) -> Facts:
+    try:
+        return _facts(os.stat(place))
+    except OSError:
+        return []
+
+
 def _record(facts: dict[str, Facts]) -> Record:
-    newest = max((max(own[1], own[2]) for own in facts.values()), default=0)
+    newest = max((max(own[1], own[2]) for own in facts.values() if own), default=0)
     return Record(facts, settled=newest < time.time_ns() - _TICK)
 
 

@@ -51,7 +51,7 @@ class ChangeLog:
     """Writes each change at once to a file of json lines and keeps what the text for people shows."""
 
     def __init__(self, file: Path) -> None:
-        self._stream = file.open("w", encoding="utf-8")
+        self._stream = file.open("w", encoding="utf-8", errors="backslashreplace")
         self._shown: dict[Action, list[Change]] = {action: [] for action in _WORDS}
         self.counts: Counter[Action] = Counter()
 

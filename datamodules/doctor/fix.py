@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def mend(found: Examination, out: str | Path, progress: Progress | None = None) 
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         log = _Copy(found, verdicts, work, progress).write()
-        (work / "fix_log.md").write_text(log.text(root), encoding="utf-8")
+        (work / "fix_log.md").write_text(log.text(root), "utf-8", "backslashreplace")
         work.chmod(0o755)
         if target.exists():
             target.rmdir()
@@ -282,11 +283,9 @@ class _Names:
             path.relative_to(self._shared) if path.is_relative_to(self._shared) else PurePosixPath(path.name)
         )
         parts = [part for part in inside.with_suffix(suffix).parts if part not in ("..", ".", "/")]
-        name = str(PurePosixPath(*parts))
-        if name.casefold() in self._taken:
-            name = str(
-                PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}_{int(self._index.image_ids[row])}")
-            )
+        own, image_id = PurePosixPath(*parts), int(self._index.image_ids[row])
+        others = (own.with_stem(f"{own.stem}_{image_id}{'_' * more}") for more in count())
+        name = next(str(n) for n in chain([own], others) if str(n).casefold() not in self._taken)
         self._taken.add(name.casefold())
         return name
 
@@ -307,7 +306,9 @@ class _List:
 def _coco_file(file: Path, categories: list[dict[str, Any]]) -> Iterator[tuple[_List, _List]]:
     """The lists of images and annotations; the second waits in a file of its own until the first is whole."""
     parts = file.with_suffix(".part")
-    with file.open("w", encoding="utf-8") as stream, parts.open("w+", encoding="utf-8") as waiting:
+    # bytes of a file name that are no UTF-8 become \udcXX, which json reads as what Python has for them
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with file.open("w", **text) as stream, parts.open("w+", **text) as waiting:
         stream.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"images": [')
         yield _List(stream), _List(waiting)
         stream.write('\n],\n"annotations": [')

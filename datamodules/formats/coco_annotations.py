@@ -219,6 +219,13 @@ def _boxes_of(usual: list[_Usual]) -> NDArray[np.float64]:
     return np.fromiter(every, np.float64, 4 * len(usual)).reshape(-1, 4)
 
 
+def _is_crowd(raw: object) -> bool:
+    """Also of a number in quotes: "0" is a single object."""
+    if isinstance(raw, str):
+        return raw.strip().lower() not in ("", "0", "0.0", "false", "no")
+    return bool(raw)
+
+
 def _add_odd(builder: IndexBuilder, number: int, annotation: Annotation, file: str) -> None:
     builder.add_object(
         annotation.image_id,
@@ -226,7 +233,7 @@ def _add_odd(builder: IndexBuilder, number: int, annotation: Annotation, file: s
         annotation.category_id,
         annotation.id if is_id(annotation.id) else number,
         area=annotation.area,
-        crowd=bool(annotation.iscrowd),
+        crowd=_is_crowd(annotation.iscrowd),
         segmentation=annotation.segmentation,
         file=file,
     )

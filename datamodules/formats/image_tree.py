@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.images import SUFFIXES, ImageFolder
+from datamodules.images import SUFFIXES, ImageFolder, walk
 
 
 class ImageTree(ImageFolder):
@@ -19,7 +19,7 @@ class ImageTree(ImageFolder):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: list[str] = []
-        for here, below, names in os.walk(folder, followlinks=True):
+        for here, below, names in walk(folder):
             below[:] = sorted(d for d in below if not d.startswith("."))
             parent = Path(here).relative_to(folder).as_posix()
             start = "" if parent == "." else f"{parent}/"

@@ -13,6 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+from datamodules.images import walk
+
 _HEAD = 1 << 16
 _SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".tfrecord")
 _LOOKED_AT = 20  # files of a folder that tell what the others are
@@ -34,7 +36,7 @@ class _Walk:
     def __init__(self, root: Path) -> None:
         self.files: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
         self.folders: list[Path] = []
-        for folder, below, names in os.walk(root, followlinks=True):
+        for folder, below, names in walk(root):
             here = Path(folder)
             self.folders.append(here)
             deep = len(here.relative_to(root).parts) >= _DEPTH

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
-
 from datamodules.formats.writing import Pictured
+from datamodules.plain_json import encode
 
 
 class CocoWriter:
@@ -60,7 +59,7 @@ class CocoWriter:
             stream.write(b'],\n"annotations": [')
             while block := part.read(1 << 20):
                 stream.write(block)
-            categories = msgspec.json.encode(self._categories)
+            categories = encode(self._categories)
             stream.write(b'],\n"categories": ' + categories + b"}\n")
             stream.close()
             part.close()
@@ -74,4 +73,4 @@ class CocoWriter:
 
 
 def _append(stream: BinaryIO, value: dict[str, Any], start: bytes) -> None:
-    stream.write((b"\n" if stream.tell() == len(start) else b",\n") + msgspec.json.encode(value))
+    stream.write((b"\n" if stream.tell() == len(start) else b",\n") + encode(value))

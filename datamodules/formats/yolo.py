@@ -85,6 +85,11 @@ def _classes(
     if isinstance(names, list):
         names = dict(enumerate(names))
     if isinstance(names, dict) and names:
+        if not all(str(k).lstrip("+-").isdigit() for k in names):
+            raise ValueError(
+                f"{file}: names has the keys {list(names)[:3]}, which must be class numbers; write "
+                f"`0: {next(iter(names))}`"
+            )
         classes = {int(k): str(v) for k, v in names.items()}
         shown = shown_path(file or root, root)
         notes = _class_count(shown, content.get("nc"), classes)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from datamodules.formats.parsing import read_lines
-from datamodules.images import SUFFIXES, ImageFolder, list_images
+from datamodules.images import SUFFIXES, ImageFolder, list_images, walk
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
@@ -115,7 +115,7 @@ def text_files(folder: Path) -> list[Path]:
 def images_below(folder: Path) -> list[Path]:
     """Image files in a folder and all below, sorted; hidden ones are none."""
     found: list[Path] = []
-    for here, below, _ in os.walk(folder, followlinks=True):
+    for here, below, _ in walk(folder):
         below[:] = [d for d in below if not d.startswith(".")]
         found += list_images(Path(here))
     return sorted(found)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from test_index_cache import assert_equal
+from tiny_sets import coco_content, write_coco
 
 from datamodules import scratch as scratch_module
 from datamodules.formats import coco
@@ -275,3 +276,13 @@ def test_what_is_no_coco_file_is_named(text, word, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=rf"a\.json is no COCO annotation file.*{word}"):
         coco.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [("0", False), ("", False), ("false", False), ("1", True), (0.5, True)]
+)
+def test_a_crowd_in_quotes_is_what_it_says(value, crowd, tmp_path):
+    content = coco_content()
+    content["annotations"] = [{**content["annotations"][0], "iscrowd": value}]
+    index = coco.read(write_coco(tmp_path, content)).splits["train"]
+    assert index.crowd.tolist() == [crowd]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,30 @@ def test_all_boxes_in_doubt_need_the_user(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"decision of yours(.|\n)*xyxy_boxes"):
         mend(examine(write_coco(tmp_path / "set", made), workers=0), tmp_path / "out")
+
+
+def test_no_name_is_taken_twice(tmp_path):
+    made = coco_content()
+    names = ["a_2.jpg", "a.jpg", "a.png"]
+    root = write_coco(tmp_path / "set", made)
+    for number, (entry, name) in enumerate(zip(made["images"], names, strict=True)):
+        entry["id"], entry["file_name"] = number, name
+        write_image(root / "train" / "new.jpg", (entry["width"], entry["height"]), 10 + number)
+        (root / "train/new.jpg").rename(root / "train" / name)  # a.png is a JPEG by its bytes
+    for entry in made["annotations"]:
+        entry["image_id"] = 0
+    (root / "annotations/instances_train.json").write_text(json.dumps(made))
+    fixed(root, tmp_path / "out")
+    copied = [entry["file_name"] for entry in content(tmp_path / "out")["images"]]
+    assert len(set(copied)) == 3
+    for old, new in zip(names, copied, strict=True):
+        assert (tmp_path / "out/train" / new).read_bytes() == (root / "train" / old).read_bytes()
+
+
+def test_a_file_name_that_is_no_text_is_copied(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    root = write_yolo(tmp_path / "set")
+    write_image(root / "images/train" / name, (30, 20), 7)  # without labels: a warning that names it
+    fixed(root, tmp_path / "out")
+    assert (tmp_path / "out/train" / name).is_file()
+    assert any(f.endswith(f"/{name}") for f in read(tmp_path / "out").splits["train"].files)

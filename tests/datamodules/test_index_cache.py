@@ -20,6 +20,7 @@ from datamodules.coco import CocoDataModule
 from datamodules.formats import coco, detect, keeping
 from datamodules.index import AnnotationIndex
 from datamodules.index_store import open_columns, write_columns
+from datamodules.watch import LayoutWatch
 
 
 @pytest.fixture
@@ -206,6 +207,35 @@ def test_a_changed_layout_is_read_again(change, reads, tmp_path):
         assert (len(before), len(after)) == (3, 2)
     if change in (change_json, change_json_keeping_its_times):
         assert after.areas.tolist() == [8.5, 8.5, 8.5]
+
+
+@pytest.mark.parametrize("late", ["folder", "file"])
+def test_what_was_not_there_is_seen_when_it_comes(late, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_TICK", 0)
+    json_of, folders = tmp_path / "train/train.json", [tmp_path / "train", tmp_path / "val"]
+    json_of.parent.mkdir()
+    json_of.write_text("{}")
+    record = LayoutWatch([json_of], folders).record()
+    assert LayoutWatch([json_of], folders).unchanged(record)
+    files = [json_of]
+    if late == "folder":
+        (tmp_path / "val").mkdir()
+    else:  # in a folder that is not looked into
+        files.append(tmp_path / "val.json")
+        files[-1].write_text("{}")
+    assert not LayoutWatch(files, folders).unchanged(record)
+
+
+def test_faults_that_name_no_text_are_kept(monkeypatch, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    root = write_yolo(tmp_path / "set")
+    (root / "images/train" / name).write_bytes(b"no picture")
+    monkeypatch.setattr(keeping, "LARGE_COUNT", 0)
+    monkeypatch.setattr(watch, "_TICK", 0)
+    made, opened = detect.read(root), detect.read(root)
+    assert made.splits["train"].columns.reopen is not None
+    assert made.faults == opened.faults
+    assert any(f.file.endswith(name) for f in opened.faults)
 
 
 def test_an_equal_source_is_not_read_again(reads, tmp_path):

@@ -99,8 +99,12 @@ def test_evaluation_has_codes_of_all_outlines_at_the_original_size(tmp_path):
 def test_an_object_without_an_outline_is_an_error_with_its_id(tmp_path):
     bare = [annotation(44, [1, 1, 5, 5], None), annotation(45, [1, 1, 5, 5], None, crowd=1)]
     data = module(write(tmp_path, bare))
-    assert [(f.kind, f.id) for f in data.read().faults if f.severity == "error"] == [("no_outline", 44)] * 2
-    with pytest.raises(ValueError, match="has a box and no outline, and masks are trained"):
+    assert [(f.kind, f.id) for f in data.read().faults if f.severity == "error"] == [
+        ("no_outline", 44),
+        ("no_outline", 44),
+        ("no_outline", 45),  # a crowd: of the evaluation alone
+    ]
+    with pytest.raises(ValueError, match="has a box and no outline, and masks are trained and"):
         data.setup("fit")
     lenient = module(tmp_path, skip_broken=True)
     lenient.setup("fit")
@@ -140,3 +144,11 @@ def test_coco_as_prediction_of_itself_is_perfect_without_its_crowds(test_data):
     assert metric.compute()["AP"] == pytest.approx(1, abs=1e-9)
     sample = data.training_dataset()[(0, 0)]
     assert len(sample.masks) == len(sample.labels)
+
+
+def test_a_crowd_without_an_outline_is_an_error_where_it_is_evaluated(tmp_path):
+    data = module(write(tmp_path, [annotation(4, [1, 1, 3, 3], None, crowd=1)]))
+    told = [(f.severity, f.kind, f.id) for f in data.read().faults if f.kind == "no_outline"]
+    assert told == [("error", "no_outline", 4)]  # of val alone: training leaves crowds out
+    with pytest.raises(ValueError, match="no_outline"):
+        data.setup("fit")

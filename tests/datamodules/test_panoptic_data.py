@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datamodules.convert import convert
 from datamodules.formats.detect import detect, read
 from datamodules.panoptic import CocoPanopticDataModule
 from datamodules.panoptic_truth import annotation_id, segment_id
@@ -392,3 +393,11 @@ def test_panopticapi_sample_is_read_as_it_is(test_data):
             (pair,) = np.unique(pixels[mask.numpy()], axis=0)[:, :2].tolist()
             assert pair[0] == segment.label
             assert (pair[1] == 255) == segment.crowd
+
+
+def test_a_copy_in_another_format_says_that_it_has_no_segments(tmp_path):
+    source = read(write(tmp_path / "set"))
+    losses = convert(source, "coco", tmp_path / "copy").losses
+    assert losses["masks of panoptic segments, and which classes are things"] == sum(
+        index.num_objects for index in source.splits.values()
+    )

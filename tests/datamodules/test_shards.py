@@ -326,3 +326,28 @@ def test_an_image_of_two_splits_is_decoded_once_and_left_out_of_both(tmp_path):
     found = corrupt_images(both, lambda done, total: steps.append((done, total)))
     assert {split: list(rows) for split, rows in found.items()} == {"train": [1], "val": [1]}
     assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b.tar", "..\\evil", "..", "", "manifest.json"])
+@pytest.mark.parametrize("place", ["images", "shard", "split"])
+def test_a_manifest_names_only_files_beside_it(packed, name, place):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    entry = {
+        "images": manifest["images"],
+        "shard": manifest["shards"][0],
+        "split": manifest["splits"]["train"]["file"],
+    }[place]
+    entry["name"] = name
+    with pytest.raises(ValueError, match="does not lie beside it"):
+        parse_manifest(json.dumps(manifest).encode(), "here")
+
+
+def test_faults_that_name_no_text_are_packed(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    root = write_yolo(tmp_path / "set")
+    write_image(root / "images/train" / name, (30, 20), 3)  # without labels: a warning that names it
+    source = read(root)
+    pack(source, tmp_path / "packed", SMALLEST_SHARD)
+    found = read(tmp_path / "packed")
+    assert f"images/train/{name}" in found.splits["train"].files.tolist()
+    assert [f for f in source.faults if f.severity == "warning"] == found.faults

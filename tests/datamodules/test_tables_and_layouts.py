@@ -234,3 +234,34 @@ def test_content_tells_and_not_the_name(tmp_path):
     (tmp_path / "prices.csv").write_text("x,y\n1,2\n")
     assert [e.format for e in evidence(tmp_path)] == ["coco"]
     assert set(FORMATS) >= {"coco", "yolo", "voc", "csv", "labelme", "cvat", "label_studio", "open_images"}
+
+
+def write_table(root: Path) -> Path:
+    write_image(root / "images" / "0.jpg", (30, 20))
+    (root / "boxes.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n0.jpg,cat,1,1,9,9\n")
+    return root
+
+
+@pytest.mark.parametrize("make", [write_yolo, write_table])
+def test_a_link_to_a_folder_above_gives_no_image_twice(make, tmp_path):
+    root = make(tmp_path / "set")
+    before = [sorted(index.files) for index in read(root).splits.values()]
+    folder = (root / read(root).splits["train"].files[0]).parent
+    (folder / "self").symlink_to(".")
+    (folder / "up").symlink_to(root)
+    assert [sorted(index.files) for index in read(root).splits.values()] == before
+
+
+def test_a_link_beside_is_followed(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    elsewhere = tmp_path / "elsewhere"
+    (root / "images/train").rename(elsewhere)
+    (root / "images/train").symlink_to(elsewhere)
+    assert len(read(root).splits["train"]) == 3
+
+
+def test_yolo_names_by_word_are_refused_with_their_file(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {cat: 0}\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: names has the keys"):
+        read(root)

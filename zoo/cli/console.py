@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 
 def is_rank_zero() -> bool:
@@ -28,7 +28,7 @@ class Console:
     def say(self, text: str = "") -> None:
         """One or more lines for a person."""
         if is_rank_zero():
-            print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+            _write(text, sys.stderr if self.as_json else sys.stdout)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Left-aligned columns, numbers right-aligned; two spaces between them."""
@@ -37,7 +37,22 @@ class Console:
     def result(self, document: dict[str, Any] | list[Any]) -> None:
         """The JSON document; printed only with `--json`, and then alone on stdout."""
         if self.as_json and is_rank_zero():
-            print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
+            text = json.dumps(document, indent=2, ensure_ascii=False)
+            try:
+                text.encode(_encoding(sys.stdout))
+            except UnicodeEncodeError:
+                text = json.dumps(document, indent=2)
+            print(text, flush=True)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """A letter that the terminal cannot show, or a byte of a file name that is none, stands as \\uXXXX."""
+    encoding = _encoding(stream)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
