@@ -147,7 +147,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             shown = "\n".join(f"  {f}" for f in errors[:_FAULTS_SHOWN])
             more = f"\n  ... and {len(errors) - _FAULTS_SHOWN} more" if len(errors) > _FAULTS_SHOWN else ""
             raise ValueError(
-                f"the data set has {len(errors)} errors:\n{shown}{more}\n"
+                f"the data set has {len(errors)} error{'' if len(errors) == 1 else 's'}:\n{shown}{more}\n"
                 "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
             )
         kinds = Counter(f.kind for f in data.faults if f.severity != "note")

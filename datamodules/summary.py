@@ -67,10 +67,10 @@ class DataSummary:
         out = [f"format {self.format}"]
         for name, split in self.splits.items():
             listed = f" of {split.listed} listed" if split.listed != split.images else ""
-            crowds = f" and {split.crowd} crowd{'' if split.crowd == 1 else 's'}" if split.crowd else ""
+            crowds = f" and {_counted(split.crowd, 'crowd')}" if split.crowd else ""
             out.append(
-                f"{name}: {split.images} images{listed}, {split.objects} objects{crowds}, {split.empty} images "
-                "without any"
+                f"{name}: {_counted(split.images, 'image')}{listed}, {_counted(split.objects, 'object')}{crowds}, "
+                f"{_counted(split.empty, 'image')} without any"
             )
         out += [
             f"class {row.head_index} {row.name!r} (id {row.source_id} in the source): "
@@ -115,3 +115,7 @@ def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> Spl
         crowd=int(index.crowd.sum()),
         empty=len(index) - len(np.unique(row)),
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

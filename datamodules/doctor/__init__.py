@@ -83,6 +83,8 @@ def examine(
     """
     if queries < 1:
         raise ValueError(f"queries is {queries}; a model has at least 1")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}; it must be 0 or more (0 or 1: no process but this one)")
     view = view_size(image_size)
     place = place_of(root)
     source = read(place if is_address(place) else Path(place), format)

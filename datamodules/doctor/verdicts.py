@@ -48,9 +48,9 @@ def judge(found: Examination) -> Verdicts:
     """What a cleaned copy leaves out.
 
     Raises:
-        ValueError: if the data set has no class, or all boxes of a split are in doubt.
+        ValueError: if the data set has no class or too few names of classes, or all boxes of a split are in doubt.
     """
-    doubt = next((f for f in found.faults if f.kind in ("no_class", "xyxy_boxes")), None)
+    doubt = next((f for f in found.faults if f.kind in ("no_class", "xyxy_boxes", "short_class_list")), None)
     if doubt is not None:
         raise ValueError(f"this cannot be mended without a decision of yours: {doubt}")
     verdicts = Verdicts()

@@ -71,6 +71,7 @@ Layouts that are understood:
   LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images
   Shards                 manifest.json, 00000.tar, ... as `zoo data shard` writes them; also at an address"""
 _SHOWN = 12
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 class Evidence(NamedTuple):
@@ -140,12 +141,17 @@ def detect(root: Path) -> str:
 def _detected(root: Path) -> tuple[str, list[Evidence]]:
     """The format, and what else the folder has that is not read."""
     if not root.is_dir():
+        if root.is_file() and root.name.lower().endswith(_ARCHIVES):
+            raise ValueError(f"{root} is an archive; unpack it first and give the folder")
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
     if shards.is_sharded(root):
         return "shards", []
+    shards.refuse_missing_manifest(root)
     with sniff.one_walk():
         found = evidence(root)
     chosen = [e for e in found if e.layout] or found
+    if [e.format for e in chosen] == ["voc"] and voc.find_base(root) not in (None, root):
+        _refuse_several(root)  # VOC is found a folder down
     if len(chosen) > 1:
         told = " and ".join(f"{e.format} ({e.what})" for e in chosen)
         raise ValueError(
@@ -154,6 +160,7 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
         )
     if chosen:
         return chosen[0].format, [other for other in found if other is not chosen[0]]
+    _refuse_several(root, most=0)
     raise ValueError(
         f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_UNDERSTOOD}"
     )
@@ -199,6 +206,27 @@ def _left_over(format: str, other: Evidence) -> Fault:
         "it instead"
     )
     return Fault("note", "other_format", other.what, None, message)
+
+
+def _refuse_several(root: Path, most: int = 1) -> None:
+    """Raises ValueError if more than so many folders of `root` are data sets, naming them."""
+    inside = _sets_inside(root)
+    if len(inside) > most:
+        named = ", ".join(f"{folder} ({format})" for folder, format in inside)
+        raise ValueError(f"{root} is no data set itself but has some; give one of: {named}")
+
+
+def _sets_inside(root: Path) -> list[tuple[Path, str]]:
+    """Folders of `root` that are a data set, and the format of each."""
+    found = []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:_SHOWN]:
+        if shards.is_sharded(folder):
+            found.append((folder, "shards"))
+            continue
+        with sniff.one_walk():
+            told = evidence(folder)
+        found += [(folder, e.format) for e in [*(e for e in told if e.layout), *told][:1]]
+    return found
 
 
 def _reason(root: Path) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.formats.source import Source
-from datamodules.shard_files import FORMAT, MANIFEST
+from datamodules.shard_files import FORMAT, IMAGES, MANIFEST
 from datamodules.shards import open_shards
 
 
 def read(root: Path | str, *, verify_sizes: bool = True) -> Source:
     """The splits of a folder of shards or of an address; sizes were verified when it was packed."""
+    if isinstance(root, Path):
+        refuse_missing_manifest(root)
     data = open_shards(str(root))
     return Source("shards", root, dict(data.manifest.classes), data.splits, tuple(data.manifest.faults))
 
@@ -22,3 +24,15 @@ def is_sharded(root: Path) -> bool:
         return False
     with open(manifest, "rb") as file:
         return FORMAT.encode() in file.read()
+
+
+def refuse_missing_manifest(root: Path) -> None:
+    """Tells of shards that were copied without the file that lists them.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if (root / IMAGES).is_file() and not (root / MANIFEST).exists():
+        raise ValueError(
+            f"{root} has shards but {MANIFEST} is missing; copy it there from where `zoo data shard` wrote it"
+        )

@@ -261,8 +261,11 @@ def _read_split(
             told = f"<filename> says {record.image!r}; the image of the same stem, {name}, is taken"
             builder.fault("note", "other_file_name", record.file, image_id, told)
         add_checked_image(builder, images, name, image_id, record.size, verify_sizes)
-        for class_name, corners in zip(record.names, record.corners, strict=True):
+        for place, (class_name, corners) in enumerate(
+            zip(record.names, record.corners, strict=True), start=1
+        ):
             number += 1
+            known = len(builder.faults)
             builder.add_object(
                 image_id,
                 _xywh(corners, zero_based),
@@ -270,6 +273,8 @@ def _read_split(
                 number,
                 file=record.file,
             )
+            # the number is ours; what a user can find is the place in the xml
+            builder.faults[known:] = [replace(f, id=f"object {place}") for f in builder.faults[known:]]
     return builder.build()
 
 

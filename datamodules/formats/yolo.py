@@ -21,6 +21,8 @@ _NO_LABELS = frozenset(
     {"classes.txt", "predefined_classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"}
 )
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
+_UNKNOWN_ID = re.compile(r"category (\d+) is not in the class list")
+_MANY = 10  # objects of unknown classes from which the list of names is at fault, not the rows
 _NORMALISED = 1.5  # larger values are pixels; boxes a little over the edge are not
 
 
@@ -53,7 +55,10 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     labels = layout.LabelFiles()
     classes, class_notes = _classes(root, file, content, images, labels)
     splits = {split: _read_split(root, own, classes, labels) for split, own in images.items()}
-    return Source("yolo", root, classes, splits, (*notes, *class_notes, *image_overlaps(root, splits)))
+    splits, short = _short_class_list(shown, classes, splits)
+    return Source(
+        "yolo", root, classes, splits, (*notes, *class_notes, *short, *image_overlaps(root, splits))
+    )
 
 
 def _inexact_paths(
@@ -119,6 +124,26 @@ def _class_count(file: str, count: object, classes: Mapping[int, str]) -> list[F
     names = list(classes.values())
     message = f"nc is {count} but there are {len(classes)} names {names}; names is taken; correct nc"
     return [Fault("error", "class_list", file, None, message)]
+
+
+def _short_class_list(
+    file: str, classes: Mapping[int, str], splits: Mapping[str, AnnotationIndex]
+) -> tuple[dict[str, AnnotationIndex], list[Fault]]:
+    """One fault for a list of names that lacks many objects' classes, instead of one for each object."""
+    unknown = [f for index in splits.values() for f in index.faults if f.kind == "unknown_category"]
+    ids = [int(match[1]) for f in unknown if (match := _UNKNOWN_ID.match(f.message))]
+    if len(ids) < _MANY or max(ids) <= max(classes, default=-1):
+        return dict(splits), []
+    names = ", ".join(map(repr, list(classes.values())[:_MANY]))
+    message = (
+        f"the label files have class ids up to {max(ids)} but there are only {len(classes)} names ({names}); "
+        f"{len(unknown)} objects are left out; add the names that are missing"
+    )
+    told = {
+        name: replace(index, faults=tuple(f for f in index.faults if f.kind != "unknown_category"))
+        for name, index in splits.items()
+    }
+    return told, [Fault("error", "short_class_list", file, None, message)]
 
 
 def _used_classes(file: Path | None) -> set[int]:

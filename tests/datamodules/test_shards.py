@@ -285,7 +285,7 @@ def test_the_command_refuses_errors_unless_they_are_left_out(tmp_path, capsys):
     (root / "train" / "1.jpg").unlink()
     command = ["data", "shard", str(root), "--output", str(tmp_path / "out")]
     assert run_command(command) == 2
-    assert "the data set has 1 errors" in (said := capsys.readouterr().err)
+    assert "the data set has 1 error, the first:" in (said := capsys.readouterr().err)
     assert "missing_image" in said
     assert run_command([*command, "--skip-broken"]) == 0
     capsys.readouterr()

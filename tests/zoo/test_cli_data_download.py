@@ -346,3 +346,22 @@ def test_the_result_as_json(server: FileServer, tmp_path: Path, capsys: pytest.C
     document = json.loads(capsys.readouterr().out)
     assert sorted(document["fetched"]) == ["labels.tar.gz", "val/val.json", "zips/train.zip"]
     assert document["next"][0] == f"zoo data check {tmp_path / 'toy'}"
+
+
+def test_a_source_folder_that_is_not_there_or_lacks_a_file_is_told_as_that(
+    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror = tmp_path / "mirror"
+    command = ["data", "download", "toy", "--output", str(tmp_path / "toy"), "--source", str(mirror)]
+    assert run_command(command) == 2
+    assert capsys.readouterr().err == f"error: --source {mirror}: there is no such folder\n"
+    assert not (tmp_path / "toy").exists()
+    (mirror / "val").mkdir(parents=True)
+    (mirror / "val/val.json").write_bytes(b"[]")
+    for source in (str(mirror), f"file://{mirror}"):
+        command[-1] = source
+        assert run_command(command) == 2
+        said = capsys.readouterr().err
+        assert f"--source {source} has no zips/train.zip, labels.tar.gz; put the file there" in said
+        assert ADVICE not in said
+    assert server.requests == []

@@ -32,6 +32,7 @@ LEDGER = "ledger.json"
 _ATTEMPTS = 12
 _SPARE = 1 << 30  # bytes to leave on the disk
 _TIMEOUT = 30.0
+_NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,11 @@ def download(options: Options, console: Console) -> None:
     work = output / WORK
     console.say(f"{publication.title}\n{publication.licence}\n{publication.checksums}")
     _refuse_file(output)
+    _refuse_missing_folder(options.source)
     with _alone(work):
         job = _Job(publication, options, output, _Ledger.read(work / LEDGER))
         todo = [file for file in files if not job.ledger.has(file, output)]
+        _refuse_missing_files(job, todo)
         sizes = job.sizes(todo)
         console.say(
             f"{len(files) - len(todo)} of {len(files)} files are there; "
@@ -182,9 +185,8 @@ class _Job:
         return known if known is not None else self._ask_size(self.address(file))
 
     def _ask_size(self, url: str) -> int | None:
-        if not url.startswith(("http://", "https://")):
-            path = Path(url.removeprefix("file://"))
-            return path.stat().st_size if path.is_file() else None
+        if not _is_web(url):
+            return _local(url).stat().st_size
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "detr-zoo"})
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
@@ -314,6 +316,33 @@ def _alone(work: Path) -> Iterator[None]:
 def _refuse_file(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
+
+
+def _is_web(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _local(source: str) -> Path:
+    """The path of a source that is no web address; publications add names to it as text."""
+    return Path(source.removeprefix("file://"))
+
+
+def _refuse_missing_folder(source: str | None) -> None:
+    if source is not None and not _is_web(source) and not _local(source).is_dir():
+        raise ValueError(f"--source {source}: there is no such folder")
+
+
+def _refuse_missing_files(job: _Job, files: Sequence[RemoteFile]) -> None:
+    """Raises ValueError if a folder that is the source lacks a file, before anything is copied."""
+    if job.options.source is None or _is_web(job.options.source):
+        return
+    lacking = [file.path for file in files if not _local(job.address(file)).is_file()]
+    if lacking:
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        raise ValueError(
+            f"--source {job.options.source} has no {', '.join(lacking[:_NAMED])}{more}; put the file there under "
+            "this name, or choose other --parts"
+        )
 
 
 def _refuse_full_disk(job: _Job, files: Sequence[RemoteFile], sizes: dict[str, int | None]) -> None:

@@ -34,7 +34,7 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
     if errors and not skip_broken:
         shown = "\n".join(f"  {fault}" for fault in errors[:_FAULTS_SHOWN])
         raise ValueError(
-            f"the data set has {len(errors)} errors, the first of them:\n{shown}\nCorrect them (`zoo data check "
+            f"the data set has {counted(len(errors), 'error')}, the first:\n{shown}\nCorrect them (`zoo data check "
             "DIR` lists all), or leave the images and objects at fault out with --skip-broken"
         )
     with _Bar(console, "decode") as bar:
@@ -61,12 +61,14 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
         }
     )
     if not console.as_json:
-        counts = ", ".join(f"{split.images} images in {name}" for name, split in manifest.splits.items())
+        counts = ", ".join(
+            f"{counted(split.images, 'image')} in {name}" for name, split in manifest.splits.items()
+        )
         console.say(
-            f"{counts}; {len(manifest.shards)} shards, {size_in_all / 2**20:.1f} MiB, read back whole"
+            f"{counts}; {counted(len(manifest.shards), 'shard')}, {size_in_all / 2**20:.1f} MiB, read back whole"
         )
         if errors:
-            console.say(f"{len(errors)} errors of the annotations: what is at fault was left out")
+            console.say(f"{counted(len(errors), 'error')} of the annotations: what is at fault was left out")
         if images:
             console.say(
                 f"{counted(len(images), 'image')} that cannot be decoded: left out, with all objects: {_named(images)}"

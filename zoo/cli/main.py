@@ -344,7 +344,11 @@ def check(
         typer.Option("--image-size", help="640, 480x640 (height x width) or 800/1333; default 640."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that decode; default: the cores there are.")
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes that decode; 0 or 1: none but this one; default: the cores there are.",
+        ),
     ] = None,
     fix: Annotated[
         Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
@@ -361,17 +365,18 @@ def check(
     """Format, splits, classes with their source ids, and every fault, by file and id."""
     from zoo.cli.data import check as run
 
-    run(
-        folder,
-        Console(as_json),
-        quick=quick,
-        queries=queries,
-        image_size=image_size,
-        workers=workers,
-        fix=fix,
-        format=format,
-        report=report,
-    )
+    with signals.leaving_nothing(fix, report):
+        run(
+            folder,
+            Console(as_json),
+            quick=quick,
+            queries=queries,
+            image_size=image_size,
+            workers=workers,
+            fix=fix,
+            format=format,
+            report=report,
+        )
 
 
 @data_app.command(name="convert")
@@ -387,7 +392,8 @@ def convert_data(
     from zoo.cli.data_convert import Copying
     from zoo.cli.data_convert import convert as run
 
-    run(Copying(folder, output, to, images, format), Console(as_json))
+    with signals.leaving_nothing(output):
+        run(Copying(folder, output, to, images, format), Console(as_json))
 
 
 @data_app.command(name="split")
@@ -418,7 +424,8 @@ def split_data(
     from zoo.cli.data_convert import split as run
 
     division = Division(val, test, seed, stratify, group_by)
-    run(Copying(folder, output, to, images, format), division, Console(as_json))
+    with signals.leaving_nothing(output):
+        run(Copying(folder, output, to, images, format), division, Console(as_json))
 
 
 @data_app.command(name="show")
@@ -435,7 +442,8 @@ def show_data(
     from zoo.cli.data_show import Viewing
     from zoo.cli.data_show import show as run
 
-    run(Viewing(folder, split, count, output, format, seed), Console(as_json))
+    with signals.leaving_nothing(output):
+        run(Viewing(folder, split, count, output, format, seed), Console(as_json))
 
 
 @data_app.command(name="download")
@@ -484,7 +492,8 @@ def shard(
     """Pack a data set into tar shards with an index, to train from a disk or an address (s3, http, gs)."""
     from zoo.cli.data_shard import shard as run
 
-    run(folder, output, size, format, skip_broken, Console(as_json))
+    with signals.leaving_nothing(output):
+        run(folder, output, size, format, skip_broken, Console(as_json))
 
 
 @runs_app.command(name="sync")
@@ -524,6 +533,8 @@ def run_command(argv: Sequence[str]) -> int:
             result: Any = app(args=plain, standalone_mode=False, obj=overrides)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except signals.Interrupted as error:
+        return _fail(str(error), 130)
     except signals.Terminated:
         return _fail("ended by SIGTERM", 143)
     except (ValueError, OSError, LookupError) as error:
@@ -536,6 +547,8 @@ def run_command(argv: Sequence[str]) -> int:
         if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):
             raise
         return _fail(error.format_message(), 2)
+    if result == 130:  # Typer has turned Ctrl-C into an exit code
+        return _fail("interrupted", 130)
     return int(result or 0)
 
 

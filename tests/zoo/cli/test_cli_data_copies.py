@@ -236,3 +236,47 @@ def test_the_help_names_formats(capsys):
     said = capsys.readouterr().out
     assert "coco, yolo, voc or csv" in said
     assert {"coco", "yolo", "voc", "csv", "labelme", "cvat"} <= set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        (["check"], "datamodules.doctor.examine"),
+        (["convert", "--to", "yolo", "--output", "out"], "datamodules.convert._place"),
+        (["split", "--output", "out"], "datamodules.convert._place"),
+        (["shard", "--output", "out"], "datamodules.shard_writer._entry"),
+        (["show", "--output", "out.png"], "zoo.cli.data_show.gallery"),
+    ],
+)
+def test_ctrl_c_says_that_nothing_was_written(tmp_path, capsys, monkeypatch, command, place):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    root = generate_shapes(tmp_path / "set", 6, 2, seed=0, size=32)
+    monkeypatch.setattr(place, stop)
+    assert run_command(["data", command[0], str(root), *command[1:]]) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted; nothing was written\n")
+    assert not [p for p in Path().iterdir() if "out" in p.name]
+
+
+def test_ctrl_c_names_what_was_written(tmp_path, capsys, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    root = generate_shapes(tmp_path / "set", 6, 2, seed=0, size=32)
+    monkeypatch.setattr("datamodules.doctor.fix.mend", stop)
+    command = ["data", "check", str(root), "--fix", "out", "--report", "page.html", "--workers", "0"]
+    assert run_command(command) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted; look at page.html\n")
+
+
+def test_one_is_told_in_the_singular(tmp_path, capsys):
+    root = generate_shapes(tmp_path / "set", 1, 1, seed=0, size=32)
+    assert run_command(["data", "shard", str(root), "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "1 image in train, 1 image in val; 1 shard, " in said
+    assert run_command(["data", "convert", str(root), "--to", "csv", "--output", "copy"]) == 0
+    said = capsys.readouterr().out
+    assert "train 1 image " in said
+    assert run_command(["data", "check", str(root), "--workers", "-1"]) == 2
+    assert "workers is -1; it must be 0 or more" in capsys.readouterr().err
