@@ -364,8 +364,9 @@ def check(
 ) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
     from zoo.cli.data import check as run
+    from zoo.cli.data import report_file
 
-    with signals.leaving_nothing(fix, report):
+    with signals.leaving_nothing(fix, None if report is None else report_file(report)):
         run(
             folder,
             Console(as_json),

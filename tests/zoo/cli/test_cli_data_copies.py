@@ -264,10 +264,10 @@ def test_ctrl_c_names_what_was_written(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     root = generate_shapes(tmp_path / "set", 6, 2, seed=0, size=32)
-    monkeypatch.setattr("datamodules.doctor.fix.mend", stop)
+    monkeypatch.setattr("zoo.cli.data_report.write_report", stop)
     command = ["data", "check", str(root), "--fix", "out", "--report", "page.html", "--workers", "0"]
     assert run_command(command) == 130
-    assert capsys.readouterr().err.endswith("error: interrupted; look at page.html\n")
+    assert capsys.readouterr().err.endswith("error: interrupted; look at out\n")
 
 
 def test_one_is_told_in_the_singular(tmp_path, capsys):
