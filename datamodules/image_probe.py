@@ -162,7 +162,8 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
             yield from _finished(*waiting.pop(0))
     except BrokenProcessPool as error:
         raise OSError(
-            "a process that looks at images was killed, most likely for want of memory; use --workers 1"
+            "a process that looks at images was killed, most likely for want of memory; free some, or have "
+            "zoo data check --workers 1 look at them in one process"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

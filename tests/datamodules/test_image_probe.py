@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from datamodules.doctor import examine
 from datamodules.image_probe import GRID, _deaf, probe, probe_all
 from datamodules.shapes import generate_shapes
-from datamodules.stores import Folder
+from datamodules.stores import Folder, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,3 +164,19 @@ def test_ctrl_c_while_workers_start_is_heard_afterwards():
     finally:
         signal.signal(signal.SIGINT, before)
     assert started
+
+
+class Unreachable:
+    """A store whose way to the files is at fault."""
+
+    def read(self, name: str) -> bytes:
+        raise StoreError(f"the network is down before {name}")
+
+    def where(self, name: str) -> str:
+        return name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_that_cannot_be_reached_is_no_fault_of_its_images(workers):
+    with pytest.raises(StoreError, match="the network is down before a"):
+        list(probe_all(Unreachable(), ["a", "b"], workers))

@@ -288,7 +288,7 @@ def test_the_command_refuses_errors_unless_they_are_left_out(tmp_path, capsys):
     assert "the data set has 1 error, the first:" in (said := capsys.readouterr().err)
     assert "missing_image" in said
     assert run_command([*command, "--skip-broken"]) == 0
-    capsys.readouterr()
+    assert "1 error of the data: images and objects at fault were left out\n" in capsys.readouterr().out
     packed, plain = module(tmp_path / "out"), module(root, skip_broken=True)
     packed.setup("fit")  # what was left out is no error of the shards
     assert packed.digest() == plain.digest()

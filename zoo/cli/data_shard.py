@@ -68,7 +68,9 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             f"{counts}; {counted(len(manifest.shards), 'shard')}, {size_in_all / 2**20:.1f} MiB, read back whole"
         )
         if errors:
-            console.say(f"{counted(len(errors), 'error')} of the annotations: what is at fault was left out")
+            console.say(
+                f"{counted(len(errors), 'error')} of the data: images and objects at fault were left out"
+            )
         if images:
             console.say(
                 f"{counted(len(images), 'image')} that cannot be decoded: left out, with all objects: {_named(images)}"
