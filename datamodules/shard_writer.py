@@ -48,7 +48,8 @@ def pack(source: Source, output: Path, shard_size: int, progress: Progress | Non
         progress: called after each image.
 
     Raises:
-        ValueError: `output` exists or lies inside the source, the shard size is too small, or there is no image.
+        ValueError: `output` exists or lies inside the source, the shard size is too small, there is no image, or
+            the data are panoptic, whose PNGs shards do not hold.
         OSError: an image cannot be read.
     """
     if shard_size < SMALLEST_SHARD:
@@ -56,6 +57,11 @@ def pack(source: Source, output: Path, shard_size: int, progress: Progress | Non
     if output.exists():
         raise ValueError(f"{output} exists; give a new folder, or remove it first")
     require_apart(source.root, output)
+    if source.format == "coco_panoptic":
+        raise ValueError(
+            f"{source.root}: panoptic data cannot be packed, for shards hold no PNG of segments; train on the folder, "
+            "or pack its boxes with --format coco where it has annotations/instances_*.json"
+        )
     if not any(len(index) for index in source.splits.values()):
         raise ValueError(f"{source.root}: no split has an image that can be packed")
     output.parent.mkdir(parents=True, exist_ok=True)

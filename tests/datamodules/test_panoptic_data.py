@@ -16,6 +16,7 @@ from datamodules.convert import convert
 from datamodules.formats.detect import detect, read
 from datamodules.panoptic import CocoPanopticDataModule
 from datamodules.panoptic_truth import annotation_id, segment_id
+from datamodules.shard_writer import SMALLEST_SHARD, pack
 from zoo.batch import Batch, Detections
 from zoo.evaluation import CocoAP
 from zoo.panoptic_quality import PanopticQuality
@@ -220,6 +221,12 @@ def test_a_folder_is_recognised_and_checked(tmp_path):
         json.dumps({**shown, "annotations": [], "categories": CATEGORIES})
     )
     assert detect(root) == "coco"  # COCO's own folder has both
+
+
+def test_panoptic_data_are_not_packed_without_their_segments(tmp_path):
+    root = write(tmp_path / "set")
+    with pytest.raises(ValueError, match="panoptic data cannot be packed"):
+        pack(read(root), tmp_path / "shards", SMALLEST_SHARD)
 
 
 def faults_of(root: Path, change: Any = None) -> list[tuple[str, str, Any]]:
