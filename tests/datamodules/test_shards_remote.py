@@ -67,7 +67,7 @@ def cached() -> list[str]:
     return sorted(p.name for p in Path(os.environ["ZOO_CACHE"]).rglob("*.tar"))
 
 
-def wait_for(condition, seconds: float = 20.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
