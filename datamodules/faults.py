@@ -31,7 +31,7 @@ class Fault:
         file: image or annotation file, relative to the data set's folder where it lies inside.
         id: annotation, image or category id, or line; None where the file says all.
         message: what is wrong, what was done, and what to do.
-        box: x, y, width, height of an object that was left out, where that is known, to be drawn.
+        box: x, y, width, height of the object, where that is known, to be drawn.
     """
 
     severity: Severity

@@ -28,6 +28,7 @@ from zoo.labels import LabelMap
 
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
+_OWN_IDS = frozenset({"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"})  # objects have ids
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def examine(
     statistics = measure(source.splits, view, queries)
     pictures: dict[str, Pictures] = {}
     pairs: dict[tuple[str, str], list[Pair]] = {}
-    faults += quick_faults(source.splits, source.classes, statistics)
+    faults += quick_faults(source.splits, source.classes, statistics, source.format)
     if not quick:
         pictures = _look_at_all(source.splits, workers, progress)
         for split, seen in pictures.items():
@@ -105,13 +106,13 @@ def examine(
 
 
 def quick_faults(
-    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics
+    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics, format: str
 ) -> Iterator[Fault]:
     """What the annotations alone tell: boxes, classes, sizes."""
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
-        yield from box_faults(index, statistics.queries, classes)
+        yield from box_faults(index, statistics.queries, classes, format in _OWN_IDS)
         yield from shape_faults(index)
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)

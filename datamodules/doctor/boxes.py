@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,24 @@ _LARGEST_ID = 2**53  # whole numbers up to it survive as float64
 _ROUND = 1e-3  # pixels; boxes closer than this are the same
 
 
-def box_faults(index: AnnotationIndex, queries: int, classes: Mapping[int, str]) -> Iterator[Fault]:
-    """What is wrong or suspicious about the objects of a split; `classes` are the names of the source ids."""
+def box_faults(
+    index: AnnotationIndex, queries: int, classes: Mapping[int, str], own_ids: bool = True
+) -> Iterator[Fault]:
+    """What is wrong or suspicious about the objects of a split.
+
+    Args:
+        index: the split.
+        queries: of the model.
+        classes: the names of the source ids.
+        own_ids: whether the ids of objects are those of the files; ids that were made up are not told.
+    """
+    for fault in _all_faults(index, queries, classes, own_ids):
+        yield fault if own_ids or fault.box is None else replace(fault, id=None)
+
+
+def _all_faults(
+    index: AnnotationIndex, queries: int, classes: Mapping[int, str], own_ids: bool
+) -> Iterator[Fault]:
     boxes, rows = index.boxes_xywh, rows_of(index)
     if len(boxes):
         sizes = index.sizes[rows].astype(np.float64)
@@ -34,7 +51,7 @@ def box_faults(index: AnnotationIndex, queries: int, classes: Mapping[int, str])
             yield _object(
                 index, rows, k, "warning", "subpixel_box", "is thinner than a pixel; most likely a slip"
             )
-        yield from _repeated(index, rows, classes)
+        yield from _repeated(index, rows, classes, own_ids)
         yield from _maskless_crowds(index, rows)
     yield from _odd_images(index)
     counts = np.bincount(rows[~index.crowd], minlength=len(index))
@@ -70,9 +87,11 @@ def rows_of(index: AnnotationIndex) -> NDArray[np.int64]:
 def _object(
     index: AnnotationIndex, rows: NDArray[np.int64], k: int, severity: Severity, kind: str, what: str
 ) -> Fault:
-    box = [round(v, 3) for v in index.boxes_xywh[k].tolist()]
-    message = f"box {box} {what}"
-    return Fault(severity, kind, str(index.files[rows[k]]), int(index.annotation_ids[k]), message)
+    x, y, w, h = (round(v, 3) for v in index.boxes_xywh[k].tolist())
+    message = f"box {[x, y, w, h]} {what}"
+    return Fault(
+        severity, kind, str(index.files[rows[k]]), int(index.annotation_ids[k]), message, (x, y, w, h)
+    )
 
 
 def _normalised(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -124,7 +143,9 @@ def _maskless_crowds(index: AnnotationIndex, rows: NDArray[np.int64]) -> Iterato
             )  # fmt: skip
 
 
-def _repeated(index: AnnotationIndex, rows: NDArray[np.int64], classes: Mapping[int, str]) -> Iterator[Fault]:
+def _repeated(
+    index: AnnotationIndex, rows: NDArray[np.int64], classes: Mapping[int, str], own_ids: bool
+) -> Iterator[Fault]:
     """Boxes that an earlier object of the same image has already."""
     keys = np.column_stack([rows, np.round(index.boxes_xywh / _ROUND).astype(np.int64)])
     _, first, group, number = np.unique(
@@ -136,7 +157,8 @@ def _repeated(index: AnnotationIndex, rows: NDArray[np.int64], classes: Mapping[
         j = int(first[group[k]])
         if index.crowd[k] != index.crowd[j]:
             continue
-        told = f"repeats that of annotation {int(index.annotation_ids[j])}"
+        other = f"annotation {int(index.annotation_ids[j])}" if own_ids else "an earlier object"
+        told = f"repeats that of {other}"
         if index.source_ids[k] == index.source_ids[j]:
             yield _object(
                 index, rows, k, "warning", "duplicate_object", f"{told}, of the same class; remove one"

@@ -222,7 +222,7 @@ def _zero_based(records: Iterable[_Record]) -> bool:
     return any(c is not None and min(c[:2]) < 1 for record in records for c in record.corners)
 
 
-def _xywh(corners: Corners | None, zero_based: bool) -> tuple[float, ...] | None:
+def _xywh(corners: Corners | None, zero_based: bool) -> Corners | None:
     """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide is a click, of size 0."""
     if corners is None:
         return None
@@ -266,15 +266,19 @@ def _read_split(
         ):
             number += 1
             known = len(builder.faults)
+            box = _xywh(corners, zero_based)
             builder.add_object(
                 image_id,
-                _xywh(corners, zero_based),
+                box,
                 id_of.get(class_name, class_name),  # one without a name becomes a fault
                 number,
                 file=record.file,
             )
             # the number is ours; what a user can find is the place in the xml
-            builder.faults[known:] = [replace(f, id=f"object {place}") for f in builder.faults[known:]]
+            drawn = box if box is not None and all(map(math.isfinite, box)) else None
+            builder.faults[known:] = [
+                replace(f, id=f"object {place}", box=f.box or drawn) for f in builder.faults[known:]
+            ]
     return builder.build()
 
 

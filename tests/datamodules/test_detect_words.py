@@ -56,6 +56,19 @@ def test_faults_of_voc_name_the_place_in_the_xml(tmp_path):
         assert f"(object {place})" in str(fault)
 
 
+def test_ids_that_no_file_has_are_not_told(tmp_path):
+    root = write_voc(tmp_path / "voc")
+    for file in sorted((root / "Annotations").glob("*.xml")):
+        head, mark, rest = file.read_text().rpartition("<object>")
+        file.write_text(head + 2 * (mark + rest.replace("</annotation>", "")) + "</annotation>")
+    faults = [f for f in examine(root, quick=True).faults if f.kind == "duplicate_object"]
+    assert faults
+    for fault in faults:
+        assert fault.id is None
+        assert fault.box is not None
+        assert "repeats that of an earlier object, of the same class" in fault.message
+
+
 def test_a_list_of_names_that_is_too_short_is_one_fault(tmp_path):
     for split in ("train", "val"):
         for i in range(8):

@@ -219,7 +219,7 @@ def test_data_check_fails_on_errors_and_names_them(shapes, capsys):
     next((shapes / "train").glob("*.png")).write_bytes(b"no picture")
     assert run_command(["data", "check", str(shapes), "--json"]) == 1
     [fault] = json.loads(capsys.readouterr().out)["faults"]
-    assert set(fault) == {"severity", "kind", "file", "id", "message"}
+    assert set(fault) == {"severity", "kind", "file", "id", "message", "box"}
     assert (fault["severity"], fault["kind"]) == ("error", "unreadable_image")
     assert fault["file"].endswith(".png")
 
