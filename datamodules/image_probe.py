@@ -173,7 +173,8 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
 def _deaf() -> Iterator[None]:
     """Processes that start within do not hear Ctrl-C from their first moment on: it is for this process alone.
 
-    It is held back here, not ignored: one that comes meanwhile is heard at the end.
+    It is held back here, not ignored: one that comes meanwhile is heard at the end, or at once if this process
+    has another thread to take it.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -155,7 +156,8 @@ def test_ctrl_c_while_workers_start_is_heard_afterwards():
 
     def start() -> None:
         with _deaf():
-            os.kill(os.getpid(), signal.SIGINT)
+            # to this thread: another one that a library has started would take it at once
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             started.append(True)
 
     try:
