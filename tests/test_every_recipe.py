@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from recipe_numbers import DETR_FAMILIES, leaves, numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
@@ -65,24 +65,6 @@ OURS = (
     "seed_everything", "data.seed", "data.batch_size", "data.eval_batch_size", "data.num_workers",
     "trainer.num_nodes", "trainer.check_val_every_n_epoch", "checkpoint.save_top_k",
 )  # fmt: skip
-
-
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a nested recipe; `init_args` is left out of the keys."""
-    items: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    else:
-        yield prefix, value
-    for key, item in items:
-        inner = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-        yield from leaves(item, inner)
-
-
-def numbers(recipe: dict[str, Any]) -> dict[str, float]:
-    return {k: v for k, v in leaves(recipe) if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -232,36 +214,16 @@ DETR_EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_detr
 each_detr = pytest.mark.parametrize("path", DETR_RECIPES, ids=lambda p: p.stem)
 
 DETR_WHERE = {
+    **DETR_FAMILIES,
     "about.params": "params",
     "about.published.AP": "results.AP",
     "about.published.AP50": "results.AP50",
-    "model.num_classes": "num_classes",
-    "model.transformer.dim": "transformer.hidden_dim",
-    "model.transformer.num_heads": "transformer.nheads",
-    "model.transformer.ffn_dim": "transformer.ffn_dim",
-    "model.transformer.encoder_layers": "transformer.enc_layers",
-    "model.transformer.decoder_layers": "transformer.dec_layers",
-    "model.transformer.num_queries": "transformer.num_queries",
-    "model.transformer.dropout": "transformer.dropout.residual",
-    "model.costs.label": "loss.matcher.class",
-    "model.costs.l1": "loss.matcher.l1",
-    "model.costs.giou": "loss.matcher.giou",
-    "model.losses.label": "loss.weights.ce",
-    "model.losses.l1": "loss.weights.l1",
-    "model.losses.giou": "loss.weights.giou",
     "model.no_object_weight": "loss.no_object_weight",
     "model.schedule.lr": "optimizer.lr",
-    "model.schedule.weight_decay": "optimizer.weight_decay",
     "model.schedule.rules.1.lr": "optimizer.lr_backbone",
-    "model.schedule.betas.0": "optimizer.betas.0",
-    "model.schedule.betas.1": "optimizer.betas.1",
     "model.schedule.drop_epochs.0": "lr_drop_epoch",
     "model.schedule.global_batch_size": "batch.total",
-    "data.input.size.0": "val.sizes.0",
-    "data.input.size.1": "val.max_size",
     "trainer.max_epochs": "epochs",
-    "trainer.gradient_clip_val": "grad_clip_norm",
-    **{f"data.input.{k}.{i}": f"val.{k}.{i}" for k in ("mean", "std") for i in range(3)},
 }
 # published for some of the runs only
 DETR_SOMETIMES = {

@@ -7,12 +7,12 @@ tests/golden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from recipe_numbers import DETR_FAMILIES, leaves, numbers
 
 from zoo.registry.manifest import read_manifest
 from zoo.registry.store import BUILTIN_FOLDER
@@ -33,32 +33,12 @@ PUBLISHED_MANIFESTS = [
 each = pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 
 BOTH = {
+    **DETR_FAMILIES,
     "about.params": "params",
     "about.published.AP": "results.AP",
-    "model.num_classes": "num_classes",
-    "model.transformer.dim": "transformer.hidden_dim",
-    "model.transformer.num_heads": "transformer.nheads",
-    "model.transformer.ffn_dim": "transformer.ffn_dim",
-    "model.transformer.encoder_layers": "transformer.enc_layers",
-    "model.transformer.decoder_layers": "transformer.dec_layers",
-    "model.transformer.num_queries": "transformer.num_queries",
-    "model.transformer.dropout": "transformer.dropout.residual",
-    "model.costs.label": "loss.matcher.class",
-    "model.costs.l1": "loss.matcher.l1",
-    "model.costs.giou": "loss.matcher.giou",
-    "model.losses.label": "loss.weights.ce",
-    "model.losses.l1": "loss.weights.l1",
-    "model.losses.giou": "loss.weights.giou",
-    "model.schedule.weight_decay": "optimizer.weight_decay",
-    "model.schedule.betas.0": "optimizer.betas.0",
-    "model.schedule.betas.1": "optimizer.betas.1",
     "model.schedule.drop_epochs.0": "lr_drop_epoch",
     "model.schedule.global_batch_size": "batch.total",
-    "data.input.size.0": "val.sizes.0",
-    "data.input.size.1": "val.max_size",
     "trainer.max_epochs": "epochs",
-    "trainer.gradient_clip_val": "grad_clip_norm",
-    **{f"data.input.{k}.{i}": f"val.{k}.{i}" for k in ("mean", "std") for i in range(3)},
 }
 WHERE = {
     "detr": {
@@ -116,22 +96,9 @@ OURS = {
 }
 
 
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; `init_args` is left out of the keys, list indices are in."""
-    if not isinstance(value, (dict, list)):
-        yield prefix, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from leaves(item, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
-
-
 def load(path: Path) -> dict[str, Any]:
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     return recipe
-
-
-def numbers(recipe: dict[str, Any]) -> dict[str, float]:
-    return {k: v for k, v in leaves(recipe) if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def official(path: Path) -> dict[str, Any]:

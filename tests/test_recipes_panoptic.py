@@ -7,12 +7,12 @@ tests/data/published_detr_panoptic.yaml.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from recipe_numbers import DETR_FAMILIES, leaves, numbers
 
 from zoo.module import build_module
 from zoo.registry.manifest import METRICS_OF_MASKS, read_manifest
@@ -26,29 +26,9 @@ each = pytest.mark.parametrize(("size", "stage"), CASES)
 sizes = pytest.mark.parametrize("size", list(EXTRACT))
 
 WHERE = {
-    "model.num_classes": "num_classes",
+    **DETR_FAMILIES,
     "data.num_classes": "num_classes",
-    "model.transformer.dim": "transformer.hidden_dim",
-    "model.transformer.num_heads": "transformer.nheads",
-    "model.transformer.ffn_dim": "transformer.ffn_dim",
-    "model.transformer.encoder_layers": "transformer.enc_layers",
-    "model.transformer.decoder_layers": "transformer.dec_layers",
-    "model.transformer.num_queries": "transformer.num_queries",
-    "model.transformer.dropout": "transformer.dropout.residual",
-    "model.costs.label": "loss.matcher.class",
-    "model.costs.l1": "loss.matcher.l1",
-    "model.costs.giou": "loss.matcher.giou",
-    "model.losses.label": "loss.weights.ce",
-    "model.losses.l1": "loss.weights.l1",
-    "model.losses.giou": "loss.weights.giou",
     "model.no_object_weight": "loss.no_object_weight",
-    "model.schedule.weight_decay": "optimizer.weight_decay",
-    "model.schedule.betas.0": "optimizer.betas.0",
-    "model.schedule.betas.1": "optimizer.betas.1",
-    "data.input.size.0": "val.sizes.0",
-    "data.input.size.1": "val.max_size",
-    "trainer.gradient_clip_val": "grad_clip_norm",
-    **{f"data.input.{k}.{i}": f"val.{k}.{i}" for k in ("mean", "std") for i in range(3)},
 }
 OF_STAGE = {
     "box": {
@@ -91,15 +71,6 @@ OURS = {
 }
 
 
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; `init_args` is left out of the keys, list indices are in."""
-    if not isinstance(value, (dict, list)):
-        yield prefix, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from leaves(item, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
-
-
 def path_of(size: str, stage: str) -> Path:
     return ROOT / "recipes" / "detr" / f"{STAGES[stage].format(size)}.yaml"
 
@@ -118,9 +89,7 @@ def test_each_size_has_both_stages_and_no_other_recipe() -> None:
 @each
 def test_each_number_is_the_published_one_or_named_as_ours(size: str, stage: str) -> None:
     entry = dict(leaves(EXTRACT[size]))
-    found = {
-        k: v for k, v in leaves(load(size, stage)) if isinstance(v, (int, float)) and not isinstance(v, bool)
-    }
+    found = numbers(load(size, stage))
     for key, where in {**WHERE, **OF_STAGE[stage]}.items():
         assert found.pop(key) == entry[where], f"{size} {stage}: {key} is not the published {where}"
     assert sorted(set(found) - set(OURS)) == [], "compared with nothing: map it, or give a reason in OURS"
