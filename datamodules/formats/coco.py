@@ -11,7 +11,14 @@ import msgspec
 from datamodules.formats.coco_annotations import USUAL, Annotations
 from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
 from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
-from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
+from datamodules.formats.source import (
+    Source,
+    add_checked_image,
+    class_key,
+    files_by_split,
+    image_overlaps,
+    split_of,
+)
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.judge import is_id
@@ -201,11 +208,7 @@ def annotation_files(root: Path) -> dict[str, Path]:
     for folder in (root / "annotations", root / "Annotations", root):
         files = [f for f in sorted(folder.glob("*.json")) if _holds_boxes(f)] if folder.is_dir() else []
         instances = [f for f in files if f.stem.startswith("instances")]
-        found: dict[str, Path] = {}
-        for file in instances or files:
-            split = split_of(file.stem)
-            if split:
-                found.setdefault(split, file)
+        found = files_by_split(instances or files)
         if not found and len(files) == 1:
             found = {"train": files[0]}
         if found:

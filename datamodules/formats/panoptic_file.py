@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from datamodules.formats.source import split_of
+from datamodules.formats.source import files_by_split
 from datamodules.images import ImageFolder
 
 CATEGORIES = "panoptic_coco_categories.json"  # COCO's own list, with colours
@@ -77,11 +77,7 @@ def annotation_files(root: Path) -> dict[str, Path]:
     """Per split: panoptic_*.json in annotations/ or in the folder itself, beside a folder of PNG files."""
     for folder in (root / "annotations", root):
         files = [f for f in sorted(folder.glob("panoptic_*.json")) if f.with_suffix("").is_dir()]
-        found: dict[str, Path] = {}
-        for file in files:
-            split = split_of(file.stem)
-            if split:
-                found.setdefault(split, file)
+        found = files_by_split(files)
         if not found and len(files) == 1:
             found = {"train": files[0]}
         if found:

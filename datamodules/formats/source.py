@@ -77,6 +77,16 @@ def split_of(name: str) -> str | None:
     return next((_SPLIT_WORDS[w] for w in reversed(words) if w in _SPLIT_WORDS), None)
 
 
+def files_by_split(files: Iterable[Path]) -> dict[str, Path]:
+    """The first file of each split that a name tells."""
+    found: dict[str, Path] = {}
+    for file in files:
+        split = split_of(file.stem)
+        if split:
+            found.setdefault(split, file)
+    return found
+
+
 def add_checked_image(
     builder: IndexBuilder,
     folder: ImageFolder,
