@@ -26,11 +26,11 @@ from datamodules.formats.writing import Pictured, Writer, pictures
 from datamodules.images import header_size
 from datamodules.index import AnnotationIndex
 from datamodules.outputs import require_apart
+from datamodules.progress import Progress
 
 Target = Literal["coco", "yolo", "voc", "csv"]
 Images = Literal["copy", "link", "symlink"]
 TARGETS: tuple[str, ...] = get_args(Target)
-Progress = Callable[[int, int], None]  # (images done, images in all)
 
 _WRITERS: dict[str, Callable[[Path, Mapping[int, str], list[str]], Writer]] = {
     "coco": CocoWriter,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from datamodules.faults import Fault
 from datamodules.formats.source import Source
 from datamodules.image_probe import probe_all
 from datamodules.index import AnnotationIndex
-
-Progress = Callable[[int, int], None]  # (images done, images in all)
+from datamodules.progress import Progress
 
 FEW_IMAGES = 64  # a worker; below it starting one costs more than it saves
 

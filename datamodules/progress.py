@@ -1,4 +1,4 @@
-"""How far the reading of a large file is."""
+"""How far long work is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # done, in all: bytes of a file, or images
 _LARGE = 32 << 20  # bytes; a smaller file is read before a bar would be seen
 
 

@@ -8,7 +8,6 @@ needs other file systems, and many small ranges of few files.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import random
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.stores import StoreError
+from zoo.durable import sha256_of
 
 _BLOCK = 8 << 20  # bytes of a request while a whole file is fetched; what a cut connection can cost
-_CHUNK = 1 << 20
 _KNOCKS = 3  # at an address where nobody has answered yet: most likely it is mistyped
 _FETCHES = 3  # of a file that comes whole but with another hash
 _MAY_PASS = frozenset({408, 425, 429})  # of the 4xx answers; every other one is final
@@ -199,15 +198,6 @@ class RemoteFolder:
         if isinstance(error, ConnectionError):
             return f"the connection broke off ({error})" if str(error) else "the connection broke off"
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_final(error: Exception) -> bool:

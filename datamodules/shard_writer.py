@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,15 +24,14 @@ from datamodules.index import AnnotationIndex
 from datamodules.index_store import write_columns
 from datamodules.outputs import require_apart
 from datamodules.plain_json import encode
-from datamodules.remote import sha256_of
+from datamodules.progress import Progress
 from datamodules.shard_cache import read_range
 from datamodules.shard_files import IMAGES, MANIFEST, FileEntry, Manifest, SplitEntry, name_hash, write_arrow
 from zoo.cache import cache_root
+from zoo.durable import sha256_of, sync
 
 SMALLEST_SHARD = 2 * tarfile.RECORDSIZE  # bytes; an empty tar takes half of it
 _SUFFIX = ".tar"
-
-Progress = Callable[[int, int], None]  # images done, in all; once while packing, once while verifying
 
 
 def pack(source: Source, output: Path, shard_size: int, progress: Progress | None = None) -> Manifest:
@@ -45,7 +44,7 @@ def pack(source: Source, output: Path, shard_size: int, progress: Progress | Non
         source: the data set as read; what was at fault in it is left out, as in a training.
         output: folder to make.
         shard_size: bytes after which a shard is closed; only an image larger than that passes it.
-        progress: called after each image.
+        progress: called after each image, once while packing and once while verifying.
 
     Raises:
         ValueError: `output` exists or lies inside the source, the shard size is too small, there is no image, or
@@ -102,7 +101,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
         for name, content in _images(source.splits):
             places.add(name, *shards.add(name, content), content)
             if progress is not None:
-                progress(len(places.names), total)
+                progress(len(places.names), 2 * total)
     places.write(folder / IMAGES)
     splits = {}
     for split, index in source.splits.items():
@@ -119,7 +118,8 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
     )
     (folder / MANIFEST).write_bytes(encode(manifest, indent=1))
     verify(folder, manifest, places, progress)
-    _sync(folder)
+    for path in (*folder.iterdir(), folder):  # before the rename says that it is there
+        sync(path)
     return manifest
 
 
@@ -141,7 +141,7 @@ def verify(folder: Path, manifest: Manifest, places: _Places, progress: Progress
                     raise OSError(f"{path}: {member.name} was not written as it was read; check the disk")
                 row += 1
                 if progress is not None:
-                    progress(row, len(places.names))
+                    progress(len(places.names) + row, 2 * len(places.names))
     if row != len(places.names):
         raise OSError(f"{folder}: {row} images were written, {len(places.names)} were read; check the disk")
 
@@ -248,13 +248,3 @@ def _records(length: int) -> int:
 
 def _entry(path: Path) -> FileEntry:
     return FileEntry(path.name, path.stat().st_size, sha256_of(path))
-
-
-def _sync(folder: Path) -> None:
-    """To the disk, before the rename says that it is there."""
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -10,7 +10,7 @@ from datamodules.decodable import FEW_IMAGES, usable_cores
 from datamodules.doctor.boxes import box_faults, class_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
-from datamodules.doctor.pictures import Pictures, Progress, file_faults, look, shape_faults
+from datamodules.doctor.pictures import Pictures, file_faults, look, shape_faults
 from datamodules.doctor.statistics import (
     Statistics,
     ViewSize,
@@ -22,6 +22,7 @@ from datamodules.doctor.strays import stray_faults
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, by_severity
+from datamodules.progress import Progress
 from datamodules.shards import is_address, place_of
 from datamodules.summary import DataSummary, summarize
 from zoo.labels import LabelMap

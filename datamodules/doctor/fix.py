@@ -22,7 +22,7 @@ from datamodules.shards import is_address
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
-    from datamodules.doctor.pictures import Progress
+    from datamodules.progress import Progress
 
 _LARGEST_ID = 2**53 - 1  # what every reader of json keeps exactly
 

@@ -13,8 +13,6 @@ from datamodules.decodable import corrupt_image
 from datamodules.image_probe import GRID, Probe, probe_all
 from datamodules.index import AnnotationIndex, Fault, Severity
 
-Progress = Callable[[int, int], None]  # (images done, images in all)
-
 _SMALL = 8  # pixels: below this a side holds less than one cell of the finest feature map
 _LONG = 10.0  # longer over shorter side
 _SUFFIXES = {

@@ -27,6 +27,7 @@ from datamodules.shard_cache import CachedShards, ShardCache, cache_limit, parse
 from datamodules.shard_files import FileEntry
 from datamodules.shard_writer import SMALLEST_SHARD, pack
 from datamodules.stores import StoreError
+from zoo.durable import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def contents(index: AnnotationIndex) -> list[bytes]:
 
 
 def entries(folder: Path) -> list[FileEntry]:
-    return [FileEntry(f.name, f.stat().st_size, remote.sha256_of(f)) for f in sorted(folder.glob("*.tar"))]
+    return [FileEntry(f.name, f.stat().st_size, sha256_of(f)) for f in sorted(folder.glob("*.tar"))]
 
 
 def cached() -> list[str]:

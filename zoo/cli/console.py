@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -17,6 +18,29 @@ def is_rank_zero() -> bool:
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def image_bar(
+    what: str = "images", *, shown: bool = True, leave: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images on stderr while a person watches; told (done, in all).
+
+    Args:
+        what: stands before it.
+        shown: false for none.
+        leave: whether it stays when it is done.
+    """
+    from tqdm import tqdm
+
+    hidden = None if shown else True  # None: where stderr is no terminal
+    with tqdm(desc=what, unit="image", file=sys.stderr, disable=hidden, leave=leave) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield step
 
 
 class Console:

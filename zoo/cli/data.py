@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from zoo.cli.console import Console, counted
+from zoo.cli.console import Console, counted, image_bar
 
 if TYPE_CHECKING:
     from datamodules.base import DetectionDataModule
     from datamodules.doctor import Examination
-    from datamodules.doctor.pictures import Progress
     from datamodules.index import Fault, Severity
 
 _SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each kind; --json has all
@@ -54,7 +50,7 @@ def check(
     if fix is not None:
         check_target(place_of(folder), fix, quick)
         require_writable(fix, "--fix")
-    with _progress() as progress:
+    with image_bar() as progress:
         found = examine(
             folder,
             quick=quick,
@@ -68,7 +64,7 @@ def check(
     failures: list[Exception] = []  # told after the findings, which took the time
     if fix is not None:
         try:
-            with _progress("copying") as progress:
+            with image_bar("copying") as progress:
                 log = mend(found, fix, progress)
             document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
         except (ValueError, OSError) as error:
@@ -98,20 +94,6 @@ def report_file(given: str) -> Path:
     """Where the page goes: the file that is named, or report.html in a folder that is there or ends in `/`."""
     path = Path(given).expanduser()
     return path / "report.html" if given.endswith(("/", os.sep)) or path.is_dir() else path
-
-
-@contextmanager
-def _progress(what: str = "images") -> Iterator[Progress]:
-    """A bar on stderr while a person watches."""
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit="image", file=sys.stderr, disable=None, leave=False) as bar:
-
-        def step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield step
 
 
 def _tell(found: Examination, console: Console) -> None:

@@ -24,8 +24,8 @@ from datamodules.downloads import Publication, RemoteFile, address, publications
 from datamodules.unpacking import ArchiveError, unpack
 from zoo.cli import recipes
 from zoo.cli.console import Console
+from zoo.durable import sha256_of
 from zoo.registry.download import DownloadError, Expected, WrongFileError, fetch
-from zoo.registry.store import sha256_of
 
 WORK = ".downloads"  # below the output: archives, parts of files, and what is known of them
 LEDGER = "ledger.json"

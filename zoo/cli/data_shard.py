@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from zoo.cli.console import Console, counted, is_rank_zero
+from zoo.cli.console import Console, counted, image_bar, is_rank_zero
 
 _FAULTS_SHOWN = 5
 
@@ -37,7 +36,8 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             f"the data set has {counted(len(errors), 'error')}, the first:\n{shown}\nCorrect them (`zoo data check "
             "DIR` lists all), or leave the images and objects at fault out with --skip-broken"
         )
-    with _Bar(console, "decode") as bar:
+    watched = is_rank_zero() and not console.as_json
+    with image_bar("decode", shown=watched, leave=True) as bar:
         corrupt = corrupt_images(source.splits, bar)
     images = list(dict.fromkeys(fault.file for faults in corrupt.values() for fault in faults.values()))
     if images and not skip_broken:
@@ -46,7 +46,7 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
             "Replace them (`zoo data check DIR` says why of each), or leave them and their objects out with "
             "--skip-broken"
         )
-    with _Bar(console, "pack and verify", 2) as bar:
+    with image_bar("pack and verify", shown=watched, leave=True) as bar:
         manifest = pack(without(source, corrupt), target, shard_size, bar)
     size_in_all = sum(entry.size for entry in manifest.shards)
     console.result(
@@ -83,28 +83,3 @@ def shard(folder: Path, output: Path, size: str, format: str, skip_broken: bool,
 def _named(images: list[str]) -> str:
     more = len(images) - _FAULTS_SHOWN
     return ", ".join(images[:_FAULTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-class _Bar:
-    """A progress bar of images on stderr, where that is a terminal; each image is gone through `rounds` times."""
-
-    def __init__(self, console: Console, what: str, rounds: int = 1) -> None:
-        self._what, self._rounds = what, rounds
-        self._on = is_rank_zero() and not console.as_json
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        if not self._on:
-            return
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._rounds * total, unit="image", desc=self._what, disable=None)
-        self._bar.update(1)

@@ -19,7 +19,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from zoo.registry.store import sha256_of
+from zoo.durable import sha256_of
 
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte

@@ -10,7 +10,6 @@ never written again. Built-in manifests are package data and read-only.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Literal
 import msgspec
 from filelock import FileLock
 
+from zoo.durable import sha256_of, sync
 from zoo.registry.manifest import (
     MANIFEST_FILE,
     FileEntry,
@@ -37,7 +37,6 @@ from zoo.registry.names import Reference, base_name, check_alias, check_name, is
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")
-_CHUNK = 1 << 20
 
 
 class UnknownModelError(LookupError):
@@ -156,7 +155,7 @@ class LocalRegistry:
                 if not any(parent.iterdir()):
                     parent.rmdir()
                 raise
-            sync_folder(parent)
+            sync(parent)
         return manifest
 
     def lock(self, name: str) -> FileLock:
@@ -265,24 +264,14 @@ def finish_folder(folder: Path, manifest: Manifest) -> None:
     if extra:
         raise ValueError(f"{folder} holds {sorted(extra)}, which the manifest does not list")
     for entry in manifest.files:
-        with open(folder / entry.path, "rb") as file:
-            os.fsync(file.fileno())
+        sync(folder / entry.path)
     _write_durably(folder / MANIFEST_FILE, manifest.to_yaml().encode())
-    sync_folder(folder)
+    sync(folder)
 
 
 def file_entry(path: Path) -> FileEntry:
     """Size and hash of a file."""
     return FileEntry(path=check_file_name(path.name), size=path.stat().st_size, sha256=sha256_of(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def check_safetensors(path: Path) -> None:
@@ -310,15 +299,6 @@ def with_files(manifest: Manifest, folder: Path) -> Manifest:
     """The manifest with entries for the files that lie in `folder`."""
     entries = [file_entry(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST_FILE]
     return msgspec.structs.replace(manifest, files=entries)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _default_tag(name: str, names: list[str]) -> str:
