@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_sets import write_coco, write_image
+from tiny_sets import INDEX_COLUMNS, write_coco, write_image
 
 from datamodules.convert import TARGETS, convert
 from datamodules.formats.detect import detect, read
@@ -103,16 +103,7 @@ def test_coco_to_coco_loses_nothing(tmp_path):
     assert (copy.classes, done.losses) == (source.classes, {})
     for split, index in source.splits.items():
         other = copy.splits[split]
-        for column in (
-            "image_ids",
-            "sizes",
-            "offsets",
-            "boxes_xywh",
-            "source_ids",
-            "areas",
-            "crowd",
-            "annotation_ids",
-        ):
+        for column in INDEX_COLUMNS:
             assert np.array_equal(getattr(index, column), getattr(other, column)), column
         for row in range(len(index)):
             ours, theirs = index.segmentations(row), other.segmentations(row)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_sets import SQUARE, coco_content, write_coco, write_voc, write_yolo
+from tiny_sets import INDEX_COLUMNS, SQUARE, coco_content, write_coco, write_voc, write_yolo
 
 from datamodules import index_cache, watch
 from datamodules.coco import CocoDataModule
@@ -64,16 +64,7 @@ def entries() -> list[str]:
 
 def assert_equal(ours: AnnotationIndex, theirs: AnnotationIndex) -> None:
     assert ours.files.tolist() == theirs.files.tolist()
-    for name in (
-        "image_ids",
-        "sizes",
-        "offsets",
-        "boxes_xywh",
-        "source_ids",
-        "areas",
-        "crowd",
-        "annotation_ids",
-    ):
+    for name in INDEX_COLUMNS:
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert mine.dtype == other.dtype
         assert np.array_equal(mine, other), name

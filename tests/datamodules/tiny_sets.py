@@ -21,6 +21,17 @@ PICTURES: tuple[tuple[tuple[int, int], tuple[tuple[int, int, int, int, int], ...
     ((32, 48), ((1, 2, 3, 20, 30),)),
     ((40, 40), ()),
 )
+# of an AnnotationIndex
+INDEX_COLUMNS = (
+    "image_ids",
+    "sizes",
+    "offsets",
+    "boxes_xywh",
+    "source_ids",
+    "areas",
+    "crowd",
+    "annotation_ids",
+)
 SQUARE = InputContract(resize="stretch", size=(32, 32))
 
 

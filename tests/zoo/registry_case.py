@@ -83,20 +83,25 @@ def tiny_module():
 
 
 def tiny_checkpoint(path, step=20):
-    """Writes what `DetectionModule.on_save_checkpoint` makes; returns the module."""
+    """`write_checkpoint` of a tiny module, which it returns."""
     module = tiny_module()
+    write_checkpoint(path, module, LABELS, INPUT, step)
+    return module
+
+
+def write_checkpoint(path, module, label_map, contract, step):
+    """Writes what `DetectionModule.on_save_checkpoint` makes."""
     facts = {
         "format": 1,
         "model": module.model_block(),
-        "label_map": LABELS.to_dict(),
-        "input": INPUT,
+        "label_map": label_map.to_dict(),
+        "input": contract,
         "data_digest": "d" * 64,
         "consumed_batches": 0,
         "epoch": 1,
         "step": step,
     }
     torch.save({"state_dict": module.state_dict(), "global_step": step, "zoo": facts}, path)
-    return module
 
 
 def tiny_manifest(**changes) -> Manifest:

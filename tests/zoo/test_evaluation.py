@@ -8,6 +8,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from two_ranks import answers_of_two_ranks
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.coco_evaluator import protocol
@@ -188,10 +189,7 @@ def test_reset_forgets_and_update_refreshes():
     assert before.scores == first
 
 
-def _rank(rank, world, port, queue):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
+def _answers(rank):
     results = []
     for shares in (_shares(), [hard_images(), []], [[], hard_images()]):
         metric = filled(shares[rank])
@@ -199,9 +197,7 @@ def _rank(rank, world, port, queue):
         for detections, batch in shares[rank][:1]:  # states are the rank's own again
             metric.update(detections, batch)
         results.append((metric.compute(), metric.interval(20), len(metric.coco_results())))
-    queue.put((rank, results))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return results
 
 
 def _shares():
@@ -210,20 +206,7 @@ def _shares():
 
 
 def test_two_ranks_equal_one():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, 2, port, queue)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    answers = dict(queue.get(timeout=180) for _ in ranks)
-    for process in ranks:
-        process.join(timeout=60)
-        assert process.exitcode == 0
+    answers = answers_of_two_ranks(_answers)
     whole = filled(hard_images())
     expected = (whole.compute(), whole.interval(20), len(whole.coco_results()))
     for rank in range(2):

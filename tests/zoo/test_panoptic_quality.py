@@ -1,11 +1,11 @@
 import math
-import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from two_ranks import answers_of_two_ranks
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.evaluation import CocoAP
@@ -362,28 +362,12 @@ def _answers(numbers):
     return repr(answer)  # every digit, and nan equals nan
 
 
-def _rank(rank, port, queue):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
+def _answers_of_rank(rank):
     # image 5 is on both ranks; a rank may have none
-    queue.put((rank, [_answers(shares[rank]) for shares in ([range(6), range(5, 9)], [range(9), []])]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return [_answers(shares[rank]) for shares in ([range(6), range(5, 9)], [range(9), []])]
 
 
 def test_two_ranks_equal_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, port, queue)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    answers = dict(queue.get(timeout=180) for _ in ranks)
-    for process in ranks:
-        process.join(timeout=60)
-        assert process.exitcode == 0
+    answers = answers_of_two_ranks(_answers_of_rank)
     expected = _answers(range(9))
     assert all(answer == expected for rank in range(2) for answer in answers[rank])
