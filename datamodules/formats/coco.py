@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 from datamodules.formats.coco_annotations import USUAL, Annotations
 from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
 from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
+from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import (
     Source,
     add_checked_image,
@@ -306,3 +307,18 @@ def class_differences(file: str, expected: Mapping[int, str], found: Mapping[int
                 f"category {source_id} is {theirs!r} here and {ours!r} in the other splits; give all "
                 "splits one class list",
             )
+
+
+def _look(root: Path, before: Sequence[Evidence]) -> Signs:
+    others = claimed(before, "objects365", "roboflow_coco")  # COCO json too, with a layout of their own
+    return Signs([file for file in annotation_files(root).values() if file not in others], True)
+
+
+FORMAT = Reader(
+    name="coco",
+    look=_look,
+    read=read,
+    title="COCO json",
+    places="annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg",
+    streamed=True,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from datamodules.formats.panoptic_file import (
     image_folder,
     load,
 )
+from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import Source, add_checked_image, image_overlaps
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -281,3 +282,17 @@ def _differences(file: str, known: Mapping[int, Category], found: Iterable[Categ
                 f"category {category.id} {category.name!r} is not as in the other splits; give all splits one "
                 "class list",
             )
+
+
+def _look(root: Path, before: Sequence[Evidence]) -> Signs:
+    # COCO's own folder has both
+    return Signs([] if claimed(before, "coco") else list(annotation_files(root).values()), True)
+
+
+FORMAT = Reader(
+    name="coco_panoptic",
+    look=_look,
+    read=read,
+    title="COCO panoptic",
+    places="annotations/panoptic_{train,val}.json, a folder of PNG files beside each, images",
+)

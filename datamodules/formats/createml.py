@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import MALFORMED, load_list
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source
 
@@ -51,3 +52,12 @@ def _mark(annotation: dict) -> Mark:
     except (KeyError, TypeError, ValueError):
         return Mark(label, None)
     return Mark(label, (cx - w / 2, cy - h / 2, w, h))
+
+
+FORMAT = Reader(
+    name="createml",
+    look=loose(annotation_files),
+    read=read,
+    title="CreateML",
+    places="_annotations.createml.json, with the images",
+)

@@ -10,6 +10,7 @@ from datamodules.formats import open_images, sniff
 from datamodules.formats.csv_columns import Columns, columns_of
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import read_rows
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source, split_of
 
@@ -142,3 +143,12 @@ def _class_table(root: Path) -> Mapping[str, int] | None:
             rows = [row for row in read_rows(file, delimiter) if len(row) == 2 and row[1].strip().isdigit()]
             return {name.strip(): int(number) for name, number in rows}
     return None
+
+
+FORMAT = Reader(
+    name="csv",
+    look=loose(annotation_files),
+    read=read,
+    title="CSV",
+    places="rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class",
+)

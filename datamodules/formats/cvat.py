@@ -11,6 +11,7 @@ from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
 from datamodules.formats.parsing import load_xml
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source, split_of
 from datamodules.index import shown_path
@@ -143,3 +144,12 @@ def _boxed(shape: ElementTree.Element, label: str, file: Path, remarks: Remarks,
 def _points(text: str) -> Points:
     pairs = [pair.split(",") for pair in text.split(";") if pair.strip()]
     return [(float(x), float(y)) for x, y in pairs]
+
+
+FORMAT = Reader(
+    name="cvat",
+    look=loose(annotation_files),
+    read=read,
+    title="CVAT",
+    places="annotations.xml of an export `for images` or `for video`, with the images",
+)

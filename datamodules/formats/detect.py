@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from datamodules.formats import (
     coco,
@@ -18,16 +17,15 @@ from datamodules.formats import (
     objects365,
     open_images,
     oriented,
-    panoptic_file,
     roboflow,
     shards,
     sniff,
     voc,
     vott,
     yolo,
-    yolo_layout,
 )
 from datamodules.formats.keeping import keep_tree
+from datamodules.formats.reader import Evidence, Reader
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
 from datamodules.index import Fault
@@ -40,91 +38,40 @@ Format = Literal[
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
-_READERS: dict[str, Callable[..., Source]] = {
-    "coco": coco.read,
-    "coco_panoptic": coco_panoptic.read,
-    "objects365": objects365.read,
-    "roboflow_coco": roboflow.read,
-    "yolo": yolo.read,
-    "oriented": oriented.read,
-    "voc": voc.read,
-    "csv": csv_table.read,
-    "labelme": labelme.read,
-    "cvat": cvat.read,
-    "label_studio": label_studio.read,
-    "open_images": open_images.read,
-    "vott_json": vott.read,
-    "createml": createml.read,
-    "shards": shards.read,
-}
-_STREAMED = frozenset({"coco", "objects365", "roboflow_coco"})  # of formats with files of any size
-_UNDERSTOOD = """\
-Layouts that are understood:
-  COCO json              annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg
-  COCO panoptic          annotations/panoptic_{train,val}.json, a folder of PNG files beside each, images
-  Objects365 v2          train/zhiyuan_objv2_train.json, train/patch0/*.jpg, val/...
-  Roboflow COCO export   train/_annotations.coco.json, train/*.jpg, valid/..., test/...
-  YOLO                   data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels);
-                         darknet's obj.data, obj.names, train.txt
-  Pascal VOC             Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; or xml beside images
-  CSV                    rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class
-  LabelMe, CVAT, Label Studio, VoTT, CreateML, DOTA (labelTxt/), Open Images: their exports with the images
-  Shards                 manifest.json, 00000.tar, ... as `zoo data shard` writes them; also at an address"""
+# in the order they are asked: what a format finds, the following ones may leave to it
+READERS: tuple[Reader, ...] = (
+    shards.FORMAT,
+    objects365.FORMAT,
+    roboflow.FORMAT,
+    coco.FORMAT,
+    coco_panoptic.FORMAT,
+    voc.FORMAT,
+    oriented.FORMAT,
+    open_images.FORMAT,
+    cvat.FORMAT,
+    labelme.FORMAT,
+    label_studio.FORMAT,
+    vott.FORMAT,
+    createml.FORMAT,
+    csv_table.FORMAT,
+    yolo.FORMAT,
+)
+_READERS: dict[str, Reader] = {reader.name: reader for reader in READERS}
 _SHOWN = 12
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-
-
-class Evidence(NamedTuple):
-    """Why a folder may have a format.
-
-    Attributes:
-        format: the format.
-        what: the files that tell.
-        layout: whether these are laid out as the format demands. Loose files beside such a layout are
-            taken for leftovers.
-    """
-
-    format: str
-    what: str
-    layout: bool
 
 
 def evidence(root: Path) -> list[Evidence]:
     """Every format that the folder may have, by the content of its files."""
     found: list[Evidence] = []
-
-    def add(format: str, files: list[Path], layout: bool) -> None:
+    for reader in READERS:
+        files, layout = reader.look(root, found)
         if files:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            found.append(Evidence(format, f"{files[0].relative_to(root).as_posix()}{more}", layout))
-
-    objects = objects365.annotation_files(root)
-    exports = roboflow.annotation_files(root)
-    others = [*objects.values(), *exports.values()]  # COCO json too, with a layout of their own
-    add("objects365", list(objects.values()), True)
-    add("roboflow_coco", list(exports.values()), True)
-    boxes = [f for f in coco.annotation_files(root).values() if f not in others]
-    panoptic = list(panoptic_file.annotation_files(root).values())
-    add("coco", boxes, True)
-    add("coco_panoptic", [] if boxes else panoptic, True)  # COCO's own folder has both
-    base = voc.find_base(root)
-    add("voc", [next((base / "Annotations").glob("*.xml"))] if base else [], True)
-    file = yolo_layout.data_file(root)
-    turned = oriented.annotation_files(root)
-    add("yolo", [file] if file and not turned else [], True)
-    add("oriented", turned, True)
-    add("open_images", list(open_images.annotation_files(root).values()), True)
-    add("cvat", cvat.annotation_files(root), False)
-    add("labelme", labelme.annotation_files(root), False)
-    add("label_studio", label_studio.annotation_files(root), False)
-    add("vott_json", vott.annotation_files(root), False)
-    add("createml", createml.annotation_files(root), False)
-    add("csv", list(csv_table.annotation_files(root)), False)
-    if not base:
-        add("voc", [next(iter(sorted(f.glob("*.xml")))) for f in voc.flat_folders(root).values()], False)
-    if not any(e.layout for e in found):
-        labels = yolo_layout.loose_labels(root)
-        add("yolo", [labels] if labels else [], False)
+            what = f"{files[0].relative_to(root).as_posix()}{more}"
+            found.append(Evidence(reader.name, tuple(files), layout, what))
+        if found and reader is shards.FORMAT:
+            break  # what lies in a folder of shards is theirs
     return found
 
 
@@ -144,8 +91,6 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
         if root.is_file() and root.name.lower().endswith(_ARCHIVES):
             raise ValueError(f"{root} is an archive; unpack it first and give the folder")
         raise ValueError(f"{root} is not a folder; give the folder of the data set")
-    if shards.is_sharded(root):
-        return "shards", []
     shards.refuse_missing_manifest(root)
     with sniff.one_walk():
         found = evidence(root)
@@ -162,7 +107,7 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
         return chosen[0].format, [other for other in found if other is not chosen[0]]
     _refuse_several(root, most=0)
     raise ValueError(
-        f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_UNDERSTOOD}"
+        f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_understood()}"
     )
 
 
@@ -193,9 +138,9 @@ def _read(root: Path, format: str, verify_sizes: bool) -> Source:
     reader = _READERS[format]
 
     def build(scratch: Scratch) -> Source:
-        if format in _STREAMED:
-            return reader(root, verify_sizes=verify_sizes, scratch=scratch)
-        return reader(root, verify_sizes=verify_sizes)
+        if reader.streamed:
+            return reader.read(root, verify_sizes=verify_sizes, scratch=scratch)
+        return reader.read(root, verify_sizes=verify_sizes)
 
     return build(Scratch()) if format == "shards" else keep_tree((format, root, verify_sizes), root, build)
 
@@ -220,9 +165,6 @@ def _sets_inside(root: Path) -> list[tuple[Path, str]]:
     """Folders of `root` that are a data set, and the format of each."""
     found = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:_SHOWN]:
-        if shards.is_sharded(folder):
-            found.append((folder, "shards"))
-            continue
         with sniff.one_walk():
             told = evidence(folder)
         found += [(folder, e.format) for e in [*(e for e in told if e.layout), *told][:1]]
@@ -254,6 +196,13 @@ def _reason(root: Path) -> str:
 
 
 _MASK_FOLDERS = frozenset({"masks", "segmentationclass", "segmentationobject", "labels_png", "gtfine"})
+
+
+def _understood() -> str:
+    """The list of layouts, a line each."""
+    wide = max(len(reader.title) for reader in READERS)
+    lines = (f"  {reader.title:<{wide}}  {reader.places}" for reader in READERS)
+    return "\n".join(["Layouts that are understood:", *lines])
 
 
 def _listing(root: Path) -> str:

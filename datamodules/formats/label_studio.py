@@ -12,6 +12,7 @@ from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
 from datamodules.formats.parsing import MALFORMED, load_list
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
@@ -191,3 +192,12 @@ def _mark(label: str, region: Mapping[str, Any], file: Path, where: str, remarks
     remarks.add("warning", "turned_box", file, message, where)
     corners = rotated(box, angle, (x, y))  # Label Studio turns around the top left corner
     return Mark(label, enclosing(corners), [flat(corners)])
+
+
+FORMAT = Reader(
+    name="label_studio",
+    look=loose(annotation_files),
+    read=read,
+    title="Label Studio",
+    places="json or json-min export, with the images",
+)

@@ -12,6 +12,7 @@ from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, flat, polygon_box
 from datamodules.formats.parsing import MALFORMED, load_json, load_xml
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 
@@ -117,3 +118,12 @@ def _corners(element: ElementTree.Element) -> Points:
         return []
     x0, y0, x1, y1 = (float(v or "") for v in values)
     return [(x0, y0), (x1, y1)]
+
+
+FORMAT = Reader(
+    name="labelme",
+    look=loose(annotation_files),
+    read=read,
+    title="LabelMe",
+    places="one json beside each image, or the xml of the older tool",
+)

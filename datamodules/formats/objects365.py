@@ -21,6 +21,7 @@ import yaml
 
 from datamodules.formats import coco
 from datamodules.formats.coco_images import CocoImage, Images
+from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -303,3 +304,13 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) 
                 "there is no such file; the image and its objects are left out; unpack its archive again",
             )
     return absent
+
+
+FORMAT = Reader(
+    name="objects365",
+    look=laid_out(lambda root: annotation_files(root).values()),
+    read=read,
+    title="Objects365 v2",
+    places="train/zhiyuan_objv2_train.json, train/patch0/*.jpg, val/...",
+    streamed=True,
+)

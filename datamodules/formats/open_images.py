@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import read_rows
+from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
@@ -129,3 +130,12 @@ def _box(row: dict[str, str], size: tuple[int, int] | None) -> object:
         return None
     height, width = size
     return x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height
+
+
+FORMAT = Reader(
+    name="open_images",
+    look=laid_out(lambda root: annotation_files(root).values()),
+    read=read,
+    title="Open Images",
+    places="train-annotations-bbox.csv, class-descriptions-boxable.csv, train/*.jpg",
+)

@@ -9,6 +9,7 @@ from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import flat
 from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
 
@@ -58,3 +59,12 @@ def _marks(file: Path, root: Path, remarks: Remarks) -> Iterator[Mark]:
         message = "turned box; the upright box around it is taken"
         remarks.add("warning", "turned_box", file.parent, message, f"{file.name} line {number}")
         yield Mark(label, enclosing(corners), [flat(corners)])
+
+
+FORMAT = Reader(
+    name="oriented",
+    look=laid_out(annotation_files),
+    read=read,
+    title="DOTA",
+    places="labelTxt/*.txt with rows of four corners, images/",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.formats import coco
+from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.source import Source, split_of
 from datamodules.index import Fault, shown_path
 from datamodules.scratch import Scratch
@@ -58,3 +59,13 @@ def _placeholder(loaded: dict[str, coco.CocoFile]) -> frozenset[int]:
     used = any(content.annotations.uses_category(_PLACEHOLDER) for content in loaded.values())
     others = any(c.id != _PLACEHOLDER for content in loaded.values() for c in content.categories)
     return frozenset({_PLACEHOLDER}) if listed and others and not used else frozenset()
+
+
+FORMAT = Reader(
+    name="roboflow_coco",
+    look=laid_out(lambda root: annotation_files(root).values()),
+    read=read,
+    title="Roboflow COCO export",
+    places="train/_annotations.coco.json, train/*.jpg, valid/..., test/...",
+    streamed=True,
+)

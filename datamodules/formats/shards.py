@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.source import Source
-from datamodules.shard_files import FORMAT, IMAGES, MANIFEST
+from datamodules.shard_files import FORMAT as MARK
+from datamodules.shard_files import IMAGES, MANIFEST
 from datamodules.shards import open_shards
 
 
@@ -23,7 +25,7 @@ def is_sharded(root: Path) -> bool:
     if not manifest.is_file():
         return False
     with open(manifest, "rb") as file:
-        return FORMAT.encode() in file.read()
+        return MARK.encode() in file.read()
 
 
 def refuse_missing_manifest(root: Path) -> None:
@@ -36,3 +38,12 @@ def refuse_missing_manifest(root: Path) -> None:
         raise ValueError(
             f"{root} has shards but {MANIFEST} is missing; copy it there from where `zoo data shard` wrote it"
         )
+
+
+FORMAT = Reader(
+    name="shards",
+    look=laid_out(lambda root: [root / MANIFEST] if is_sharded(root) else []),
+    read=read,
+    title="Shards",
+    places="manifest.json, 00000.tar, ... as `zoo data shard` writes them; also at an address",
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from datamodules.formats.coco import similar_names
 from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Evidence, Reader, Signs
 from datamodules.formats.sniff import xml_kind
 from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
 from datamodules.images import SUFFIXES, ImageFolder
@@ -289,3 +290,19 @@ def _image_name(images: ImageFolder, record: _Record) -> str:
         if path is not None and not remark:
             return path.name
     return record.image or f"{record.file.stem}.jpg"
+
+
+def _look(root: Path, _: Sequence[Evidence]) -> Signs:
+    base = find_base(root)
+    if base:
+        return Signs([next((base / "Annotations").glob("*.xml"))], True)
+    return Signs([min(folder.glob("*.xml")) for folder in flat_folders(root).values()], False)
+
+
+FORMAT = Reader(
+    name="voc",
+    look=_look,
+    read=read,
+    title="Pascal VOC",
+    places="Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; or xml beside images",
+)

@@ -9,6 +9,7 @@ from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import flat, polygon_box
 from datamodules.formats.parsing import MALFORMED, load_json
+from datamodules.formats.reader import Reader, loose
 from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
 from datamodules.formats.source import Source
 
@@ -69,3 +70,12 @@ def _marks(region: dict) -> list[Mark]:
     except (KeyError, TypeError, ValueError):
         return [Mark(tag, polygon_box(points), outline) for tag in tags]
     return [Mark(tag, frame, outline) for tag in tags]
+
+
+FORMAT = Reader(
+    name="vott_json",
+    look=loose(annotation_files),
+    read=read,
+    title="VoTT",
+    places="json export, with the images",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from datamodules.formats import yolo_layout as layout
 from datamodules.formats.coco import similar_names
 from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import Source, image_overlaps
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -330,3 +331,21 @@ def _parse_row(
         return None
     source_id, cx, cy, w, h = values
     return (source_id, cx, cy, w, h), points
+
+
+def _look(root: Path, before: Sequence[Evidence]) -> Signs:
+    file = layout.data_file(root)
+    if file and not claimed(before, "oriented"):  # Roboflow's yolo_obb has a data.yaml too
+        return Signs([file], True)
+    labels = None if any(evidence.layout for evidence in before) else layout.loose_labels(root)
+    return Signs([labels] if labels else [], False)
+
+
+FORMAT = Reader(
+    name="yolo",
+    look=_look,
+    read=read,
+    title="YOLO",
+    places="data.yaml, images/train/*.jpg, labels/train/*.txt (or train/images, train/labels); darknet's "
+    "obj.data, obj.names, train.txt",
+)

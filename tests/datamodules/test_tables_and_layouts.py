@@ -9,7 +9,7 @@ import pytest
 from tiny_sets import PICTURES, coco_content, module, write_coco, write_image, write_voc, write_yolo
 
 from datamodules.formats.csv_columns import columns_of
-from datamodules.formats.detect import FORMATS, detect, evidence, read
+from datamodules.formats.detect import FORMATS, READERS, detect, evidence, read
 
 
 def table(root: Path, text: str, name: str = "labels.csv") -> Path:
@@ -233,7 +233,10 @@ def test_content_tells_and_not_the_name(tmp_path):
     (tmp_path / "annotations.xml").write_text("<project><item/></project>")
     (tmp_path / "prices.csv").write_text("x,y\n1,2\n")
     assert [e.format for e in evidence(tmp_path)] == ["coco"]
-    assert set(FORMATS) >= {"coco", "yolo", "voc", "csv", "labelme", "cvat", "label_studio", "open_images"}
+
+
+def test_the_names_that_are_accepted_are_those_of_the_readers():
+    assert sorted(FORMATS) == sorted(reader.name for reader in READERS)
 
 
 def write_table(root: Path) -> Path:
