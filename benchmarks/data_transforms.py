@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from datamodules.images import decode_tensor
+from datamodules.decoding import decode_tensor
 from datamodules.targets import resized_targets, training_targets
 from datamodules.transforms.presets import build_transform
 from zoo.batch import Sample, collate

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import decode, decode_tensor
+from datamodules.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
 from datamodules.samplers import Key, derived_seed
 from datamodules.targets import ImageTargets, resized_targets, training_targets

@@ -1,8 +1,7 @@
-"""Image files: finding them by the name an annotation file gives, their size, their RGB pixels."""
+"""Image files: finding them by the name an annotation file gives, and their size. Imports no torch."""
 
 from __future__ import annotations
 
-import io
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -10,25 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-
-from datamodules.stores import Folder, ImageStore, StoreError
-from zoo.preprocess import image_to_tensor, to_rgb
-
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # torchvision 0.29 says that a later one is without; PIL's pixels are the same
-    decode_jpeg = None
+from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
-_ORIENTATION = 0x0112  # EXIF tag
-_END_OF_JPEG = b"\xff\xd9"
+ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 # what PIL raises on damaged, cut, foreign or absurdly large files
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class FrameSize(NamedTuple):
@@ -65,8 +53,8 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
-    except _UNREADABLE as error:
+            sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no readable image: {error}") from error
     return ((width, height) if sideways else (height, width)), (height, width)
 
@@ -104,96 +92,6 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
         f"{displayed[1]}x{displayed[0]}, so its boxes fit another version of it; the image is left out; "
         "export the annotations again for this image",
     )
-
-
-def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
-    """`decode` of a plain file."""
-    return decode(Folder(str(path.parent)), path.name, image_id, size)
-
-
-def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Image.Image:
-    """Decodes to RGB in the frame of the boxes, whose (h, w) is `size`.
-
-    Raises:
-        ValueError: naming file and id, if the file cannot be decoded or has another size.
-        StoreError: the store cannot hand out the file, or not as it was stored.
-    """
-    return _decoded(_bytes(store, name, image_id), store.where(name), image_id, size)
-
-
-def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Tensor:
-    """The pixels of `decode`, and its errors, as a [3, h, w] uint8 view on HWC memory.
-
-    An ordinary JPEG goes through torchvision's decoder, which is quicker and gives the same pixels;
-    everything else, and whatever that decoder refuses, through PIL.
-    """
-    data = _bytes(store, name, image_id)
-    if decode_jpeg is not None and _is_ordinary_jpeg(data, size):
-        try:
-            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError:
-            pass  # damaged: PIL says in which way, or can still read it
-    return image_to_tensor(_decoded(data, store.where(name), image_id, size))
-
-
-def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
-    try:
-        return store.read(name)
-    except StoreError:
-        raise  # not the file is at fault but the way to it, and the message says so
-    except OSError as error:
-        raise _undecodable(store.where(name), image_id, error) from error
-
-
-def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
-    """RGB or grey, whole to the end marker, in the frame of its boxes without turning. Reads the header only."""
-    if not data.endswith(_END_OF_JPEG):
-        return False
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
-            return (
-                header.format == "JPEG"  # not MPO, a series of pictures
-                and header.mode in ("RGB", "L")
-                and (header.height, header.width) == size
-                and header.getexif().get(_ORIENTATION, 1) == 1
-            )
-    except _UNREADABLE:
-        return False
-
-
-def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            image = in_frame(opened, size)
-            if image is not None:
-                return to_rgb(image)
-            found = opened.size
-    except _UNREADABLE as error:
-        raise _undecodable(path, image_id, error) from error
-    raise ValueError(
-        f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
-        f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
-        "files"
-    )
-
-
-def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
-    # PIL's own message shows the address of the buffer
-    reason = "it is of no known image format" if isinstance(error, UnidentifiedImageError) else error
-    return ValueError(
-        f"{path} (image id {image_id}) cannot be decoded: {reason}; replace the file or remove it from "
-        "the annotations; `zoo data check` lists all such files"
-    )
-
-
-def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
-    """The image in the frame of its boxes, whose (h, w) is `size`: turned by its EXIF, as it is, or None."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        turned = ImageOps.exif_transpose(image)
-        if (turned.height, turned.width) == size:
-            return turned
-    return image if (image.height, image.width) == size else None
 
 
 def _spelling(name: str) -> str:

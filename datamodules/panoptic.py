@@ -10,7 +10,8 @@ from datamodules.datasets import Truth
 from datamodules.formats import coco_panoptic
 from datamodules.index import AnnotationIndex
 from datamodules.masks import missing_outlines
-from datamodules.panoptic_truth import PanopticTruth, PngFolder
+from datamodules.panoptic_truth import PanopticTruth
+from datamodules.png_folder import PngFolder
 from zoo.preprocess import InputContract
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from datamodules.decoding import in_frame
 from datamodules.image_probe import Probe
-from datamodules.images import in_frame
 from zoo.preprocess import to_rgb
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp"}

@@ -22,7 +22,7 @@ from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import Source, add_checked_image, image_overlaps
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.panoptic_truth import PngFolder, annotation_id, read_segmentation
+from datamodules.png_folder import PngFolder, annotation_id
 from zoo.labels import LabelMap
 
 
@@ -233,6 +233,8 @@ def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: Seg
 
 def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: LabelMap) -> Iterable[Fault]:
     """Reads every PNG: what cannot be read, has another size, or disagrees with the json."""
+    from datamodules.panoptic_truth import read_segmentation  # of torch, which other formats do without
+
     for row in range(len(index)):
         path = pngs.path(index, row)
         file, image_id = shown_path(path, root), index.image_id(row)

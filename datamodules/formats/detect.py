@@ -200,8 +200,9 @@ _MASK_FOLDERS = frozenset({"masks", "segmentationclass", "segmentationobject", "
 
 def _understood() -> str:
     """The list of layouts, a line each."""
-    wide = max(len(reader.title) for reader in READERS)
-    lines = (f"  {reader.title:<{wide}}  {reader.places}" for reader in READERS)
+    listed = [_READERS[name] for name in FORMATS]
+    wide = max(len(reader.title) for reader in listed)
+    lines = (f"  {reader.title:<{wide}}  {reader.places}" for reader in listed)
     return "\n".join(["Layouts that are understood:", *lines])
 
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from tiny_sets import coco_content, module, write_coco, write_image, write_voc, write_yolo
 
+from datamodules.decoding import open_image
 from datamodules.doctor import check
 from datamodules.formats.detect import read
-from datamodules.images import open_image, to_rgb
+from zoo.preprocess import to_rgb
 
 
 def changed(where: str, row: int, **values: Any) -> dict[str, Any]:

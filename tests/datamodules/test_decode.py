@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import images
-from datamodules.images import decode, decode_tensor
+from datamodules import decoding
+from datamodules.decoding import decode, decode_tensor
 
 
 class OneFile:
@@ -59,8 +59,8 @@ def assert_same(data: bytes, size: tuple[int, int]) -> None:
 def decoders(monkeypatch):
     """Counts what goes through torchvision."""
     calls = []
-    decoder = images.decode_jpeg
-    monkeypatch.setattr(images, "decode_jpeg", lambda data, mode: calls.append(1) or decoder(data, mode))
+    decoder = decoding.decode_jpeg
+    monkeypatch.setattr(decoding, "decode_jpeg", lambda data, mode: calls.append(1) or decoder(data, mode))
     return calls
 
 
@@ -161,5 +161,5 @@ def test_a_file_that_cannot_be_read_is_named():
 
 
 def test_without_torchvisions_decoder_pil_does_it_all(monkeypatch):
-    monkeypatch.setattr(images, "decode_jpeg", None)
+    monkeypatch.setattr(decoding, "decode_jpeg", None)
     assert_same(saved(picture(), "JPEG"), (61, 83))

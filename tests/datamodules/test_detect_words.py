@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,19 @@ def test_a_list_of_names_that_is_too_short_is_one_fault(tmp_path):
     )
     with pytest.raises(ValueError, match="short_class_list"):
         mend(examine(tmp_path, workers=0), tmp_path.parent / "fixed")
+
+
+def test_a_folder_of_no_layout_is_refused_without_the_weight_of_torch(tmp_path):
+    write_image(tmp_path / "set/a.jpg", (20, 10))
+    script = (
+        "import sys\nfrom zoo.cli.main import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        "    print(sorted({'torch', 'torchvision', 'lightning', 'pandas', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "data", "check", str(tmp_path / "set")], capture_output=True, text=True
+    )
+    first, second, *rest = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "[]\n")
+    assert "has no known layout. It has images and no annotation file that is known." in first
+    assert second == "Layouts that are understood:"
+    assert [line.split("  ")[1] for line in rest[:3]] == ["COCO json", "COCO panoptic", "Objects365 v2"]

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from tiny_sets import coco_content, write_coco, write_image, write_voc, write_yolo
 
+from datamodules.decoding import open_image
 from datamodules.doctor import examine
 from datamodules.doctor.fix import mend
 from datamodules.formats.detect import read
-from datamodules.images import open_image
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from datamodules.convert import convert
 from datamodules.formats.detect import detect, read
 from datamodules.panoptic import CocoPanopticDataModule
-from datamodules.panoptic_truth import annotation_id, segment_id
+from datamodules.png_folder import annotation_id, segment_id
 from datamodules.shard_writer import SMALLEST_SHARD, pack
 from zoo.batch import Batch, Detections
 from zoo.evaluation import CocoAP

@@ -40,7 +40,6 @@ def check(
         OSError: as ValueError.
     """
     from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
-    from datamodules.doctor.fix import check_target, mend
     from datamodules.outputs import require_writable
     from datamodules.shards import place_of
 
@@ -48,6 +47,8 @@ def check(
     if page is not None:
         require_writable(page, "--report")
     if fix is not None:
+        from datamodules.doctor.fix import check_target, mend
+
         check_target(place_of(folder), fix, quick)
         require_writable(fix, "--fix")
     with image_bar() as progress:

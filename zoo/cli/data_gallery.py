@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from datamodules.decoding import decode
 from datamodules.doctor import Examination
 from datamodules.doctor.duplicates import Pair
-from datamodules.images import decode
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.judge import Box
 

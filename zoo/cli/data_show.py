@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from datamodules.decoding import decode
 from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import read
-from datamodules.images import decode
 from datamodules.index import AnnotationIndex
 from datamodules.masks import coded
 from datamodules.panoptic_truth import read_segmentation
