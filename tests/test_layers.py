@@ -16,6 +16,7 @@ LAYERS = (
         "cache",
         "durable",
         "labels",
+        "plain_yaml",
         "class_names",
         "segments",
     ),  # class_names: what labels compares names with
@@ -63,6 +64,7 @@ SHARED_WITH_DATA = {
     "zoo.durable",
     "zoo.labels",
     "zoo.photometric",
+    "zoo.plain_yaml",
     "zoo.preprocess",
     "zoo.segments",
 }

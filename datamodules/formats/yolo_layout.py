@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datamodules.formats.parsing import read_lines
 from datamodules.images import SUFFIXES, ImageFolder, list_images, walk
+from zoo.plain_yaml import read_yaml
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
 _SHORTEST_ROW = 5  # class cx cy w h
 _TRAILING = (5, 4, 3, 2, 1)  # parts of a path of another machine that are tried below the folder
+_AS_WRITTEN = ("names", "path", "train", "val", "valid", "test")
+_MAX_BYTES = 4 << 20  # of data.yaml; names of 20 000 classes take 0.6 MB
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
 
@@ -30,16 +31,19 @@ def data_file(root: Path) -> Path | None:
 def load(file: Path) -> dict[str, Any]:
     """Keys and values of data.yaml, or of obj.data with its file of names already read.
 
+    Names and paths are the letters of the file (`no`, `0042`, `12:30`), and so are the class numbers before names.
+
     Raises:
-        ValueError: naming the file, if it is no yaml.
+        ValueError: naming file and line, if it is no plain YAML (`zoo.plain_yaml`).
     """
     if file.suffix == ".data":
         return _darknet(file)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be parsed: {error}") from error
-    return content if isinstance(content, dict) else {}
+    content = read_yaml(file, as_text=_AS_WRITTEN, most_bytes=_MAX_BYTES)
+    if not isinstance(content, dict):
+        return {}
+    if isinstance(count := content.get("nc"), str) and count.strip().isdecimal():
+        content["nc"] = int(count[:9])
+    return content
 
 
 def _darknet(file: Path) -> dict[str, Any]:

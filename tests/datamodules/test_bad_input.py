@@ -383,3 +383,24 @@ def test_every_mode_becomes_rgb(mode):
     assert pixels.shape == (8, 8, 3)
     if mode != "1":
         assert np.abs(pixels.mean(axis=-1) - grey).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ("names: [no, yes]", {0: "no", 1: "yes"}),
+        ("names:\n  0: 0042\n  1: 0117", {0: "0042", 1: "0117"}),
+        ("names: [12:30, 1_000]", {0: "12:30", 1: "1_000"}),
+        ("names: [null, ~]", {0: "null", 1: "~"}),
+        ("names: [a, b]\nnc: '2'", {0: "a", 1: "b"}),
+    ],
+)
+def test_names_of_data_yaml_are_text(tmp_path, names, classes):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .5 .5\n1 .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text(f"train: images\n{names}\n")
+    source = read(tmp_path)
+    assert source.classes == classes
+    assert [fault for fault in source.faults if fault.severity == "error"] == []

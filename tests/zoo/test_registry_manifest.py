@@ -72,8 +72,10 @@ def test_what_breaks_a_rule_is_refused_by_name(changes, says):
         ("a: " + "x" * (1 << 20), "larger than"),
         ("a: !!python/object/apply:os.system ['true']", "not plain YAML"),
         ("[1, 2", "not plain YAML"),
-        ("1: 2", "no string"),
+        ("1: 2", "unknown field"),
         ("just words", "manifest"),
+        ("a: .nan", "no finite number"),
+        ("a: 1\n---\nb: 2", "second document"),
     ],
 )
 def test_hostile_yaml_is_refused(text, says):

@@ -11,14 +11,13 @@ from typing import Any
 
 import yaml
 
+from zoo.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 from zoo.registry.manifest import read_manifest
 from zoo.registry.store import builtin_manifests
 
 Recipe = dict[str, Any]
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-MAX_BYTES = 1 << 20
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def bundled() -> dict[str, Path]:
@@ -66,14 +65,9 @@ def load(path: Path) -> Recipe:
     """One recipe file as a plain dict.
 
     Raises:
-        ValueError: if the file is larger than a recipe can be, or no YAML mapping.
+        ValueError: if it is no plain YAML (`zoo.plain_yaml`), or no mapping.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {MAX_BYTES}")
-    try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds {type(recipe).__name__}; a recipe is a mapping of keys to values")
     return recipe
@@ -107,9 +101,9 @@ def parse_value(text: str) -> Any:
     if _FLOAT.match(text) and not re.match(r"^[-+]?\d+$", text):
         return float(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is not a value: {' '.join(str(error).split())}") from error
+        return parse_yaml(text, "value")
+    except PlainYamlError as error:
+        raise ValueError(f"{text[:60]!r} is not a value: {error}") from error
 
 
 def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> None:

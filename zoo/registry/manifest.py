@@ -7,6 +7,7 @@ are known keys, file names are plain, model classes live under `zoo.architecture
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -14,12 +15,11 @@ import msgspec
 import yaml
 
 from zoo.labels import LabelMap
+from zoo.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 from zoo.registry.names import check_name
 
 MANIFEST_FILE = "manifest.yaml"
 WEIGHTS_FILE = "model.safetensors"
-_LONGEST_MANIFEST = 1 << 20  # bytes; Objects365's 365 classes take 25 kB
-_DEEPEST = 24
 _FILE_TYPES = (".safetensors", ".json", ".yaml", ".md", ".txt")
 _CLASS_PATH = re.compile(r"^zoo\.architectures\.[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9]*$")
 
@@ -252,18 +252,21 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ManifestError: naming the file and the rule it breaks.
     """
-    with open(path, "rb") as file:
-        return parse_manifest(file.read(_LONGEST_MANIFEST + 1), str(path))
+    return _manifest_of(lambda: read_yaml(path, aliases=False), str(path))
 
 
 def parse_manifest(text: str | bytes, where: str = "manifest") -> Manifest:
     """The manifest in a YAML text; `where` names it in errors."""
-    raw = text.encode() if isinstance(text, str) else text
-    plain = load_plain_yaml(raw, where)
+    return _manifest_of(lambda: parse_yaml(text, where, aliases=False), where)
+
+
+def _manifest_of(read: Callable[[], Any], where: str) -> Manifest:
     try:
-        manifest = msgspec.convert(plain, Manifest)
+        manifest = msgspec.convert(read(), Manifest)
         check_manifest(manifest)
-    except (msgspec.ValidationError, ValueError) as error:
+    except PlainYamlError as error:  # says where itself
+        raise ManifestError(str(error)) from error
+    except ValueError as error:
         raise ManifestError(f"{where}: {error}") from error
     return manifest
 
@@ -310,43 +313,3 @@ def check_file_name(name: str) -> str:
             ".bin, .pkl) runs code when it is read and is never part of a published model"
         )
     return name
-
-
-def load_plain_yaml(raw: bytes, where: str) -> Any:
-    """Plain YAML values within limits of size and depth; anchors, aliases and double keys refused.
-
-    Raises:
-        ManifestError: naming `where` and the limit.
-    """
-    if len(raw) > _LONGEST_MANIFEST:
-        raise ManifestError(f"{where} is larger than {_LONGEST_MANIFEST} bytes, which no manifest is")
-    try:
-        depth = 0
-        for event in yaml.parse(raw, Loader=_PARSER):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-                raise ManifestError(f"{where} uses YAML anchors, which can unfold without end; write it out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ManifestError(f"{where} is nested deeper than {_DEEPEST} levels")
-        return yaml.load(raw, Loader=_PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{where} is not plain YAML: {error}") from error
-
-
-_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _PlainLoader(_PARSER):
-    """SafeLoader that refuses a key given twice, where PyYAML keeps the last in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """The mapping, once its keys are known to differ."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        seen: set[Any] = set()
-        for key in keys:
-            if not isinstance(key, str):
-                raise yaml.YAMLError(f"key {key!r} is no string{node.start_mark}")
-            if key in seen:
-                raise yaml.YAMLError(f"key {key!r} is given twice{node.start_mark}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
