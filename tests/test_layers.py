@@ -17,6 +17,7 @@ LAYERS = (
         "durable",
         "labels",
         "plain_yaml",
+        "pixels",
         "class_names",
         "segments",
     ),  # class_names: what labels compares names with
@@ -65,6 +66,7 @@ SHARED_WITH_DATA = {
     "zoo.labels",
     "zoo.photometric",
     "zoo.plain_yaml",
+    "zoo.pixels",
     "zoo.preprocess",
     "zoo.segments",
 }

@@ -29,7 +29,8 @@ _NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
 # both readings are possible and neither spoils the whole: kept, and said
 _KEPT = frozenset({
     "rotation_ignored", "rotation_unclear", "near_leak", "augmented_leak", "conflicting_object", "subpixel_box",
-    "tiny_image", "extreme_aspect", "animated", "no_label_file", "crowd_without_mask", "crowd_polygon",
+    "tiny_image", "extreme_aspect", "few_levels", "lost_levels", "animated", "no_label_file", "crowd_without_mask",
+    "crowd_polygon",
     "duplicate_category", "more_objects_than_queries", "polygon", "unlisted_image", "swapped_size",
 })  # fmt: skip
 
