@@ -35,6 +35,7 @@ LAYERS = (
         "mask_scores",
         "metric_state",
         "bootstrap",
+        "operating_point",
         "schedule",
         "ema",
         "pictures",
