@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import read
-from datamodules.formats.placing import new_names
+from datamodules.formats.placing import new_names, renamed
 from datamodules.formats.source import Source
 from datamodules.formats.write_coco import CocoWriter
 from datamodules.formats.write_csv import CsvWriter
@@ -40,6 +40,9 @@ _WRITERS: dict[str, Callable[[Path, Mapping[int, str], list[str]], Writer]] = {
     "csv": CsvWriter,
 }
 _KEEPS_IDS = frozenset({"coco"})
+_OWN_IDS = frozenset(
+    {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
+)  # those of others are made up
 _KEEPS_FRAME = frozenset({"coco", "voc", "csv"})  # the annotations give the size, so the frame of the boxes
 
 
@@ -51,13 +54,15 @@ class Conversion:
         format: of the copy.
         splits: split -> (images, objects).
         losses: what the format cannot hold -> how many.
-        faults: errors and warnings of the source; what was left out at reading is not in the copy.
+        left_out: faults of the source that left out something at reading, which is not in the copy.
+        renamed: file of the source -> its name in the copy, of those that could not keep it.
     """
 
     format: str
     splits: dict[str, tuple[int, int]]
     losses: dict[str, int]
-    faults: int
+    left_out: int
+    renamed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -102,8 +107,10 @@ def convert(
     part = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
     try:
         writer = _WRITERS[target](part, source.classes, list(source.splits))
-        skipped = _write(source, target, writer, images, progress)
+        names = new_names(source.splits, flat=writer.flat)
+        skipped = _write(source, target, writer, names, images, progress)
         done = _read_back(source, target, part, writer, skipped)
+        done = replace(done, renamed=renamed(source.splits, names))
         if place.exists():
             place.rmdir()
         part.chmod(0o755)  # a temporary folder is for its maker alone
@@ -125,10 +132,14 @@ def require_empty(place: Path) -> None:
 
 
 def _write(
-    source: Source, target: Target, writer: Writer, images: Images, progress: Progress | None
+    source: Source,
+    target: Target,
+    writer: Writer,
+    names: Mapping[str, list[str]],
+    images: Images,
+    progress: Progress | None,
 ) -> Skipped:
-    """Writes all images; returns those that were left out."""
-    names = new_names(source.splits, flat=writer.flat)
+    """Writes all images under their new names; returns those that were left out."""
     total, done = sum(map(len, names.values())), 0
     skipped = Skipped(Counter(), Counter())
     for split, index in source.splits.items():
@@ -148,7 +159,7 @@ def _write(
         writer.losses["masks of panoptic segments, and which classes are things"] = sum(
             index.num_objects for index in source.splits.values()
         )
-    if target not in _KEEPS_IDS:
+    if target not in _KEEPS_IDS and source.format in _OWN_IDS:
         writer.losses["ids of images, which are numbered anew"] = total
         writer.losses["ids of objects, which are numbered anew"] = sum(
             i.num_objects for i in source.splits.values()
@@ -193,4 +204,4 @@ def _read_back(source: Source, target: Target, part: Path, writer: Writer, skipp
                 f"{counts[split][0]} and {counts[split][1]} ({told}); nothing is kept"
             )
     losses = {words: number for words, number in writer.losses.items() if number}
-    return Conversion(target, counts, losses, sum(f.severity != "note" for f in source.faults))
+    return Conversion(target, counts, losses, sum(f.leaves_out for f in source.faults), {})

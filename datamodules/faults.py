@@ -46,6 +46,11 @@ class Fault:
         return asdict(self)
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether an image or object is not in what was read because of it; every reader says so in these words."""
+        return "left out" in self.message or self.kind in NOT_READ
+
+    @property
     def where(self) -> str:
         """File and id; an id with a space in it, as in `object 3`, says itself what it counts."""
         if self.id is None:

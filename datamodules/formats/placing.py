@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from itertools import chain, count
 from pathlib import PurePosixPath
 
 from datamodules.index import AnnotationIndex
+
+# of Unicode: control, half pairs (bytes that are no text), ends of lines and paragraphs
+_NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_NO_LETTERS = ("\\", "\ufeff")  # a byte order mark is taken off where it comes first
 
 
 def new_names(splits: Mapping[str, AnnotationIndex], *, flat: bool) -> dict[str, list[str]]:
@@ -35,14 +40,38 @@ def new_names(splits: Mapping[str, AnnotationIndex], *, flat: bool) -> dict[str,
     return names
 
 
+def renamed(splits: Mapping[str, AnnotationIndex], names: Mapping[str, list[str]]) -> dict[str, str]:
+    """File -> new name, of those whose new name is not the end of their path."""
+    return {
+        file: name
+        for split, index in splits.items()
+        for file, name in zip(index.files.tolist(), names[split], strict=True)
+        if not f"/{file}".endswith(f"/{name}")
+    }
+
+
 def _safe(name: str) -> str:
     """Without hidden parts, which readers pass over, and without folders called `images`.
 
-    YOLO's tools put labels/ for the last images/ of a path.
+    YOLO's tools put labels/ for the last images/ of a path. What a line of a list or a cell of a table cannot hold is
+    written as `_`: control characters, bytes that are no text, backslashes, spaces at an end, a comment's mark.
     """
-    parts = [p for p in name.replace(os.sep, "/").split("/") if p not in ("", "..")]
+    parts = [_plain(p) for p in name.replace(os.sep, "/").split("/") if p not in ("", "..")]
     folders = [f"{p}_" if p.lower() == "images" else p for p in parts[:-1]]
-    return "/".join(f"_{p}" if p.startswith(".") else p for p in (*folders, parts[-1]))
+    return "/".join(f"_{p}" if p.startswith((".", "#")) else p for p in (*folders, parts[-1]))
+
+
+def _plain(part: str) -> str:
+    """One folder or file name without what is not kept."""
+    kept = "".join("_" if c in _NO_LETTERS or unicodedata.category(c) in _NO_NAME else c for c in part)
+    stem, suffix = os.path.splitext(kept)
+    return _edged(stem) + suffix.strip()
+
+
+def _edged(text: str) -> str:
+    """Spaces at an end as `_`."""
+    left, right = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
+    return "_" * len(text) if left == len(text) else "_" * left + text.strip() + "_" * right
 
 
 def _free(name: str, split: str, place: str, taken: set[str]) -> str:
@@ -54,4 +83,5 @@ def _free(name: str, split: str, place: str, taken: set[str]) -> str:
 
 
 def _key(place: str, name: str) -> str:
-    return f"{place}/{os.path.splitext(name)[0]}".casefold()
+    stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
+    return f"{place}/{stem}".casefold()

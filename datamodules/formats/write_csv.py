@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.formats.writing import Pictured, plain_objects, same_names
+from datamodules.formats.writing import SPACED, Pictured, one_line, plain_objects, same_names, spaced_names
 
 _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -20,10 +20,11 @@ class CsvWriter:
     def __init__(self, root: Path, classes: Mapping[int, str], splits: list[str]) -> None:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self._root, self._classes = root, classes
+        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
+        self.losses[SPACED] = spaced_names(classes)
         self.losses["classes of the same name as another, which become one"] = same_names(classes)
         with (root / "classes.csv").open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows((name, source_id) for source_id, name in classes.items())
+            csv.writer(stream).writerows((name, i) for i, name in self._classes.items())
         self._streams = {}
         for split in splits:
             (root / split).mkdir(parents=True, exist_ok=True)

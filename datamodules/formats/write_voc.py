@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datamodules.formats.writing import Labelled, Pictured, plain_objects, same_names
+from datamodules.formats.writing import (
+    SPACED,
+    Labelled,
+    Pictured,
+    one_line,
+    plain_objects,
+    same_names,
+    spaced_names,
+)
 
 
 class VocWriter:
@@ -18,7 +26,8 @@ class VocWriter:
     def __init__(self, root: Path, classes: Mapping[int, str], splits: list[str]) -> None:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self._root, self._classes = root, classes
+        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
+        self.losses[SPACED] = spaced_names(classes)
         self.losses["classes of the same name as another, which become one"] = same_names(classes)
         self._unseen = dict(classes)
         self._stems: dict[str, list[str]] = {split: [] for split in splits}
@@ -68,5 +77,7 @@ class VocWriter:
         for split, stems in self._stems.items():
             text = "".join(f"{stem}\n" for stem in stems)
             (self._root / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
-        self.losses["class ids, which become positions by alphabet"] = len(self._classes)
+        by_alphabet = {name: i for i, name in enumerate(sorted(set(self._classes.values())))}
+        moved = sum(by_alphabet[name] != i for i, name in self._classes.items())
+        self.losses["class ids, which become positions by alphabet"] = moved
         self.losses["classes without an object"] = len(self._unseen)

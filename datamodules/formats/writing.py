@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -96,21 +97,45 @@ def pictures(index: AnnotationIndex, names: list[str]) -> Iterator[Pictured]:
 
 def same_names(classes: Mapping[int, str]) -> int:
     """How many classes have the name of another: a format that knows classes by name cannot tell them apart."""
-    return len(classes) - len({name.strip() for name in classes.values()})
+    return len(classes) - len({one_line(name) for name in classes.values()})
 
 
 def plain_objects(
     picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
 ) -> list[Labelled]:
     """The objects that a format of boxes alone can hold; counts what is lost of and with the others."""
-    kept = []
-    for labelled in picture.objects:
-        if labelled.crowd:
-            losses["crowd regions, left out"] += 1
-            dropped[split] += 1
-            continue
-        losses["outlines"] += labelled.outline is not None
-        # an area of the box itself is found again from the box
-        losses["areas that are not those of the box"] += labelled.area != labelled.box[2] * labelled.box[3]
-        kept.append(labelled)
+    kept = without_crowds(picture, split, losses, dropped)
+    losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
+    unheld_areas(kept, losses)
     return kept
+
+
+def without_crowds(
+    picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
+) -> list[Labelled]:
+    """The objects that are one each; counts the others."""
+    kept = [labelled for labelled in picture.objects if not labelled.crowd]
+    number = len(picture.objects) - len(kept)
+    losses["crowd regions, left out"] += number
+    dropped[split] += number
+    return kept
+
+
+def unheld_areas(kept: Sequence[Labelled], losses: Counter[str]) -> None:
+    """Counts areas that are not found again from the box."""
+    losses["areas that are not those of the box"] += sum(
+        labelled.area != labelled.box[2] * labelled.box[3] for labelled in kept
+    )
+
+
+def one_line(name: str) -> str:
+    """A class name as formats of words hold it: without spaces at its ends and without control characters."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name).strip()
+
+
+def spaced_names(classes: Mapping[int, str]) -> int:
+    """How many class names `one_line` changes."""
+    return sum(one_line(name) != name for name in classes.values())
+
+
+SPACED = "class names with spaces at an end or control characters, which are taken out"

@@ -156,7 +156,8 @@ def _read_split(
     root: Path, images: list[Path], classes: Mapping[int, str], labels: layout.LabelFiles
 ) -> AnnotationIndex:
     builder = IndexBuilder(root, classes)
-    number = 0
+    number = labelled = 0
+    outlined: list[int] = []  # places of the faults that tell of polygons alone
     for image_id, path in enumerate(images):
         if not path.is_file():
             builder.fault(
@@ -184,7 +185,12 @@ def _read_split(
                 "without objects; write an empty file if that is so",
             )
             continue
-        number = _read_labels(builder, root, file, image_id, frame.size, number)
+        before = number
+        number = _read_labels(builder, root, file, image_id, frame.size, number, outlined)
+        labelled += number > before
+    if 2 * len(outlined) >= labelled:  # a set of outlines, not a slip in one of boxes
+        for k in outlined:
+            builder.faults[k] = replace(builder.faults[k], severity="note")
     _orphans(builder, images, labels)
     return builder.build()
 
@@ -209,8 +215,15 @@ def _orphans(builder: IndexBuilder, images: list[Path], labels: layout.LabelFile
 
 
 def _read_labels(
-    builder: IndexBuilder, root: Path, file: Path, image_id: int, size: tuple[int, int], number: int
+    builder: IndexBuilder,
+    root: Path,
+    file: Path,
+    image_id: int,
+    size: tuple[int, int],
+    number: int,
+    outlined: list[int],
 ) -> int:
+    """Adds the objects of a file; the number of the last, and in `outlined` where its polygons were told."""
     try:
         data = file.read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
@@ -226,6 +239,7 @@ def _read_labels(
     shown = shown_path(file, root)
     seen: set[tuple[float, ...]] = set()
     polygons: list[int] = []
+    turned = False
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -235,6 +249,7 @@ def _read_labels(
             continue
         (source_id, cx, cy, w, h), points = row
         polygons += [line_number] if points else []
+        turned = turned or _is_turned(points)
         if (source_id, cx, cy, w, h, *points) in seen:
             builder.fault(
                 "warning",
@@ -261,7 +276,14 @@ def _read_labels(
             f"{len(polygons)} x row of a polygon or a turned box, the first in line {polygons[0]}; the upright "
             "box around it is taken, with its outline",
         )
+        if not turned:
+            outlined.append(len(builder.faults) - 1)
     return number
+
+
+def _is_turned(points: tuple[float, ...]) -> bool:
+    """Whether a row may be a turned box, of which the box around it is not what was drawn."""
+    return len(points) == 8 and not len(set(points[::2])) == len(set(points[1::2])) == 2
 
 
 def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[float] | None:

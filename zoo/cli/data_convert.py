@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -144,10 +145,18 @@ def _write(source: Source, choices: Copying) -> Conversion:
 def _tell(done: Conversion, source: Source, choices: Copying, console: Console) -> None:
     for words, number in done.losses.items():
         console.say(f"{done.format} cannot hold: {number} x {words}")
-    if done.faults:
+    if done.renamed:
+        some = ", ".join(f"{old!r} -> {new!r}" for old, new in list(done.renamed.items())[:_SHOWN])
+        more = (
+            f", and {len(done.renamed) - _SHOWN} more (--json lists all)"
+            if len(done.renamed) > _SHOWN
+            else ""
+        )
+        console.say(f"{counted(len(done.renamed), 'file')} under another name in the copy: {some}{more}")
+    if done.left_out:
         console.say(
-            f"{counted(done.faults, 'fault')} in {choices.folder}: what was left out at reading is not in the copy; "
-            f"`zoo data check {choices.folder}` lists them"
+            f"{counted(done.left_out, 'fault')} in {choices.folder} left out an image or object at reading, which is "
+            f"not in the copy; `zoo data check {shlex.quote(choices.folder)}` lists them"
         )
     counts = ", ".join(
         f"{name} {counted(images, 'image')} {counted(objects, 'object')}"
@@ -155,7 +164,7 @@ def _tell(done: Conversion, source: Source, choices: Copying, console: Console) 
     )
     console.say(
         f"{source.format} -> {done.format} in {choices.output}: {counts}; pixels were not decoded, "
-        f"`zoo data check {choices.output}` does"
+        f"`zoo data check {shlex.quote(str(choices.output))}` does"
     )
 
 
