@@ -10,7 +10,7 @@ Boxes are (centre x, centre y, width, height) in [0, 1] of the unpadded image un
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -61,6 +61,10 @@ class Annotations(NamedTuple):
     counts: tuple[int, ...]  # annotations of each image, crowds included
     segmentations: tuple[RLE, ...] | None = None  # A masks, in the original image; None without
 
+    def part(self, first: int, last: int) -> Annotations:
+        """Those of the images from `first` up to, without, `last`."""
+        return self._replace(**_part_of_rows(self, first, last))
+
 
 class Targets(NamedTuple):
     """The objects of a batch, flat; image b owns `counts[b]` consecutive rows."""
@@ -70,6 +74,15 @@ class Targets(NamedTuple):
     counts: tuple[int, ...]  # objects of each image, python integers: reading them costs no sync
     masks: Tensor | None = None  # [T, H, W] bool, padded with False like the images; None without masks
 
+    def part(self, first: int, last: int) -> Targets:
+        """The objects of the images from `first` up to, without, `last`."""
+        return self._replace(**_part_of_rows(self, first, last))
+
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        """The same objects with every tensor replaced by `change` of it."""
+        tensors = {name: change(v) for name, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**tensors)
+
     @property
     def image_index(self) -> Tensor:
         """[T] int64 on the device of `labels`: the image of each object."""
@@ -77,6 +90,15 @@ class Targets(NamedTuple):
             torch.tensor(self.counts, dtype=torch.int64)
         )
         return images.to(self.labels.device, non_blocking=True)
+
+
+def _part_of_rows(rows: Annotations | Targets, first: int, last: int) -> dict[str, Any]:
+    """The fields of some images: `counts` has one entry an image, every other field one a row."""
+    start, stop = sum(rows.counts[:first]), sum(rows.counts[:last])
+    return {
+        name: value[first:last] if name == "counts" else None if value is None else value[start:stop]
+        for name, value in rows._asdict().items()
+    }
 
 
 @dataclass(frozen=True)
@@ -102,39 +124,29 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def part(self, first: int, last: int) -> Batch:
+        """The images from `first` up to, without, `last`, with all that belongs to them; the same step."""
+        return self._each(lambda value: _part(value, first, last))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Moves what the network and criterion read; step facts and ground truth stay on the CPU."""
-        targets = self.targets._replace(
-            labels=self.targets.labels.to(device, non_blocking=non_blocking),
-            boxes=self.targets.boxes.to(device, non_blocking=non_blocking),
-            masks=None
-            if self.targets.masks is None
-            else self.targets.masks.to(device, non_blocking=non_blocking),
-        )
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            padding=self.padding.to(device, non_blocking=non_blocking),
-            targets=targets,
-            photometric=None
-            if self.photometric is None
-            else self.photometric.to(device, non_blocking=non_blocking),
-        )
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Called by a DataLoader with `pin_memory=True`."""
-        targets = self.targets._replace(
-            labels=self.targets.labels.pin_memory(),
-            boxes=self.targets.boxes.pin_memory(),
-            masks=None if self.targets.masks is None else self.targets.masks.pin_memory(),
-        )
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            padding=self.padding.pin_memory(),
-            targets=targets,
-            photometric=None if self.photometric is None else self.photometric.pin_memory(),
-        )
+        return self._each_tensor(Tensor.pin_memory)
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(value: Any) -> Any:
+            if isinstance(value, Targets):
+                return value.each_tensor(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return self._each(changed)
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        # over the fields, so that a new one cannot be forgotten
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
     def padded_to(self, size: tuple[int, int]) -> Batch:
         """The same batch with images and padding grown to `size` (H, W) at the bottom and right.
@@ -157,6 +169,15 @@ class Batch:
             padding=F.pad(self.padding, grow, value=True),
             targets=self.targets._replace(masks=masks),
         )
+
+
+def _part(value: Any, first: int, last: int) -> Any:
+    """Of a field of a batch: what is of the whole step, or absent, stays; all else is of its images in order."""
+    if value is None or isinstance(value, Step):
+        return value
+    if isinstance(value, (Annotations, Targets)):
+        return value.part(first, last)
+    return value[first:last]
 
 
 @dataclass(frozen=True)

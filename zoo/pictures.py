@@ -139,17 +139,7 @@ def annotations_of(batch: Batch, index: int) -> Annotations:
     """
     if batch.annotations is None:
         raise ValueError("the batch has no annotations; take it from a val or test dataloader")
-    flat = batch.annotations
-    start = sum(flat.counts[:index])
-    rows = slice(start, start + flat.counts[index])
-    return Annotations(
-        flat.boxes_xywh[rows],
-        flat.areas[rows],
-        flat.labels[rows],
-        flat.crowd[rows],
-        (flat.counts[index],),
-        None if flat.segmentations is None else flat.segmentations[rows],
-    )
+    return batch.annotations.part(index, index + 1)
 
 
 def training_gallery(

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zoo.batch import Annotations, Batch, Detections, Step
+from zoo.batch import Batch, Detections, Step
 from zoo.boxes import iou_and_giou
 from zoo.evaluation import CocoAP
 from zoo.module import DetectionModule
@@ -95,36 +95,7 @@ def run_preflight(
 def training_images(data: PreflightData, number: int) -> list[Batch]:
     """The first micro-batch, cut to `number` images and its own step facts."""
     batch = next(iter(data.train_dataloader()))
-    return [alone(first_images(batch, min(number, len(batch))))]
-
-
-def first_images(batch: Batch, number: int) -> Batch:
-    """The first images of a batch."""
-    counts = batch.targets.counts[:number]
-    targets = batch.targets._replace(
-        labels=batch.targets.labels[: sum(counts)],
-        boxes=batch.targets.boxes[: sum(counts)],
-        counts=counts,
-        masks=None if batch.targets.masks is None else batch.targets.masks[: sum(counts)],
-    )
-    return replace(
-        batch,
-        images=batch.images[:number],
-        padding=batch.padding[:number],
-        targets=targets,
-        image_ids=batch.image_ids[:number],
-        original_sizes=batch.original_sizes[:number],
-        annotations=None if batch.annotations is None else first_annotations(batch.annotations, number),
-        panoptic=None if batch.panoptic is None else batch.panoptic[:number],
-    )
-
-
-def first_annotations(annotations: Annotations, number: int) -> Annotations:
-    """Those of the first images."""
-    counts = annotations.counts[:number]
-    rows = [tensor[: sum(counts)] for tensor in annotations[:4]]
-    masks = None if annotations.segmentations is None else annotations.segmentations[: sum(counts)]
-    return Annotations(rows[0], rows[1], rows[2], rows[3], counts, masks)
+    return [alone(batch.part(0, number))]
 
 
 def alone(batch: Batch, index: int = 0) -> Batch:
@@ -205,7 +176,7 @@ def annotated_images(data: PreflightData, number: int) -> Batch:
     """
     for batch in data.val_dataloader():
         if sum(batch.targets.counts):
-            return first_images(batch, min(number, len(batch)))
+            return batch.part(0, number)
     raise PreflightError("no validation image has an object; there is nothing to overfit")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from lightning.pytorch import Trainer
 from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards import place_of
-from zoo.batch import Batch
 from zoo.cli import mask_data
 from zoo.cli.console import Console
 from zoo.cli.lightning import quiet
@@ -168,7 +168,7 @@ def milliseconds(subject: Subject) -> float:
     module = subject.module
     module.eval()
     loader = subject.data.val_dataloader()
-    batches = [one for batch in loader for one in _singles(batch)][:TIMED_IMAGES]
+    batches = [batch.part(0, 1) for batch in islice(loader, TIMED_IMAGES)]
     times = []
     for batch in [batches[0], *batches]:  # the first is for warming up
         moved = module.normalized(batch.to(module.device))
@@ -178,12 +178,6 @@ def milliseconds(subject: Subject) -> float:
         _wait(module.device)
         times.append(time.perf_counter() - begun)
     return 1000 * sorted(times[1:])[len(times[1:]) // 2]
-
-
-def _singles(batch: Batch) -> list[Batch]:
-    from zoo.preflight import first_images
-
-    return [first_images(batch, 1)]
 
 
 def _wait(device: torch.device) -> None:

@@ -89,22 +89,6 @@ def random_batch(counts, seed=0, dtype=torch.float64) -> Batch:
     )
 
 
-def part(batch: Batch, first: int, last: int) -> Batch:
-    """Images first..last of a step, with the facts of the whole step."""
-    counts = batch.targets.counts
-    start, stop = sum(counts[:first]), sum(counts[:last])
-    return replace(
-        batch,
-        images=batch.images[first:last],
-        padding=batch.padding[first:last],
-        targets=Targets(
-            batch.targets.labels[start:stop], batch.targets.boxes[start:stop], counts[first:last]
-        ),
-        image_ids=batch.image_ids[first:last],
-        original_sizes=batch.original_sizes[first:last],
-    )
-
-
 def gradients(module: DeformableDetrModule, batches) -> dict[str, torch.Tensor]:
     module.zero_grad()
     for batch in batches:
@@ -119,7 +103,7 @@ def test_gradient_does_not_depend_on_the_split(kind, size):
     module = perturbed(tiny_module(kind)).double().train()
     whole = random_batch([3, 0, 1, 5, 2, 1, 0, 4])
     expected = gradients(module, [whole])
-    split = gradients(module, [part(whole, i, i + size) for i in range(0, 8, size)])
+    split = gradients(module, [whole.part(i, i + size) for i in range(0, 8, size)])
     for name, gradient in expected.items():
         largest = gradient.abs().max().clamp(min=1e-3)
         assert (split[name] - gradient).abs().max() <= 1e-10 * largest, name
@@ -129,7 +113,7 @@ def test_step_facts_are_what_makes_the_split_exact():
     """With each micro-batch's own facts the gradient is another one: the test above can fail."""
     module = perturbed(tiny_module()).double().train()
     whole = random_batch([3, 0, 1, 5, 2, 1, 0, 4])
-    parts = [part(whole, i, i + 2) for i in range(0, 8, 2)]
+    parts = [whole.part(i, i + 2) for i in range(0, 8, 2)]
     alone = [replace(p, step=replace(p.step, counts=torch.tensor(p.targets.counts))) for p in parts]
     expected, split = gradients(module, [whole]), gradients(module, alone)
     name = "bbox_embed.0.layers.2.weight"

@@ -75,21 +75,6 @@ def random_batch(counts, seed=0, size=(64, 96)) -> Batch:
     )
 
 
-def part(batch: Batch, first: int, last: int) -> Batch:
-    """Images first..last of a step, with the facts of the whole step."""
-    counts = batch.targets.counts
-    start, stop = sum(counts[:first]), sum(counts[:last])
-    targets = Targets(batch.targets.labels[start:stop], batch.targets.boxes[start:stop], counts[first:last])
-    return replace(
-        batch,
-        images=batch.images[first:last],
-        padding=batch.padding[first:last],
-        targets=targets,
-        image_ids=batch.image_ids[first:last],
-        original_sizes=batch.original_sizes[first:last],
-    )
-
-
 def loss(module: DetrModule, batches) -> torch.Tensor:
     return torch.stack([v.sum() for b in batches for v in module.losses(b).values()]).sum()
 
@@ -116,7 +101,7 @@ def test_gradient_does_not_depend_on_the_split(size, pre_norm):
     module = without_batch_statistics(tiny_module(pre_norm=pre_norm))
     whole = random_batch(COUNTS)
     expected = gradients(module, [whole])
-    split = gradients(module, [part(whole, i, i + size) for i in range(0, 8, size)])
+    split = gradients(module, [whole.part(i, i + size) for i in range(0, 8, size)])
     assert expected.keys() == split.keys() == dict(module.network.named_parameters()).keys()
     for name, gradient in expected.items():
         largest = gradient.abs().max().clamp(min=1e-3)
@@ -126,7 +111,7 @@ def test_gradient_does_not_depend_on_the_split(size, pre_norm):
 def test_official_normalizer_is_the_mean_over_micro_batches_and_depends_on_the_split():
     module = without_batch_statistics(tiny_module(normalizer="official"))
     whole = random_batch(COUNTS)
-    parts = [part(whole, i, i + 2) for i in range(0, 8, 2)]
+    parts = [whole.part(i, i + 2) for i in range(0, 8, 2)]
     with torch.no_grad():
         split = torch.stack([module.losses(p)["decoder/label"] for p in parts]).sum(0)
         alone = [replace(p, step=replace(p.step, counts=torch.tensor(p.targets.counts))) for p in parts]

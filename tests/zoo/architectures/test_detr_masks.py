@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo.architectures.detr import DetrModule, DetrSegmentationModule, from_published
-from zoo.batch import Batch, Predictions, Sample, Step, Targets, collate
+from zoo.batch import Batch, Predictions, Sample, Step, collate
 from zoo.criterion import LossWeights, MaskLossWeights
 from zoo.ema import EmaConfig
 from zoo.layers.backbone import BackboneConfig
@@ -88,21 +88,6 @@ def random_batch(counts=(3, 0, 2, 1), seed: int = 0, sizes=SIZES) -> Batch:
     return replace(batch, step=Step(torch.tensor(counts), size, 3, seed=7))
 
 
-def part(batch: Batch, first: int, last: int) -> Batch:
-    """Images first..last of a step, padded as the step is, with the facts of the whole step."""
-    counts = batch.targets.counts
-    rows = slice(sum(counts[:first]), sum(counts[:last]))
-    labels, boxes, _, masks = batch.targets
-    return replace(
-        batch,
-        images=batch.images[first:last],
-        padding=batch.padding[first:last],
-        targets=Targets(labels[rows], boxes[rows], counts[first:last], masks[rows]),
-        image_ids=batch.image_ids[first:last],
-        original_sizes=batch.original_sizes[first:last],
-    )
-
-
 def total(losses) -> torch.Tensor:
     return torch.stack([v.sum() for v in losses.values()]).sum()
 
@@ -127,7 +112,7 @@ def test_gradient_does_not_depend_on_the_split(size, rules):
     trained = freeze(module)
     whole = random_batch()
     expected = gradients(module, [whole])
-    split = gradients(module, [part(whole, i, i + size) for i in range(0, 4, size)])
+    split = gradients(module, [whole.part(i, i + size) for i in range(0, 4, size)])
     assert expected.keys() == split.keys() == trained.keys()
     for name, gradient in expected.items():
         largest = gradient.abs().max().clamp(min=1e-3)

@@ -66,21 +66,6 @@ def random_batch(counts, seed=0, step_index=3) -> Batch:
     )
 
 
-def part(batch: Batch, first: int, last: int) -> Batch:
-    """Images first..last of a step, with the facts of the whole step."""
-    counts = batch.targets.counts
-    start, stop = sum(counts[:first]), sum(counts[:last])
-    targets = Targets(batch.targets.labels[start:stop], batch.targets.boxes[start:stop], counts[first:last])
-    return replace(
-        batch,
-        images=batch.images[first:last],
-        padding=batch.padding[first:last],
-        targets=targets,
-        image_ids=batch.image_ids[first:last],
-        original_sizes=batch.original_sizes[first:last],
-    )
-
-
 def gradients(module: RtDetrModule, batches) -> dict[str, torch.Tensor]:
     module.zero_grad()
     for batch in batches:
@@ -102,7 +87,7 @@ def test_gradient_does_not_depend_on_the_split(size):
     module = without_batch_statistics(tiny_module(multi_scale=[64, 96]))
     whole = random_batch([3, 0, 1, 5, 2, 1, 0, 4])
     expected = gradients(module, [whole])
-    split = gradients(module, [part(whole, i, i + size) for i in range(0, 8, size)])
+    split = gradients(module, [whole.part(i, i + size) for i in range(0, 8, size)])
     for name, gradient in expected.items():
         largest = gradient.abs().max().clamp(min=1e-3)
         assert (split[name] - gradient).abs().max() <= 1e-10 * largest, name
@@ -112,7 +97,7 @@ def test_step_facts_are_what_makes_the_split_exact():
     """With each micro-batch's own facts the gradient is another one: the test above can fail."""
     module = without_batch_statistics(tiny_module())
     whole = random_batch([3, 0, 1, 5, 2, 1, 0, 4])
-    parts = [part(whole, i, i + 2) for i in range(0, 8, 2)]
+    parts = [whole.part(i, i + 2) for i in range(0, 8, 2)]
     alone = [replace(p, step=replace(p.step, counts=torch.tensor(p.targets.counts))) for p in parts]
     expected, split = gradients(module, [whole]), gradients(module, alone)
     name = "decoder.dec_bbox_head.1.layers.2.weight"
@@ -125,7 +110,7 @@ def test_denoising_depends_on_seed_step_and_image_and_on_nothing_else():
     torch.manual_seed(1)
     first = module.network.denoise(batch)
     torch.manual_seed(2)
-    again = module.network.denoise(part(batch, 1, 2))
+    again = module.network.denoise(batch.part(1, 2))
     assert torch.equal(first.boxes_unactivated[1], again.boxes_unactivated[0])
     next_step = module.network.denoise(replace(batch, step=replace(batch.step, index=4)))
     assert not torch.equal(first.boxes_unactivated, next_step.boxes_unactivated)
@@ -163,7 +148,7 @@ def test_fewer_layers_equal_the_prediction_of_that_layer(layers):
 def test_multi_scale_is_one_size_per_step_for_all_parts():
     module = tiny_module(multi_scale=range(64, 1024, 32)).double()
     batch = random_batch([1, 1, 1, 1])
-    sizes = {module.network.rescale(part(batch, i, i + 1).images, batch.step).shape[-2:] for i in range(4)}
+    sizes = {module.network.rescale(batch.part(i, i + 1).images, batch.step).shape[-2:] for i in range(4)}
     assert len(sizes) == 1
     others = {module.network.rescale(batch.images, replace(batch.step, index=i)).shape[-1] for i in range(20)}
     assert len(others) > 5
