@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from datamodules.formats.text import encoding_of
 from datamodules.progress import Progress
 
 CHUNK = 1 << 22  # bytes read at a time
@@ -82,8 +83,11 @@ class JsonStream:
         Raises:
             JsonError: where the file stops being one json object in UTF-8.
         """
-        while len(self._buffer) < 3 and not self._ended:
+        while len(self._buffer) < 4 and not self._ended:
             self._read()
+        encoding = encoding_of(self._buffer)
+        if encoding not in (None, "utf-8-sig"):
+            raise JsonError(f"it is {encoding.upper()}; save it as UTF-8", 0)
         self._drop(3 if self._buffer.startswith(b"\xef\xbb\xbf") else 0)
         self._expect(b"{", "a json object starts with {")
         if self._peek() == b"}":
@@ -256,7 +260,7 @@ def decode(text: bytes, offset: int) -> Any:
         at = offset + len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
         raise JsonError(f"no json: {error.msg}", at) from error
     except UnicodeDecodeError as error:
-        raise JsonError(f"no UTF-8: {error.reason}", offset + error.start) from error
+        raise JsonError(f"no UTF-8 ({error.reason}); save it as UTF-8", offset + error.start) from error
     except RecursionError as error:
         raise JsonError("a value is nested too deeply", offset) from error
 

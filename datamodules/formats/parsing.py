@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from xml.etree import ElementTree
+
+from datamodules.formats.text import decode_text, decode_xml, encoding_of, read_text
 
 # what taking a value of an unexpected kind apart raises: the file is at fault, the entry becomes a fault
 MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+_AT_ONCE = 64 << 20  # bytes of a table up to which it is taken into memory to tell its encoding
 
 
 def load_json(file: Path) -> Any:
@@ -20,7 +24,7 @@ def load_json(file: Path) -> Any:
         ValueError: naming the file, if it is none.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(decode_text(file.read_bytes()))
     except ValueError as error:
         raise ValueError(f"{file} is no json: {error}; export it again") from error
 
@@ -44,7 +48,7 @@ def load_xml(file: Path) -> ElementTree.Element:
         ValueError: naming the file, if it is not well-formed.
     """
     try:
-        return ElementTree.parse(file).getroot()
+        return ElementTree.fromstring(decode_xml(file.read_bytes()))
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also an encoding that does not exist
         raise ValueError(f"{file} is no well-formed xml: {error}; export it again") from error
 
@@ -53,22 +57,27 @@ def read_rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """The rows of a table, without those of empty cells.
 
     Raises:
-        ValueError: naming the file, if it is no table in UTF-8.
+        ValueError: naming the file, if it is no table or its encoding cannot be told.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with _open_table(file) as stream:
             yield from (r for r in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in r))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read as a table: {error}; save it as csv in UTF-8") from error
+
+
+def _open_table(file: Path) -> TextIO:
+    if file.stat().st_size <= _AT_ONCE:
+        return io.StringIO(read_text(file), newline="")
+    with file.open("rb") as stream:
+        encoding = encoding_of(stream.read(_AT_ONCE >> 10))
+    return file.open(encoding=encoding or "utf-8", newline="")
 
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a text file, without ends.
 
     Raises:
-        ValueError: naming the file, if it is no text.
+        ValueError: naming the file, if it is no text or its encoding cannot be told.
     """
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8: {error}; save it as such") from error
+    return read_text(file).splitlines()

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from datamodules.images import walk
+from datamodules.formats.text import as_utf8, encoding_of
+from datamodules.images import SUFFIXES, walk
 
-_T = TypeVar("_T")
 _HEAD = 1 << 16
-_SUFFIXES = (
-    ".json", ".xml", ".csv", ".tsv", ".txt", ".jsonl", ".manifest", ".odgt", ".tfrecord", ".tfrecords", ".record",
-    ".parquet", ".arrow", ".mat", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".lmdb",
-)  # fmt: skip
-_TEXTS = 40  # of a folder that are kept: YOLO has one an image
+_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".tfrecord")
 _LOOKED_AT = 20  # files of a folder that tell what the others are
 _DEPTH = 4  # folders below the data set's own that are looked into
 _FIRST_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)")
@@ -33,35 +30,29 @@ _KEYS_OF_A_LIST = (
     ("label_studio", (b'"annotator"', b'"annotation_id"')),
     ("label_studio", (b'"completions"', b'"data"')),
 )
-_KEYS_OF_AN_OBJECT = (
-    ("vott_json", (b'"assets"', b'"asset"')),
-    ("via", (b'"_via_img_metadata"',)),
-    ("via", (b'"filename"', b'"regions"', b'"shape_attributes"')),
-    ("via", (b'"filename"', b'"regions"', b'"file_attributes"')),  # nothing is drawn yet
-    ("via", (b'"project"', b'"vid_list"', b'"metadata"', b'"attribute"')),  # its third version
-    ("via", (b'"project"', b'"fid_list"', b'"metadata"', b'"attribute"')),
-)
 
 
 class _Walk:
-    """One walk over a folder: annotation files by suffix, and folders."""
+    """One walk over a folder: annotation files by suffix, folders, and those with images."""
 
     def __init__(self, root: Path) -> None:
         self.files: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
         self.folders: list[Path] = []
+        self.pictured: list[Path] = []
         for folder, below, names in walk(root):
             here = Path(folder)
             self.folders.append(here)
             deep = len(here.relative_to(root).parts) >= _DEPTH
             below[:] = [] if deep else sorted(d for d in below if not d.startswith("."))
-            texts = 0
+            pictured = False
             for name in sorted(names):
                 suffix = os.path.splitext(name)[1].lower()
-                if suffix not in _SUFFIXES or name.startswith("."):
+                if name.startswith("."):
                     continue
-                texts += suffix == ".txt"
-                if suffix != ".txt" or texts <= _TEXTS:
+                pictured = pictured or suffix in SUFFIXES
+                if suffix in _SUFFIXES:
                     self.files[suffix].append(here / name)
+            self.pictured += [here] if pictured else []
 
 
 _WALKS: ContextVar[dict[Path, _Walk] | None] = ContextVar("walks", default=None)
@@ -70,6 +61,9 @@ _WALKS: ContextVar[dict[Path, _Walk] | None] = ContextVar("walks", default=None)
 @contextmanager
 def one_walk() -> Iterator[None]:
     """Inside, every folder is walked once however many formats ask for its files."""
+    if _WALKS.get() is not None:
+        yield  # within another one
+        return
     token = _WALKS.set({})
     try:
         yield
@@ -87,31 +81,18 @@ def _walked(root: Path) -> _Walk:
 
 
 def files(root: Path, suffix: str) -> list[Path]:
-    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones.
-
-    Of txt files the first few of each folder only.
-    """
+    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones."""
     return _walked(root).files[suffix]
-
-
-def text_folders(root: Path, of_kind: Callable[[Sequence[str]], bool]) -> list[Path]:
-    """Folders of which most of the first few txt files that are not empty are of a kind, by their first lines."""
-    found = []
-    for folder, group in groupby(files(root, ".txt"), key=lambda file: file.parent):
-        heads = (head for file in group if (head := first_lines(file, 3)))
-        if mostly(of_kind, list(islice(heads, 5))):
-            found.append(folder)
-    return found
-
-
-def mostly(holds: Callable[[_T], bool], values: Sequence[_T]) -> bool:
-    """Whether something holds for more than half of some values: a damaged one does not hide what the others are."""
-    return 2 * sum(map(holds, values)) > len(values)
 
 
 def folders(root: Path, names: Collection[str]) -> list[Path]:
     """Folders in `root` and a few levels below whose lower-case names are among `names`."""
     return [f for f in _walked(root).folders if f.name.lower() in names]
+
+
+def image_folders(root: Path) -> list[Path]:
+    """Folders in `root` and a few levels below that have image files in them."""
+    return _walked(root).pictured
 
 
 def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Path]:
@@ -126,7 +107,7 @@ def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Pat
 
 
 def json_kind(file: Path) -> str:
-    """`labelme`, `vott_json`, `via`, ..., or an empty word for any other json."""
+    """`labelme`, `vott_json`, `createml`, `label_studio`, or an empty word for any other json."""
     return _json_kind(file, file.stat().st_mtime_ns)
 
 
@@ -139,7 +120,7 @@ def _json_kind(file: Path, _changed: int) -> str:
         return ""
     if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageHeight"' in text):
         return "labelme"
-    return next((kind for kind, keys in _KEYS_OF_AN_OBJECT if all(k in text for k in keys)), "")
+    return "vott_json" if b'"assets"' in text and b'"asset"' in text else ""
 
 
 def xml_kind(file: Path) -> str:
@@ -159,9 +140,11 @@ def xml_kind(file: Path) -> str:
 
 def table_head(file: Path) -> tuple[list[str], list[str], str]:
     """The first two rows of a table and its delimiter; empty rows if it has fewer or is no table."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        # what is no text is told when the table is read
-        lines = [line for line in (stream.readline(_HEAD), stream.readline(_HEAD)) if line.strip()]
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD)
+    # what is no text is told when the table is read
+    text = head.decode(encoding_of(head) or "utf-8", errors="replace")
+    lines = [line for line in islice(io.StringIO(text.removeprefix("\ufeff"), newline=""), 2) if line.strip()]
     if not lines:
         return [], [], ","
     delimiter = max(",;\t", key=lines[0].count)
@@ -172,19 +155,10 @@ def table_head(file: Path) -> tuple[list[str], list[str], str]:
     return rows[0], rows[1] if len(rows) > 1 else [], delimiter
 
 
-def first_lines(file: Path, count: int) -> list[str]:
-    """The first lines that are not empty, cut where they are very long; what is no text is replaced."""
-    lines: list[str] = []
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        while len(lines) < count and (line := stream.readline(_HEAD)):
-            lines += [line.strip()] if line.strip() else []
-    return lines
-
-
 def _ends(file: Path) -> bytes:
     """The first and last bytes of a file, without a byte order mark: keys may stand at either end."""
     with file.open("rb") as stream:
         head = stream.read(_HEAD)
-        stream.seek(max(len(head), file.stat().st_size - _HEAD))
+        stream.seek(max(len(head), (file.stat().st_size & ~1) - _HEAD))
         tail = stream.read()
-    return (head + tail).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return as_utf8(head + tail).lstrip(b"\xef\xbb\xbf \t\r\n")

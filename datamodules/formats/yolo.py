@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from datamodules.formats.coco import similar_names
 from datamodules.formats.parsing import read_lines
 from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import Source, image_overlaps
+from datamodules.formats.text import encoding_of
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 
@@ -226,16 +226,20 @@ def _read_labels(
     """Adds the objects of a file; the number of the last, and in `outlined` where its polygons were told."""
     try:
         data = file.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        encoding = encoding_of(data) or "utf-8"
+        lines = data.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         builder.fault(
-            "error", "unreadable_labels", file, image_id, f"not a UTF-8 text: {error}; write it again"
+            "error", "unreadable_labels", file, image_id, f"not a UTF-8 text: {error}; save it as UTF-8"
         )
         return number
-    if data.startswith(codecs.BOM_UTF8):
+    if encoding == "utf-8-sig":
         builder.fault(
             "note", "byte_order_mark", file, None, "read without it; other programs may stumble on it"
         )
+    elif encoding != "utf-8":
+        told = f"read as {encoding.upper()}; other programs expect UTF-8; save it as that"
+        builder.fault("note", "other_encoding", file, None, told)
     shown = shown_path(file, root)
     seen: set[tuple[float, ...]] = set()
     polygons: list[int] = []
@@ -359,8 +363,7 @@ def _look(root: Path, before: Sequence[Evidence]) -> Signs:
     file = layout.data_file(root)
     if file and not claimed(before, "oriented"):  # Roboflow's yolo_obb has a data.yaml too
         return Signs([file], True)
-    others = claimed(before, "box_list", "kitti", "visdrone", "wider_face", "mot")  # txt with numbers too
-    labels = None if others or any(e.layout for e in before) else layout.loose_labels(root)
+    labels = None if any(evidence.layout for evidence in before) else layout.loose_labels(root)
     return Signs([labels] if labels else [], False)
 
 

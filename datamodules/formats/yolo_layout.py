@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datamodules.formats.parsing import read_lines
+from datamodules.formats.text import as_utf8
 from datamodules.images import SUFFIXES, ImageFolder, list_images, walk
 from zoo.plain_yaml import read_yaml
 
@@ -15,6 +17,9 @@ _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
 _SHORTEST_ROW = 5  # class cx cy w h
 _TRAILING = (5, 4, 3, 2, 1)  # parts of a path of another machine that are tried below the folder
+_HEAD = 1 << 16  # bytes of a yaml that tell whose it is
+_NAMES = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
+_IMAGES = re.compile(rb"^[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.MULTILINE)
 _AS_WRITTEN = ("names", "path", "train", "val", "valid", "test")
 _MAX_BYTES = 4 << 20  # of data.yaml; names of 20 000 classes take 0.6 MB
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
@@ -23,9 +28,25 @@ NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 def data_file(root: Path) -> Path | None:
     """data.yaml, the only yaml that has names, or darknet's *.data."""
     for file in [root / "data.yaml", root / "data.yml", *sorted(root.glob("*.y*ml"))]:
-        if file.is_file() and "names" in load(file):
+        if file.is_file() and _is_of_yolo(file):
             return file
     return next((f for f in sorted(root.glob("*.data")) if f.is_file() and "names" in load(f)), None)
+
+
+def _is_of_yolo(file: Path) -> bool:
+    """Whether a yaml gives names of classes. One that cannot be parsed is ours if it looks as if it did.
+
+    Raises:
+        ValueError: naming file and line, if it is ours and no plain YAML.
+    """
+    try:
+        return "names" in load(file)
+    except ValueError:
+        with file.open("rb") as stream:
+            head = as_utf8(stream.read(_HEAD))
+        if _NAMES.search(head) and _IMAGES.search(head):
+            raise
+        return False  # of conda, of a cluster, of a pipeline: no business of ours
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -48,8 +69,8 @@ def load(file: Path) -> dict[str, Any]:
 
 def _darknet(file: Path) -> dict[str, Any]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
+        lines = read_lines(file)
+    except ValueError:
         return {}  # some other program's *.data
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
     content: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
@@ -182,8 +203,9 @@ def loose_labels(root: Path) -> Path | None:
 
 
 def _first_row(file: Path) -> list[str]:
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        return next((line.replace(",", " ").split() for line in stream if line.strip()), [])
+    with file.open("rb") as stream:
+        head = as_utf8(stream.read(_HEAD)).decode("utf-8-sig", errors="replace")
+    return next((line.replace(",", " ").split() for line in head.splitlines() if line.strip()), [])
 
 
 def _is_number(text: str) -> bool:

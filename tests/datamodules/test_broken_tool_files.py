@@ -114,8 +114,8 @@ def test_bytes_that_are_no_text_are_no_annotations(tmp_path, format, file):
 
 def test_a_later_row_that_is_no_text_names_the_table(tmp_path):
     write_image(tmp_path / "a.png", (40, 30))
-    (tmp_path / "train.csv").write_bytes(TABLE.encode() + "a.png,40,30,größe,1,2,9,9\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"train\.csv cannot be read as a table.*save it as csv in UTF-8"):
+    (tmp_path / "train.csv").write_bytes(TABLE.encode() + "a.png,40,30,кот,1,2,9,9\n".encode("cp1251"))
+    with pytest.raises(ValueError, match=r"train\.csv: it is not UTF-8 \(byte 0xEA at .*save it as UTF-8"):
         read(tmp_path)
 
 

@@ -65,7 +65,7 @@ COCO: dict[tuple[str, int | str | None], tuple[str, str]] = {
 }
 YOLO = {
     ("labels/train/latin_1.txt", None): ("error", "unreadable_labels"),
-    ("labels/train/utf_16.txt", None): ("error", "unreadable_labels"),
+    ("labels/train/utf_16.txt", None): ("note", "other_encoding"),
     ("labels/train/binary.txt", None): ("error", "unreadable_labels"),
     ("labels/train/folder_label.txt", None): ("error", "unreadable_labels"),
     ("labels/train/nan.txt", 1): ("error", "invalid_row"),
