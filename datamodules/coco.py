@@ -11,6 +11,7 @@ from datamodules.datasets import Truth
 from datamodules.formats import coco, shards
 from datamodules.formats.keeping import keep_layout
 from datamodules.formats.source import Source, split_of
+from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex
 from datamodules.masks import MaskTruth, bare_objects
 from datamodules.scratch import Scratch
@@ -92,8 +93,10 @@ class CocoDataModule(DetectionDataModule):
         root = self._root
 
         def build(scratch: Scratch) -> Source:
-            loaded = {role: coco.load(file, scratch) for role, file in files.items()}
-            return coco.assemble("coco", root, files, folders, loaded, verify_sizes=False)
+            loaded = {file: coco.load(file, scratch) for file in dict.fromkeys(files.values())}
+            images = {file: ImageFolder(folders[role]) for role, file in files.items()}
+            own = {role: [file] for role, file in files.items()}
+            return coco.assemble("coco", root, own, images, loaded, verify_sizes=False)
 
         way = ("coco layout", root, *self._names.items())
         source = keep_layout(way, list(files.values()), list(folders.values()), build)

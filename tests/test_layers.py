@@ -17,7 +17,6 @@ LAYERS = (
         "durable",
         "labels",
         "plain_yaml",
-        "pixels",
         "class_names",
         "segments",
     ),  # class_names: what labels compares names with
@@ -35,7 +34,6 @@ LAYERS = (
         "mask_scores",
         "metric_state",
         "bootstrap",
-        "operating_point",
         "schedule",
         "ema",
         "pictures",
@@ -67,7 +65,6 @@ SHARED_WITH_DATA = {
     "zoo.labels",
     "zoo.photometric",
     "zoo.plain_yaml",
-    "zoo.pixels",
     "zoo.preprocess",
     "zoo.segments",
 }

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from datamodules.formats import coco_layout, sniff
 from datamodules.formats.coco_annotations import USUAL, Annotations
 from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
+from datamodules.formats.coco_parts import join
+from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
+from datamodules.formats.places import ImagePlaces, beside
 from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import (
     Source,
     add_checked_image,
     class_key,
-    files_by_split,
     image_overlaps,
-    split_of,
 )
 from datamodules.images import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
@@ -26,8 +29,8 @@ from datamodules.judge import is_id
 from datamodules.progress import Progress, byte_bar
 from datamodules.scratch import Scratch
 
-# other kinds of COCO annotation, without boxes to train on or twice the same
-_OTHER_KINDS = ("panoptic", "captions", "person_keypoints", "image_info", "images_info", "stuff")
+_SAMPLE = 50  # names that tell where the images are
+_FEW = 3
 
 
 class _Category(msgspec.Struct):
@@ -151,23 +154,23 @@ def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
 def read_split(
     root: Path,
     file: Path,
-    folder: Path,
+    images: ImageFolder | Path,
     classes: Mapping[int, str],
     *,
     content: CocoFile | None = None,
     verify_sizes: bool = True,
     only: Collection[int] | None = None,
 ) -> AnnotationIndex:
-    """One annotation file and its image folder as an index; `only` leaves out all other image ids silently."""
+    """One annotation file and the folder of its images as an index; `only` leaves out all other image ids silently."""
     content = content or load(file)
     builder = IndexBuilder(root, classes, scratch=content.scratch)
-    images = ImageFolder(folder)
+    images = ImageFolder(images) if isinstance(images, Path) else images
     for image in content.images:
         if not is_id(image.id) or not isinstance(image.file_name, str):
             builder.fault(
                 "error",
                 "invalid_image",
-                folder / image.file_name if isinstance(image.file_name, str) else file,
+                images.folder / image.file_name if isinstance(image.file_name, str) else file,
                 str(image.id),
                 f"image {image.id!r} with file_name {image.file_name!r} is left out; it needs an integer "
                 "id of 64 bits and a name",
@@ -200,97 +203,92 @@ def declared_size(image: CocoImage) -> tuple[int, int] | None:
     return (image.height, image.width) if known else None
 
 
-def annotation_files(root: Path) -> dict[str, Path]:
-    """Per split: annotation file, of the common layouts; empty if there is none.
-
-    Looked for: annotations/*.json, then *.json in the folder itself. Of several, those called
-    instances_* win. A single file of no known split is the training split.
-    """
-    for folder in (root / "annotations", root / "Annotations", root):
-        files = [f for f in sorted(folder.glob("*.json")) if _holds_boxes(f)] if folder.is_dir() else []
-        instances = [f for f in files if f.stem.startswith("instances")]
-        found = files_by_split(instances or files)
-        if not found and len(files) == 1:
-            found = {"train": files[0]}
-        if found:
-            return found
-    return {}
-
-
-def _holds_boxes(file: Path) -> bool:
-    if file.name.startswith((".", *_OTHER_KINDS)):
-        return False
-    with file.open("rb") as stream:
-        head = stream.read(1 << 16)
-        stream.seek(max(0, file.stat().st_size - (1 << 16)))
-        ends = head + stream.read()
-    # the keys of a large file may stand anywhere: its start and end are enough to tell it from other json
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    whole = file.stat().st_size <= len(head)  # a list of classes alone, as Label Studio's notes.json, is none
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and any(
-        key in ends for key in (keys[:2] if whole else keys)
-    )
-
-
-def image_folder(root: Path, file: Path, names: list[str]) -> Path:
-    """The folder that holds most of `names`: beside, above or below the annotation file, by usual names."""
-    stem = file.stem.removeprefix("instances_")
-    split = split_of(stem)
-    words = dict.fromkeys(w for w in (stem, split, "valid" if split == "val" else None) if w)
-    bases = (root, root / "images", root / "data")
-    candidates = [base / word for word in words for base in bases]
-    candidates += [root / word / "images" for word in words]
-    candidates += [root / "images", root / "JPEGImages", root / "data", root, file.parent]
-    existing = [c for c in candidates if c.is_dir()]
-    sample = names[:: max(1, len(names) // 50)]
-    return max(
-        existing, key=lambda c: sum(ImageFolder(c).find(n)[0] is not None for n in sample), default=root
-    )
+def image_folder(
+    root: Path, places: ImagePlaces, file: Path, names: Sequence[str], split: str | None
+) -> ImageFolder:
+    """Where the images of a file are: the folder that has most of them, or all folders if they are scattered."""
+    folder, found, of = places.best(file, split, names)
+    if found < of:
+        tree = ImageTree(root)
+        sample = names[:: max(1, len(names) // _SAMPLE)]
+        if sum(tree.find(name)[0] is not None for name in sample) > found:
+            return tree
+    return ImageFolder(folder)
 
 
 def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = None) -> Source:
     """A folder with COCO json annotations, splits by the names of the files; working columns in `scratch`.
 
     Raises:
-        ValueError: if there is no annotation file, or one cannot be parsed.
+        ValueError: if there is no annotation file, one cannot be parsed, its split is not known, or two of a
+            split contradict each other.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no COCO annotation file in annotations/ or in the folder itself")
-    loaded = {split: load(file, scratch) for split, file in files.items()}
-    folders = {
-        split: image_folder(root, files[split], [str(i.file_name) for i in content.images])
-        for split, content in loaded.items()
-    }
-    return assemble("coco", root, files, folders, loaded, verify_sizes=verify_sizes)
+    layout = coco_layout.find(root)
+    if layout is None:
+        raise ValueError(
+            f"{root} has no COCO annotation file in annotations/, in folders of splits or in itself"
+        )
+    if layout.unknown:
+        raise ValueError(_of_unknown_splits(root, layout.unknown))
+    files = {split: layout.splits[split] for split in ("train", "val", "test") if split in layout.splits}
+    loaded = {file: load(file, scratch) for own in files.values() for file in own}
+    with sniff.one_walk():
+        places = ImagePlaces(root)
+        images = {
+            file: image_folder(root, places, file, [str(i.file_name) for i in loaded[file].images], split)
+            for split, own in files.items()
+            for file in own
+        }
+    source = assemble("coco", root, files, images, loaded, verify_sizes=verify_sizes)
+    if not any(len(index) for index in source.splits.values()) and (told := beside(root)):
+        raise ValueError(told)
+    return replace(source, notes=(*layout.left_out, *source.notes))
+
+
+def _of_unknown_splits(root: Path, files: Sequence[Path]) -> str:
+    shown = ", ".join(shown_path(file, root) for file in files[:_FEW]) + (
+        ", ..." if len(files) > _FEW else ""
+    )
+    return (
+        f"{root} has {len(files)} COCO files whose split is not known: {shown}; put the split in each file name, "
+        f"e.g. train_{files[0].name} and val_{files[-1].name}; files of one split are joined"
+    )
 
 
 def assemble(
     format: str,
     root: Path,
-    files: Mapping[str, Path],
-    folders: Mapping[str, Path],
-    loaded: Mapping[str, CocoFile],
+    files: Mapping[str, Sequence[Path]],
+    images: Mapping[Path, ImageFolder],
+    loaded: Mapping[Path, CocoFile],
     *,
     verify_sizes: bool,
     without: frozenset[int] = frozenset(),
 ) -> Source:
-    """Splits with one class list between them, that of the first; category ids `without` are no class."""
+    """Splits with one class list between them, that of the first; category ids `without` are no class.
+
+    Raises:
+        ValueError: if two files of a split contradict each other.
+    """
     notes: list[Fault] = []
     classes: dict[int, str] = {}
-    for split, content in loaded.items():
-        own, faults = read_classes(files[split], content, root)
+    for file, content in loaded.items():
+        own, faults = read_classes(file, content, root)
         notes += [f for f in faults if f not in notes]
         if classes:
-            notes += class_differences(shown_path(files[split], root), classes, own)
+            notes += class_differences(shown_path(file, root), classes, own)
         classes = {**own, **classes}
     classes = {i: name for i, name in sorted(classes.items()) if i not in without}
-    splits = {
-        split: read_split(
-            root, files[split], folders[split], classes, content=content, verify_sizes=verify_sizes
-        )
-        for split, content in loaded.items()
-    }
+    splits = {}
+    for split, parts in files.items():
+        read_parts = {
+            file: read_split(
+                root, file, images[file], classes, content=loaded[file], verify_sizes=verify_sizes
+            )
+            for file in parts
+        }
+        splits[split], told = join(root, read_parts)
+        notes += told
     return Source(format, root, classes, splits, (*notes, *image_overlaps(root, splits)))
 
 
@@ -311,7 +309,11 @@ def class_differences(file: str, expected: Mapping[int, str], found: Mapping[int
 
 def _look(root: Path, before: Sequence[Evidence]) -> Signs:
     others = claimed(before, "objects365", "roboflow_coco")  # COCO json too, with a layout of their own
-    return Signs([file for file in annotation_files(root).values() if file not in others], True)
+    layout = coco_layout.find(root)
+    if layout is None:
+        return Signs([], True)
+    found = [file for own in layout.splits.values() for file in own]
+    return Signs([f for f in found or layout.unknown if f not in others], bool(found))
 
 
 FORMAT = Reader(
@@ -319,6 +321,6 @@ FORMAT = Reader(
     look=_look,
     read=read,
     title="COCO json",
-    places="annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg",
+    places="annotations/instances_{train,val}.json, train/*.jpg, val/*.jpg; or a json in each of train/ and val/",
     streamed=True,
 )

@@ -7,30 +7,25 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from datamodules.formats import (
-    box_list,
     coco,
     coco_panoptic,
     createml,
     csv_table,
     cvat,
-    kitti,
     label_studio,
     labelme,
-    mot,
     objects365,
     open_images,
     oriented,
     roboflow,
     shards,
     sniff,
-    via,
-    visdrone,
     voc,
     vott,
-    wider_face,
     yolo,
 )
 from datamodules.formats.keeping import keep_tree
+from datamodules.formats.places import beside, is_at
 from datamodules.formats.reader import Evidence, Reader
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
@@ -40,8 +35,7 @@ from datamodules.shards import is_address, local_path
 
 Format = Literal[
     "auto", "coco", "coco_panoptic", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat",
-    "label_studio", "via", "open_images", "vott_json", "createml",
-    "box_list", "kitti", "visdrone", "wider_face", "mot", "shards",
+    "label_studio", "open_images", "vott_json", "createml", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
@@ -60,13 +54,7 @@ READERS: tuple[Reader, ...] = (
     label_studio.FORMAT,
     vott.FORMAT,
     createml.FORMAT,
-    via.FORMAT,
     csv_table.FORMAT,
-    box_list.FORMAT,
-    kitti.FORMAT,
-    visdrone.FORMAT,
-    wider_face.FORMAT,
-    mot.FORMAT,
     yolo.FORMAT,
 )
 _READERS: dict[str, Reader] = {reader.name: reader for reader in READERS}
@@ -108,8 +96,12 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
     with sniff.one_walk():
         found = evidence(root)
     chosen = [e for e in found if e.layout] or found
-    if [e.format for e in chosen] == ["voc"] and voc.find_base(root) not in (None, root):
-        _refuse_several(root)  # VOC is found a folder down
+    # these two are found a folder down too, and may not be the only set there
+    below = [e for e in chosen if e.format in ("voc", "coco") and not is_at(root, e.files)]
+    if below and below == chosen:
+        _refuse_several(root)
+    elif below and any(e.layout for e in chosen if e not in below):
+        chosen = [e for e in chosen if e not in below]
     if len(chosen) > 1:
         told = " and ".join(f"{e.format} ({e.what})" for e in chosen)
         raise ValueError(
@@ -119,6 +111,8 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
     if chosen:
         return chosen[0].format, [other for other in found if other is not chosen[0]]
     _refuse_several(root, most=0)
+    if part := beside(root):
+        raise ValueError(part)
     raise ValueError(
         f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_understood()}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.formats import coco
 from datamodules.formats.reader import Reader, laid_out
 from datamodules.formats.source import Source, split_of
+from datamodules.images import ImageFolder
 from datamodules.index import Fault, shown_path
 from datamodules.scratch import Scratch
 
@@ -33,9 +34,9 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
     source = coco.assemble(
         "roboflow_coco",
         root,
-        files,
-        {split: f.parent for split, f in files.items()},
-        loaded,
+        {split: [file] for split, file in files.items()},
+        {file: ImageFolder(file.parent) for file in files.values()},
+        {files[split]: content for split, content in loaded.items()},
         verify_sizes=verify_sizes,
         without=without,
     )

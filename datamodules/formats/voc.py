@@ -1,4 +1,4 @@
-"""Pascal VOC xml: Annotations/, JPEGImages/ and ImageSets/Main/, also a folder down, or xml beside images."""
+"""Pascal VOC xml, wherever `voc_layout` finds it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
+from datamodules.formats import voc_layout
 from datamodules.formats.coco import similar_names
-from datamodules.formats.parsing import read_lines
 from datamodules.formats.reader import Evidence, Reader, Signs
-from datamodules.formats.sniff import xml_kind
-from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps, split_of
+from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps
+from datamodules.formats.text import decode_xml
 from datamodules.images import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
 
 Corners = tuple[float, float, float, float]
-_LOOKED_AT = 20  # xml files that tell the format
 
 
 @dataclass
@@ -36,25 +34,7 @@ class _Record:
     remarks: list[tuple[Severity, str, str]] = field(default_factory=list)  # severity, kind, message
 
 
-def find_base(root: Path) -> Path | None:
-    """The folder with Annotations/*.xml: `root` or a folder in it."""
-    for base in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if _of_voc(base / "Annotations"):
-            return base
-    return None
-
-
-def flat_folders(root: Path) -> dict[str, Path]:
-    """Per split: folder of xml files beside their images: train/, valid/, test/, or the folder itself."""
-    found = {split_of(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and _of_voc(p)}
-    folders: dict[str, Path] = {split: found[split] for split in ("train", "val", "test") if split in found}
-    return folders or ({"train": root} if _of_voc(root) else {})
-
-
-def _of_voc(folder: Path) -> bool:
-    """Whether one of the first xml files is VOC's: CVAT and LabelMe write xml too."""
-    first = islice(sorted(folder.glob("*.xml")), _LOOKED_AT) if folder.is_dir() else ()
-    return any(xml_kind(file) == "voc" for file in first)
+_Own = tuple[Path, list[_Record]]  # the folder of the images and the xml files of one place
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -63,26 +43,30 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     Raises:
         ValueError: if there is no xml.
     """
-    base = find_base(root)
-    if base is not None:
-        records = {f.stem: _parse(f) for f in sorted((base / "Annotations").glob("*.xml"))}
-        images = next(
-            (base / d for d in ("JPEGImages", "images", "Images") if (base / d).is_dir()), base / "JPEGImages"
+    layout = voc_layout.find(root)
+    if layout is None:
+        raise ValueError(
+            f"{root} has no folder of VOC xml files (annotations/*.xml and images/, or xml beside images)"
         )
-        members, notes = _image_sets(root, base, records)
-        listed = {
-            split: (images, [records[s] for s in stems if s in records]) for split, stems in members.items()
-        }
-    else:
-        notes = []
-        listed = {s: (d, [_parse(f) for f in sorted(d.glob("*.xml"))]) for s, d in flat_folders(root).items()}
-    if not listed:
-        raise ValueError(f"{root} has no Annotations/*.xml and no xml beside images")
-    every = [record for _, records_ in listed.values() for record in records_]
+    notes = list(layout.left_out)
+    listed: dict[str, list[_Own]] = {}
+    for own in layout.folders:
+        records = {file.stem: _parse(file) for file in own.files}
+        members: dict[str, list[str]] = {own.split or "train": list(records)}
+        if own.split is None:
+            members, more = _image_sets(root, layout.base, own.folder, records)
+            notes += more
+        for split, stems in members.items():
+            listed.setdefault(split, []).append((own.images, [records[s] for s in stems if s in records]))
+    every = [record for owns in listed.values() for _, records_ in owns for record in records_]
     names = sorted({name for record in every for name in record.names if name})
     classes = dict(enumerate(names))
     zero_based = _zero_based(every)
-    splits = {s: _read_split(root, d, r, classes, zero_based, verify_sizes) for s, (d, r) in listed.items()}
+    splits = {
+        split: _read_split(root, listed[split], classes, zero_based, verify_sizes)
+        for split in ("train", "val", "test")
+        if split in listed
+    }
     notes += _similar_names(root, every, classes)
     return Source("voc", root, classes, splits, (*notes, *image_overlaps(root, splits)))
 
@@ -108,25 +92,13 @@ def _similar_names(root: Path, records: Iterable[_Record], classes: Mapping[int,
 
 
 def _image_sets(
-    root: Path, base: Path, records: Mapping[str, _Record]
+    root: Path, base: Path, folder: Path, records: Mapping[str, _Record]
 ) -> tuple[dict[str, list[str]], list[Fault]]:
-    """Per split: file stems, from ImageSets/Main; everything is `train` where there is none."""
-    sets = {}
-    for name in ("train", "trainval", "val", "test"):
-        file = base / "ImageSets" / "Main" / f"{name}.txt"
-        if file.is_file():
-            lines = read_lines(file)
-            sets[name] = list(
-                dict.fromkeys(_stem(line, records) for line in lines if line.strip() and line[0] != "#")
-            )
-    if "train" not in sets and "trainval" in sets:
-        held_out = set(sets.get("val", []))
-        sets["train"] = [stem for stem in sets["trainval"] if stem not in held_out]
-    members: dict[str, list[str]] = {
-        split: sets[split] for split in ("train", "val", "test") if split in sets
-    }
-    if not members:
+    """Per split: file stems, by the lists of the set; everything is `train` where there is none."""
+    members, place = voc_layout.lists(base, list(records))
+    if place is None:
         return {"train": list(records)}, []
+    shown = shown_path(place, root)
     notes = []
     for split, stems in members.items():
         for stem in stems:
@@ -135,9 +107,9 @@ def _image_sets(
                     Fault(
                         "error",
                         "missing_annotation",
-                        f"{shown_path(base, root)}/ImageSets/Main/{split}.txt",
+                        f"{shown}/{split}.txt",
                         stem,
-                        f"there is no Annotations/{stem}.xml; the image is left out; add it or remove the "
+                        f"there is no {folder.name}/{stem}.xml; the image is left out; add it or remove the "
                         "line",
                     )
                 )
@@ -149,15 +121,10 @@ def _image_sets(
                 "unlisted",
                 shown_path(records[stem].file, root),
                 stem,
-                "no list in ImageSets/Main names it; it is left out; add it to train.txt to use it",
+                f"no list in {shown} names it; it is left out; add it to train.txt to use it",
             )
         )
     return members, notes
-
-
-def _stem(line: str, records: Mapping[str, _Record]) -> str:
-    """The stem that a line of a list names; lists of a class have a -1, 0 or 1 behind it."""
-    return line.strip() if line.strip() in records else line.split()[0]
 
 
 def _parse(file: Path) -> _Record:
@@ -168,7 +135,7 @@ def _parse(file: Path) -> _Record:
             file, "", error="it declares entities, which can fill the memory", error_kind="unsafe_xml"
         )
     try:
-        tree = ElementTree.fromstring(data)
+        tree = ElementTree.fromstring(decode_xml(data))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return _Record(file, "", error=f"not well-formed xml: {error}")
     for element in tree.iter():
@@ -234,18 +201,15 @@ def _xywh(corners: Corners | None, zero_based: bool) -> Corners | None:
 
 
 def _read_split(
-    root: Path,
-    folder: Path,
-    records: list[_Record],
-    classes: Mapping[int, str],
-    zero_based: bool,
-    verify_sizes: bool,
+    root: Path, owns: Sequence[_Own], classes: Mapping[int, str], zero_based: bool, verify_sizes: bool
 ) -> AnnotationIndex:
     builder = IndexBuilder(root, classes)
-    images = ImageFolder(folder)
+    placed = (
+        (images, record) for folder, records in owns for images in [ImageFolder(folder)] for record in records
+    )
     id_of = {name: source_id for source_id, name in classes.items()}
     number = 0
-    for image_id, record in enumerate(records):
+    for image_id, (images, record) in enumerate(placed):
         if record.error:
             builder.fault(
                 "error",
@@ -293,10 +257,9 @@ def _image_name(images: ImageFolder, record: _Record) -> str:
 
 
 def _look(root: Path, _: Sequence[Evidence]) -> Signs:
-    base = find_base(root)
-    if base:
-        return Signs([next((base / "Annotations").glob("*.xml"))], True)
-    return Signs([min(folder.glob("*.xml")) for folder in flat_folders(root).values()], False)
+    layout = voc_layout.find(root)
+    folders = layout.folders if layout else ()
+    return Signs([own.files[0] for own in folders], any(own.apart for own in folders))
 
 
 FORMAT = Reader(
@@ -304,5 +267,6 @@ FORMAT = Reader(
     look=_look,
     read=read,
     title="Pascal VOC",
-    places="Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; or xml beside images",
+    places="Annotations/*.xml, JPEGImages/*.jpg, ImageSets/Main/train.txt; annotations/ and images/, also in "
+    "train/ and val/; or xml beside images",
 )
