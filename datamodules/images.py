@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
+_MOST_LINKED = 10_000  # folders that links lead to
 ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 # what PIL raises on damaged, cut, foreign or absurdly large files
@@ -28,14 +29,35 @@ class FrameSize(NamedTuple):
 
 
 def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` through links, but not through one to a folder above it, which would give its files again."""
+    """`os.walk` through links, but not through one to a folder above it, which would give its files again.
+
+    Raises:
+        ValueError: links lead to more folders than a data set has, as links to one another do.
+    """
+    way = [(os.fspath(folder), os.path.realpath(folder))]  # from the top to here, as named and without links
+    behind_links = 0
     for here, below, names in os.walk(folder, followlinks=True):
-        linked = {d for d in below if os.path.islink(os.path.join(here, d))}
+        if here != way[0][0]:
+            while not here.startswith(os.path.join(way[-1][0], "")):
+                way.pop()
+            real = os.path.join(way[-1][1], os.path.basename(here))
+            way.append((here, os.path.realpath(real) if os.path.islink(real) else real))
+        own = way[-1][1]
+        behind_links += own != os.path.join(way[0][1], here[len(way[0][0]) :].strip(os.sep)).rstrip(os.sep)
+        if behind_links > _MOST_LINKED:
+            raise ValueError(f"{folder}: its links lead to more than {_MOST_LINKED} folders; remove them")
+        linked = {
+            d: os.path.realpath(os.path.join(own, d)) for d in below if os.path.islink(os.path.join(own, d))
+        }
         if linked:
-            own = os.path.realpath(here) + os.sep
-            around = {d for d in linked if own.startswith(os.path.realpath(os.path.join(here, d)) + os.sep)}
+            around = {d for d, place in linked.items() if any(_holds(place, real) for _, real in way)}
             below[:] = [d for d in below if d not in around]
         yield here, below, names
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether `path` is the folder, or below it; both without links."""
+    return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -105,7 +127,7 @@ class ImageFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # one listing instead of one system call an image
-        self._names = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
+        self._names = {e.name for e in os.scandir(folder) if e.is_file()} if folder.is_dir() else set()
         self._below: dict[str, set[str]] = {}  # the same of the folders in it, those that were asked for
         self._listed = 0
 

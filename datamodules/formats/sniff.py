@@ -50,7 +50,8 @@ class _Walk:
                 if name.startswith("."):
                     continue
                 pictured = pictured or suffix in SUFFIXES
-                if suffix in _SUFFIXES:
+                # a pipe is no file: reading one never ends
+                if suffix in _SUFFIXES and os.path.isfile(f"{folder}/{name}"):
                     self.files[suffix].append(here / name)
             self.pictured += [here] if pictured else []
 

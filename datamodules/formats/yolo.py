@@ -24,6 +24,8 @@ _NO_LABELS = frozenset(
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 _UNKNOWN_ID = re.compile(r"category (\d+) is not in the class list")
 _MANY = 10  # objects of unknown classes from which the list of names is at fault, not the rows
+_LONGEST_ROW = 1 << 20  # letters: an outline of some 50 000 points
+_SHOWN = 100  # letters of a row in a message
 _NORMALISED = 1.5  # larger values are pixels; boxes a little over the edge are not
 
 
@@ -248,6 +250,16 @@ def _read_labels(
         if not line.strip():
             continue
         number += 1
+        if len(line) > _LONGEST_ROW:
+            builder.fault(
+                "error",
+                "invalid_row",
+                file,
+                line_number,
+                f"line {line_number} has {len(line)} letters, more than an outline has; the object is left out; "
+                "look what the file is",
+            )
+            continue
         row = _parse_row(builder, file, line_number, line)
         if row is None:
             continue
@@ -260,7 +272,7 @@ def _read_labels(
                 "duplicate_object",
                 file,
                 line_number,
-                f"line {line_number} repeats an earlier one ({line.strip()}); it is left out; remove it",
+                f"line {line_number} repeats an earlier one ({_cut(line)}); it is left out; remove it",
             )
             continue
         seen.add((source_id, cx, cy, w, h, *points))
@@ -311,11 +323,17 @@ def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[fl
             "comma_separated",
             file,
             line,
-            f"line {line} {text.strip()!r} {told}; it is read as meant; write `class cx cy w h`",
+            f"line {line} {_cut(text)!r} {told}; it is read as meant; write `class cx cy w h`",
         )
     if values and not tokens[0].lstrip("+-").isdigit() and values[0].is_integer():
         builder.fault("note", "float_class", file, line, f"class {tokens[0]} is read as {int(values[0])}")
     return values
+
+
+def _cut(text: str) -> str:
+    """A row as a message shows it."""
+    row = text.strip()
+    return row if len(row) <= _SHOWN else f"{row[:_SHOWN]}..."
 
 
 def _parse_row(
@@ -326,7 +344,7 @@ def _parse_row(
     values = _numbers(builder, file, line, text)
     if values is None:
         builder.fault(
-            "error", "invalid_row", file, line, f"line {line} {text.strip()!r} is not made of numbers; {rule}"
+            "error", "invalid_row", file, line, f"line {line} {_cut(text)!r} is not made of numbers; {rule}"
         )
         return None
     points: tuple[float, ...] = ()
@@ -347,12 +365,12 @@ def _parse_row(
             "invalid_row",
             file,
             line,
-            f"line {line} {text.strip()!r} has {len(values)} values{hint}; {rule}",
+            f"line {line} {_cut(text)!r} has {len(values)} values{hint}; {rule}",
         )
         return None
     if max(abs(v) for v in values[1:]) > _NORMALISED:
         builder.fault(
-            "error", "not_normalised", file, line, f"line {line} {text.strip()!r} looks like pixels; {rule}"
+            "error", "not_normalised", file, line, f"line {line} {_cut(text)!r} looks like pixels; {rule}"
         )
         return None
     source_id, cx, cy, w, h = values

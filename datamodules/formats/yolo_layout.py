@@ -21,6 +21,7 @@ _HEAD = 1 << 16  # bytes of a yaml that tell whose it is
 _NAMES = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
 _IMAGES = re.compile(rb"^[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.MULTILINE)
 _AS_WRITTEN = ("names", "path", "train", "val", "valid", "test")
+_MOST_FOLDERS = 20_000  # that are looked into outside the data set
 _MAX_BYTES = 4 << 20  # of data.yaml; names of 20 000 classes take 0.6 MB
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
@@ -134,7 +135,8 @@ def text_files(folder: Path) -> list[Path]:
     """Text files of a folder, whatever the case of their suffix; hidden ones are none."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and not p.name.startswith("."))
+    found = (e for e in os.scandir(folder) if e.name.lower().endswith(".txt") and not e.name.startswith("."))
+    return sorted(folder / e.name for e in found if e.is_file())
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -159,7 +161,34 @@ def _named_images(root: Path, content: Mapping[str, Any], named: str) -> list[Pa
     if named.lower().endswith(".txt"):
         listing = next((p for p in places if p.is_file()), None)
         return _listed_images(root, content, listing) if listing else []
-    return next((images for p in places if p.is_dir() and (images := images_below(p))), [])
+    return next((images for p in places if p.is_dir() and (images := _images_of_split(root, named, p))), [])
+
+
+def _images_of_split(root: Path, named: str, folder: Path) -> list[Path]:
+    """The images in and below a folder that data.yaml names, here or elsewhere on the machine.
+
+    Raises:
+        ValueError: it holds the data set itself, or more folders than any set: `../../..` is no place of images.
+    """
+    own, there, home = root.resolve(), folder.resolve(), Path.home().resolve()
+    around = there in own.parents and not (there == own.parent and list_images(there))
+    if around or there == home or there in home.parents:
+        raise ValueError(
+            f"{root}: data.yaml names {named!r}, which is {there} and holds more than this data set; name the folder "
+            "of the images"
+        )
+    if there == own or own in there.parents:
+        return images_below(folder)
+    images: list[Path] = []
+    for number, (here, below, _) in enumerate(walk(folder)):
+        if number == _MOST_FOLDERS:
+            raise ValueError(
+                f"{root}: data.yaml names {named!r}, which is {there} and holds more than {_MOST_FOLDERS} folders; "
+                "name the folder of the images"
+            )
+        below[:] = [d for d in below if not d.startswith(".")]
+        images += list_images(Path(here))
+    return sorted(images)
 
 
 def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> list[Path]:
