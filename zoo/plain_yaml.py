@@ -11,13 +11,14 @@ import codecs
 import copy
 import math
 import re
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from zoo.opening import open_file
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
@@ -53,12 +54,10 @@ def read_yaml(
     """The values in a file, as `parse_yaml` gives them.
 
     Raises:
-        PlainYamlError: as `parse_yaml`, and for what is no regular file: a pipe would never end.
+        ValueError: as `parse_yaml` and `open_file`.
         OSError: it cannot be opened.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise PlainYamlError(f"{path} is no regular file; name one")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         content = file.read(most_bytes + 1)
     return parse_yaml(content, str(path), as_text=as_text, aliases=aliases, most_bytes=most_bytes)
 

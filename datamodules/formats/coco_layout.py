@@ -13,6 +13,7 @@ from datamodules.formats.places import ANNOTATION_WORDS, one_set, split_in
 from datamodules.formats.source import split_of
 from datamodules.formats.text import as_utf8
 from datamodules.index import Fault, shown_path
+from zoo.opening import open_file
 
 # other kinds of COCO annotation, without boxes to train on or twice the same
 _OTHER_KINDS = ("panoptic", "captions", "image_info", "images_info", "stuff")
@@ -68,7 +69,7 @@ def _with_boxes(root: Path) -> Iterable[Path]:
 
 def holds_boxes(file: Path) -> bool:
     """Whether a json has COCO's lists, by its start and its end: any in a large or well named file, else two."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         head = stream.read(_ENDS)
         size = file.stat().st_size
         stream.seek(max(len(head), (size & ~1) - _ENDS))

@@ -19,6 +19,7 @@ import numpy as np
 
 from datamodules.formats.text import encoding_of
 from datamodules.progress import Progress
+from zoo.opening import open_file
 
 CHUNK = 1 << 22  # bytes read at a time
 LONGEST = 1 << 28  # bytes of one element; a file with a bracket too few would be read to its end otherwise
@@ -61,7 +62,7 @@ class JsonStream:
     """
 
     def __init__(self, path: Path, chunk: int = CHUNK, progress: Progress | None = None) -> None:
-        self._file = path.open("rb")
+        self._file = open_file(path)
         self._total = path.stat().st_size
         self._chunk = chunk
         self._progress = progress

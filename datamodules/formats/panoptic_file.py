@@ -10,6 +10,7 @@ import msgspec
 
 from datamodules.formats.source import files_by_split
 from datamodules.images import ImageFolder
+from zoo.opening import read_file
 
 CATEGORIES = "panoptic_coco_categories.json"  # COCO's own list, with colours
 
@@ -65,7 +66,7 @@ def load(path: Path) -> PanopticFile:
         ValueError: naming the file, if it is none.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PanopticFile)
+        return msgspec.json.decode(read_file(path), type=PanopticFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is no COCO panoptic file: {error}; it needs images, annotations with segments_info, and "
@@ -102,5 +103,5 @@ def colors_of(
     beside = next(iter(files.values())).parent / CATEGORIES
     if own or not beside.is_file():
         return own
-    listed = msgspec.json.decode(beside.read_bytes(), type=list[Category])
+    listed = msgspec.json.decode(read_file(beside), type=list[Category])
     return {c.id: c.color for c in listed if c.color is not None}

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from xml.etree import ElementTree
 
 from datamodules.formats.text import decode_text, decode_xml, encoding_of, read_text
+from zoo.opening import open_file, read_file
 
 # what taking a value of an unexpected kind apart raises: the file is at fault, the entry becomes a fault
 MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
@@ -24,7 +25,7 @@ def load_json(file: Path) -> Any:
         ValueError: naming the file, if it is none.
     """
     try:
-        return json.loads(decode_text(file.read_bytes()))
+        return json.loads(decode_text(read_file(file)))
     except ValueError as error:
         raise ValueError(f"{file} is no json: {error}; export it again") from error
 
@@ -48,7 +49,7 @@ def load_xml(file: Path) -> ElementTree.Element:
         ValueError: naming the file, if it is not well-formed.
     """
     try:
-        return ElementTree.fromstring(decode_xml(file.read_bytes()))
+        return ElementTree.fromstring(decode_xml(read_file(file)))
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also an encoding that does not exist
         raise ValueError(f"{file} is no well-formed xml: {error}; export it again") from error
 
@@ -69,7 +70,7 @@ def read_rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
 def _open_table(file: Path) -> TextIO:
     if file.stat().st_size <= _AT_ONCE:
         return io.StringIO(read_text(file), newline="")
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         encoding = encoding_of(stream.read(_AT_ONCE >> 10))
     return file.open(encoding=encoding or "utf-8", newline="")
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from datamodules.formats.text import as_utf8, encoding_of
 from datamodules.images import SUFFIXES, walk
+from zoo.opening import open_file
 
 _HEAD = 1 << 16
 _SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".tfrecord")
@@ -141,7 +142,7 @@ def xml_kind(file: Path) -> str:
 
 def table_head(file: Path) -> tuple[list[str], list[str], str]:
     """The first two rows of a table and its delimiter; empty rows if it has fewer or is no table."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         head = stream.read(_HEAD)
     # what is no text is told when the table is read
     text = head.decode(encoding_of(head) or "utf-8", errors="replace")
@@ -158,7 +159,7 @@ def table_head(file: Path) -> tuple[list[str], list[str], str]:
 
 def _ends(file: Path) -> bytes:
     """The first and last bytes of a file, without a byte order mark: keys may stand at either end."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         head = stream.read(_HEAD)
         stream.seek(max(len(head), (file.stat().st_size & ~1) - _HEAD))
         tail = stream.read()

@@ -12,6 +12,8 @@ import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
+from zoo.opening import read_file
+
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -89,7 +91,7 @@ def read_text(file: Path) -> str:
         ValueError: naming the file, if its encoding cannot be told.
     """
     try:
-        return decode_text(file.read_bytes())
+        return decode_text(read_file(file))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -16,6 +16,7 @@ from datamodules.formats.source import Source, add_checked_image, class_key, ima
 from datamodules.formats.text import decode_xml
 from datamodules.images import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
+from zoo.opening import read_file
 
 Corners = tuple[float, float, float, float]
 
@@ -128,7 +129,7 @@ def _image_sets(
 
 
 def _parse(file: Path) -> _Record:
-    data = file.read_bytes()
+    data = read_file(file)
     # entities can blow a file of a kilobyte up to gigabytes; no VOC file needs any
     if b"<!ENTITY" in data.replace(b"\0", b""):
         return _Record(

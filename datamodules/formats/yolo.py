@@ -17,6 +17,7 @@ from datamodules.formats.source import Source, image_overlaps
 from datamodules.formats.text import encoding_of
 from datamodules.images import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from zoo.opening import read_file
 
 _NO_LABELS = frozenset(
     {"classes.txt", "predefined_classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"}
@@ -227,7 +228,7 @@ def _read_labels(
 ) -> int:
     """Adds the objects of a file; the number of the last, and in `outlined` where its polygons were told."""
     try:
-        data = file.read_bytes()
+        data = read_file(file)
         encoding = encoding_of(data) or "utf-8"
         lines = data.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.parsing import read_lines
-from datamodules.formats.text import as_utf8
+from datamodules.formats.text import as_utf8, read_text
 from datamodules.images import SUFFIXES, ImageFolder, list_images, walk
-from zoo.plain_yaml import read_yaml
+from zoo.opening import open_file
+from zoo.plain_yaml import parse_yaml
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
@@ -43,7 +44,7 @@ def _is_of_yolo(file: Path) -> bool:
     try:
         return "names" in load(file)
     except ValueError:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             head = as_utf8(stream.read(_HEAD))
         if _NAMES.search(head) and _IMAGES.search(head):
             raise
@@ -60,7 +61,11 @@ def load(file: Path) -> dict[str, Any]:
     """
     if file.suffix == ".data":
         return _darknet(file)
-    content = read_yaml(file, as_text=_AS_WRITTEN, most_bytes=_MAX_BYTES)
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(
+            f"{file} is larger than {_MAX_BYTES} bytes; names of classes are shorter, look what it is"
+        )
+    content = parse_yaml(read_text(file), str(file), as_text=_AS_WRITTEN, most_bytes=_MAX_BYTES)
     if not isinstance(content, dict):
         return {}
     if isinstance(count := content.get("nc"), str) and count.strip().isdecimal():
@@ -232,7 +237,7 @@ def loose_labels(root: Path) -> Path | None:
 
 
 def _first_row(file: Path) -> list[str]:
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         head = as_utf8(stream.read(_HEAD)).decode("utf-8-sig", errors="replace")
     return next((line.replace(",", " ").split() for line in head.splitlines() if line.strip()), [])
 

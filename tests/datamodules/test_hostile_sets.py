@@ -125,7 +125,16 @@ def test_a_pipe_is_no_label_file(root):
     for name in ("1.txt", "9.txt"):
         os.mkfifo(labels / name)
     os.mkfifo(root / "images" / "train" / "5.png")
-    os.mkfifo(root / "data.yml")
+    for name in (
+        "data.yml",
+        "a.json",
+        "a.xml",
+        "a.csv",
+        "train.txt",
+        "images/train/a.xml",
+        "images/train/a.json",
+    ):
+        os.mkfifo(root / name)
     found = read(root)
     assert [fault.kind for fault in found.faults if fault.file == "labels/train/1.txt"] == []
     assert [fault.kind for fault in found.faults if "1.txt" in fault.message] == ["no_label_file"]
@@ -136,6 +145,7 @@ def test_a_pipe_is_no_label_file(root):
     "row", ["0 " + ".5 " * 600_000, "0" * 2_000_000, "x" * 2_000_000], ids=["numbers", "digits", "letters"]
 )
 def test_a_row_without_end_is_not_parsed_and_not_printed(root, row):
+    yaml(root, "train: images/train")
     (root / "labels" / "train" / "0.txt").write_text(f"{row}\n{ROW}")
     (fault,) = (fault for fault in read(root).faults if fault.severity == "error")
     assert (fault.kind, fault.id) == ("invalid_row", 1)
@@ -143,6 +153,7 @@ def test_a_row_without_end_is_not_parsed_and_not_printed(root, row):
 
 
 def test_a_bad_row_is_shown_by_its_beginning(root):
+    yaml(root, "train: images/train")
     (root / "labels" / "train" / "0.txt").write_text("0 " + "9" * 5000 + " .5 .5 .5\n" + "x y " * 500)
     faults = [fault for fault in read(root).faults if fault.severity == "error"]
     assert [fault.kind for fault in faults] == ["invalid_row", "invalid_row"]
