@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import read
@@ -27,6 +27,7 @@ from datamodules.images import header_size
 from datamodules.index import AnnotationIndex
 from datamodules.outputs import require_apart
 from datamodules.progress import Progress
+from zoo.pixels import open_picture
 
 Target = Literal["coco", "yolo", "voc", "csv"]
 Images = Literal["copy", "link", "symlink"]
@@ -169,7 +170,7 @@ def _write(
 def _in_displayed_frame(index: AnnotationIndex, row: int, picture: Pictured) -> bool:
     if index.store is None:
         return header_size(index.path(row))[0] == picture.size
-    with Image.open(io.BytesIO(index.images.read(index.files[row]))) as image:
+    with open_picture(io.BytesIO(index.images.read(index.files[row]))) as image:
         turned = ImageOps.exif_transpose(image)
         return (turned.height, turned.width) == picture.size
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from datamodules.images import ORIENTATION, UNREADABLE
 from datamodules.stores import Folder, ImageStore, StoreError
-from zoo.preprocess import image_to_tensor, to_rgb
+from zoo.pixels import declared_bits, open_picture, to_rgb
+from zoo.preprocess import image_to_tensor
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -65,7 +66,7 @@ def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
     if not data.endswith(_END_OF_JPEG):
         return False
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
+        with open_picture(io.BytesIO(data), ("JPEG",)) as header:
             return (
                 header.format == "JPEG"  # not MPO, a series of pictures
                 and header.mode in ("RGB", "L")
@@ -78,11 +79,11 @@ def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
 
 def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with open_picture(io.BytesIO(data)) as opened:
             opened.load()
             image = in_frame(opened, size)
             if image is not None:
-                return to_rgb(image)
+                return to_rgb(image, declared_bits(opened))
             found = opened.size
     except UNREADABLE as error:
         raise _undecodable(path, image_id, error) from error

@@ -1,6 +1,6 @@
 """One look at an image file by a worker process: can it be decoded, is it damaged, what does it look like.
 
-This module imports neither torch nor anything of the zoo, so that a spawned worker starts at once.
+This module imports no torch, so that a spawned worker starts at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.stores import ImageStore, StoreError
+from zoo.pixels import Reading, declared_bits, is_deep, levels, open_picture, to_rgb
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
 _SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
@@ -37,6 +38,7 @@ _TURNS = {
     7: (1, 1),
     8: (1, 0),
 }  # quarter turns, mirror
+_ONLY_RGB = ("LAB", "HSV")  # PIL turns these into nothing else
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -51,6 +53,9 @@ class Probe(NamedTuple):
     orientation: int = 1  # EXIF
     frames: int = 1
     size: tuple[int, int] = (0, 0)  # h, w of the raw pixels
+    reading: Reading | None = None  # how more than 8 bits of grey were read
+    darkest: int = 0  # grey levels, as read, that 1 and 99 % of the pixels are below; of more than 8 bits
+    brightest: int = 255
     digest: bytes = b""  # of the file's bytes; 16 bytes
     thumbnail: bytes = b""  # [GRID, GRID] grey levels as displayed; empty if there are no pixels
 
@@ -66,7 +71,8 @@ def probe(data: bytes) -> Probe:
             warnings.simplefilter(
                 "ignore"
             )  # PIL on odd EXIF and large pictures: not about this file's pixels
-            with Image.open(io.BytesIO(data)) as image:
+            with open_picture(io.BytesIO(data)) as image:
+                bits, stored = declared_bits(image), _stored_bits(image)  # before anything decodes it
                 seen = Probe(
                     format=image.format or "",
                     mode=image.mode,
@@ -78,9 +84,18 @@ def probe(data: bytes) -> Probe:
                 grey, damage = _strict_jpeg(data) if image.format in ("JPEG", "MPO") else (None, "")
                 if grey is None:
                     image.load()
-                    transparent = _transparent(image)
-                    grey = image.convert("I" if image.mode.startswith("I") else "L")
-                    seen = seen._replace(transparent=transparent)
+                    seen = seen._replace(transparent=_transparent(image))
+                    if is_deep(image):
+                        grey, reading = levels(image, bits)
+                        seen = seen._replace(
+                            reading=reading, darkest=_share(grey, 0.01), brightest=_share(grey, 0.99)
+                        )
+                    else:
+                        grey = (
+                            image.convert("L") if image.mode not in _ONLY_RGB else to_rgb(image).convert("L")
+                        )
+                        if stored > 8:
+                            seen = seen._replace(darkest=_share(grey, 0.01), brightest=_share(grey, 0.99))
     except UnidentifiedImageError:
         return Probe(error="its bytes are no image that is known here", digest=digest)
     except _UNREADABLE as error:
@@ -110,14 +125,23 @@ def _transparent(image: Image.Image) -> bool:
 
 def _thumbnail(grey: Image.Image, orientation: int) -> bytes:
     small = grey.convert("F").resize((GRID, GRID), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    levels = np.asarray(small)
-    if grey.mode == "I":
-        levels = levels / 257  # 16 bits to 8
+    seen = np.asarray(small)
     if orientation in _TURNS:
         turns, mirror = _TURNS[orientation]
-        levels = np.rot90(levels, turns)
-        levels = levels[:, ::-1] if mirror else levels
-    return np.ascontiguousarray(levels.round().clip(0, 255).astype(np.uint8)).tobytes()
+        seen = np.rot90(seen, turns)
+        seen = seen[:, ::-1] if mirror else seen
+    return np.ascontiguousarray(seen.round().clip(0, 255).astype(np.uint8)).tobytes()
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """8 or 16: bits of a value in the file, also where PIL gives 8 of 16, as of colours."""
+    return 16 if any(";16" in str(part) for part in getattr(image, "tile", ())) else 8
+
+
+def _share(grey: Image.Image, share: float) -> int:
+    """The level that this share of the pixels of an 8-bit grey picture is not above."""
+    counts = np.cumsum(grey.histogram())
+    return int(np.searchsorted(counts, share * counts[-1]))
 
 
 def probe_file(store: ImageStore, name: str) -> Probe:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from zoo.pixels import open_picture
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
 _MOST_LINKED = 10_000  # folders that links lead to
@@ -73,7 +75,7 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ValueError: naming the file, if it is no readable image.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             width, height = image.size
             sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
     except UNREADABLE as error:

@@ -35,7 +35,10 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
-        return Path(self.root, name).read_bytes()
+        path = Path(self.root, name)
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file (a folder, pipe, socket or device)")
+        return path.read_bytes()
 
     def where(self, name: str) -> str:
         """Its path."""

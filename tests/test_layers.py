@@ -18,6 +18,7 @@ LAYERS = (
         "labels",
         "opening",
         "plain_yaml",
+        "pixels",
         "class_names",
         "segments",
     ),  # class_names: what labels compares names with
@@ -35,6 +36,7 @@ LAYERS = (
         "mask_scores",
         "metric_state",
         "bootstrap",
+        "operating_point",
         "schedule",
         "ema",
         "pictures",
@@ -67,6 +69,7 @@ SHARED_WITH_DATA = {
     "zoo.opening",
     "zoo.photometric",
     "zoo.plain_yaml",
+    "zoo.pixels",
     "zoo.preprocess",
     "zoo.segments",
 }

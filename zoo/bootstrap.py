@@ -33,6 +33,7 @@ class ClassMatches:
     """Detections of one class over all images, best score first, as the evaluator matched them."""
 
     image: Integers  # [D] row of the image
+    scores: Floats  # [D] falling
     true: Flags  # [T, D] matched to an object that counts
     ignored: Flags  # [T, D] matched to a crowd: neither right nor wrong
     objects: Integers  # [N] objects that count, per image
@@ -64,7 +65,10 @@ def class_matches(data: Collected, backend: Backend) -> list[ClassMatches]:
     for head, counts in objects.items():
         start, stop = np.searchsorted(ranked.detection_labels, [head, head + 1])
         best = start + np.argsort(-ranked.detections[start:stop, 4], kind="stable")
-        classes.append(ClassMatches(ranked.detection_image[best], true[:, best], ignored[:, best], counts))
+        scores = ranked.detections[best, 4]
+        classes.append(
+            ClassMatches(ranked.detection_image[best], scores, true[:, best], ignored[:, best], counts)
+        )
     return classes
 
 

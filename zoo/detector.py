@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -16,8 +16,9 @@ from zoo.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.labels import LabelMap
 from zoo.masks import sizes_without_padding
 from zoo.module import DetectionModule
+from zoo.pixels import declared_bits, open_picture, to_rgb
 from zoo.postprocess import best_classes
-from zoo.preprocess import InputContract, to_rgb
+from zoo.preprocess import InputContract
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
 from zoo.segments import PanopticSegmentation, Segment
@@ -270,9 +271,9 @@ def read_picture(image: Picture) -> Image.Image | Tensor:
     if not isinstance(source, io.BytesIO) and not Path(source).is_file():
         raise FileNotFoundError(f"picture {name} does not exist")
     try:
-        with Image.open(source) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_picture(source) as opened:
+            return to_rgb(ImageOps.exif_transpose(opened), declared_bits(opened))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not a picture that can be read: {error}") from error
 
 

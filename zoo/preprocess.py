@@ -115,18 +115,6 @@ def normalize_levels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     return images
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB. 16-bit grey keeps its upper byte (PIL clips it to white); alpha is dropped."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when a transparent palette goes to RGB directly
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def image_to_tensor(image: Image.Image) -> Tensor:
     """RGB PIL image to a [3, h, w] uint8 view on the decoder's HWC memory.
 
@@ -151,11 +139,13 @@ def shortest_side_size(height: int, width: int, shortest: int, longest: int) -> 
     """(h, w) of DETR's resize rule, with its rounding.
 
     Source: facebookresearch/detr@29901c5 datasets/transforms.py, get_size_with_aspect_ratio: the
-    target of the shorter side is rounded half to even, the longer side is truncated.
+    target of the shorter side is rounded half to even, the longer side is truncated. No side becomes 0.
     """
     small, large = min(height, width), max(height, width)
     if large / small * shortest > longest:
         shortest = round(longest * small / large)
+        if shortest < 1:  # the official code makes a side of 0 and fails
+            return (1, longest) if height < width else (longest, 1)
     if small == shortest:
         return height, width
     if width < height:

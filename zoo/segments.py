@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.labels import LabelMap
+from zoo.pixels import open_picture
 
 VOID = 0
 _IDS = 256**3  # that a colour can name
@@ -143,10 +144,10 @@ def ids_of_png(png: bytes) -> npt.NDArray[np.int32]:
         ValueError: if it is no PNG of that kind.
     """
     try:
-        with Image.open(io.BytesIO(png)) as image:
+        with open_picture(io.BytesIO(png), ("PNG",)) as image:
             image.load()
             mode, pixels = image.mode, np.asarray(image).astype(np.int32)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"no readable PNG: {error}") from error
     if mode in ("RGB", "RGBA"):
         return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]

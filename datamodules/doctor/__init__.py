@@ -10,7 +10,7 @@ from datamodules.decodable import FEW_IMAGES, usable_cores
 from datamodules.doctor.boxes import box_faults, class_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
-from datamodules.doctor.pictures import Pictures, file_faults, look, shape_faults
+from datamodules.doctor.pictures import Pictures, depth_faults, file_faults, look, shape_faults
 from datamodules.doctor.statistics import (
     Statistics,
     ViewSize,
@@ -100,6 +100,7 @@ def examine(
         for split, seen in pictures.items():
             faults += file_faults(source.splits[split], seen)
             faults += twins(source.splits[split], seen)
+        faults += depth_faults(source.splits, pictures)
         pairs = _pairs(pictures)
         faults += leak_faults(source.splits, pairs)
     faults += list(stray_faults(source, faults))

@@ -6,11 +6,9 @@ import io
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
-
 from datamodules.decoding import in_frame
 from datamodules.image_probe import Probe
-from zoo.preprocess import to_rgb
+from zoo.pixels import declared_bits, open_picture, to_rgb
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp"}
 _QUALITY = 95  # of a photograph that has to be written anew; colour is not subsampled
@@ -49,12 +47,12 @@ def converted(data: bytes, probe: Probe, size: tuple[int, int]) -> Converted | N
         reasons.append("transparency dropped")
     if not reasons:
         return None
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_picture(io.BytesIO(data)) as opened:
         opened.load()
         image = in_frame(opened, size)
         assert image is not None, "the reader has checked the size"
         photograph = probe.format in ("JPEG", "MPO")
-        picture = to_rgb(image)
+        picture = to_rgb(image, declared_bits(opened))
     buffer = io.BytesIO()
     if photograph:
         picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)

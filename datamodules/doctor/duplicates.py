@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.doctor.agreement import agreement, chosen
 from datamodules.doctor.pictures import Pictures
 from datamodules.index import AnnotationIndex, Fault
 
@@ -33,25 +34,37 @@ class Pair(NamedTuple):
 
 
 def twins(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
-    """Files of one split with the same bytes; an error if their objects differ, for one must be wrong."""
+    """Files of one split with the same bytes; an error if their objects contradict each other."""
     for rows in groups(pictures.digests):
-        first = rows[0]
-        for row in rows[1:]:
-            name, other = str(index.files[row]), str(index.files[first])
-            if name == other:
-                told = f"the image is listed twice, also as id {int(index.image_ids[first])}"
-            else:
-                told = f"the same bytes as {other}"
-            if same_objects(index, first, row):
-                yield Fault(
-                    "warning", "duplicate_image", name, int(index.image_ids[row]),
-                    f"{told}, with the same objects; remove one",
-                )  # fmt: skip
-            else:
-                yield Fault(
-                    "error", "conflicting_duplicate", name, int(index.image_ids[row]),
-                    f"{told}, but with other objects; one of the two is wrong: keep the right one",
-                )  # fmt: skip
+        kept = chosen(index, rows)
+        for row in rows:
+            if row != kept:
+                yield _twin(index, kept, row)
+
+
+def _twin(index: AnnotationIndex, kept: int, row: int) -> Fault:
+    name, other = str(index.files[row]), str(index.files[kept])
+    if name == other:
+        told = f"the image is listed twice, also as id {int(index.image_ids[kept])}"
+    else:
+        told = f"the same bytes as {other}"
+    found = agreement(index, kept, index, row)
+    ours, theirs = len(index.objects(row).areas), len(index.objects(kept).areas)
+    if found.kind == "conflict":
+        what = "no objects" if not ours else "no objects there" if not theirs else "other objects"
+        return Fault(
+            "error", "conflicting_duplicate", name, int(index.image_ids[row]),
+            f"{told}, but with {what} ({ours} here, {theirs} there, {found.matched} alike); one of the two is wrong: "
+            "keep the right one",
+        )  # fmt: skip
+    how = {
+        "same": "with the same objects; remove one",
+        "near": f"with nearly the same objects (boxes of the same class that overlap by {found.overlap:.2f} and "
+        "more); keep one",
+        "partial": f"but {found.matched} of its {ours} objects and of the {theirs} there are alike, the others are in "
+        "one of the two only; keep the one that is complete",
+    }[found.kind]
+    return Fault("warning", "duplicate_image", name, int(index.image_ids[row]), f"{told}, {how}")
 
 
 def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
@@ -61,24 +74,6 @@ def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
         if any(digest):
             rows[digest].append(row)
     return (group for group in rows.values() if len(group) > 1)
-
-
-def same_objects(index: AnnotationIndex, a: int, b: int) -> bool:
-    """Whether two images have the same boxes, classes and crowds, in any order."""
-
-    def listed(row: int) -> list[tuple[float, ...]]:
-        objects = index.objects(row)
-        return sorted(
-            (*box, label, crowd)
-            for box, label, crowd in zip(
-                np.round(objects.boxes_xywh, 2).tolist(),
-                objects.source_ids.tolist(),
-                objects.crowd.tolist(),
-                strict=True,
-            )
-        )
-
-    return listed(a) == listed(b)
 
 
 def leaks(first: Pictures, second: Pictures) -> list[Pair]:
@@ -155,9 +150,11 @@ def leak_faults(
                 continue  # the reader has told already that both list it
             kind = "leak" if pair.likeness == 1.0 and pair.how == "the same bytes" else "near_leak"
             how = pair.how if kind == "leak" else f"{pair.how} ({pair.likeness:.2f})"
+            clash = kind == "leak" and agreement(ours, pair.train, theirs, pair.other).kind == "conflict"
+            but = ", but with other objects there, and one of the two is wrong" if clash else ""
             yield Fault(
                 "warning", kind, str(theirs.files[pair.other]), int(theirs.image_ids[pair.other]),
-                f"{how} as {ours.files[pair.train]} in {first}: the score on {second} is not that of unseen "
+                f"{how} as {ours.files[pair.train]} in {first}{but}: the score on {second} is not that of unseen "
                 "data; keep it in one of them",
             )  # fmt: skip
 

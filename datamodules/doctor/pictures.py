@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,8 +13,12 @@ from numpy.typing import NDArray
 from datamodules.decodable import corrupt_image
 from datamodules.image_probe import GRID, Probe, probe_all
 from datamodules.index import AnnotationIndex, Fault, Severity
+from zoo.pixels import Reading
 
 _SMALL = 8  # pixels: below this a side holds less than one cell of the finest feature map
+_DARK = 32  # levels of 255
+_FEW_LEVELS = 16
+_LOST = 1e-3  # share of values
 _LONG = 10.0  # longer over shorter side
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -60,6 +65,7 @@ def _plain(probe: Probe, name: str) -> bool:
         and probe.format in ("JPEG", "PNG")
         and probe.mode == "RGB"
         and (probe.orientation, probe.frames) == (1, 1)
+        and not any(_levels(probe))
         and _suffix_fits(probe, name)
     )
 
@@ -79,7 +85,7 @@ def file_faults(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
 
 
 def _judged(probe: Probe, name: str, frame: tuple[int, int]) -> Iterable[_Finding]:
-    return [*_damaged(probe), *_turned(probe, frame), *_encoded(probe, name)]
+    return [*_damaged(probe), *_turned(probe, frame), *_levels(probe), *_encoded(probe, name)]
 
 
 def _damaged(probe: Probe) -> Iterable[_Finding]:
@@ -110,6 +116,57 @@ def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
         )
 
 
+def _levels(probe: Probe) -> Iterable[_Finding]:
+    """What of more than 8 bits leaves little to see in 8."""
+    low, high = probe.darkest, probe.brightest
+    if high - low < _FEW_LEVELS or high < _DARK or low > 255 - _DARK:
+        looks = (
+            "nearly black"
+            if high < _DARK
+            else "nearly white"
+            if low > 255 - _DARK
+            else "of hardly any contrast"
+        )
+        yield (
+            "warning",
+            "few_levels",
+            f"it has more than 8 bits and becomes {looks}: 98 % of its pixels are read as levels {low} to {high} of "
+            "0 to 255; save it as 8 bits, or stretched to all of its bits, as its pictures are to be seen",
+        )
+
+
+def _deep(probe: Probe, reading: Reading) -> Iterable[_Finding]:
+    why = "as the file declares" if reading.declared else f"for its largest value is {reading.largest:g}"
+    yield (
+        "note",
+        "high_bit_depth",
+        f"pixels of more than 8 bits ({probe.mode}) are read as {reading.range}, {why}, and scaled to 8 bits",
+    )
+    if reading.lost > _LOST:
+        yield (
+            "warning",
+            "lost_levels",
+            f"{reading.lost:.1%} of its values are negative or no number and are read as black; save it as 8 bits, "
+            "or moved to start at 0",
+        )
+
+
+def depth_faults(splits: Mapping[str, AnnotationIndex], pictures: Mapping[str, Pictures]) -> Iterator[Fault]:
+    """Pictures whose depth only their values tell, and tell differently: one value is another level in each."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for split, seen in pictures.items():
+        for row, probe in seen.odd.items():
+            if probe.reading is not None and not probe.reading.declared:
+                found[probe.reading.range].append(str(splits[split].files[row]))
+    if len(found) > 1:
+        told = ", ".join(f"{len(files)} as {range} (e.g. {files[0]})" for range, files in found.items())
+        yield Fault(
+            "warning", "mixed_bit_depth", ".", None,
+            f"images of more than 8 bits are read at several depths, {told}, each by its largest value, so that one "
+            "value is another level in each; save them all as 8 bits, or stretched to all of their bits",
+        )  # fmt: skip
+
+
 def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
     if probe.format in _SUFFIXES and not _suffix_fits(probe, name):
         told = f"the name ends in {PurePosixPath(name).suffix!r}, the bytes are {probe.format}; it is read by its bytes"
@@ -118,8 +175,8 @@ def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
         yield "note", "uncommon_format", f"{probe.format} is read here; other programs may not read it"
     if probe.frames > 1 and probe.format != "MPO":
         yield "warning", "animated", f"it has {probe.frames} frames; only the first is read"
-    if probe.mode.startswith("I") or probe.mode == "F":
-        yield "note", "high_bit_depth", f"pixels of more than 8 bits ({probe.mode}) are scaled to 8 when read"
+    if probe.reading is not None:
+        yield from _deep(probe, probe.reading)
     elif probe.mode in ("L", "1", "LA"):
         yield "note", "grayscale", "a grey picture; it is read as RGB with equal channels"
     elif probe.mode in ("CMYK", "YCCK", "LAB", "HSV"):

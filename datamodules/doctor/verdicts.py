@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datamodules.doctor.duplicates import Pair, groups, same_objects
+from datamodules.doctor.agreement import KEPT_RULE, agreement, chosen
+from datamodules.doctor.duplicates import groups
 from datamodules.doctor.ownership import shared_ids
 from datamodules.faults import NOT_READ
 from datamodules.formats.source import class_key
@@ -29,7 +30,8 @@ _NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
 # both readings are possible and neither spoils the whole: kept, and said
 _KEPT = frozenset({
     "rotation_ignored", "rotation_unclear", "near_leak", "augmented_leak", "conflicting_object", "subpixel_box",
-    "tiny_image", "extreme_aspect", "animated", "no_label_file", "crowd_without_mask", "crowd_polygon",
+    "tiny_image", "extreme_aspect", "few_levels", "lost_levels", "animated", "no_label_file", "crowd_without_mask",
+    "crowd_polygon",
     "duplicate_category", "more_objects_than_queries", "polygon", "unlisted_image", "swapped_size",
 })  # fmt: skip
 
@@ -70,9 +72,12 @@ def judge(found: Examination) -> Verdicts:
             other = shared[int(index.image_ids[row])]
             out[row] = f"its id is also that of {other}; which of them an annotation means cannot be known"
         if split in found.pictures:
-            out |= dict(_twins(index, found.pictures[split].digests))
-    for (first, second), pairs in found.pairs.items():
-        verdicts.images[first] |= _leaked(found.source.splits[second], second, pairs, verdicts.images[second])
+            out |= dict(_twins(index, found.pictures[split].digests, set(out)))
+    for first, second in found.pairs:
+        verdicts.images[first] |= _leaked(
+            found.pictures[first].digests, found.source.splits[second], second, found.pictures[second].digests,
+            verdicts.images[second],
+        )  # fmt: skip
     return verdicts
 
 
@@ -117,27 +122,43 @@ def _of_doubtful_class(index: AnnotationIndex, split: str, found: Examination) -
             yield row, ids[min(own)]
 
 
-def _twins(index: AnnotationIndex, digests: np.ndarray) -> Iterator[tuple[int, str]]:
-    """Of files with the same bytes and objects the first stays; with different objects none does."""
-    for rows in groups(digests):
-        first = rows[0]
-        if all(same_objects(index, first, row) for row in rows[1:]):
-            yield from (
-                (row, f"the same picture with the same objects as {index.files[first]}") for row in rows[1:]
-            )
-        else:
-            names = ", ".join(index.files[row] for row in rows)
-            yield from ((row, f"the same picture with different objects: {names}") for row in rows)
+def _twins(index: AnnotationIndex, digests: np.ndarray, left_out: set[int]) -> Iterator[tuple[int, str]]:
+    """Of files with the same bytes one stays, see `KEPT_RULE`; none of those that go for another reason."""
+    for every in groups(digests):
+        rows = [row for row in every if row not in left_out]
+        if len(rows) < 2:
+            continue
+        kept = chosen(index, rows)
+        for row in rows:
+            found = agreement(index, kept, index, row).kind
+            what = {
+                "same": "the same",
+                "near": "nearly the same",
+                "partial": "mostly the same",
+                "conflict": "other",
+            }
+            if row != kept:
+                why = f"the same picture with {what[found]} objects as {index.files[kept]}"
+                yield row, why if found == "same" else f"{why}; {KEPT_RULE}"
 
 
 def _leaked(
-    second: AnnotationIndex, name: str, pairs: Iterable[Pair], left_out: Mapping[int, str]
+    first: np.ndarray, second: AnnotationIndex, name: str, digests: np.ndarray, left_out: Mapping[int, str]
 ) -> dict[int, str]:
-    """Images with the bytes of one of a later split, whose scores would not be those of unseen data."""
+    """Images with the bytes of one of a later split, whose scores would not be those of unseen data.
+
+    Args:
+        first: [N] digests of the earlier split.
+        second: the later split.
+        name: of the later split.
+        digests: [M] of the later split.
+        left_out: rows of the later split that are not in the copy.
+    """
+    files = {d: second.files[row] for row, d in enumerate(digests.tolist()) if any(d) and row not in left_out}
     return {
-        pair.train: f"the same picture is in {name}: {second.files[pair.other]}"
-        for pair in pairs
-        if pair.how == "the same bytes" and pair.other not in left_out
+        row: f"the same picture is in {name}: {files[d]}"
+        for row, d in enumerate(first.tolist())
+        if d in files
     }
 
 

@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from datamodules.formats import (
+    box_list,
     coco,
     coco_panoptic,
     createml,
     csv_table,
     cvat,
+    kitti,
     label_studio,
     labelme,
+    mot,
     objects365,
     open_images,
     oriented,
     roboflow,
     shards,
     sniff,
+    via,
+    visdrone,
     voc,
     vott,
+    wider_face,
     yolo,
 )
 from datamodules.formats.keeping import keep_tree
@@ -35,7 +41,8 @@ from datamodules.shards import is_address, local_path
 
 Format = Literal[
     "auto", "coco", "coco_panoptic", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat",
-    "label_studio", "open_images", "vott_json", "createml", "shards",
+    "label_studio", "via", "open_images", "vott_json", "createml",
+    "box_list", "kitti", "visdrone", "wider_face", "mot", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
@@ -54,7 +61,13 @@ READERS: tuple[Reader, ...] = (
     label_studio.FORMAT,
     vott.FORMAT,
     createml.FORMAT,
+    via.FORMAT,
     csv_table.FORMAT,
+    box_list.FORMAT,
+    kitti.FORMAT,
+    visdrone.FORMAT,
+    wider_face.FORMAT,
+    mot.FORMAT,
     yolo.FORMAT,
 )
 _READERS: dict[str, Reader] = {reader.name: reader for reader in READERS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,15 +17,20 @@ class ImageTree(ImageFolder):
     file name. What they share with the file here is the end of the path.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, within: Collection[Path] = ()) -> None:
+        """All below `folder`, or only what is in or below the folders `within` it, if any are given."""
         self.folder = folder
         self._files: list[str] = []
+        starts = tuple(
+            {"" if f == folder else f"{f.relative_to(folder).as_posix()}/" for f in within} or {""}
+        )
         for here, below, names in walk(folder):
             below[:] = sorted(d for d in below if not d.startswith("."))
             parent = Path(here).relative_to(folder).as_posix()
             start = "" if parent == "." else f"{parent}/"
             images = [n for n in sorted(names) if not n.startswith(".") and _suffix(n) in SUFFIXES]
-            self._files += [start + name for name in images]
+            if start.startswith(starts):
+                self._files += [start + name for name in images]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -79,6 +85,31 @@ class ImageTree(ImageFolder):
         actual = found[0].rsplit("/", 1)[-1]
         same = given == actual or given == os.path.splitext(actual)[0]
         return self.folder / found[0], "" if same else f"found as {found[0]}"
+
+    def place(self, base: str, folders: Sequence[str], stem: str) -> str:
+        """The image of this stem in the first of some folders of `base` that has it; else where it should be."""
+        start = "" if base == "." else f"{base}/"
+        places = [f"{start}{folder}/{stem}" if folder else f"{start}{stem}" for folder in folders]
+        held = (
+            place + suffix for place in places for suffix in self._suffixes if place + suffix in self._all
+        )
+        return next(held, places[0])
+
+    def inside(self, folder: str) -> list[str]:
+        """The images of a folder itself, by name."""
+        return self._by_folder.get(folder, [])
+
+    @cached_property
+    def _by_folder(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for file in self._files:
+            found.setdefault(file.rpartition("/")[0], []).append(file)
+        return found
+
+    @cached_property
+    def _suffixes(self) -> list[str]:
+        """Those of the images, as they are spelled."""
+        return sorted({os.path.splitext(file)[1] for file in self._files})
 
     def all(self) -> list[str]:
         """Every image, relative to the folder."""

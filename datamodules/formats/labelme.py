@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.outlines import Points, flat, polygon_box
 from datamodules.formats.parsing import MALFORMED, load_json, load_xml
 from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, enclosing, split_of_file
 from datamodules.formats.source import Source
+
+# LabelMe's own words, which stand at the top of its labels.txt and which its exporters leave out
+_IGNORED = frozenset({"__ignore__", "_ignore_"})
+_BACKGROUND = frozenset({"__background__", "_background_"})
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -26,7 +31,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads all of them; classes in alphabetical order.
 
     Rectangles, polygons and circles give boxes; polygons of one label and one group number are one object.
-    A deleted object of the older tool is none.
+    A deleted object of the older tool is none, and `__ignore__` is a region to ignore.
 
     Raises:
         ValueError: if there is no LabelMe file.
@@ -56,8 +61,17 @@ def _json_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
     named = str(content.get("imagePath") or file.stem).replace("\\", "/")
     own = (beside / file.stem).as_posix()
     marks = list(_shapes(content["shapes"], file, remarks))
+    way_out = ""
+    if isinstance(content.get("imageData"), str):
+        way_out = (
+            f"the image is only inside {file.name} (imageData), there is no file of its own; it and its objects are "
+            f"left out; write it out: `labelme_export_json {shlex.quote(file.name)}` makes a folder with img.png in "
+            f"it; put that beside the json as {shlex.quote(f'{file.stem}.png')}"
+        )
     # the file itself was often renamed after labelling, together with its json
-    return Picture((beside / named).as_posix(), file, split_of_file(file, root), size, marks, (named, own))
+    return Picture(
+        (beside / named).as_posix(), file, split_of_file(file, root), size, marks, (named, own), way_out
+    )
 
 
 def _shapes(shapes: list[Mapping[str, Any]], file: Path, remarks: Remarks) -> Iterator[Mark]:
@@ -65,25 +79,36 @@ def _shapes(shapes: list[Mapping[str, Any]], file: Path, remarks: Remarks) -> It
     for shape in shapes:
         label, kind = str(shape.get("label") or ""), shape.get("shape_type") or "polygon"
         points = [(float(x), float(y)) for x, y in shape.get("points") or []]
+        if label in _BACKGROUND:
+            remarks.add(
+                "note", "background", file.parent, "shape called background; no object, left out", label
+            )
+            continue
         if kind == "polygon" and shape.get("group_id") is not None:
             groups.setdefault((label, shape["group_id"]), []).append(points)
         elif kind == "polygon":
-            yield Mark(label, polygon_box(points), [flat(points)])
+            yield _mark(label, polygon_box(points), [flat(points)])
         elif kind in ("rectangle", "mask", "oriented_rectangle"):
             if kind == "oriented_rectangle":
                 message = "turned box; the upright box around it is taken"
                 remarks.add("warning", "turned_box", file, message, label)
-            yield Mark(label, polygon_box(points))
+            yield _mark(label, polygon_box(points))
         elif kind == "circle" and len(points) == 2:
             (cx, cy), edge = points
             radius = math.dist((cx, cy), edge)
-            yield Mark(label, (cx - radius, cy - radius, 2 * radius, 2 * radius))
+            yield _mark(label, (cx - radius, cy - radius, 2 * radius, 2 * radius))
         else:
             message = f"{kind}: has no box; left out; draw rectangles or polygons"
             remarks.add("warning", "no_box", file, message, label)
     for (label, _), parts in groups.items():
         every = [point for part in parts for point in part]
-        yield Mark(label, polygon_box(every), [flat(part) for part in parts])
+        yield _mark(label, polygon_box(every), [flat(part) for part in parts])
+
+
+def _mark(label: str, box: Box | None, outline: object = None) -> Mark:
+    if label in _IGNORED:
+        return Mark("", box, region=True)
+    return Mark(label, box, outline)
 
 
 def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
@@ -103,7 +128,7 @@ def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
         outlined = points and (element.findtext("type") or "") != "bounding_box"
         points = points or _corners(element)
         if points:
-            marks.append(Mark(label, enclosing(points), [flat(points)] if outlined else None))
+            marks.append(_mark(label, enclosing(points), [flat(points)] if outlined else None))
         else:
             message = "object without polygon or box; left out; draw it again"
             remarks.add("error", "no_box", file, message, label)

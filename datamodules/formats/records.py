@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ class Mark(NamedTuple):
         segmentation: COCO's raw value, or None.
         crowd: whether it stands for a group.
         fraction: the box is in shares of the image's width and height, not in pixels.
+        region: a part of the image that is to be ignored, of no class: it becomes a crowd of each class, so
+            that what a model finds there counts neither way.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Mark(NamedTuple):
     segmentation: object = None
     crowd: bool = False
     fraction: bool = False
+    region: bool = False
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Picture:
         size: (h, w) in the annotations, None if they have none.
         marks: its objects.
         other_names: further names to look for if `file` is nowhere.
+        way_out: what to say if there is no such image; empty says the usual.
     """
 
     file: str
@@ -58,6 +62,7 @@ class Picture:
     size: tuple[int, int] | None = None
     marks: list[Mark] = field(default_factory=list)
     other_names: tuple[str, ...] = ()
+    way_out: str = ""
 
 
 class Remarks:
@@ -80,7 +85,7 @@ class Remarks:
         for (kind, file, message), places in self._seen.items():
             few = ", ".join(places[:_FEW]) + (", ..." if len(places) > _FEW else "")
             severity = self._severity[kind, file, message]
-            assert severity in ("error", "warning")
+            assert severity in ("error", "warning", "note")
             out.append(Fault(severity, kind, file, None, f"{len(places)} x {message} ({few})"))  # type: ignore[arg-type]
         return out
 
@@ -89,6 +94,18 @@ def split_of_file(file: Path, root: Path) -> str:
     """The split an annotation file is for: by its own name, else by the folders from it up to `root`."""
     names = [file.stem, *reversed(file.relative_to(root).parent.parts)]
     return next((split for split in map(split_of, names) if split), "train")
+
+
+def split_of_picture(picture: Picture, root: Path, tree: ImageTree) -> str:
+    """The split the annotation file is for; if nothing there tells, that of the folder of the image."""
+    below = picture.source.relative_to(root)
+    for name in (picture.file, *picture.other_names):
+        found = tree.candidates(name)
+        if found:
+            folders = Path(found[0]).parent.parts if len(found) == 1 else ()
+            told = [below.stem, *reversed(below.parent.parts), *reversed(folders)]
+            return next((split for split in map(split_of, told) if split), "train")
+    return split_of_file(picture.source, root)
 
 
 def assemble(
@@ -121,6 +138,7 @@ def assemble(
     remarks = Remarks(root)
     builders: dict[str, IndexBuilder] = {}
     placed: dict[tuple[str, str], tuple[int, tuple[int, int] | None]] = {}
+    regions: list[Picture] = []
     number = 0
     for image_id, picture in enumerate(pictures):
         builder = builders.setdefault(picture.split, IndexBuilder(root, classes))
@@ -132,8 +150,18 @@ def assemble(
         elif name:
             size = add_checked_image(builder, tree, name, image_id, picture.size, verify_sizes)
             placed[picture.split, name] = (image_id, size)
+            if size is None and picture.way_out and builder.faults[-1].kind == "missing_image":
+                builder.faults[-1] = replace(builder.faults[-1], message=picture.way_out)
         for mark in picture.marks:
             number += 1
+            if mark.region:
+                regions.append(picture)
+                for source_id in classes:
+                    number += 1
+                    builder.add_object(
+                        own_id, _pixels(mark, size), source_id, number, crowd=True, file=picture.source
+                    )
+                continue
             if not mark.name:
                 message = "object without a class; left out; name it"
                 remarks.add("error", "unlabelled", picture.source, message, picture.file)
@@ -144,10 +172,26 @@ def assemble(
             )  # fmt: skip
     order: tuple[str, ...] = ("train", "val", "test")
     splits = {s: builders[s].build() for s in order if s in builders}
-    every = [*notes, *remarks.faults(), *similar_names(shown_path(root, root), classes)]
+    every = [
+        *notes,
+        *remarks.faults(),
+        *_ignored(regions, root),
+        *similar_names(shown_path(root, root), classes),
+    ]
     if unlisted:
         every += _unlisted(tree, {name for _, name in placed}, unlisted)
     return Source(format, root, classes, splits, (*every, *image_overlaps(root, splits)))
+
+
+def _ignored(pictures: Sequence[Picture], root: Path) -> Iterable[Fault]:
+    """One note for all regions that are to be ignored, given the picture of each."""
+    if pictures:
+        few = ", ".join(p.file for p in pictures[:_FEW]) + (", ..." if len(pictures) > _FEW else "")
+        message = (
+            f"{len(pictures)} x region to ignore, which is no object; it becomes a crowd of each class: not trained "
+            f"on, and what is found there counts neither way; nothing to do ({few})"
+        )
+        yield Fault("note", "ignore_region", shown_path(pictures[0].source, root), None, message)
 
 
 def _class_ids(

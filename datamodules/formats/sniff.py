@@ -6,20 +6,25 @@ import csv
 import io
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from datamodules.formats.text import as_utf8, encoding_of
 from datamodules.images import SUFFIXES, walk
 from zoo.opening import open_file
 
+_T = TypeVar("_T")
 _HEAD = 1 << 16
-_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".tfrecord")
+_SUFFIXES = (
+    ".json", ".xml", ".csv", ".tsv", ".txt", ".jsonl", ".manifest", ".odgt", ".tfrecord", ".tfrecords", ".record",
+    ".parquet", ".arrow", ".mat", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".lmdb",
+)  # fmt: skip
+_TEXTS = 40  # of a folder that are kept: YOLO has one an image
 _LOOKED_AT = 20  # files of a folder that tell what the others are
 _DEPTH = 4  # folders below the data set's own that are looked into
 _FIRST_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)")
@@ -30,6 +35,14 @@ _KEYS_OF_A_LIST = (
     ("label_studio", (b'"annotations"', b'"data"')),
     ("label_studio", (b'"annotator"', b'"annotation_id"')),
     ("label_studio", (b'"completions"', b'"data"')),
+)
+_KEYS_OF_AN_OBJECT = (
+    ("vott_json", (b'"assets"', b'"asset"')),
+    ("via", (b'"_via_img_metadata"',)),
+    ("via", (b'"filename"', b'"regions"', b'"shape_attributes"')),
+    ("via", (b'"filename"', b'"regions"', b'"file_attributes"')),  # nothing is drawn yet
+    ("via", (b'"project"', b'"vid_list"', b'"metadata"', b'"attribute"')),  # its third version
+    ("via", (b'"project"', b'"fid_list"', b'"metadata"', b'"attribute"')),
 )
 
 
@@ -45,14 +58,15 @@ class _Walk:
             self.folders.append(here)
             deep = len(here.relative_to(root).parts) >= _DEPTH
             below[:] = [] if deep else sorted(d for d in below if not d.startswith("."))
-            pictured = False
+            pictured, texts = False, 0
             for name in sorted(names):
                 suffix = os.path.splitext(name)[1].lower()
                 if name.startswith("."):
                     continue
                 pictured = pictured or suffix in SUFFIXES
-                # a pipe is no file: reading one never ends
-                if suffix in _SUFFIXES and os.path.isfile(f"{folder}/{name}"):
+                texts += suffix == ".txt"
+                listed = suffix in _SUFFIXES and (suffix != ".txt" or texts <= _TEXTS)
+                if listed and os.path.isfile(f"{folder}/{name}"):  # a pipe is no file: reading one never ends
                     self.files[suffix].append(here / name)
             self.pictured += [here] if pictured else []
 
@@ -83,8 +97,26 @@ def _walked(root: Path) -> _Walk:
 
 
 def files(root: Path, suffix: str) -> list[Path]:
-    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones."""
+    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones.
+
+    Of txt files the first few of each folder only.
+    """
     return _walked(root).files[suffix]
+
+
+def text_folders(root: Path, of_kind: Callable[[Sequence[str]], bool]) -> list[Path]:
+    """Folders of which most of the first few txt files that are not empty are of a kind, by their first lines."""
+    found = []
+    for folder, group in groupby(files(root, ".txt"), key=lambda file: file.parent):
+        heads = (head for file in group if (head := first_lines(file, 3)))
+        if mostly(of_kind, list(islice(heads, 5))):
+            found.append(folder)
+    return found
+
+
+def mostly(holds: Callable[[_T], bool], values: Sequence[_T]) -> bool:
+    """Whether something holds for more than half of some values: a damaged one does not hide what the others are."""
+    return 2 * sum(map(holds, values)) > len(values)
 
 
 def folders(root: Path, names: Collection[str]) -> list[Path]:
@@ -109,7 +141,7 @@ def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Pat
 
 
 def json_kind(file: Path) -> str:
-    """`labelme`, `vott_json`, `createml`, `label_studio`, or an empty word for any other json."""
+    """`labelme`, `vott_json`, `via`, ..., or an empty word for any other json."""
     return _json_kind(file, file.stat().st_mtime_ns)
 
 
@@ -122,7 +154,7 @@ def _json_kind(file: Path, _changed: int) -> str:
         return ""
     if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageHeight"' in text):
         return "labelme"
-    return "vott_json" if b'"assets"' in text and b'"asset"' in text else ""
+    return next((kind for kind, keys in _KEYS_OF_AN_OBJECT if all(k in text for k in keys)), "")
 
 
 def xml_kind(file: Path) -> str:
@@ -155,6 +187,15 @@ def table_head(file: Path) -> tuple[list[str], list[str], str]:
     except csv.Error:
         return [], [], ","
     return rows[0], rows[1] if len(rows) > 1 else [], delimiter
+
+
+def first_lines(file: Path, count: int) -> list[str]:
+    """The first lines that are not empty, cut where they are very long; what is no text is replaced."""
+    lines: list[str] = []
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        while len(lines) < count and (line := stream.readline(_HEAD)):
+            lines += [line.strip()] if line.strip() else []
+    return lines
 
 
 def _ends(file: Path) -> bytes:

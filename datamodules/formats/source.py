@@ -74,6 +74,8 @@ def class_key(name: str) -> str:
 def split_of(name: str) -> str | None:
     """`train`, `val` or `test` for train2017, instances_val, valid, ...; None for any other word."""
     words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
+    if words[-2:] == ["test", "dev"]:
+        return "test"  # not a set to develop on, but a part of the test
     return next((_SPLIT_WORDS[w] for w in reversed(words) if w in _SPLIT_WORDS), None)
 
 

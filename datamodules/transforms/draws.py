@@ -26,6 +26,7 @@ from datamodules.transforms.geometry import (
 )
 from datamodules.transforms.iou_crop import draw_iou_crop
 from zoo.photometric import Distortion
+from zoo.pixels import MOST_PIXELS
 from zoo.preprocess import shortest_side_size
 
 if TYPE_CHECKING:
@@ -66,8 +67,11 @@ def draw_detr(random: Random, size: tuple[int, int], longest: int) -> list[Step]
     if random.random() >= 0.5:
         before = shortest_side_size(*size, one_of(random, DETR_SIDES_BEFORE_CROP), _NO_LIMIT)
         crop = draw_size_crop(random, before, *DETR_CROP)
-        steps += [Resize(size, before), crop]
-        size = (crop.height, crop.width)
+        if (
+            before[0] * before[1] <= MOST_PIXELS
+        ):  # a strip of 500 to 1 would become 0.5 GB to cut a piece from
+            steps += [Resize(size, before), crop]
+            size = (crop.height, crop.width)
     steps.append(Resize(size, shortest_side_size(*size, one_of(random, DETR_SIDES), longest)))
     return steps
 

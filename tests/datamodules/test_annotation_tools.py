@@ -61,6 +61,37 @@ def test_labelme_shapes(tmp_path):
     ]  # fmt: skip
 
 
+def test_labelmes_own_words_are_no_classes(tmp_path):
+    root = labelme(tmp_path, [
+        shape("rectangle", [[2, 10], [12, 20]]),
+        shape("rectangle", [[20, 2], [30, 8]], "dog"),
+        shape("polygon", [[5, 5], [15, 5], [10, 12]], "__ignore__"),
+        shape("rectangle", [[0, 0], [40, 30]], "_background_"),
+    ])  # fmt: skip
+    source = read(root)
+    index = source.splits["train"]
+    assert source.classes == {0: "cat", 1: "dog"}
+    assert index.boxes_xywh.tolist() == [[2, 10, 10, 10], [20, 2, 10, 6], [5, 5, 10, 7], [5, 5, 10, 7]]
+    assert index.source_ids.tolist() == [0, 1, 0, 1]  # the region is a crowd of each class
+    assert index.crowd.tolist() == [False, False, True, True]
+    assert {f.kind: (f.severity, f.message[:4]) for f in source.faults} == {
+        "ignore_region": ("note", "1 x "),
+        "background": ("note", "1 x "),
+    }
+
+
+def test_a_labelme_picture_that_is_only_in_the_json_is_told_with_the_way_out(tmp_path):
+    root = labelme(tmp_path, [shape("rectangle", [[1, 1], [5, 5]])])
+    content = json.loads((root / "a.json").read_text()) | {"imagePath": "my b.jpg", "imageData": "iVBORw0"}
+    (root / "my b.json").write_text(json.dumps(content))
+    [fault] = [f for f in read(root).faults if f.severity == "error"]
+    assert fault.kind == "missing_image"
+    assert "only inside my b.json (imageData)" in fault.message
+    assert "`labelme_export_json 'my b.json'`" in fault.message
+    (root / "a.png").rename(root / "my b.png")  # as the message says
+    assert read(root).splits["train"].files.tolist() == ["my b.png"]
+
+
 @pytest.mark.parametrize("named", ["..\\photos\\a.png", "/home/someone/a.png", "old_name.png"])
 def test_labelme_images_that_moved(tmp_path, named):
     root = labelme(tmp_path, [shape("rectangle", [[1, 1], [5, 5]])], named)

@@ -11,7 +11,7 @@ from tiny_sets import coco_content, module, write_coco, write_image, write_voc, 
 from datamodules.decoding import open_image
 from datamodules.doctor import check
 from datamodules.formats.detect import read
-from zoo.preprocess import to_rgb
+from zoo.pixels import to_rgb
 
 
 def changed(where: str, row: int, **values: Any) -> dict[str, Any]:

@@ -138,14 +138,6 @@ def test_leaked_picture_leaves_the_training_split(tmp_path):
     assert (len(content(out)["images"]), len(content(out, "val")["images"])) == (1, 3)
 
 
-def test_pictures_with_contradicting_labels_both_go(tmp_path):
-    root, out = write_yolo(tmp_path / "set", splits=("train",)), tmp_path / "out"
-    (root / "images/train/9.jpg").write_bytes((root / "images/train/0.jpg").read_bytes())
-    (root / "labels/train/9.txt").write_text("1 .5 .5 .5 .5")
-    log = fixed(root, out)
-    assert sorted(f[-5:] for f, *_ in did(log, "image_left_out")) == ["0.jpg"[-5:], "9.jpg"]
-
-
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_turned_photograph_is_written_upright(orientation, tmp_path):
     rng = np.random.default_rng(3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.batch import Sample, collate
-from zoo.preprocess import InputContract, normalize_levels
+from zoo.preprocess import InputContract, normalize_levels, shortest_side_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -48,3 +48,22 @@ def test_float_images_are_not_normalised_twice():
     contract = InputContract(resize="stretch", size=(2, 2))
     with pytest.raises(ValueError, match=r"already torch.float32"):
         contract.normalize(contract.normalize(batch))
+
+
+@pytest.mark.parametrize(
+    "shape", [(3000, 1), (1, 3000), (65_535, 1), (5, 1200), (1, 1), (2667, 1), (1, 2000)]
+)
+@pytest.mark.parametrize("size", [(800, 1333), (64, 107)])
+@pytest.mark.parametrize("backend", ["fast", "pil"])
+def test_no_side_becomes_0(shape, size, backend):
+    contract = InputContract(resize="shortest", size=size, backend=backend)
+    resized = contract.resize_image(torch.zeros(3, *shape, dtype=torch.uint8))
+    assert tuple(resized.shape[1:]) == contract.resized_size(*shape)
+    assert min(resized.shape[1:]) >= 1
+
+
+def test_a_side_that_the_official_rule_rounds_to_0_is_1_and_the_other_the_longest():
+    assert shortest_side_size(1, 3000, 800, 1333) == (1, 1333)
+    assert shortest_side_size(3000, 1, 800, 1333) == (1333, 1)
+    assert shortest_side_size(5, 1200, 64, 107) == (1, 107)
+    assert shortest_side_size(1, 2000, 800, 1333) == (1, 2000)  # as published: the side is as wanted already

@@ -24,6 +24,7 @@ from zoo.cli.predicting import predict
 from zoo.cli.report import report
 from zoo.cli.sharing import pull, register
 from zoo.cli.training import train
+from zoo.detector import DEFAULT_THRESHOLD
 
 NAME = "rt_detr_tiny.shapes"
 DEFAULT_STEPS = 2500
@@ -64,13 +65,15 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     console.say("4/5  registered, and pulled back by its name")
     reference = register(run, document, "val", NAME, registry, None, console) or NAME
     pull(reference, None, None, registry, Console(as_json=False) if not console.as_json else _silent())
-    console.say("5/5  a picture that nobody has seen")
     picture = output / "new_image.png"
-    image, _ = draw_image(np.random.default_rng([seed, 2, 0]), SIZE)
+    image, objects = draw_image(np.random.default_rng([seed, 2, 0]), SIZE)
+    names = ", ".join(sorted(CLASSES[label] for label, _ in objects))
+    console.say(f"5/5  a picture that nobody has seen, with {len(objects)} objects: {names}")
     image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)
     predictions = output / "predictions"
     quiet = console if not console.as_json else _silent()
-    predict(lambda: load_detector(reference, registry), [str(picture)], 0.3, predictions, quiet)
+    threshold = shown_from(document["val"])
+    predict(lambda: load_detector(reference, registry), [str(picture)], threshold, predictions, quiet)
     document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
     (output / "metrics.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     closing(output, document, reference, console)
@@ -118,6 +121,12 @@ def demo_recipe(data: Path, seed: int, steps: int) -> recipes.Recipe:
     return recipe
 
 
+def shown_from(scores: dict[str, Any]) -> float:
+    """The threshold of the best F1 on the validation images; the usual one where nothing was found there."""
+    point = scores["operating_point"]
+    return DEFAULT_THRESHOLD if point is None else float(point["threshold"])
+
+
 def closing(output: Path, document: dict[str, Any], reference: str, console: Console) -> None:
     """Where everything is, and what to do next."""
     registry = shlex.quote(str(output / "registry"))
@@ -129,7 +138,10 @@ def closing(output: Path, document: dict[str, Any], reference: str, console: Con
                  "predictions/predictions.json", "run/recipe.yaml", "metrics.json"):  # fmt: skip
         console.say(f"  {output / what}")
     console.say(f"look at the run:     mlflow ui --backend-store-uri {database}")
-    console.say(f"predict:             zoo predict {reference} IMAGE --registry {registry}")
+    threshold = shown_from(document["val"])
+    console.say(
+        f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {registry}"
+    )
     console.say("your own images:     zoo finetune rt_detr_tiny --data FOLDER")
 
 

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import DetectionDataModule
 from zoo.checkpoint_io import AtomicCheckpointIO
-from zoo.cli import schema
+from zoo.cli import schema, trainer_options
 from zoo.cli.console import is_rank_zero
 from zoo.cli.schema import InitFrom, Tracking
 from zoo.module import DetectionModule
@@ -100,7 +101,7 @@ class ZooCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, MisconfigurationException, ImportError) as error:
             raise ValueError(schema.explain(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -116,7 +117,9 @@ class ZooCLI(LightningCLI):
         kwargs["plugins"] = [*_as_list(config.plugins), AtomicCheckpointIO()]
         kwargs["callbacks"] = [*_as_list(config.callbacks), *self._callbacks]
         kwargs["use_distributed_sampler"] = False
-        if config.sync_batchnorm and not _on_gpu(config.accelerator):
+        if config.profiler is not None:
+            kwargs["profiler"] = profiler(config.profiler, self._folder)
+        if config.sync_batchnorm and not trainer_options.on_gpu(config.accelerator):
             kwargs["sync_batchnorm"] = False
             if config.devices not in ("auto", 1, "1"):
                 log.warning(
@@ -126,8 +129,14 @@ class ZooCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def _on_gpu(accelerator: Any) -> bool:
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+def profiler(name: str, folder: Path) -> Profiler:
+    """Lightning's profiler of this name; it writes `profile` files into the run's folder, where they are seen."""
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    return kinds[name](dirpath=folder, filename="profile")
 
 
 def _as_list(value: Any) -> list[Any]:

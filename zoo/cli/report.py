@@ -24,6 +24,7 @@ from zoo.evaluation import Evaluation, score_table, small_set_note
 from zoo.labels import LabelMap
 from zoo.masks import PanopticRule, sizes_without_padding
 from zoo.module import DetectionModule
+from zoo.operating_point import best_f1
 from zoo.pictures import annotations_of, compare, curves, gallery
 from zoo.segment_pictures import compare_panoptic
 from zoo.segments import PanopticSegmentation
@@ -75,13 +76,17 @@ def score_split(
     evaluation = module.val_ap.evaluation()
     interval = evaluation.interval()
     masks = mask_scores(module, data.label_map)
+    point = best_f1(evaluation)
     if is_rank_zero():
         console.say(f"\n{name}: {evaluation.num_images} images, 95 % interval by bootstrap over images")
         console.say(score_table(evaluation, data.label_map, interval))
+        if point is not None:
+            console.say(f"\n{point.line()}")
         for line in mask_table(masks):
             console.say(line)
         console.say()
-    return {**scores_of(evaluation, data.label_map, interval), **masks}
+    operating_point = None if point is None else dataclasses.asdict(point)
+    return {**scores_of(evaluation, data.label_map, interval), "operating_point": operating_point, **masks}
 
 
 def scores_of(

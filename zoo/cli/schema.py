@@ -18,7 +18,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from zoo.cli import recipes
+from zoo.cli import recipes, trainer_options
 
 # what a recipe may name, and where: a recipe is data, not a way to import
 PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
@@ -57,7 +57,10 @@ OWN = {"init_from": InitFrom, "tracking": Tracking}  # the top-level keys that a
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Raises ValueError at the first unknown or missing key of a recipe as read from YAML."""
+    """Raises ValueError at the first fault of a recipe as read from YAML.
+
+    That is an unknown or missing key, or an option of the trainer that would not do what it says.
+    """
     _known(recipe, TOP, "")
     for key in ("model", "data", "trainer", "checkpoint", *OWN):
         if key not in recipe:
@@ -65,6 +68,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         if not isinstance(recipe[key], Mapping):
             raise ValueError(f"{key} is {recipe[key]!r}; it must be a mapping")
     _known(recipe["trainer"], _parameters(Trainer), "trainer")
+    trainer_options.check(recipe["trainer"])
     _known(recipe["checkpoint"], _parameters(ModelCheckpoint), "checkpoint")
     for key, kind in OWN.items():
         _dataclass(recipe[key], kind, key)

@@ -1,0 +1,131 @@
+"""Lists with a line an image: `path x1,y1,x2,y2,c x1,y1,x2,y2,c ...` of keras-yolo3, as Roboflow exports it too.
+
+Also `path,x1,y1,x2,y2,class`, a line an object, where it is in a txt. Corners are edges: a width is x2 - x1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Reader, loose
+from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.formats.source import Source
+from datamodules.images import SUFFIXES
+
+_NUMBER = r"[-+]?\d+(?:\.\d*)?"
+_BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}},\d{{1,9}}")
+_NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)
+_LOOKED_AT = 20  # lines that tell what a txt is
+_RULE = "a line is `path x1,y1,x2,y2,class ...` in pixels; left out; correct it"
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every txt whose first lines name images, and the boxes of at least one."""
+    return [file for file in sniff.files(root, ".txt") if _is_list(sniff.first_lines(file, _LOOKED_AT))]
+
+
+def _is_list(lines: Sequence[str]) -> bool:
+    parts = [_parts(line) for line in lines]
+    named = sniff.mostly(lambda part: Path(part[0]).suffix.lower() in SUFFIXES, parts)
+    return named and any(boxes and all(map(_is_box, boxes)) for _, boxes in parts)
+
+
+def _parts(line: str) -> tuple[str, list[str]]:
+    """The image, which may have spaces in its name, and its boxes."""
+    cells = [cell.strip() for cell in line.rsplit(",", 5)]
+    if len(cells) == 6 and " " not in line.partition(cells[0])[2].strip(", ") and not _BOX.search(line):
+        return cells[0], [",".join(cells[1:])] if any(cells[1:]) else []
+    words = line.split()
+    first = len(words)
+    while first > 1 and words[first - 1].count(",") >= 3:
+        first -= 1
+    return " ".join(words[:first]), words[first:]
+
+
+def _is_box(text: str) -> bool:
+    numbers = text.split(",")[:4]
+    return len(text.split(",")) == 5 and all(re.fullmatch(_NUMBER, n) for n in numbers)
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the lists; classes in the order of the file of names beside the list, at the top or in model_data/.
+
+    A class that is no number is its own name.
+
+    Raises:
+        ValueError: if there is no such list, or one is no text.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no txt of lines `path x1,y1,x2,y2,class ...`")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures: dict[tuple[Path, str], Picture] = {}
+    names: list[str] = []
+    for file in files:
+        own = _names(root, file)
+        names += own
+        near = file.parent.relative_to(root)
+        for number, line in enumerate(read_lines(file), start=1):
+            if not line.strip():
+                continue
+            image, boxes = _parts(line)
+            if Path(image).suffix.lower() not in SUFFIXES:
+                remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
+                continue
+            if (file, image) not in pictures:
+                placed = (near / image.replace("\\", "/")).as_posix()
+                picture = pictures[file, image] = Picture(placed, file, other_names=(image,))
+                picture.split = split_of_picture(picture, root, tree)
+            for box in boxes:
+                if (mark := _mark(box, own, file, remarks)) is None:
+                    remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
+                else:
+                    pictures[file, image].marks.append(mark)
+    return assemble(
+        "box_list", root, list(pictures.values()), tree, names=names, notes=remarks.faults(),
+        verify_sizes=verify_sizes, unlisted="image that no list names; left out; list it without a box if it has no "
+        "object",
+    )  # fmt: skip
+
+
+def _mark(text: str, names: Sequence[str], file: Path, remarks: Remarks) -> Mark | None:
+    *numbers, label = text.split(",")
+    try:
+        x0, y0, x1, y1 = map(float, numbers)
+    except ValueError:
+        return None
+    box: Box = (x0, y0, x1 - x0, y1 - y0)
+    if not (label.isascii() and label.isdigit() and len(label) < 10):
+        return Mark(label.strip(), box)
+    if int(label) < len(names):
+        return Mark(names[int(label)], box)
+    message = (
+        "class number without a name; it is called by its number; put the names, a line each, into classes.txt "
+        "beside the list"
+    )
+    remarks.add("warning", "no_class_names", file, message, label)
+    return Mark(str(int(label)), box)
+
+
+def _names(root: Path, file: Path) -> list[str]:
+    """Class names, a line each, of the first file of names found; none if there is none."""
+    for folder in dict.fromkeys((file.parent, root, root / "model_data")):
+        found = sorted(f for f in folder.iterdir() if _NAMES.fullmatch(f.name)) if folder.is_dir() else []
+        for names in found:
+            if names.is_file():
+                return [line.strip() for line in read_lines(names) if line.strip()]
+    return []
+
+
+FORMAT = Reader(
+    name="box_list",
+    look=loose(annotation_files),
+    read=read,
+    title="Lists of boxes",
+    places="train.txt or train/_annotations.txt with lines `path x1,y1,x2,y2,class ...`, _classes.txt",
+)

@@ -1,0 +1,132 @@
+"""KITTI's object labels: a txt an image, 15 columns a line, in label_2/ beside image_2/.
+
+Columns: type, truncated, occluded, alpha, left, top, right, bottom, then seven of the box in space. Pixels
+count from 0 and corners are edges, so a width is right - left, as in the benchmark's own evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Reader, loose
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.formats.source import Source, split_of
+
+CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
+_IGNORED = "dontcare"
+_IMAGES = ("image_2", "images", "image", "image_02", "JPEGImages", "")
+_COLUMNS = (15, 16)  # the last of 16 is a score, of results
+_RULE = (
+    "a line is type truncated occluded alpha left top right bottom and seven numbers; left out; correct it"
+)
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every txt of the folders whose first files are of KITTI."""
+    return [
+        file
+        for folder in sniff.text_folders(root, lambda lines: sniff.mostly(_is_row, lines))
+        for file in sorted(folder.glob("*.txt"))
+        if not file.name.startswith(".")
+    ]
+
+
+def _is_row(line: str) -> bool:
+    first, *rest = line.split()
+    if len(rest) + 1 not in _COLUMNS or _is_number(first):
+        return False
+    return all(map(_is_number, rest))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the labels; classes in KITTI's order, others by alphabet. DontCare is a region to ignore.
+
+    Splits by ImageSets/train.txt and its like, else by the folders.
+
+    Raises:
+        ValueError: if there are no labels, or a file is no text.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no folder of txt with KITTI's 15 columns (label_2/)")
+    bases = {folder: _base(folder) for folder in {file.parent for file in files}}
+    tree, remarks = ImageTree(root, within=list(bases.values())), Remarks(root)
+    listed = {base: _lists(root, base) for base in bases.values()}
+    pictures = []
+    for file in files:
+        base = bases[file.parent]
+        members = listed[base]
+        if members and file.stem not in members:
+            message = "label file that no list of ImageSets names; left out; add it to one of them"
+            remarks.add("warning", "unlisted_image", file.parent, message, file.name)
+            continue
+        split = members.get(file.stem) or split_of_file(file, root)
+        name = tree.place(base.relative_to(root).as_posix(), _IMAGES, file.stem)
+        pictures.append(Picture(name, file, split, None, list(_marks(file, remarks))))
+    used = {mark.name for picture in pictures for mark in picture.marks}
+    return assemble(
+        "kitti", root, pictures, tree, names=[name for name in CLASSES if name in used],
+        notes=remarks.faults(), verify_sizes=verify_sizes,
+        unlisted="image without a label file; left out; write an empty one if it has no object",
+    )  # fmt: skip
+
+
+def _base(labels: Path) -> Path:
+    """The folder that has both labels and images: above the labels, or theirs if images lie beside them."""
+    beside = any((labels.parent / folder).is_dir() for folder in _IMAGES if folder)
+    return labels.parent if beside else labels
+
+
+def _lists(root: Path, base: Path) -> Mapping[str, str]:
+    """Stem -> split, as ImageSets/*.txt beside, above or in the folder of labels says; empty without."""
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys((base / "ImageSets", base.parent / "ImageSets", root / "ImageSets")):
+        files = sorted(folder.glob("*.txt")) if folder.is_dir() and folder.is_relative_to(root) else []
+        exact = [f for f in files if f.stem.lower() != "trainval"]
+        for file in exact if any(split_of(f.stem) == "train" for f in exact) else files:
+            for line in read_lines(file):
+                if line.strip() and (split := split_of(file.stem)):
+                    found.setdefault(line.split()[0], split)
+    return found
+
+
+def _marks(file: Path, remarks: Remarks) -> Iterator[Mark]:
+    for number, line in enumerate(read_lines(file), start=1):
+        cells = line.split()
+        if not cells:
+            continue
+        try:
+            x0, y0, x1, y1 = _corners(cells)
+        except ValueError:
+            remarks.add("error", "invalid_row", file.parent, _RULE, f"{file.name} line {number}")
+            continue
+        box = (x0, y0, x1 - x0, y1 - y0)
+        ignored = cells[0].lower() == _IGNORED
+        yield Mark("" if ignored else cells[0], box, region=ignored)
+
+
+def _corners(cells: Sequence[str]) -> tuple[float, ...]:
+    if len(cells) not in _COLUMNS:
+        raise ValueError("a line of another number of columns")
+    return tuple(float(cell) for cell in cells[4:8])
+
+
+FORMAT = Reader(
+    name="kitti",
+    look=loose(annotation_files),
+    read=read,
+    title="KITTI",
+    places="training/label_2/*.txt with 15 columns, training/image_2/*.png",
+)

@@ -1,0 +1,159 @@
+"""MOT challenge: <sequence>/gt/gt.txt and <sequence>/img1/*.jpg, with seqinfo.ini.
+
+Columns: frame, target, left, top, width, height, considered, class, visibility; MOT15 has no class. Frames and
+pixels count from 1, as motchallenge.net/instructions says, so 1 is taken from left and top.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from datamodules.formats import sniff
+from datamodules.formats.frames import frames_of
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Reader, loose
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.formats.source import Source
+from datamodules.index import shown_path
+
+CLASSES = {
+    1: "pedestrian", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non motorized vehicle",
+    7: "static person", 8: "distractor", 9: "occluder", 10: "occluder on the ground", 11: "occluder full",
+    12: "reflection", 13: "crowd",
+}  # fmt: skip
+_PEDESTRIAN = 1
+# what may be taken for a pedestrian: the benchmark counts a detection of it neither way
+_ALIKE = frozenset({2, 7, 8, 12, 13})
+_DETECTOR = re.compile(r"(.+)-(DPM|FRCNN|SDP)$")  # MOT17 has every sequence once for each
+_SHORTEST = 7
+_RULE = "a line is frame,target,left,top,width,height,considered,class,visibility; left out; correct it"
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every gt/gt.txt with rows of numbers."""
+    named = [f for f in sniff.files(root, ".txt") if f.name == "gt.txt" and f.parent.name == "gt"]
+    return [
+        file for file in named if sniff.mostly(lambda line: bool(_numbers(line)), sniff.first_lines(file, 9))
+    ]
+
+
+def _numbers(line: str) -> list[float]:
+    """The numbers of a line; none if it has anything else, or too few."""
+    cells = [cell for cell in re.split(r"[,\s]+", line.strip()) if cell]
+    try:
+        return [float(cell) for cell in cells] if len(cells) >= _SHORTEST else []
+    except ValueError:
+        return []
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the sequences; every frame that is there is an image, split by the folders.
+
+    A box that is considered is an object of its class, of gt/labels.txt where there is one. One that is not is
+    a crowd of its class if that is a class of the set, a crowd of pedestrians if it may be taken for one, and
+    else left out. A sequence that MOT17 has for three detectors is taken once.
+
+    Raises:
+        ValueError: if there is no gt.txt, or one is no text.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no gt/gt.txt of the MOT challenge")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures: list[Picture] = []
+    names: list[str] = []
+    for file in _once(files, remarks):
+        own = _class_names(file)
+        names += [name for number, name in own.items() if own is not CLASSES or number == _PEDESTRIAN]
+        sequence = file.parent.parent
+        folder = (sequence / _info(sequence).get("imDir", "img1")).relative_to(root).as_posix()
+        marks = list(_marks(file, own, remarks))
+        pictures += frames_of(file, folder, marks, split_of_file(file, root), tree, remarks)
+    _without_truth(root, files, remarks)
+    used = {mark.name for picture in pictures for mark in picture.marks if not mark.crowd}
+    return assemble(
+        "mot", root, [_of_classes(p, used) for p in pictures], tree, names=[n for n in names if n in used],
+        notes=remarks.faults(), verify_sizes=verify_sizes,
+    )  # fmt: skip
+
+
+def _once(files: Sequence[Path], remarks: Remarks) -> Iterator[Path]:
+    """Without the second and third copy of a sequence, if its truth is the same."""
+    first: dict[tuple[Path, str], bytes] = {}
+    for file in files:
+        sequence = file.parent.parent
+        if match := _DETECTOR.fullmatch(sequence.name):
+            key, content = (sequence.parent, match[1]), file.read_bytes()
+            if first.get(key) == content:
+                message = "sequence that is there for another detector too, with the same truth; taken once"
+                remarks.add("note", "repeated_sequence", sequence.parent, message, sequence.name)
+                continue
+            first.setdefault(key, content)
+        yield file
+
+
+def _class_names(file: Path) -> Mapping[int, str]:
+    """Of labels.txt, which CVAT writes beside gt.txt, a line a class from 1; else of the challenge."""
+    labels = file.parent / "labels.txt"
+    if not labels.is_file():
+        return CLASSES
+    lines = [line.strip() for line in read_lines(labels) if line.strip()]
+    return dict(enumerate(lines, start=1))
+
+
+def _info(sequence: Path) -> dict[str, str]:
+    file = sequence / "seqinfo.ini"
+    lines = read_lines(file) if file.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines) if value}
+
+
+def _marks(file: Path, names: Mapping[int, str], remarks: Remarks) -> Iterator[tuple[int, Mark]]:
+    """(frame, object); one that is not considered is a crowd."""
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        row = _numbers(line)
+        if not row or not all(value == value and abs(value) < 1e9 for value in row):
+            remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
+            continue
+        x, y, w, h = row[2:6]
+        # MOT15 has -1 in the columns of the class and behind it
+        label = int(row[7]) if len(row) > 7 and row[7] > 0 and len(row) < 10 else _PEDESTRIAN
+        yield int(row[0]), Mark(names.get(label, f"class {label}"), (x - 1, y - 1, w, h), crowd=row[6] == 0)
+        if row[6] == 0 and names is CLASSES and label not in (_PEDESTRIAN, *_ALIKE):
+            message = f"box of {CLASSES.get(label, f'class {label}')} that is not considered; left out"
+            remarks.add("note", "not_considered", file, message, f"frame {int(row[0])}")
+
+
+def _of_classes(picture: Picture, used: set[str]) -> Picture:
+    """With crowds of classes of the set only; those that look like a pedestrian are crowds of that."""
+    alike = {CLASSES[number] for number in _ALIKE}
+    marks = []
+    for mark in picture.marks:
+        if mark.name in used:
+            marks.append(mark)
+        elif mark.crowd and mark.name in alike and CLASSES[_PEDESTRIAN] in used:
+            marks.append(mark._replace(name=CLASSES[_PEDESTRIAN]))
+    picture.marks = marks
+    return picture
+
+
+def _without_truth(root: Path, files: Sequence[Path], remarks: Remarks) -> None:
+    known = {file.parent.parent for file in files}
+    for folder in sniff.folders(root, ("img1",)):
+        if folder.parent not in known:
+            where = shown_path(folder.parent, root)
+            message = "sequence without gt/gt.txt; left out; the test sequences of the challenge have none"
+            remarks.add("note", "no_truth", root, message, where)
+
+
+FORMAT = Reader(
+    name="mot",
+    look=loose(annotation_files),
+    read=read,
+    title="MOT challenge",
+    places="train/MOT17-02-FRCNN/gt/gt.txt, train/MOT17-02-FRCNN/img1/*.jpg, seqinfo.ini",
+)

@@ -1,0 +1,107 @@
+"""WIDER FACE: wider_face_<split>_bbx_gt.txt, images in WIDER_<split>/images/<event>/.
+
+For each image its name, the number of faces, and a line a face: left, top, width, height in pixels, then blur,
+expression, illumination, invalid, occlusion, pose. An image without a face has one line of zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.parsing import read_lines
+from datamodules.formats.reader import Reader, loose
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.formats.source import Source
+from datamodules.images import SUFFIXES
+
+CLASS = "face"
+_NAME = re.compile(r"wider_face_\w+_bbx_gt\.txt")
+_INVALID = 7  # column of the flag of a face that the benchmark ignores
+_RULE = "a face is left top width height and six flags; left out; correct it"
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every txt that begins with an image, a number and a face, or is called as the published ones are."""
+    texts = sniff.files(root, ".txt")
+    return [f for f in texts if _NAME.fullmatch(f.name) or _is_wider(sniff.first_lines(f, 3))]
+
+
+def _is_wider(lines: Sequence[str]) -> bool:
+    if len(lines) < 3 or not _is_image(lines[0]) or not lines[1].isdigit():
+        return False
+    cells = lines[2].split()
+    return len(cells) == 10 and all(cell.lstrip("-").isdigit() for cell in cells)
+
+
+def _is_image(line: str) -> bool:
+    return Path(line).suffix.lower() in SUFFIXES
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads the lists; one class, face. An invalid face is a crowd, which the benchmark ignores.
+
+    Raises:
+        ValueError: if there is no list, or one is no text.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no wider_face_train_bbx_gt.txt")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures = [picture for file in files for picture in _pictures(file, root, remarks)]
+    return assemble(
+        "wider_face", root, pictures, tree, names=[CLASS], notes=remarks.faults(), verify_sizes=verify_sizes,
+        unlisted="image that no list of faces names; left out",
+    )  # fmt: skip
+
+
+def _pictures(file: Path, root: Path, remarks: Remarks) -> Iterator[Picture]:
+    split = split_of_file(file, root)
+    picture: Picture | None = None
+    expected: int | None = None
+    for number, line in enumerate((own.strip() for own in read_lines(file)), start=1):
+        if _is_image(line):
+            if picture is not None:
+                yield _whole(picture, expected, remarks)
+            picture, expected = (
+                Picture(f"WIDER_{split}/images/{line}", file, split, other_names=(line,)),
+                None,
+            )
+        elif line and picture is not None and expected is None and line.isascii() and line.isdigit():
+            expected = int(line[:9])
+        elif line:
+            mark = _face(line)
+            if mark is None or picture is None:
+                remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
+            elif expected or any(cell != "0" for cell in line.split()):
+                picture.marks.append(mark)
+    if picture is not None:
+        yield _whole(picture, expected, remarks)
+
+
+def _whole(picture: Picture, expected: int | None, remarks: Remarks) -> Picture:
+    if expected is None or expected != len(picture.marks):
+        message = "image whose number of faces is not that of its lines; the lines are taken; correct it"
+        remarks.add("warning", "face_count", picture.source, message, picture.other_names[0])
+    return picture
+
+
+def _face(line: str) -> Mark | None:
+    cells = line.split()
+    try:
+        x, y, w, h = (float(cell) for cell in cells[:4])
+    except ValueError:
+        return None
+    return Mark(CLASS, (x, y, w, h), crowd=len(cells) > _INVALID and cells[_INVALID] == "1")
+
+
+FORMAT = Reader(
+    name="wider_face",
+    look=loose(annotation_files),
+    read=read,
+    title="WIDER FACE",
+    places="wider_face_split/wider_face_train_bbx_gt.txt, WIDER_train/images/*/*.jpg, ...",
+)
