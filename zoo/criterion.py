@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.batch import HUNGARIAN, OutputSet, Pairs, Predictions, Step, Targets
 from zoo.boxes import cxcywh_to_xyxy, iou_and_giou
+from zoo.layers.precision import autocast_to
 from zoo.losses import LabelLoss, focal_and_dice
 from zoo.matcher import HungarianMatcher
 
@@ -239,12 +240,14 @@ class SetCriterion:
 
         [1] where a term looks at the last layer only.
         """
-        matches = self.match(outputs, targets, step)
-        return {
-            f"{name}/{term.name}": term.weight * value
-            for term in self.terms
-            for name, value in term(matches).items()
-        }
+        # costs, box arithmetic and losses never run in 16 bits, whatever the network ran in
+        with autocast_to(None, targets.boxes.device):
+            matches = self.match(outputs, targets, step)
+            return {
+                f"{name}/{term.name}": term.weight * value
+                for term in self.terms
+                for name, value in term(matches).items()
+            }
 
     def match(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> Matches:
         """The pairs of every set, in float32 or better."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -128,7 +129,8 @@ class DetectionModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The schedule's groups and learning rate."""
-        optimizer = self.schedule.optimizer(self.network)
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = self.schedule.optimizer(self.network, fused=not mixed)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
         total = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)

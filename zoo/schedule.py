@@ -97,10 +97,14 @@ class Schedule:
             if rule is not None and rule.freeze:
                 parameter.requires_grad_(False)
 
-    def optimizer(self, network: nn.Module) -> AdamW:
-        """AdamW over the groups; fused, which is 3x faster than the loop on a CPU."""
+    def optimizer(self, network: nn.Module, fused: bool = True) -> AdamW:
+        """AdamW over the groups; fused, which is 3x faster than the loop on a CPU.
+
+        Not fused under mixed precision: there the fused one undoes the scale of the gradients itself, too
+        late for clipping, and Lightning refuses the two together.
+        """
         groups = self.groups(network.named_parameters())
-        return AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        return AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused)
 
     def factor(self, step: int, steps_per_epoch: int, total_steps: int) -> float:
         """What the base learning rate is multiplied by in optimizer step `step` (from 0)."""

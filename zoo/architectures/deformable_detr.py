@@ -25,6 +25,7 @@ from zoo.layers.denoising import inverse_sigmoid
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
+from zoo.layers.precision import autocast_to, full
 from zoo.losses import SigmoidFocal
 from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.module import DetectionModule
@@ -185,7 +186,7 @@ class Transformer(nn.Module):
 
     def encode(self, memory: Memory, position: Tensor) -> Memory:
         """Every token attends around its own place on each level."""
-        references = pixel_centres(memory.sizes, memory.valid_ratios).to(memory.tokens.dtype)
+        references = pixel_centres(memory.sizes, memory.valid_ratios).to(full(memory.tokens).dtype)
         for layer in self.encoder.layers:
             memory = layer(memory, position, references)
         return memory
@@ -278,7 +279,9 @@ class DeformableDetr(nn.Module):
         position, content = (
             half.expand(len(memory.tokens), -1, -1) for half in self.query_embed.weight.chunk(2, dim=1)
         )
-        return Queries(content, position, self.transformer.reference_points(position).sigmoid())
+        with autocast_to(None, position.device):
+            reference = self.transformer.reference_points(position).sigmoid()
+        return Queries(content, position, reference)
 
     def propose(self, memory: Memory) -> tuple[Queries, Predictions]:
         """Queries at the best tokens, and the predictions of all tokens with gradient."""
@@ -287,7 +290,8 @@ class DeformableDetr(nn.Module):
         tokens = memory.tokens.masked_fill(~valid[..., None], 0.0)
         tokens = part.enc_output_norm(part.enc_output(tokens))
         logits = self.class_embed[-1](tokens)
-        boxes = self.bbox_embed[-1](tokens) + start.to(tokens.dtype)
+        boxes = self.bbox_embed[-1](tokens)
+        boxes = boxes + start.to(boxes.dtype)
         # ranked by the channel that every object of the encoder's loss has
         best = logits[..., 0].topk(self.config.num_queries, dim=1).indices
         chosen = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
@@ -302,7 +306,7 @@ class DeformableDetr(nn.Module):
         layer alone. The first reference keeps its gradient.
         """
         content, position, reference = queries
-        ratios = memory.valid_ratios.to(content.dtype)[:, None]
+        ratios = memory.valid_ratios.to(reference.dtype)[:, None]
         results = []
         layers = self.transformer.decoder.layers
         for index, layer in enumerate(layers):

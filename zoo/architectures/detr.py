@@ -32,6 +32,7 @@ from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
+from zoo.layers.precision import autocast_dtype
 from zoo.layers.transformer import Transformer, TransformerConfig
 from zoo.losses import SoftmaxCrossEntropy
 from zoo.masks import InstanceMasks, PanopticRule
@@ -128,8 +129,9 @@ class Detr(nn.Module):
         if self.mask_head is not None and self.bbox_attention is not None:
             stages = tuple(reversed(finer))
             masks = QueryMasks(
-                self.bbox_attention, self.mask_head, decoded[-1], memory, padding, projected, stages
-            )
+                self.bbox_attention, self.mask_head, decoded[-1], memory, padding, projected, stages,
+                autocast_dtype(projected.device),
+            )  # fmt: skip
         predictions = Predictions(self.class_embed(decoded), self.bbox_embed(decoded).sigmoid(), masks=masks)
         final = predictions._replace(logits=predictions.logits[-1], boxes=predictions.boxes[-1])
         return Outputs(final, (OutputSet("decoder", predictions),) if self.training else ())

@@ -173,7 +173,8 @@ class Decoder(nn.Module):
         chosen = best[..., None]
         # the box head runs on the selected tokens only: the others' boxes are never used
         selected = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
-        boxes = self.enc_bbox_head(selected) + anchors.to(memory.dtype)[best]
+        offsets = self.enc_bbox_head(selected)
+        boxes = offsets + anchors.to(offsets.dtype)[best]
         encoder = Predictions(logits.gather(1, chosen.expand(-1, -1, self.num_classes)), boxes.sigmoid())
         content = selected.detach()
         if self.config.learned_queries:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from zoo.layers.onednn import PointwiseLinear
+from zoo.layers.precision import full
 
 
 def multi_scale_deformable_attention(
@@ -26,8 +27,10 @@ def multi_scale_deformable_attention(
         weights: [B, Q, M, levels, points], softmax already applied.
 
     Returns:
-        [B, Q, M*D]
+        [B, Q, M*D], at least float32
     """
+    # a place of 16 bits is pixels off; and weighted sums of samples lose what rounding each one loses
+    value, locations, weights = full(value), full(locations), full(weights)
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     exact = value.dtype == locations.dtype == weights.dtype and value.dtype in (torch.float32, torch.float64)
     if value.device.type == "cpu" and exact and not captured:
@@ -183,7 +186,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points).softmax(-1)
         if references.dim() == 3:
             references = references[:, :, None]
-        locations = sampling_locations(references[:, :, None, :, None], offsets, sizes)
+        locations = sampling_locations(references[:, :, None, :, None], full(offsets), sizes)
         value = self.value_proj(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)

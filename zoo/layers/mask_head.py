@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.precision import autocast_to
+
 GROUPS = 8  # of every normalisation
 FINEST = 16  # the last convolution has dim / 16 channels
 STAGES = 3  # backbone maps that are mixed in, besides the projected one
@@ -135,9 +137,15 @@ class QueryMasks:
     padding: Tensor  # [B, H, W] bool at the size of the projected features
     projected: Tensor  # [B, dim, H, W]
     stages: tuple[Tensor, ...]  # coarsest first
+    autocast: torch.dtype | None = None  # what the network that made the features ran in
 
     def __call__(self, image: Tensor, query: Tensor) -> Tensor:
-        """See the class."""
+        """See the class; runs in the network's precision, wherever it is asked."""
+        with autocast_to(self.autocast, self.projected.device):
+            return self.computed(image, query)
+
+    def computed(self, image: Tensor, query: Tensor) -> Tensor:
+        """`__call__` in the precision that is set."""
         # all queries' maps are small beside one gathered copy of the keys a pair
         maps = self.attention(self.queries, self.memory, self.padding.flatten(1))[image, query]
         return self.head(self.projected, maps.unflatten(-1, self.padding.shape[1:]), image, self.stages)

@@ -1,4 +1,4 @@
-"""The multilayer perceptron of box heads and query positions."""
+"""The multilayer perceptron that reads and writes boxes: box heads and query positions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.precision import autocast_dtype, autocast_to, full
+
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
+    """Linear layers with ReLU between them; in float32 also under autocast, for they are about coordinates."""
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, num_layers: int) -> None:
         super().__init__()
@@ -18,6 +20,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim_in] to [..., dim_out]."""
+        if autocast_dtype(x.device) is None:
+            return self.layered(x)
+        with autocast_to(None, x.device):
+            return self.layered(full(x))
+
+    def layered(self, x: Tensor) -> Tensor:
+        """`forward` in the precision of `x`."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
