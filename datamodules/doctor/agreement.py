@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from datamodules.index import AnnotationIndex
 
@@ -50,6 +49,8 @@ def agreement(first: AnnotationIndex, a: int, second: AnnotationIndex, b: int) -
     if not len(ours.kinds) or not len(theirs.kinds):
         return Agreement("conflict", 0, 1.0)
     iou = _iou(ours.boxes, theirs.boxes)
+    from scipy.optimize import linear_sum_assignment  # 30 MB, which a folder that is refused need not cost
+
     alike = ours.kinds[:, None] == theirs.kinds[None]
     edges = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(axis=2)
     near = alike & ((iou >= NEAR) | (edges <= _PIXELS))
