@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from datamodules.formats import (
+    bdd100k,
     box_list,
     coco,
     coco_panoptic,
     createml,
+    crowdhuman,
     csv_table,
     cvat,
+    imagefolder,
     kitti,
     label_studio,
     labelme,
     mot,
     objects365,
+    oidv4,
     open_images,
     oriented,
     roboflow,
+    sagemaker,
     shards,
     sniff,
+    supervisely,
+    unread,
     via,
     visdrone,
     voc,
@@ -34,15 +41,14 @@ from datamodules.formats.keeping import keep_tree
 from datamodules.formats.places import beside, is_at
 from datamodules.formats.reader import Evidence, Reader
 from datamodules.formats.source import Source
-from datamodules.images import SUFFIXES
 from datamodules.index import Fault
 from datamodules.scratch import Scratch
 from datamodules.shards import is_address, local_path
 
 Format = Literal[
     "auto", "coco", "coco_panoptic", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat",
-    "label_studio", "via", "open_images", "vott_json", "createml",
-    "box_list", "kitti", "visdrone", "wider_face", "mot", "shards",
+    "label_studio", "via", "open_images", "vott_json", "createml", "supervisely", "imagefolder", "sagemaker",
+    "box_list", "oidv4", "bdd100k", "crowdhuman", "kitti", "visdrone", "wider_face", "mot", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
@@ -55,6 +61,7 @@ READERS: tuple[Reader, ...] = (
     coco_panoptic.FORMAT,
     voc.FORMAT,
     oriented.FORMAT,
+    supervisely.FORMAT,
     open_images.FORMAT,
     cvat.FORMAT,
     labelme.FORMAT,
@@ -62,8 +69,13 @@ READERS: tuple[Reader, ...] = (
     vott.FORMAT,
     createml.FORMAT,
     via.FORMAT,
+    imagefolder.FORMAT,
+    sagemaker.FORMAT,
+    bdd100k.FORMAT,
+    crowdhuman.FORMAT,
     csv_table.FORMAT,
     box_list.FORMAT,
+    oidv4.FORMAT,
     kitti.FORMAT,
     visdrone.FORMAT,
     wider_face.FORMAT,
@@ -126,9 +138,9 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
     _refuse_several(root, most=0)
     if part := beside(root):
         raise ValueError(part)
-    raise ValueError(
-        f"{root} has no known layout. {_reason(root)}At its top: {_listing(root)}.\n{_understood()}"
-    )
+    with sniff.one_walk():
+        reason = unread.reason(root)
+    raise ValueError(f"{root} has no known layout. {reason}At its top: {_listing(root)}.\n{_understood()}")
 
 
 def read(root: Path | str, format: Format = "auto", *, verify_sizes: bool = True) -> Source:
@@ -189,33 +201,6 @@ def _sets_inside(root: Path) -> list[tuple[Path, str]]:
             told = evidence(folder)
         found += [(folder, e.format) for e in [*(e for e in told if e.layout), *told][:1]]
     return found
-
-
-def _reason(root: Path) -> str:
-    """What the folder seems to be, of kinds that are no object detection or cannot be read."""
-    if open_images.image_level_only(root):
-        return (
-            "It is Open Images without a table of boxes, so with labels of whole images only; add "
-            "*-annotations-bbox.csv. "
-        )
-    if sniff.files(root, ".tfrecord"):
-        return "It has TFRecord files, which are not read; export the data set as COCO json instead. "
-    if any(f.name == "_classes.csv" for f in sniff.files(root, ".csv")):
-        return (
-            "_classes.csv gives classes of whole images: a classification data set, without boxes; annotate "
-            "boxes, or export an object detection project. "
-        )
-    told = "; ".join(f"{f.relative_to(root).as_posix()}: {why}" for f, why in csv_table.lacking(root).items())
-    if told:
-        return f"It has a table of boxes that cannot be read: {told}. "
-    if any(p.is_dir() and p.name.lower() in _MASK_FOLDERS for p in root.iterdir()):
-        return "It has masks and no boxes: a segmentation data set; export it as COCO json. "
-    if next((p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES), None):
-        return "It has images and no annotation file that is known. "
-    return ""
-
-
-_MASK_FOLDERS = frozenset({"masks", "segmentationclass", "segmentationobject", "labels_png", "gtfine"})
 
 
 def _understood() -> str:

@@ -35,9 +35,13 @@ _KEYS_OF_A_LIST = (
     ("label_studio", (b'"annotations"', b'"data"')),
     ("label_studio", (b'"annotator"', b'"annotation_id"')),
     ("label_studio", (b'"completions"', b'"data"')),
+    ("bdd100k", (b'"labels"', b'"category"', b'"box2d"')),
 )
 _KEYS_OF_AN_OBJECT = (
     ("vott_json", (b'"assets"', b'"asset"')),
+    ("supervisely", (b'"objects"', b'"size"', b'"classTitle"')),
+    ("supervisely", (b'"objects"', b'"size"', b'"tags"')),  # nothing is drawn
+    ("bdd100k", (b'"frames"', b'"category"', b'"box2d"')),
     ("via", (b'"_via_img_metadata"',)),
     ("via", (b'"filename"', b'"regions"', b'"shape_attributes"')),
     ("via", (b'"filename"', b'"regions"', b'"file_attributes"')),  # nothing is drawn yet
@@ -147,7 +151,7 @@ def json_kind(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _json_kind(file: Path, _changed: int) -> str:
-    text = _ends(file)
+    text = ends(file)
     if text.startswith(b"["):
         return next((kind for kind, keys in _KEYS_OF_A_LIST if all(k in text for k in keys)), "")
     if not text.startswith(b"{"):
@@ -159,7 +163,7 @@ def _json_kind(file: Path, _changed: int) -> str:
 
 def xml_kind(file: Path) -> str:
     """`cvat`, `voc`, `labelme`, or an empty word for any other or broken xml."""
-    text = _NO_ELEMENT.sub(b"", _ends(file))
+    text = _NO_ELEMENT.sub(b"", ends(file))
     tag = _FIRST_TAG.search(text)
     if tag is None:
         return ""
@@ -198,7 +202,7 @@ def first_lines(file: Path, count: int) -> list[str]:
     return lines
 
 
-def _ends(file: Path) -> bytes:
+def ends(file: Path) -> bytes:
     """The first and last bytes of a file, without a byte order mark: keys may stand at either end."""
     with open_file(file) as stream:
         head = stream.read(_HEAD)

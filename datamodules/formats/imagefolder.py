@@ -1,0 +1,198 @@
+"""Hugging Face imagefolder: metadata.jsonl or metadata.csv with `file_name` and `objects`, beside the images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.json_lines import first_object, four, objects, whole_size
+from datamodules.formats.parsing import MALFORMED, read_lines, read_rows
+from datamodules.formats.reader import Reader, loose
+from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.formats.source import Source
+
+_NAMES = ("file_name", "filename", "image", "image_path")
+_OBJECTS = ("objects", "annotations", "object")
+_BOXES = ("bbox", "bboxes", "boxes", "box")
+_CLASSES = ("categories", "category", "category_id", "labels", "label", "classes", "class", "name", "names")
+_CROWD = ("is_crowd", "iscrowd", "is_crowds")
+_LOOKED_AT = 20  # lines
+_ENTRY = re.compile(r"""\s*['"]?(\d{1,6})['"]?\s*:\s*['"]?(.+?)['"]?\s*$""")
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every jsonl, and every metadata.csv, with a name of an image and objects with boxes in its first lines."""
+    lines = [f for f in sniff.files(root, ".jsonl") if any(map(_is_image, sniff.first_lines(f, _LOOKED_AT)))]
+    tables = [f for f in sniff.files(root, ".csv") if f.name == "metadata.csv" and _is_table(f)]
+    return lines + tables
+
+
+def _is_image(line: str) -> bool:
+    if line.startswith("{") and '"objects"' in line and '"bbox"' in line and '"file_name"' in line:
+        return True  # also where the line was cut, or is broken
+    content = first_object(line)
+    return _key(content, _NAMES) is not None and _boxed(content) is not None
+
+
+def _is_table(file: Path) -> bool:
+    head = sniff.table_head(file)[0]
+    return any(name in head for name in _NAMES) and any(name in head for name in _OBJECTS)
+
+
+def _key(content: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if key in content), None)
+
+
+def _boxed(content: Mapping[str, Any]) -> Any:
+    """The objects of an image, None if it has none that may have boxes."""
+    for key in _OBJECTS:
+        value = content.get(key)
+        if isinstance(value, dict) and _key(value, _BOXES):
+            return value
+        if isinstance(value, list) and all(isinstance(v, dict) and _key(v, _BOXES) for v in value):
+            return value
+    return content if _key(content, _BOXES) and _key(content, _CLASSES) else None
+
+
+def without_boxes(root: Path) -> str:
+    """What a metadata.jsonl has instead of objects; empty without one."""
+    for file in sniff.files(root, ".jsonl"):
+        keys = [first_object(line) for line in sniff.first_lines(file, 1)]
+        if keys and _key(keys[0], _NAMES) and _boxed(keys[0]) is None:
+            return f"{file.relative_to(root).as_posix()} has the keys {', '.join(list(keys[0])[:6])}"
+    return ""
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads them; boxes are x, y, width, height in pixels, as the data sets of the hub with `objects` have them.
+
+    `objects` is a dictionary of lists (bbox, categories) or a list of dictionaries. Classes that are numbers
+    are named by `class_label: names` of the README.md beside or above, else by themselves, which is told.
+
+    Raises:
+        ValueError: if there is none, or one is no text.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no metadata.jsonl with file_name and objects (bbox, categories)")
+    tree, remarks = ImageTree(root), Remarks(root)
+    names = _class_names(root)
+    pictures = []
+    for file in files:
+        near = file.parent.relative_to(root)
+        for number, content in _rows(file, remarks):
+            try:
+                image = str(content[_key(content, _NAMES) or _NAMES[0]])
+                marks = list(_marks(content, names, file, remarks))
+                size = whole_size(content.get("height"), content.get("width"))
+            except MALFORMED:
+                message = "line that cannot be understood; left out; correct it"
+                remarks.add("error", "malformed_labels", file, message, f"line {number}")
+                continue
+            picture = Picture(
+                (near / image.replace("\\", "/")).as_posix(), file, "train", size, marks, (image,)
+            )
+            picture.split = split_of_picture(picture, root, tree)
+            pictures.append(picture)
+    return assemble(
+        "imagefolder", root, pictures, tree, names=_in_order(pictures, names), notes=remarks.faults(),
+        verify_sizes=verify_sizes, unlisted="image that no metadata file names; left out",
+    )  # fmt: skip
+
+
+def _rows(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]]:
+    if file.suffix.lower() != ".csv":
+        yield from objects(file, remarks)
+        return
+    rows = read_rows(file, sniff.table_head(file)[2])
+    head = [cell.strip() for cell in next(rows, [])]
+    for number, row in enumerate(rows, start=2):
+        content: dict[str, Any] = dict(zip(head, row, strict=False))
+        for key in _OBJECTS:
+            content[key] = _cell(content[key]) if key in content else None
+        yield number, {key: value for key, value in content.items() if value is not None}
+
+
+def _cell(text: str) -> Any:
+    """The json in a cell; what is none fails where it is taken apart."""
+    try:
+        return json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError):
+        return text
+
+
+def _marks(
+    content: Mapping[str, Any], names: Mapping[int, str], file: Path, remarks: Remarks
+) -> Iterator[Mark]:
+    listed = _boxed(content)
+    if listed is None:
+        if any(content.get(key) for key in _OBJECTS):
+            raise TypeError("objects without boxes")
+        return
+    for entry in listed if isinstance(listed, list) else _columns(listed):
+        value = entry.get(_key(entry, _CLASSES) or "")
+        name = "" if value is None else str(value).strip()
+        if isinstance(value, int) and not isinstance(value, bool):
+            name = names.get(value, name)
+            if value not in names:
+                message = (
+                    "class number without a name; it is called by its number; write names in the lines, or "
+                    "`class_label: names` in README.md"
+                )
+                remarks.add("note", "no_class_names", file, message, str(value))
+        try:
+            box = four(entry[_key(entry, _BOXES) or ""])
+        except MALFORMED:
+            box = None
+        yield Mark(name, box, crowd=bool(entry.get(_key(entry, _CROWD) or "")))
+
+
+def _columns(listed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A dictionary of lists as one dictionary an object.
+
+    Raises:
+        ValueError: there are not as many classes as boxes.
+    """
+    boxes = _key(listed, _BOXES)
+    assert boxes is not None
+    kept = [key for key in (boxes, _key(listed, _CLASSES), _key(listed, _CROWD)) if key is not None]
+    for values in zip(*(listed[key] for key in kept), strict=True):
+        yield dict(zip(kept, values, strict=True))
+
+
+def _class_names(root: Path) -> dict[int, str]:
+    """Number -> name, of the head of README.md as the hub writes it; empty if that has none."""
+    file = root / "README.md"
+    if not file.is_file() or file.stat().st_size > 1 << 20:
+        return {}
+    found: dict[int, str] = {}
+    inside = False
+    for line in read_lines(file):
+        entry = _ENTRY.match(line)
+        if inside and entry:
+            found[int(entry[1])] = entry[2]
+        elif found:
+            break
+        inside = line.strip() == "names:" or (inside and bool(entry))
+    return found
+
+
+def _in_order(pictures: Sequence[Picture], names: Mapping[int, str]) -> list[str]:
+    """Named classes by number; else those that are numbers by their value, not by alphabet."""
+    used = {mark.name for picture in pictures for mark in picture.marks}
+    numbers = sorted((n for n in used if n.isascii() and n.isdigit() and len(n) < 10), key=int)
+    return [*(name for _, name in sorted(names.items())), *numbers]
+
+
+FORMAT = Reader(
+    name="imagefolder",
+    look=loose(annotation_files),
+    read=read,
+    title="Hugging Face imagefolder",
+    places="train/metadata.jsonl with file_name and objects (bbox, categories), train/*.jpg",
+)

@@ -1,0 +1,119 @@
+"""Supervisely: meta.json, and in each data set img/ with images and ann/ with a json for each."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
+from datamodules.formats.json_lines import whole_size
+from datamodules.formats.outlines import Points, flat, polygon_box
+from datamodules.formats.parsing import MALFORMED, load_json
+from datamodules.formats.reader import Reader, laid_out
+from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.formats.source import Source
+
+_HEAD_OF_PNG = 24  # bytes, up to width and height
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """Every json of an image, in folders called ann."""
+    return [f for f in sniff.of_kind(root, ".json", "supervisely") if f.parent.name.lower() == "ann"]
+
+
+def read(root: Path, *, verify_sizes: bool = True) -> Source:
+    """Reads them; classes in the order of meta.json. Rectangles end at their second corner.
+
+    Polygons keep their outline, of a bitmap the box is taken. Points, lines and graphs have no box. The split is
+    that of the data set's folder, else of an image's tag `train`, `val` or `test`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    files = annotation_files(root)
+    if not files:
+        raise ValueError(f"{root} has no ann/*.json of Supervisely (size, objects with classTitle)")
+    tree, remarks = ImageTree(root), Remarks(root)
+    pictures = []
+    for file in files:
+        try:
+            picture = _picture(file, root, remarks)
+        except MALFORMED:
+            message = "cannot be understood; the image is left out; export it again"
+            remarks.add("error", "malformed_labels", file.parent, message, file.name)
+            continue
+        picture.split = split_of_picture(picture, root, tree)
+        pictures.append(picture)
+    return assemble(
+        "supervisely", root, pictures, tree, names=_names(root, remarks), notes=remarks.faults(),
+        verify_sizes=verify_sizes, unlisted="image without a json in ann/; left out",
+    )  # fmt: skip
+
+
+def _names(root: Path, remarks: Remarks) -> list[str]:
+    """Of meta.json, without classes that have no box."""
+    names = []
+    for file in sniff.files(root, ".json"):
+        if file.name == "meta.json":
+            try:
+                classes = load_json(file)["classes"]
+                names += [str(c["title"]) for c in classes if c.get("shape") in (None, "any", *_BOXED)]
+            except MALFORMED:
+                message = "cannot be understood; classes are in the order of the alphabet; export it again"
+                remarks.add("warning", "malformed_labels", file, message, file.name)
+    return names
+
+
+def _picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+    content = load_json(file)
+    shape = content.get("size") or {}
+    base = file.parent.parent.relative_to(root)
+    name = file.stem  # p.jpg.json, of older exports p.json
+    marks = [m for entry in content["objects"] for m in _marks(entry, file, remarks)]
+    size = whole_size(shape.get("height"), shape.get("width"))
+    return Picture((base / "img" / name).as_posix(), file, "train", size, marks, (name,))
+
+
+_BOXED = ("rectangle", "polygon", "bitmap")
+
+
+def _marks(entry: Mapping[str, Any], file: Path, remarks: Remarks) -> Iterator[Mark]:
+    label, kind = str(entry.get("classTitle") or ""), str(entry.get("geometryType") or "rectangle")
+    if kind not in _BOXED:
+        message = f"{kind}: has no box; left out; draw rectangles or polygons"
+        remarks.add("warning", "no_box", file.parent, message, file.name)
+        return
+    try:
+        yield Mark(label, *_drawn(entry, kind))
+    except (*MALFORMED, zlib.error, struct.error):
+        yield Mark(label, None)  # the index tells of a box without four numbers
+
+
+def _drawn(entry: Mapping[str, Any], kind: str) -> tuple[Box | None, object]:
+    if kind == "bitmap":
+        return _around_bitmap(entry["bitmap"]), None
+    points: Points = [(float(x), float(y)) for x, y in entry["points"]["exterior"]]
+    return polygon_box(points), [flat(points)] if kind == "polygon" and len(points) > 2 else None
+
+
+def _around_bitmap(bitmap: Mapping[str, Any]) -> Box:
+    """Of a mask that is cropped to its object: where it begins, and the size in the head of its PNG."""
+    packed = base64.b64decode(bitmap["data"])
+    head = zlib.decompressobj().decompress(packed, _HEAD_OF_PNG)
+    width, height = struct.unpack(">II", head[16:24])
+    x, y = (float(value) for value in bitmap["origin"])
+    return x, y, float(width), float(height)
+
+
+FORMAT = Reader(
+    name="supervisely",
+    look=laid_out(annotation_files),
+    read=read,
+    title="Supervisely",
+    places="meta.json, train/img/*.jpg, train/ann/*.jpg.json, ...",
+)
