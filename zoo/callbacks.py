@@ -1,16 +1,16 @@
-"""Callbacks of a training run: progress, the curves' history, and a checkpoint when it is interrupted."""
+"""Callbacks of a training run: progress, and the curves' history."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
+
+from zoo.saving import CheckpointSaver
 
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 BAR_SECONDS = 1.0  # between two readings of the loss: on a GPU each one waits for the step
@@ -30,7 +30,6 @@ class Progress(Callback):
         self._bar: Any = None
         self._next = 0.0
         self._started = (0.0, 0)
-        self._best: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells what padding costs, where the data knows it; a resumed run's clock starts where it stood."""
@@ -61,17 +60,16 @@ class Progress(Callback):
         self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One line per epoch: AP, AP50, those of masks, and whether AP is the best so far."""
+        """One line per epoch: AP, AP50, those of masks, and whether the weights are the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        ap = _metric(trainer, "val/AP")
-        mark = ""
-        if self._best is None or ap > self._best:
-            self._best, mark = ap, "  best so far"
+        saver = trainer.checkpoint_callback  # after this one, so it does not know the score yet
+        best = isinstance(saver, CheckpointSaver) and saver.is_best(saver.score(trainer))
+        mark = "  best so far" if best else ""
         line = (
             f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  "
             f"loss {_metric(trainer, 'train/loss'):7.3f}  "
-            f"AP {ap:.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{_of_masks(trainer)}{mark}"
+            f"AP {_metric(trainer, 'val/AP'):.3f}  AP50 {_metric(trainer, 'val/AP50'):.3f}{_of_masks(trainer)}{mark}"
         )
         if self._bar is not None:
             self._bar.clear()
@@ -141,23 +139,6 @@ class History(Callback):
         for name in names:
             if name in trainer.callback_metrics:
                 self.series.setdefault(name, []).append((trainer.global_step, _metric(trainer, name)))
-
-
-class SaveWhenInterrupted(Callback):
-    """Writes `last.ckpt` when SIGTERM or Ctrl-C ends the training, so that nothing is lost.
-
-    Lightning raises for both only between steps, where model, optimizer and loops agree.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
-        self.saved = False
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves unless nothing was trained yet, or the exception is a fault."""
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and trainer.global_step > 0:
-            trainer.save_checkpoint(self.path)
-            self.saved = True
 
 
 def total_steps(trainer: Trainer) -> int | None:

@@ -7,6 +7,8 @@ And a checkpoint holds plain values and tensors only, so that loading one execut
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import re
@@ -26,6 +28,7 @@ _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, t
 _TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
+_BUFFER = 1 << 20
 _FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # another machine's process cannot be asked whether it lives
 
 
@@ -123,18 +126,55 @@ def refuse_objects(value: Any, where: str = "checkpoint") -> None:
 
 
 def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
-    """Calls `write(file)` on a temporary file beside `target`, makes it durable, renames it."""
+    """Calls `write(file)` on a temporary file beside `target`, makes it durable, renames it.
+
+    Raises:
+        OSError: a full or read-only disk, with `target` as its file name, whatever `write` made of it.
+    """
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    failed: list[OSError] = []
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", buffering=0) as raw:
+            file = io.BufferedWriter(_Remembering(raw, failed), _BUFFER)
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(raw.fileno())
         os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        # torch's writer turns what the disk said into a RuntimeError about positions in its archive
+        cause = failed[0] if failed else error
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+class _Remembering(io.RawIOBase):
+    """Writes to `raw` and notes what the disk said, for a writer that keeps it to itself."""
+
+    def __init__(self, raw: io.FileIO, failed: list[OSError]) -> None:
+        self._raw = raw
+        self._failed = failed
+
+    def writable(self) -> bool:
+        """A buffer asks."""
+        return True
+
+    def write(self, data: Any) -> int | None:
+        """As `raw`.
+
+        Raises:
+            OSError: as `raw`; it is noted.
+        """
+        try:
+            return self._raw.write(data)
+        except OSError as error:
+            self._failed.append(error)
+            raise
 
 
 def sweep_temporaries(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -25,11 +25,12 @@ from zoo.evaluation import CocoAP
 from zoo.labels import LabelMap
 from zoo.mask_scores import MaskScores
 from zoo.masks import InstanceMasks, PanopticRule
+from zoo.position import Position, write_loops
 from zoo.postprocess import Postprocess
 from zoo.preprocess import InputContract
 from zoo.schedule import Schedule
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its steps
 
 
 class DetectionData(Protocol):
@@ -80,6 +81,8 @@ class DetectionModule(LightningModule):
         self.val_ap = CocoAP()
         self.val_masks = MaskScores()
         self._losses: dict[str, Tensor] = {}
+        self.begun = Position()  # of this fit
+        self._scored_step = -1  # of the last validation that was finished
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -126,19 +129,36 @@ class DetectionModule(LightningModule):
             self.trainer.accumulate_grad_batches = data.plan_steps(
                 self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
             )
+            self.begun, self._scored_step = Position(step_size=self.schedule.global_batch_size), -1
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The schedule's groups and learning rate."""
         mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = self.schedule.optimizer(self.network, fused=not mixed)
-        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        per_epoch = self.steps_per_epoch()
+        validate_at_steps(self.trainer, per_epoch)
         total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
         scheduler = self.schedule.scheduler(optimizer, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Makes up for the validation that the checkpoint was written before."""
+        if self.begun.validated:
+            return
+        loop = self.trainer.fit_loop
+        ended = self.begun.step_in_epoch == 0  # it belongs to the epoch before this one
+        loop.epoch_progress.current.completed -= ended
+        # as Lightning does it between two steps
+        self.trainer.validating = True
+        loop.epoch_loop.val_loop.restarting = False
+        loop.epoch_loop.val_loop.run()
+        self.trainer.training = True
+        loop.epoch_progress.current.completed += ended
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, step, micro-batch, rank)."""
+        # loggers count by it; Lightning's own count is off by one after some resumes
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
         step = required_step(batch)
         torch.manual_seed(draw_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
 
@@ -167,6 +187,8 @@ class DetectionModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Scores over all ranks."""
         self._log_scores("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._scored_step = self.trainer.global_step
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last evaluation only now, so that its details can be read until here."""
@@ -187,24 +209,20 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a registry needs to know, plain values only."""
-        # processed, not completed: a callback saves before the loop counts the batch as completed
-        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "model": self.model_block(),
             "label_map": None if self.label_map is None else self.label_map.to_dict(),
             "input": None if self.input is None else self.input.to_dict(),
             "data_digest": self.data_digest,
-            "consumed_batches": processed % max(1, int(self.trainer.num_training_batches)),
-            "epoch": self.trainer.current_epoch,
-            "step": self.trainer.global_step,
+            **dataclasses.asdict(self.position()),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tells the data where the interrupted epoch stood.
+        """Sets loop and data to where the checkpoint stands, in the present cut of a step.
 
         Raises:
-            ValueError: the checkpoint is not ours, or of another label map.
+            ValueError: the checkpoint is not ours, of another label map, or beyond the last epoch.
         """
         facts = checkpoint.get("zoo")
         if facts is None:
@@ -216,8 +234,51 @@ class DetectionModule(LightningModule):
                     f"the checkpoint was trained with another label map than this data has: {difference}"
                 )
         if self.trainer.state.fn == "fit":
-            data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.skip_batches(facts["consumed_batches"])
+            self._go_to(self._position_in(facts), checkpoint)
+
+    # -- position ---------------------------------------------------------------------------------
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        return max(1, -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches))
+
+    def position(self) -> Position:
+        """Where the training stands, at the end of its last optimizer step."""
+        return self.begun.after(
+            self.trainer.global_step, self.steps_per_epoch(), not self._validation_is_due()
+        )
+
+    def _validation_is_due(self) -> bool:
+        step, fit = self.trainer.global_step, self.trainer.fit_loop
+        if self._scored_step == step:
+            return False
+        if self.begun.step == step:
+            return not self.begun.validated
+        epoch, fetcher = fit.epoch_progress.current, fit._data_fetcher
+        running = epoch.processed < epoch.started and fetcher is not None
+        return running and not fit._should_accumulate() and fit.epoch_loop._should_check_val_fx(fetcher)
+
+    def _position_in(self, facts: Mapping[str, Any]) -> Position:
+        if "step_in_epoch" in facts:
+            return Position(**{f.name: facts[f.name] for f in dataclasses.fields(Position)})
+        # format 1, whose epochs all had as many steps as they have now
+        return Position(step_size=self.schedule.global_batch_size).after(
+            facts["step"], self.steps_per_epoch(), validated=True
+        )
+
+    def _go_to(self, position: Position, checkpoint: dict[str, Any]) -> None:
+        self.begun = position.of_size(self.schedule.global_batch_size, self.steps_per_epoch())
+        limit = self.trainer.max_epochs
+        if limit not in (None, -1) and self.begun.epoch > limit:
+            raise ValueError(
+                f"the checkpoint has trained {self.begun.epoch} epochs and trainer.max_epochs is {limit}: "
+                "nothing is left to train; set it higher, or take an earlier checkpoint"
+            )
+        accumulation = self.trainer.accumulate_grad_batches
+        write_loops(checkpoint["loops"], self.begun, accumulation)
+        data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.skip_batches(self.begun.step_in_epoch * accumulation)
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -269,6 +330,28 @@ class DetectionModule(LightningModule):
             if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self.log_dict(values, batch_size=len(batch))
             self._losses = {}
+
+
+def validate_at_steps(trainer: Trainer, steps_per_epoch: int) -> None:
+    """Puts validations inside an epoch at the end of a step; `trainer.val_check_interval` counts steps.
+
+    Lightning counts micro-batches: another cut of a step would validate elsewhere, and inside one.
+
+    Raises:
+        ValueError: an epoch has fewer steps.
+    """
+    interval, every = trainer.val_check_interval, getattr(trainer, "val_check_batch", None)
+    if every is None or every == float("inf"):
+        return
+    whole = isinstance(interval, int)
+    steps = interval if whole else max(1, int(steps_per_epoch * interval))
+    if whole and trainer.check_val_every_n_epoch is not None and steps > steps_per_epoch:
+        raise ValueError(
+            f"trainer.val_check_interval is {steps} steps and an epoch has {steps_per_epoch}; lower it, or "
+            "set trainer.check_val_every_n_epoch to null to count on over epochs"
+        )
+    at = steps * trainer.accumulate_grad_batches
+    trainer.val_check_batch = at if whole else min(at, int(trainer.num_training_batches))
 
 
 def required_step(batch: Batch) -> Step:

@@ -52,7 +52,8 @@ class MLflowTracker(Logger):
     Args:
         experiment: MLflow experiment, made if missing.
         run_name: shown by MLflow; it invents one otherwise.
-        run_id: resume this run; its status becomes RUNNING again.
+        run_id: resume this run; its status becomes RUNNING again. One that the store does not have, because
+            it is another machine's or folder's, is replaced by a new run, with a warning.
         root: folder of the embedded store and of the spool; `./mlruns` by default.
         tracking_uri: a server; MLFLOW_TRACKING_URI by default, else the embedded store.
         tags: tags of a new run, beside those of the code's git commit.
@@ -82,6 +83,7 @@ class MLflowTracker(Logger):
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
         self._spool = Spool(self.backend.root, uuid.uuid4().hex)
         self._checkpoint_tag = ""
+        self._dropped = False  # whether records could be kept nowhere
 
     # --- what Lightning asks for
 
@@ -226,8 +228,14 @@ class MLflowTracker(Logger):
             self._run_id = _create_run(
                 client, self.backend, self._experiment_name, self._run_name, self._tags
             )
-        elif self._resumed:
-            _resume_run(client, self.backend, self._run_id)
+        elif self._resumed and not _resume_run(client, self._run_id):
+            log.warning(
+                "the MLflow run %s is not at %s; a new run is begun. The training goes on",
+                self._run_id, self.backend.uri,
+            )  # fmt: skip
+            self._run_id = _create_run(
+                client, self.backend, self._experiment_name, self._run_name, self._tags
+            )
         self._started = True
         self._spool.note_run(self._run_id)
         return self._run_id
@@ -258,13 +266,22 @@ class MLflowTracker(Logger):
             self._rest_seconds = _FIRST_REST
 
     def _keep(self, record: Record | None) -> None:
+        """Spools; a record that can be kept nowhere is dropped, and the first time a warning says so."""
         if record is not None:
             header = {
                 "kind": "run", "experiment": self._experiment_name, "run_name": self._run_name,
                 "tags": self._tags, "run_id": self._run_id,
                 "host": socket.gethostname(), "pid": os.getpid(),
             }  # fmt: skip
-            self._spool.append(record, header)
+            try:
+                self._spool.append(record, header)
+            except OSError as error:
+                if not self._dropped:
+                    log.warning(
+                        "records cannot be kept in %s either (%s) and are dropped. The training goes on",
+                        self._spool.path, _first_line(error),
+                    )  # fmt: skip
+                self._dropped = True
 
 
 @dataclass(frozen=True)
@@ -315,11 +332,17 @@ class Spool:
         with self._lock:
             if record["kind"] == "artifact":
                 record = {**record, "path": str(self._copy(Path(record["path"])))}
-            lines = [] if self.path.exists() else [header]
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in [*lines, record])
-                file.flush()
-                os.fsync(file.fileno())
+            size = self.path.stat().st_size if self.path.exists() else 0
+            text = "".join(json.dumps(line) + "\n" for line in [*([] if size else [header]), record])
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                if self.path.exists():  # the next record must not begin behind half of this one
+                    os.truncate(self.path, size)
+                raise
 
     def note_run(self, run_id: str) -> None:
         """Tells a later replay which run the waiting records belong to."""
@@ -344,7 +367,7 @@ class Spool:
         with self._lock:
             header, records = self._read()
             run_id = header["run_id"]
-            if run_id is None:
+            if run_id is None or not _has_run(client, run_id):
                 tags = {**header["tags"], "zoo.offline_id": self.local_id}
                 run_id = _create_run(client, backend, header["experiment"], header["run_name"], tags)
                 self._rewrite({**header, "run_id": run_id}, records)
@@ -434,18 +457,25 @@ def _create_run(
     return str(run.info.run_id)
 
 
-def _resume_run(client: MlflowClient, backend: Backend, run_id: str) -> None:
+def _resume_run(client: MlflowClient, run_id: str) -> bool:
+    """Marks the run as running again; False if the store has no such run, or holds it as deleted."""
+    if not _has_run(client, run_id):
+        return False
+    client.update_run(run_id, status="RUNNING")
+    attempt = int(client.get_run(run_id).data.tags.get("zoo.attempt", "1")) + 1
+    client.set_tag(run_id, "zoo.attempt", str(attempt))
+    return True
+
+
+def _has_run(client: MlflowClient, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        run = client.get_run(run_id)
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException as error:
         if _is_refusal(error):
-            raise ValueError(f"run {run_id} does not exist at {backend.uri}; nothing to resume") from error
+            return False
         raise
-    client.update_run(run_id, status="RUNNING")
-    attempt = int(run.data.tags.get("zoo.attempt", "1")) + 1
-    client.set_tag(run_id, "zoo.attempt", str(attempt))
 
 
 def _code_tags() -> dict[str, str]:

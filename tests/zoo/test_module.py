@@ -117,7 +117,7 @@ def test_checkpoint_has_plain_values_and_says_what_it_is(shapes, tmp_path):
     run.save_checkpoint(tmp_path / "model.ckpt")
     checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
     facts = checkpoint["zoo"]
-    assert facts["consumed_batches"] == 2
+    assert (facts["step"], facts["epoch"], facts["step_in_epoch"]) == (2, 0, 2)
     assert facts["model"]["class_path"] == "zoo.architectures.rt_detr.RtDetrModule"
     assert LabelMap.from_dict(facts["label_map"]).names == ("circle", "square", "triangle", "cross")
     again = build_module(facts["model"])

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -105,9 +106,103 @@ def test_a_resumed_run_runs_again_and_keeps_its_first_parameters():
     assert run_of(second).info.status == "FINISHED"
 
 
-def test_resuming_a_run_that_is_not_there_is_an_error():
-    with pytest.raises(ValueError, match="does not exist"):
-        MLflowTracker(run_id="0" * 32).log_metrics({"a": 1.0})
+@pytest.mark.parametrize("gone", ["never there", "deleted"])
+def test_resuming_a_run_that_is_not_in_the_store_begins_a_new_one(caplog, gone):
+    lost = "0" * 32
+    if gone == "deleted":
+        first = MLflowTracker()
+        first.log_metrics({"a": 1.0})
+        lost = first.run_id
+        connect(first.backend).delete_run(lost)
+    tracker = MLflowTracker(run_id=lost)
+    tracker.log_metrics({"a": 2.0})
+    assert tracker.run_id != lost
+    assert run_of(tracker).data.metrics == {"a": 2.0}
+    assert f"the MLflow run {lost} is not at sqlite:" in caplog.text
+    assert not tracker.is_offline
+
+
+def _full(*arguments, **keywords):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_records_that_can_be_kept_nowhere_are_dropped_with_one_warning(place, monkeypatch, caplog):
+    monkeypatch.setattr("zoo.tracking.connect", _full)
+    monkeypatch.setattr("zoo.tracking.os.fsync", _full)
+    tracker = MLflowTracker()
+    for step in range(3):
+        tracker.log_metrics({"a": float(step)}, step=step)
+    (place / "a.png").write_bytes(b"x")
+    tracker.log_figure_file(place / "a.png")
+    tracker.finalize("success")
+    assert caplog.text.count("records cannot be kept in") == 1
+    assert tracker.run_id is None
+    assert tracker.spool_file.read_text() == ""  # no half of a record
+
+
+def test_a_read_only_place_for_store_and_spool_stops_nothing(place, monkeypatch, caplog):
+    monkeypatch.setattr("pathlib.Path.mkdir", _read_only)
+    tracker = MLflowTracker(root=str(place / "elsewhere"))
+    tracker.log_metrics({"a": 1.0})
+    tracker.finalize("failed")
+    assert "are dropped" in caplog.text
+
+
+def _read_only(*arguments, **keywords):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_database_of_another_kind_is_a_store_that_does_not_answer(place, caplog):
+    (place / "mlruns" / "mlflow.db").write_bytes(b"no database at all" * 100)
+    tracker = MLflowTracker()
+    tracker.log_metrics({"a": 1.0})
+    assert "cannot be used" in caplog.text
+    assert tracker.is_offline
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_old_and_new_artifacts_lie_in_the_store_wherever_it_is(place, monkeypatch, how):
+    old = place / "old place"
+    old.mkdir()
+    put_empty_store(old / "mlruns")
+    monkeypatch.chdir(old)
+    first = MLflowTracker()
+    first.log_text("a: 1", "recipe.yaml")
+    first.set_tags(
+        {"zoo.checkpoint": str(old / "mlruns" / "checkpoints" / "x" / "last.ckpt"), "other": str(old)}
+    )
+    first.finalize("success")
+    new = place / "new"
+    if how == "moved":
+        old.rename(new)
+    else:
+        shutil.copytree(old, new)
+        kept = sorted(old.rglob("*"))
+    monkeypatch.chdir(new)
+    second = MLflowTracker()
+    second.log_text("b: 2", "recipe.yaml")
+    second.finalize("success")
+    assert sorted(old.rglob("*")) == (kept if how == "copied" else [])
+    client = connect(resolve_backend())
+    for tracker in (first, second):
+        assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["recipe.yaml"]
+        assert (new / "mlruns" / "artifacts" / tracker.run_id / "artifacts" / "recipe.yaml").is_file()
+    tags = client.get_run(first.run_id).data.tags
+    assert tags["zoo.checkpoint"] == str(new / "mlruns" / "checkpoints" / "x" / "last.ckpt")
+    assert tags["other"] == str(old)
+
+
+def test_experiments_that_lie_elsewhere_stay_there(place):
+    client = connect(resolve_backend())
+    there = (place / "shared disk" / "artifacts").as_uri()
+    client.create_experiment("mine", artifact_location=there)
+    (place / "mlruns").rename(place / "moved")
+    (place / "p").mkdir()
+    (place / "moved").rename(place / "p" / "mlruns")
+    assert (
+        connect(resolve_backend(place / "p" / "mlruns")).get_experiment_by_name("mine").artifact_location
+        == there
+    )
 
 
 def test_names_that_mlflow_refuses_are_rewritten_and_stay_apart():

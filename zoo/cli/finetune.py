@@ -17,10 +17,11 @@ from zoo.cli import catalogue, mask_data, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.data import quick_check
 from zoo.cli.recipes import Recipe
+from zoo.cli.run_folder import new_folder, refuse_used
 from zoo.preflight import queries_advice
 from zoo.registry.manifest import Manifest
-from zoo.registry.names import base_name
-from zoo.registry.store import UnknownModelError, find
+from zoo.registry.names import base_name, check_name, shortened
+from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
 ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
@@ -69,9 +70,12 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     """
     from zoo.cli.report import report
     from zoo.cli.sharing import register
-    from zoo.cli.training import new_folder, train
+    from zoo.cli.training import train
 
+    if choices.output is not None:
+        refuse_used(choices.output)
     start = starting_point(choices.model, choices.registry)
+    name = model_name(choices, start)
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
     data = read_data(recipe)
@@ -79,9 +83,6 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     notes += [*fit_to_data(recipe, data, choices), head_note(recipe)]
     if recipe["init_from"]["source"] == start.weights:
         fetch_published(start, choices)
-    name = (
-        choices.name or f"{start.family_name}.{slug(place_of(choices.data).rstrip('/').rpartition('/')[2])}"
-    )
     recipe["about"]["name"] = name.partition(".")[0]
     recipe["about"]["tag"] = name.partition(".")[2] or "custom"
     folder = choices.output or new_folder(name.replace(".", "-"))
@@ -96,6 +97,21 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
         console.say(f"  zoo predict {registered} {example_image(run.data)}")
     console.result(document)
     return document
+
+
+def model_name(choices: Choices, start: Start) -> str:
+    """What the trained model will be registered as: the name given, else one made of model and data folder.
+
+    Raises:
+        ValueError: a registry cannot hold the name given; says why, before anything is trained.
+    """
+    if choices.name is not None:
+        check_name(choices.name)
+        refuse_builtin_name(choices.name)
+        return choices.name
+    tag = slug(place_of(choices.data).rstrip("/").rpartition("/")[2])
+    name = shortened(f"{start.family_name}.{tag}")
+    return shortened(f"{start.family_name}.my_{tag}") if is_builtin_name(name) else name
 
 
 def starting_point(name: str, registry: Path | None) -> Start:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -25,6 +24,7 @@ from zoo.cli import schema, trainer_options
 from zoo.cli.console import is_rank_zero
 from zoo.cli.schema import InitFrom, Tracking
 from zoo.module import DetectionModule
+from zoo.saving import CheckpointSaver
 from zoo.tracking import MLflowTracker
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,21 @@ class ZooCLI(LightningCLI):
         folder: where checkpoints go.
         callbacks: added to those of the recipe.
         with_tracker: False where nothing is trained.
+        run_id: MLflow's, of the run that a resume goes on with.
     """
 
     def __init__(
-        self, recipe: Mapping[str, Any], folder: Path, callbacks: list[Callback], with_tracker: bool = True
+        self,
+        recipe: Mapping[str, Any],
+        folder: Path,
+        callbacks: list[Callback],
+        with_tracker: bool = True,
+        run_id: str | None = None,
     ) -> None:
         self._folder = folder
         self._callbacks = callbacks
         self._with_tracker = with_tracker
+        self._run_id = run_id
         quiet()
         super().__init__(
             DetectionModule,
@@ -82,16 +89,12 @@ class ZooCLI(LightningCLI):
         parser.add_argument("--about", type=dict, default={}, help="What the recipe claims; trains nothing.")
         parser.add_argument("--init_from", type=InitFrom, required=True)
         parser.add_argument("--tracking", type=Tracking, required=True)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the recipe; sys.argv, which Lightning would warn about, was read before."""
         schema.check(args)
         self.config = parser.parse_object(args)
-        checkpoint = self.config.checkpoint
-        checkpoint.dirpath = checkpoint.dirpath or str(self._folder)
-        if checkpoint.filename is None:
-            checkpoint.filename, checkpoint.auto_insert_metric_name = "best-{step}", True
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer.
@@ -110,7 +113,9 @@ class ZooCLI(LightningCLI):
         tracking = self.config_init.tracking
         if config.logger in (None, True) and self._with_tracker:
             kwargs["logger"] = MLflowTracker(
-                experiment=tracking.experiment, run_name=tracking.run_name, run_id=tracking.run_id
+                experiment=tracking.experiment,
+                run_name=tracking.run_name,
+                run_id=self._run_id or tracking.run_id,
             )
         elif not self._with_tracker:
             kwargs["logger"] = False
@@ -126,7 +131,11 @@ class ZooCLI(LightningCLI):
                     "sync_batchnorm needs GPUs: on CPUs every process takes the statistics of its own images, "
                     "so this is not equivalent to the training on one device"
                 )
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, CheckpointSaver):
+                callback.folder = self._folder
+        return trainer
 
 
 def profiler(name: str, folder: Path) -> Profiler:
@@ -155,7 +164,6 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for pattern in (
         r".*does not have many workers.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
         r".*GPU available but not used.*",
         r".*smaller than the logging interval.*",
         r".*LeafSpec.*",
@@ -163,7 +171,6 @@ def quiet() -> None:
         r".*tried to call `self.log\(.*",
         r".*litlogger.*",
         r"It is recommended to use `self.log\('(val|test)/A.*",  # the scores are equal on all ranks
-        r".*could not find the monitored key.*",  # an epoch that is not validated
         r"Found \d+ module\(s\) in eval mode.*",
         r".*Lightning couldn't infer the batch size.*",
     ):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -15,6 +13,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.shards import place_of
 from zoo.cli import mask_data, recipes
 from zoo.cli.lightning import ZooCLI
+from zoo.cli.run_folder import document_of
 from zoo.cli.starting import read_weights
 from zoo.detector import Detector, load
 from zoo.module import DetectionModule
@@ -39,11 +38,7 @@ def load_detector(model: str, registry: Path | None) -> Detector:
     """
     path = Path(model).expanduser()
     if path.is_dir():
-        metrics = path / "metrics.json"
-        if not metrics.is_file():
-            raise FileNotFoundError(f"{path} is no run folder: it has no metrics.json; name a checkpoint")
-        document: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-        path = Path(document["checkpoint"])
+        path = Path(document_of(path)["checkpoint"])
     if path.is_file():
         return Detector.from_checkpoint(path)
     if path.suffix in (".ckpt", ".pth"):

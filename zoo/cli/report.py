@@ -18,6 +18,7 @@ from datamodules.base import DetectionDataModule
 from zoo.batch import Batch, Detections
 from zoo.cli.console import Console, is_rank_zero
 from zoo.cli.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
+from zoo.cli.run_folder import METRICS_FILE
 from zoo.cli.training import TrainedRun, hardware
 from zoo.coco_evaluator import protocol
 from zoo.evaluation import Evaluation, score_table, small_set_note
@@ -29,7 +30,6 @@ from zoo.pictures import annotations_of, compare, curves, gallery
 from zoo.segment_pictures import compare_panoptic
 from zoo.segments import PanopticSegmentation
 
-METRICS_FILE = "metrics.json"
 PICTURES = 8
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from zoo.cli import recipes, trainer_options
+from zoo.saving import CheckpointSaver
 
 # what a recipe may name, and where: a recipe is data, not a way to import
 PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
@@ -69,7 +69,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} is {recipe[key]!r}; it must be a mapping")
     _known(recipe["trainer"], _parameters(Trainer), "trainer")
     trainer_options.check(recipe["trainer"])
-    _known(recipe["checkpoint"], _parameters(ModelCheckpoint), "checkpoint")
+    _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
     for key, kind in OWN.items():
         _dataclass(recipe[key], kind, key)
     for key in PLACES:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.console import Console, is_rank_zero
+from zoo.cli.run_folder import document_of
 
 if TYPE_CHECKING:
     from zoo.cli.training import TrainedRun
@@ -43,12 +43,7 @@ def publish(source: str, name: str, aliases: list[str], registry: Path | None, c
 
 def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:
     """The best checkpoint of a run folder and the run that wrote it."""
-    metrics = folder / "metrics.json"
-    if not metrics.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no metrics.json: the run is not finished; name a checkpoint file"
-        )
-    document = json.loads(metrics.read_text(encoding="utf-8"))
+    document = document_of(folder)
     return document["checkpoint"], {"run_id": document["run"]}
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command with exit code 143; during a training only between two steps."""
+"""SIGTERM ends a command with exit code 143; a training hears it between two steps (`zoo.stopping`)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,6 @@ def _holds_anything(output: Path) -> bool:
     return any(place.iterdir()) if place.is_dir() else place.exists()
 
 
-_deferred = False
-
-
 @contextmanager
 def raising() -> Iterator[None]:
     """Inside, SIGTERM raises `Terminated`; afterwards it does what it did before."""
@@ -46,17 +43,5 @@ def raising() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def deferred() -> Iterator[None]:
-    """While Lightning trains, it notes the signal itself and stops where a checkpoint is consistent."""
-    global _deferred
-    _deferred = True
-    try:
-        yield
-    finally:
-        _deferred = False
-
-
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    if not _deferred:
-        raise Terminated
+    raise Terminated

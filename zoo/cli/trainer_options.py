@@ -277,7 +277,7 @@ def max_time(value: Any, options: Options) -> str | None:
 def check_val_every_n_epoch(value: Any, options: Options) -> str | None:
     """Epochs; null where val_check_interval counts on over their ends."""
     if value is None and not _whole(options.get("val_check_interval"), 1):
-        return "null needs trainer.val_check_interval in batches; use a whole number of epochs"
+        return "null needs trainer.val_check_interval in steps; use a whole number of epochs"
     return whole(1, None)(value, options)
 
 

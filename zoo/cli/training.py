@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
 from datamodules.shards import is_address, local_path
-from zoo.callbacks import History, Progress, SaveWhenInterrupted
+from zoo.callbacks import History, Progress, total_steps
 from zoo.checkpoint_io import read_checkpoint, write_atomically
 from zoo.cli import recipes, schema, signals
 from zoo.cli.console import Console, is_rank_zero
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.recipes import Recipe
+from zoo.cli.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
 from zoo.cli.starting import start_from
 from zoo.module import DetectionModule
 from zoo.preflight import run_preflight
+from zoo.saving import CheckpointSaver
+from zoo.stopping import StopRequest
 from zoo.tracking import MLflowTracker
-
-RUNS = Path("mlruns", "checkpoints")
-RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"  # MLflow's id of the run, so that a resume continues it
-FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the processes that Lightning starts where rank zero writes
 
 
 @dataclass
@@ -54,16 +53,6 @@ class TrainedRun:
         return logger if isinstance(logger, MLflowTracker) else None
 
 
-def new_folder(name: str) -> Path:
-    """A run folder that does not exist yet; the same one in the processes that Lightning starts."""
-    if FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[FOLDER_VARIABLE])
-    folder = RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    while folder.exists():
-        folder = folder.with_name(folder.name + "b")
-    return folder
-
-
 def train(
     recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool, registry: Path | None,
     console: Console,
@@ -79,18 +68,30 @@ def train(
         console: for the user.
 
     Raises:
-        ValueError, OSError: the recipe, the data or the weights are at fault; or the preflight failed.
+        ValueError, OSError: the recipe, the data or the weights are at fault; the folder is another run's;
+            the disk is full; or the preflight failed.
         Terminated: by SIGTERM; `last.ckpt` is written.
     """
-    folder = (folder or new_folder(str(recipe.get("about", {}).get("name", "run")))).absolute()
-    os.environ[FOLDER_VARIABLE] = str(folder)
-    history, interrupted = History(), SaveWhenInterrupted(folder)
-    if resume is not None:
-        recipe = _continued(recipe, folder)
+    if folder is None:
+        folder = new_folder(str(recipe.get("about", {}).get("name", "run")))
+    elif resume is None:
+        refuse_used(folder)
+    folder = folder.absolute()
+    with claimed(folder):
+        return _train(recipe, folder, resume, overfit_first, registry, console)
+
+
+def _train(
+    recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool, registry: Path | None,
+    console: Console,
+) -> TrainedRun:  # fmt: skip
+    history = History()
     schema.check(recipe)
     refuse_missing_data(recipe)
-    cli = ZooCLI(recipe, folder, [Progress(console.say), history, interrupted])
+    run_id = None if resume is None else run_of(folder)
+    cli = ZooCLI(recipe, folder, [Progress(console.say), history], run_id=run_id)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
+    saver = saver_of(trainer)
     data.setup("fit")
     write_recipe(recipe, folder)
     if is_rank_zero():
@@ -102,21 +103,50 @@ def train(
         preflight(module, data, folder, overfit_first, console)
     note_start(trainer, recipe, data, folder)
     begun = time.monotonic()
-    try:
-        with signals.deferred():
-            trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
-    except SIGTERMException as error:
-        _say_resume(interrupted, console)
-        raise signals.Terminated from error
-    except SystemExit as error:
-        # Lightning answers Ctrl-C with exit(1) after its own clean-up
-        _say_resume(interrupted, console)
-        raise KeyboardInterrupt from error
-    finally:
-        os.environ.pop(FOLDER_VARIABLE, None)
+    with StopRequest() as saver.stop:
+        fit(trainer, module, data, resume, saver, console)
+    if resume is not None and module.position() == module.begun:
+        console.say(f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; "
+                    "for more, set --trainer.max_epochs or --trainer.max_steps higher")  # fmt: skip
     score_last_steps(trainer, module, data, history)
-    best, step = load_best(trainer, module)
+    best, step = load_best(trainer, module, console)
     return TrainedRun(folder, recipe, module, data, trainer, history, best, step, time.monotonic() - begun)
+
+
+def fit(
+    trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None,
+    saver: CheckpointSaver, console: Console,
+) -> None:  # fmt: skip
+    """Trains; a signal that came on the way ends it as signals end commands, whatever it ended first.
+
+    Raises:
+        Terminated, KeyboardInterrupt: by SIGTERM or Ctrl-C.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
+    except (SIGTERMException, SystemExit) as error:
+        # Lightning answers Ctrl-C with exit(1) after its own clean-up
+        saver.stop.signal = saver.stop.signal or (
+            signal.SIGINT if isinstance(error, SystemExit) else signal.SIGTERM
+        )
+    except Exception:
+        if saver.stop.signal is None:
+            raise
+    if saver.stop.signal is None:
+        return
+    if saver.last_model_path:
+        console.say(f"interrupted; go on with: zoo fit --ckpt-path {shlex.quote(saver.last_model_path)}")
+    if saver.stop.signal == signal.SIGTERM:
+        raise signals.Terminated
+    raise KeyboardInterrupt
+
+
+def saver_of(trainer: Trainer) -> CheckpointSaver:
+    """What writes the run's checkpoints."""
+    saver = trainer.checkpoint_callback
+    if not isinstance(saver, CheckpointSaver):
+        raise ValueError("trainer.enable_checkpointing is false; a run keeps its weights: leave it out")
+    return saver
 
 
 def refuse_missing_data(recipe: Recipe) -> None:
@@ -151,7 +181,8 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     for picture in folder.glob("*.png"):
         tracker.log_figure_file(picture)
     if tracker.run_id is not None:
-        (folder / RUN_FILE).write_text(json.dumps({"mlflow_run": tracker.run_id}), encoding="utf-8")
+        text = json.dumps({"mlflow_run": tracker.run_id}).encode()
+        write_atomically(folder / RUN_FILE, lambda file: file.write(text))
 
 
 def score_last_steps(
@@ -162,41 +193,40 @@ def score_last_steps(
     `max_steps` may end in the middle of an epoch, and a schedule that falls to its end has its best
     weights there. The checkpoint callback then takes them as it takes those of any epoch.
     """
+    saver = saver_of(trainer)
     scored = history.series.get("val/AP", [])
-    if scored and scored[-1][0] == trainer.global_step:
+    if (scored and scored[-1][0] == trainer.global_step) or not saver.last_model_path:
         return
-    callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint):
-        return
-    monitor = callback.monitor or "val/AP"
-    path = Path(str(callback.dirpath)) / f"final-step={trainer.global_step}.ckpt"  # agreed by all ranks
-    trainer.save_checkpoint(path)
-    loggers, trainer.loggers = trainer.loggers, []
+    loggers = trainer.loggers
+    if module.position().validated:  # else a signal came before a validation of the recipe's
+        trainer.loggers = []
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.loggers = loggers
-    if monitor not in trainer.callback_metrics:
+    if saver.monitor is not None and saver.monitor not in trainer.callback_metrics:
         raise ValueError(
-            f"checkpoint.monitor is {monitor}, which was not measured; take one of "
+            f"checkpoint.monitor is {saver.monitor}, which was not measured; take one of "
             + ", ".join(sorted(n for n in trainer.callback_metrics if n.startswith("val/")))
         )
-    score = trainer.callback_metrics[monitor]
     history.add(trainer, [name for name in trainer.callback_metrics if name.startswith("val/")])
-    if callback.best_model_score is None or score >= callback.best_model_score:
-        callback.best_model_path, callback.best_model_score = str(path), score
+    if trainer.is_global_zero:
+        saver.adopt_last(trainer, saver.score(trainer))
+    saver.best = trainer.strategy.broadcast(saver.best)
 
 
-def load_best(trainer: Trainer, module: DetectionModule) -> tuple[Path, int]:
+def load_best(trainer: Trainer, module: DetectionModule, console: Console) -> tuple[Path, int]:
     """Loads the best checkpoint, or the last where none was scored; (its path, its step).
 
     Raises:
         ValueError: if the run wrote no checkpoint.
     """
-    callback = trainer.checkpoint_callback
-    path = (
-        callback.best_model_path or callback.last_model_path if isinstance(callback, ModelCheckpoint) else ""
-    )
+    saver = saver_of(trainer)
+    path = saver.best_model_path or saver.last_model_path
     if not path:
-        raise ValueError("the run wrote no checkpoint: no epoch was completed; give it more steps")
+        raise ValueError("the run wrote no checkpoint: no step was completed; give it more steps")
+    if not saver.best_model_path and saver.save_top_k and is_rank_zero():
+        told = saver.monitor is not None and math.isnan(saver.score(trainer))
+        why = f"{saver.monitor} could not be measured" if told else "nothing was scored"
+        console.say(f"no best     {why}: the weights of the last step are taken")
     checkpoint = read_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
     return Path(path), int(checkpoint["zoo"]["step"])
@@ -220,15 +250,14 @@ def hardware(trainer: Trainer) -> str:
     )
 
 
-def _continued(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the MLflow run that the folder belongs to."""
-    file = folder / RUN_FILE
-    if not file.is_file():
-        return recipe
-    run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return {**recipe, "tracking": {**recipe["tracking"], "run_id": run["mlflow_run"]}}
+def run_of(folder: Path) -> str | None:
+    """MLflow's id of the run that the folder belongs to, if that can still be read."""
+    try:
+        return str(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["mlflow_run"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
-def _say_resume(interrupted: SaveWhenInterrupted, console: Console) -> None:
-    if interrupted.saved:
-        console.say(f"interrupted; go on with: zoo fit --ckpt-path {interrupted.path}")
+def _of_total(trainer: Trainer) -> str:
+    total = total_steps(trainer)
+    return "" if total is None else f" of {total}"

@@ -60,6 +60,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def shortened(name: str) -> str:
+    """A name that breaks no other rule, cut to the longest that is allowed."""
+    return name[:_LONGEST].rstrip("_-.")
+
+
 def check_alias(alias: str) -> str:
     """`alias`, if it may be one: not a number, which would read as a version."""
     if not _ALIAS.fullmatch(alias) or len(alias) > _LONGEST or re.fullmatch(r"v\d+", alias):

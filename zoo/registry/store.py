@@ -226,14 +226,18 @@ def find(text: str, registry: str | Path | None = None) -> Found:
     return Found(manifest, "builtin")
 
 
+def is_builtin_name(name: str) -> bool:
+    """Whether the package has a manifest of this name, or one that `name` abbreviates."""
+    return any(name in (builtin, base_name(builtin)) for builtin in builtin_manifests())
+
+
 def refuse_builtin_name(name: str) -> None:
-    """Raises ValueError if the package has a manifest of this name, or one that `name` abbreviates."""
-    for builtin in builtin_manifests():
-        if name in (builtin, base_name(builtin)):
-            raise ValueError(
-                f"{name!r} is the name of a built-in model; a registry may not hold it too. Choose another, "
-                f"as in {base_name(builtin)}.mine"
-            )
+    """Raises ValueError for the name of a built-in model."""
+    if is_builtin_name(name):
+        raise ValueError(
+            f"{name!r} is the name of a built-in model; a registry may not hold it too. Choose another, "
+            f"as in {base_name(name)}.mine"
+        )
 
 
 def verify_folder(folder: Path, manifest: Manifest) -> None:

@@ -89,7 +89,7 @@ def test_the_recipe_is_left_as_it_was(tiny, tmp_path):
     before = copy.deepcopy(tiny)
     cli = ZooCLI(tiny, tmp_path, [])
     assert tiny == before
-    assert cli.trainer.checkpoint_callback.dirpath == str(tmp_path)
+    assert cli.trainer.checkpoint_callback.folder == tmp_path
     assert cli.trainer.checkpoint_callback.monitor == "val/AP"
 
 

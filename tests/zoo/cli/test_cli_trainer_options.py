@@ -175,7 +175,7 @@ def test_seldom_validation_counts_batches_over_epochs(tiny):
     tiny["trainer"] |= {"check_val_every_n_epoch": None, "val_check_interval": 7}
     check(tiny)
     tiny["trainer"]["val_check_interval"] = 0.5
-    with pytest.raises(ValueError, match=r"needs trainer\.val_check_interval in batches"):
+    with pytest.raises(ValueError, match=r"needs trainer\.val_check_interval in steps"):
         check(tiny)
 
 

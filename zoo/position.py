@@ -1,0 +1,80 @@
+"""Where a training stands between two optimizer steps, in steps and images: a step may be cut in any way.
+
+Lightning counts micro-batches, and differently in each hook that may save. So of its counters none is
+believed: they are written anew, for the present cut of a step, whenever a checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """The end of an optimizer step.
+
+    Attributes:
+        step: optimizer steps of the whole training.
+        epoch: epochs whose steps are all done.
+        step_in_epoch: steps of the next one, fewer than it has.
+        step_size: images of a step.
+        validated: False if a validation is due at this step and was not finished.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step_size: int = 1
+    validated: bool = True
+
+    def after(self, step: int, steps_per_epoch: int, validated: bool) -> Position:
+        """The position at the later `step` of the same training."""
+        epochs, inside = divmod(self.step_in_epoch + step - self.step, steps_per_epoch)
+        return replace(self, step=step, epoch=self.epoch + epochs, step_in_epoch=inside, validated=validated)
+
+    def of_size(self, step_size: int, steps_per_epoch: int) -> Position:
+        """The same images, counted in steps of another size; those of a step that is cut are used again."""
+        inside = self.step_in_epoch * self.step_size // step_size
+        if inside >= steps_per_epoch:  # the data have become fewer
+            return replace(self, epoch=self.epoch + 1, step_in_epoch=0, step_size=step_size)
+        return replace(self, step_in_epoch=inside, step_size=step_size)
+
+
+def write_loops(loops: dict[str, Any], position: Position, accumulation: int) -> None:
+    """Sets the counters in a checkpoint's `loops` to `position`; `accumulation`: micro-batches of a step."""
+    fit = loops["fit_loop"]
+    begun = position.epoch + (position.step_in_epoch > 0)
+    epochs = {
+        "ready": begun, "started": begun, "processed": position.epoch, "completed": position.epoch
+    }  # fmt: skip
+    fit["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
+    total, inside = position.step, position.step_in_epoch
+    fit["epoch_loop.batch_progress"] = {
+        "total": _four(total * accumulation), "current": _four(inside * accumulation), "is_last_batch": False
+    }  # fmt: skip
+    fit["epoch_loop.scheduler_progress"] = {"total": _two(total), "current": _two(inside)}
+    fit["epoch_loop.automatic_optimization.optim_progress"] = {
+        "optimizer": {
+            "step": {"total": _two(total), "current": _two(inside)},
+            "zero_grad": {
+                "total": {**_two(total), "started": total},
+                "current": {**_two(inside), "started": inside},
+            },
+        }
+    }
+    fit["epoch_loop.val_loop.batch_progress"] = {
+        "total": _four(0),
+        "current": _four(0),
+        "is_last_batch": False,
+    }
+    # what Lightning has after a step and before its validation
+    fit["epoch_loop.state_dict"] = {"_batches_that_stepped": max(0, total - 1)}
+
+
+def _two(number: int) -> dict[str, int]:
+    return {"ready": number, "completed": number}
+
+
+def _four(number: int) -> dict[str, int]:
+    return {"ready": number, "started": number, "processed": number, "completed": number}

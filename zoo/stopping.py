@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C during a training: noted when they come, obeyed when a checkpoint can be written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NOTED = b"\nending after this step; Ctrl-C once more ends at once\n"
+
+
+class StopRequest:
+    """Inside, the first signal is noted and a second Ctrl-C raises at once.
+
+    Attributes:
+        signal: the one that came first; None as long as none has.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def install(self) -> None:
+        """Takes the signals; once more after Lightning, whose own handler talks to other ranks from inside."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._note)
+
+    def obey(self) -> NoReturn:
+        """Ends the training as the signal asks."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SIGTERMException
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data worker: Ctrl-C reaches it too, and its parent ends it
+            if self.signal is not None:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        elif number == signal.SIGINT:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            os.write(2, _NOTED)
+        self.signal = self.signal or number
