@@ -17,8 +17,7 @@ from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, s
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
 
-_NUMBER = r"[-+]?\d+(?:\.\d*)?"
-_BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}},\d{{1,9}}")
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)
 _LOOKED_AT = 20  # lines that tell what a txt is
 _RULE = "a line is `path x1,y1,x2,y2,class ...` in pixels; left out; correct it"
@@ -31,25 +30,29 @@ def annotation_files(root: Path) -> list[Path]:
 
 def _is_list(lines: Sequence[str]) -> bool:
     parts = [_parts(line) for line in lines]
-    named = sniff.mostly(lambda part: Path(part[0]).suffix.lower() in SUFFIXES, parts)
+    named = sniff.mostly(lambda part: _is_image(part[0]), parts)
     return named and any(boxes and all(map(_is_box, boxes)) for _, boxes in parts)
 
 
 def _parts(line: str) -> tuple[str, list[str]]:
     """The image, which may have spaces in its name, and its boxes."""
-    cells = [cell.strip() for cell in line.rsplit(",", 5)]
-    if len(cells) == 6 and " " not in line.partition(cells[0])[2].strip(", ") and not _BOX.search(line):
-        return cells[0], [",".join(cells[1:])] if any(cells[1:]) else []
+    first, *cells = (cell.strip() for cell in line.rsplit(",", 5))
+    if len(cells) == 5 and _is_image(first):
+        return first, [",".join(cells)] if any(cells) else []
     words = line.split()
-    first = len(words)
-    while first > 1 and words[first - 1].count(",") >= 3:
-        first -= 1
-    return " ".join(words[:first]), words[first:]
+    count = len(words)
+    while count > 1 and words[count - 1].count(",") >= 3:
+        count -= 1
+    return " ".join(words[:count]), words[count:]
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def _is_box(text: str) -> bool:
-    numbers = text.split(",")[:4]
-    return len(text.split(",")) == 5 and all(re.fullmatch(_NUMBER, n) for n in numbers)
+    numbers = text.split(",")
+    return len(numbers) == 5 and all(_NUMBER.fullmatch(number) for number in numbers[:4])
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -74,7 +77,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             if not line.strip():
                 continue
             image, boxes = _parts(line)
-            if Path(image).suffix.lower() not in SUFFIXES:
+            if not _is_image(image):
                 remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
                 continue
             if (file, image) not in pictures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CLASSES = ("categories", "category", "category_id", "labels", "label", "classes", "class", "name", "names")
 _CROWD = ("is_crowd", "iscrowd", "is_crowds")
 _LOOKED_AT = 20  # lines
-_ENTRY = re.compile(r"""\s*['"]?(\d{1,6})['"]?\s*:\s*['"]?(.+?)['"]?\s*$""")
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -173,12 +171,13 @@ def _class_names(root: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     inside = False
     for line in read_lines(file):
-        entry = _ENTRY.match(line)
+        number, colon, name = (part.strip().strip("'\"") for part in line.partition(":"))
+        entry = bool(colon and name) and number.isascii() and number.isdigit() and len(number) < 7
         if inside and entry:
-            found[int(entry[1])] = entry[2]
+            found[int(number)] = name
         elif found:
             break
-        inside = line.strip() == "names:" or (inside and bool(entry))
+        inside = line.strip() == "names:" or (inside and entry)
     return found
 
 

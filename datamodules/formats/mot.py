@@ -69,7 +69,12 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
         own = _class_names(file)
         names += [name for number, name in own.items() if own is not CLASSES or number == _PEDESTRIAN]
         sequence = file.parent.parent
-        folder = (sequence / _info(sequence).get("imDir", "img1")).relative_to(root).as_posix()
+        # put together as text: a file may name any folder, and only what lies below `root` is looked for
+        folder = (
+            f"{sequence.relative_to(root).as_posix()}/{_info(sequence).get('imDir', 'img1')}".removeprefix(
+                "./"
+            )
+        )
         marks = list(_marks(file, own, remarks))
         pictures += frames_of(file, folder, marks, split_of_file(file, root), tree, remarks)
     _without_truth(root, files, remarks)

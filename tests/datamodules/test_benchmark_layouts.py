@@ -202,6 +202,13 @@ def test_mot15_and_a_frame_that_is_gone(tmp_path):
     assert faults(source) == [("error", "missing_frame")]
 
 
+def test_mot_frames_are_looked_for_below_the_set_only(tmp_path):
+    root = mot(tmp_path / "set", "train/a")
+    for elsewhere in ("/", "../../..", str(tmp_path)):
+        write(root / "train/a/seqinfo.ini", f"imDir={elsewhere}\n")
+        assert ("error", "missing_frame") in faults(read(root))
+
+
 def test_mot_of_cvat_has_its_own_names(tmp_path):
     root = mot(tmp_path, ".", "1,1,11,6,10,12,1,2,1.0\n2,1,12,6,10,12,1,1,1.0\n")
     write(root / "gt/labels.txt", "cat\ndog\n")

@@ -83,7 +83,13 @@ def test_a_list_beside_voc_is_left_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["images/a.jpg\nimages/b.jpg\n", "a.jpg 0 0.5 0.5 0.1 0.1\n", "a photo, of, 3, cats, 1, 2\n"]
+    "text",
+    [
+        "images/a.jpg\nimages/b.jpg\n",
+        "a.jpg 0 0.5 0.5 0.1 0.1\n",
+        "a photo, of, 3, cats, 1, 2\n",
+        "9" * 60_000,
+    ],
 )
 def test_other_texts_are_no_list_of_boxes(tmp_path, text):
     images(tmp_path / "images", "a.jpg")

@@ -44,6 +44,43 @@ OLD_LABELME = """<annotation><filename>a.png</filename><object><name>cat</name><
 TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,40,30,cat,1,2,9,9\na.png,40,30,dog,3,4,8,9\n"
 OPEN = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\na,x,/m/c,1,0.1,0.5,0.2,0.9,1\n"
 
+VIA = {"a.png9": {"filename": "a.png", "size": 9, "file_attributes": {}, "regions": [
+    {"shape_attributes": {"name": "rect", "x": 1, "y": 2, "width": 9, "height": 8},
+     "region_attributes": {"class": "cat"}},
+    {"shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [2, 2, 9]},
+     "region_attributes": {"class": {"cat": True}}}]}}  # fmt: skip
+VIA_3 = {
+    "project": {"vid_list": ["1"]}, "attribute": {"1": {"aname": "class", "options": {"0": "cat"}}},
+    "file": {"1": {"fid": 1, "fname": "a.png"}}, "view": {"1": {"fid_list": ["1"]}},
+    "metadata": {"1_q": {"vid": "1", "xy": [2, 5, 6, 10, 8], "av": {"1": "0"}}},
+}  # fmt: skip
+VIA_TABLE = (
+    "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    'a.png,9,{},1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":9,""height"":8}","{""class"":""cat""}"\n'
+)
+MANIFEST = {
+    "source-ref": "s3://b/a.png", "job-metadata": {"class-map": {"0": "cat"}, "type": "groundtruth/object-detection"},
+    "job": {"image_size": [{"width": 40, "height": 30}], "annotations": [
+        {"class_id": 0, "left": 1, "top": 2, "width": 9, "height": 8}]},
+}  # fmt: skip
+HUB = {
+    "file_name": "a.png",
+    "width": 40,
+    "height": 30,
+    "objects": {"bbox": [[1, 2, 9, 8]], "categories": ["cat"]},
+}
+SUPERVISELY = {"size": {"height": 30, "width": 40}, "tags": [], "objects": [
+    {"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [9, 8]], "interior": []}},
+    {"classTitle": "cat", "geometryType": "bitmap", "bitmap": {"data": "eJwBAAD//w==", "origin": [1, 2]}}]}  # fmt: skip
+ODGT = {"ID": "a", "gtboxes": [{"tag": "person", "fbox": [1, 2, 9, 8], "extra": {"occ": 0}}]}
+BDD = [{"name": "a.png", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 9, "y2": 8}}]}]
+BOX_LIST = "a.png 1,2,9,8,0 3,4,9,9,1\n"
+KITTI = 2 * "Car 0.00 0 -1.57 1.5 2 9.5 8 1.5 1.6 3.7 1 1.5 8.4 -1.56\n"
+VISDRONE = "1,2,9,8,1,4,0,0\n3,4,9,9,1,1,0,1\n0,0,3,3,0,0,0,0\n"
+WIDER = "a.png\n2\n1 2 9 8 0 0 0 0 0 0\n3 4 9 9 0 0 0 1 0 0\n"
+MOT = "1,1,2,3,9,8,1,1,1\n1,2,3,4,9,9,0,8,1\n"
+OID = "Human face 1 2 9 8\nHuman face 3 4 9 9\n"
+
 
 def damaged_json(content: Any, draw: random.Random) -> str:
     content = json.loads(json.dumps(content))
@@ -85,10 +122,24 @@ def was_told(root: Path, format: Any) -> bool:
     ("format", "file", "content"),
     [("labelme", "a.json", LABELME), ("label_studio", "export.json", STUDIO), ("vott_json", "export.json", VOTT),
      ("createml", "export.json", CREATEML), ("cvat", "annotations.xml", CVAT), ("labelme", "a.xml", OLD_LABELME),
-     ("csv", "train.csv", TABLE), ("open_images", "train-annotations-bbox.csv", OPEN)],
+     ("csv", "train.csv", TABLE), ("open_images", "train-annotations-bbox.csv", OPEN), ("via", "via.json", VIA),
+     ("via", "via.json", VIA_3), ("via", "via.csv", VIA_TABLE), ("sagemaker", "output.manifest", MANIFEST),
+     ("imagefolder", "metadata.jsonl", HUB), ("supervisely", "ann/a.png.json", SUPERVISELY),
+     ("crowdhuman", "annotation_train.odgt", ODGT), ("bdd100k", "det_train.json", BDD),
+     ("box_list", "train.txt", BOX_LIST),
+     ("kitti", "label_2/a.txt", KITTI), ("visdrone", "annotations/a.txt", VISDRONE),
+     ("wider_face", "wider_face_train_bbx_gt.txt", WIDER), ("mot", "gt/gt.txt", MOT), ("oidv4", "Label/a.txt", OID)],
 )  # fmt: skip
 def test_damage_is_told(tmp_path, format, file, content):
-    write_image(tmp_path / "a.png", (40, 30))
+    name = (
+        "img1/000001.png"
+        if format == "mot"
+        else "images/a.png"
+        if format in ("kitti", "visdrone")
+        else "a.png"
+    )
+    write_image(tmp_path / name, (40, 30))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
     damage: Callable[[Any, random.Random], str] = damaged_text if isinstance(content, str) else damaged_json
     (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps(content))
     whole = read(tmp_path)
@@ -104,9 +155,14 @@ def test_damage_is_told(tmp_path, format, file, content):
 @pytest.mark.parametrize(("format", "file"), [
     ("labelme", "a.json"), ("label_studio", "e.json"), ("vott_json", "e.json"), ("createml", "e.json"),
     ("cvat", "a.xml"), ("csv", "train.csv"), ("open_images", "b.csv"), ("yolo", "data.yaml"), ("oriented", "x.txt"),
+    ("via", "via.json"), ("via", "via.csv"), ("sagemaker", "o.manifest"), ("imagefolder", "metadata.jsonl"),
+    ("supervisely", "ann/a.png.json"), ("bdd100k", "l.json"), ("box_list", "train.txt"), ("kitti", "label_2/a.txt"),
+    ("visdrone", "annotations/a.txt"), ("wider_face", "wider_face_train_bbx_gt.txt"), ("mot", "gt/gt.txt"),
+    ("oidv4", "Label/a.txt"), ("crowdhuman", "a.odgt"),
 ])  # fmt: skip
 def test_bytes_that_are_no_text_are_no_annotations(tmp_path, format, file):
     write_image(tmp_path / "a.png", (40, 30))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_bytes(b"\xff\xfe\x00\xd8[{<" * 9)
     with pytest.raises(ValueError, match=r"test_bytes.*"):
         read(tmp_path, format)
