@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+_OBEYED = frozenset({"Cc", "Zl", "Zp"})  # of Unicode: control, ends of lines and paragraphs
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -54,11 +57,25 @@ class Fault:
     def where(self) -> str:
         """File and id; an id with a space in it, as in `object 3`, says itself what it counts."""
         if self.id is None:
-            return self.file
-        return f"{self.file} ({self.id})" if " " in str(self.id) else f"{self.file} (id {self.id})"
+            return visible(self.file)
+        given = self.id if " " in str(self.id) else f"id {self.id}"
+        return visible(f"{self.file} ({given})")
 
     def __str__(self) -> str:
-        return f"{self.severity} {self.kind}: {self.where}: {self.message}"
+        return f"{self.severity} {self.kind}: {self.where}: {visible(self.message)}"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Control characters, which a terminal would obey, as `\\x1b` and the like, except those in `keep`.
+
+    So are the marks that turn the direction of what follows, with which a name can look like another.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(c)[1:-1] if c not in keep and (unicodedata.category(c) in _OBEYED or c in _TURNS) else c
+        for c in text
+    )
 
 
 def by_severity(fault: Fault) -> int:

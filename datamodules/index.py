@@ -1,7 +1,7 @@
 """The annotation index of a data set: what readers of formats build and everything else reads."""
 
 from datamodules.annotation_index import AnnotationIndex, Objects, concatenate
-from datamodules.faults import Fault, Severity, by_kind, by_severity, relative, shown_path
+from datamodules.faults import Fault, Severity, by_kind, by_severity, relative, shown_path, visible
 from datamodules.index_builder import IndexBuilder
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "concatenate",
     "relative",
     "shown_path",
+    "visible",
 ]

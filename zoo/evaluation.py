@@ -34,6 +34,7 @@ from zoo.coco_evaluator import (
     protocol,
     run_evaluator,
 )
+from zoo.coco_limit import ceiling
 from zoo.labels import LabelMap
 from zoo.metric_state import Columns, FlatMetric, pack_masks, unpack_masks
 
@@ -368,7 +369,7 @@ def score_table(
     label_map: LabelMap | None = None,
     interval: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
-    """Overall scores, AP per class with its objects, and the small-set note, for a terminal."""
+    """Overall scores, AP per class with its objects, and what limits their meaning, for a terminal."""
     scores, bands = evaluation.scores, interval or {}
     lines = [f"{name:<8}{format_score(scores[name], bands.get(name))}" for name in SCORES]
     labels, crowd = evaluation.data.annotation_labels.T
@@ -381,5 +382,9 @@ def score_table(
     if rows:
         lines += ["", f"{'class':<{width}}  {'AP':>5}  objects"]
         lines += [f"{name:<{width}}  {ap:>5}  {objects:>7}" for name, ap, objects in rows]
+    data = evaluation.data
+    limit = ceiling(data.annotation_image[crowd == 0], labels[crowd == 0])
+    notes = [limit.words()] if limit is not None else []
     note = small_set_note(bands["AP"], evaluation.num_images) if "AP" in bands else None
-    return "\n".join([*lines, "", note] if note else lines)
+    notes += [note] if note else []
+    return "\n".join([*lines, "", *notes] if notes else lines)

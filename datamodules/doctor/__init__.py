@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.decodable import FEW_IMAGES, usable_cores
-from datamodules.doctor.boxes import box_faults, class_faults
+from datamodules.doctor.boxes import box_faults, class_faults, limit_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
 from datamodules.doctor.pictures import Pictures, depth_faults, file_faults, look, shape_faults
@@ -27,6 +27,7 @@ from datamodules.shards import is_address, place_of
 from datamodules.summary import DataSummary, summarize
 from zoo.labels import LabelMap
 
+TOO_FEW = "too_few_images"
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
 _OWN_IDS = frozenset({"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"})  # objects have ids
@@ -96,14 +97,10 @@ def examine(
     pairs: dict[tuple[str, str], list[Pair]] = {}
     faults += quick_faults(source.splits, source.classes, statistics, source.format)
     if not quick:
-        pictures = _look_at_all(source.splits, workers, progress)
-        for split, seen in pictures.items():
-            faults += file_faults(source.splits[split], seen)
-            faults += twins(source.splits[split], seen)
-        faults += depth_faults(source.splits, pictures)
-        pairs = _pairs(pictures)
-        faults += leak_faults(source.splits, pairs)
-    faults += list(stray_faults(source, faults))
+        pictures = look_at_all(source.splits, workers, progress)
+        found, pairs = image_faults(source.splits, pictures)
+        faults += found
+    faults += [*stray_faults(source, faults), *too_few(source.splits)]
     return Examination(source, sorted(faults, key=by_severity), statistics, view, pictures, pairs)
 
 
@@ -116,14 +113,41 @@ def quick_faults(
     for index in splits.values():
         yield from box_faults(index, statistics.queries, classes, format in _OWN_IDS)
         yield from shape_faults(index)
+    yield from limit_faults(splits, classes)
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)
     yield from statistics_faults(statistics)
 
 
-def _look_at_all(
+def too_few(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
+    """A train split too small to hold anything out of, where there is nothing else to score on."""
+    if any(len(index) for name, index in splits.items() if name in ("val", "test")) or "train" not in splits:
+        return
+    # augmented copies of one photograph, which share the name before `.rf.`, are held out together
+    pictures = {file.split(".rf.")[0] for file in splits["train"].files.tolist()}
+    if len(pictures) < 2:
+        yield Fault(
+            "warning", TOO_FEW, ".", None,
+            f"the data set has {len(pictures)} picture and no other split, so none can be held out to score on and "
+            "zoo finetune refuses it; add images, or a val split",
+        )  # fmt: skip
+
+
+def image_faults(
+    splits: Mapping[str, AnnotationIndex], pictures: Mapping[str, Pictures]
+) -> tuple[list[Fault], dict[tuple[str, str], list[Pair]]]:
+    """What the pixels tell: damage, odd files, copies; and the pairs that are in two splits."""
+    pairs = _pairs(pictures)
+    faults = [*depth_faults(splits, pictures), *leak_faults(splits, pairs)]
+    for split, seen in pictures.items():
+        faults += [*file_faults(splits[split], seen), *twins(splits[split], seen)]
+    return faults, pairs
+
+
+def look_at_all(
     splits: Mapping[str, AnnotationIndex], workers: int | None, progress: Progress | None
 ) -> dict[str, Pictures]:
+    """Decodes every image; see `examine` for the arguments."""
     total, done = sum(len(index) for index in splits.values()), 0
     number = usable_cores() if workers is None else workers
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.index import AnnotationIndex, Fault, Severity
+from zoo.coco_limit import ceiling
 
 _AGREES = 0.02  # of the area, by which a box given as corners is recognised
 _MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt
@@ -168,6 +169,22 @@ def _repeated(
                 index, rows, k, "warning", "conflicting_object",
                 f"{told}, which is {classes[int(index.source_ids[j])]!r} where this is "
                 f"{classes[int(index.source_ids[k])]!r}; a query gives one class a box",
+            )  # fmt: skip
+
+
+def limit_faults(splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str]) -> Iterator[Fault]:
+    """Splits to score on whose images have more objects of a class than COCO's AP looks at."""
+    scored = [name for name in splits if name != "train"] or list(splits)
+    for name in scored:
+        index = splits[name]
+        own = ~index.crowd
+        limit = ceiling(rows_of(index)[own], index.source_ids[own])
+        if limit is not None:
+            row, source_id = limit.fullest
+            yield Fault(
+                "warning", "more_than_100_of_a_class", str(index.files[row]), int(index.image_ids[row]),
+                f"{name}: {limit.words()}; the most is this image's {limit.objects} of {classes[source_id]!r}; cut "
+                "such images into tiles, or compare models by a score of your own",
             )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.faults import visible
+
 # what was done, in the order in which the log tells it
 Action = Literal[
     "image_left_out", "object_left_out", "box_changed", "outline_left_out", "area_changed", "class_merged",
@@ -44,7 +46,7 @@ class Change:
         """For a person."""
         where = self.file if self.id is None else f"{self.file} (id {self.id})"
         values = "" if self.before is None and self.after is None else f": {self.before!r} -> {self.after!r}"
-        return f"`{where}`{values}. {self.why}"
+        return visible(f"`{where}`{values}. {self.why}")
 
 
 class ChangeLog:
@@ -68,7 +70,7 @@ class ChangeLog:
 
     def text(self, source: Path) -> str:
         """The log as Markdown."""
-        lines = [f"# Cleaned copy of {source}", ""]
+        lines = [f"# Cleaned copy of {visible(str(source))}", ""]
         lines += [f"* {_WORDS[action]}: {self.counts[action]}" for action in _WORDS if self.counts[action]]
         if not self.counts:
             lines.append("Nothing had to be changed.")

@@ -31,7 +31,7 @@ _NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
 _KEPT = frozenset({
     "rotation_ignored", "rotation_unclear", "near_leak", "augmented_leak", "conflicting_object", "subpixel_box",
     "tiny_image", "extreme_aspect", "few_levels", "lost_levels", "animated", "no_label_file", "crowd_without_mask",
-    "crowd_polygon",
+    "crowd_polygon", "more_than_100_of_a_class",
     "duplicate_category", "more_objects_than_queries", "polygon", "unlisted_image", "swapped_size",
 })  # fmt: skip
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from datamodules.faults import visible
+
 
 def is_rank_zero() -> bool:
     """Whether this process speaks and writes; before a trainer exists, the launcher's variables tell."""
@@ -49,10 +51,10 @@ class Console:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
-    def say(self, text: str = "") -> None:
-        """One or more lines for a person."""
+    def say(self, text: str = "", *, red: bool = False) -> None:
+        """One or more lines for a person; what a name in them would make a terminal do is shown instead."""
         if is_rank_zero():
-            _write(text, sys.stderr if self.as_json else sys.stdout)
+            write(text, sys.stderr if self.as_json else sys.stdout, red=red)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Left-aligned columns, numbers right-aligned; two spaces between them."""
@@ -69,10 +71,15 @@ class Console:
             print(text, flush=True)
 
 
-def _write(text: str, stream: TextIO) -> None:
-    """A letter that the terminal cannot show, or a byte of a file name that is none, stands as \\uXXXX."""
+def write(text: str, stream: TextIO, *, red: bool = False) -> None:
+    """Lines for a person.
+
+    A letter that the terminal cannot show, a byte of a file name that is none, and a control character in a name,
+    stand as \\uXXXX or \\xXX.
+    """
     encoding = _encoding(stream)
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    text = visible(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding)
+    print(f"\x1b[31m{text}\x1b[0m" if red else text, file=stream, flush=True)
 
 
 def _encoding(stream: TextIO) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from datamodules.faults import visible
 from zoo.cli.console import Console, counted, image_bar
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from datamodules.index import Fault, Severity
 
 _SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each kind; --json has all
+_PLACES = 3  # of those that say the same
 
 
 def check(
@@ -112,13 +117,25 @@ def _tell(found: Examination, console: Console) -> None:
     from datamodules.index import by_kind
 
     for faults in by_kind(found.faults):
-        first = faults[0]
-        console.say(f"{first.severity} {first.kind}: {len(faults)}")
-        shown = _SHOWN[first.severity]
-        for fault in faults[:shown]:
-            console.say(f"  {fault.where}: {fault.message}")
-        if len(faults) > shown:
-            console.say(f"  ... and {len(faults) - shown} more (--json lists all)")
+        for line in told(faults):
+            console.say(line)
+
+
+def told(faults: Sequence[Fault]) -> list[str]:
+    """Faults of one kind for the terminal: how many, and some; notes that say the same are one line."""
+    first = faults[0]
+    lines, shown = [f"{first.severity} {first.kind}: {len(faults)}"], 0
+    alike: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        alike[fault.message if fault.severity == "note" else str(fault)].append(fault)
+    for same in list(alike.values())[: _SHOWN[first.severity]]:
+        places = ", ".join(fault.where for fault in same[:_PLACES])
+        more = f" and {len(same) - _PLACES} more" if len(same) > _PLACES else ""
+        lines.append(f"  {places}{more}: {visible(same[0].message)}")
+        shown += len(same)
+    if shown < len(faults):
+        lines.append(f"  ... and {len(faults) - shown} more (--json lists all)")
+    return lines
 
 
 def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
@@ -148,6 +165,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
 
 def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
+    from datamodules.doctor import TOO_FEW
     from datamodules.shards import is_address
 
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
@@ -155,17 +173,21 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
     lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
     if report is not None:
         lines.append(f"the page: {report}")
+    place = shlex.quote(folder)
     if fixed is not None:
+        copy = shlex.quote(str(fixed))
         lines += [
             f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
-            f"next: zoo data check {fixed}, then zoo finetune MODEL --data {fixed}",
+            f"next: zoo data check {copy}, then zoo finetune MODEL --data {copy}",
         ]
     elif counts["error"] and is_address(folder):
         lines.append("next: correct the errors in the data set that was packed, and pack it again")
     elif counts["error"]:
         lines.append(
-            f"next: correct the errors, or let zoo data check {folder} --fix OUT write a cleaned copy"
+            f"next: correct the errors, or let zoo data check {place} --fix OUT write a cleaned copy"
         )
+    elif any(f.kind == TOO_FEW for f in found.faults):
+        lines.append("next: add images; zoo finetune needs one to train on and another to score on")
     else:
-        lines.append(f"next: zoo finetune MODEL --data {folder}")
+        lines.append(f"next: zoo finetune MODEL --data {place}")
     return lines

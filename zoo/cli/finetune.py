@@ -16,6 +16,7 @@ from datamodules.shards import place_of
 from zoo.cli import catalogue, mask_data, recipes, schema
 from zoo.cli.console import Console
 from zoo.cli.data import quick_check
+from zoo.cli.image_check import image_check
 from zoo.cli.recipes import Recipe
 from zoo.cli.run_folder import new_folder, refuse_used
 from zoo.preflight import queries_advice
@@ -80,7 +81,9 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     schema.check(recipe)
     data = read_data(recipe)
     faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
-    notes += [*fit_to_data(recipe, data, choices), head_note(recipe)]
+    seen, looked = image_check(data, place_of(choices.data))
+    faults += seen
+    notes += [*fit_to_data(recipe, data, choices), head_note(recipe), *looked]
     if recipe["init_from"]["source"] == start.weights:
         fetch_published(start, choices)
     recipe["about"]["name"] = name.partition(".")[0]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.cli import recipes, signals
-from zoo.cli.console import Console
+from zoo.cli.console import Console, write
 
 app = typer.Typer(
     name="zoo",
@@ -560,7 +560,7 @@ def _message(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    write(f"error: {message}", sys.stderr)
     return code
 
 

@@ -152,7 +152,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]], faults: list[st
     colour = stream.isatty() and "NO_COLOR" not in os.environ
     for line in [*format_table(header, rows).splitlines(), *(f"  {FAIL} {fault}" for fault in faults)]:
         red = colour and (line.endswith(FAIL) or line.startswith(f"  {FAIL} "))
-        console.say(f"\x1b[31m{line}\x1b[0m" if red else line)
+        console.say(line, red=red)
 
 
 def readme_table(proofs: list[Proof]) -> str:
