@@ -230,7 +230,8 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
         )
     if layout.unknown:
         raise ValueError(_of_unknown_splits(root, layout.unknown))
-    files = {split: layout.splits[split] for split in ("train", "val", "test") if split in layout.splits}
+    order: tuple[str, ...] = ("train", "val", "test")
+    files = {split: layout.splits[split] for split in order if split in layout.splits}
     loaded = {file: load(file, scratch) for own in files.values() for file in own}
     with sniff.one_walk():
         places = ImagePlaces(root)

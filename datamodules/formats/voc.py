@@ -63,9 +63,10 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     names = sorted({name for record in every for name in record.names if name})
     classes = dict(enumerate(names))
     zero_based = _zero_based(every)
+    order: tuple[str, ...] = ("train", "val", "test")
     splits = {
         split: _read_split(root, listed[split], classes, zero_based, verify_sizes)
-        for split in ("train", "val", "test")
+        for split in order
         if split in listed
     }
     notes += _similar_names(root, every, classes)

@@ -56,8 +56,8 @@ def find(root: Path) -> Layout | None:
             return None
         base, folders = chosen
         places = ImagePlaces(root)
-        found = [_xml_folder(root, base, folder, groups[folder], places) for folder in folders]
-    found = [own for own in found if own is not None]
+        each = [_xml_folder(root, base, folder, groups[folder], places) for folder in folders]
+    found = [own for own in each if own is not None]
     return _without_repeats(root, base, found) if found else None
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats import sniff
+from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import read_lines
+from datamodules.formats.places import one_set, split_in
+from datamodules.formats.source import split_of
 from datamodules.formats.text import as_utf8, read_text
-from datamodules.images import SUFFIXES, ImageFolder, list_images, walk
+from datamodules.formats.yolo_label_files import LabelFiles, is_label, is_listing, labels_beside, text_files
+from datamodules.images import SUFFIXES, list_images, walk
 from zoo.opening import open_file
 from zoo.plain_yaml import parse_yaml
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
-_LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
-_SHORTEST_ROW = 5  # class cx cy w h
-_TRAILING = (5, 4, 3, 2, 1)  # parts of a path of another machine that are tried below the folder
+_TRAILING = 6  # parts of a path of another machine that are tried below the folder
 _HEAD = 1 << 16  # bytes of a yaml that tell whose it is
 _NAMES = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
 _IMAGES = re.compile(rb"^[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.MULTILINE)
@@ -93,38 +97,90 @@ def _names(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def split_images(root: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Per split its images, sorted; per lost split what data.yaml names and is not there.
+@dataclass
+class Found:
+    """Where the images of a data set are.
+
+    Attributes:
+        images: per split, sorted.
+        lost: per split what data.yaml names and is not there.
+        taken: what data.yaml names for a split -> the folder or list that was taken for it.
+    """
+
+    images: dict[str, list[Path]] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    taken: dict[tuple[str, str], Path] = field(default_factory=dict)
+
+
+def find(root: Path, content: Mapping[str, Any]) -> Found:
+    """The images of each split.
 
     A split is a folder, a txt file that lists images, or several of them. Folders are taken with all
-    below. Without a name in data.yaml the usual folders are tried.
+    below. Without a name in data.yaml the usual folders are tried, then lists called as a split, then every
+    folder of images with labels.
     """
-    found: dict[str, list[Path]] = {}
-    lost: dict[str, str] = {}
+    found = Found()
     for split, named in named_paths(content).items():
-        keys = _SPLIT_KEYS[split]
         images: dict[Path, None] = {}
         absent = []
         for name in named:
-            own = _named_images(root, content, name)
+            own, place = _named_images(root, content, name)
             images |= dict.fromkeys(own)
-            absent += [] if own else [name]
+            if own and place is not None:
+                found.taken[split, name] = place
+            else:
+                absent.append(name)
         if not images:
-            usual = [base for k in keys for base in (root / "images" / k, root / k / "images")]
-            usual += [root / k for k in keys if _labels_beside(root / k)]
-            folder = next((u for u in usual if u.is_dir() and images_below(u)), None)
-            images = dict.fromkeys(images_below(folder)) if folder else {}
-            absent = absent if not images else []
+            images = dict.fromkeys(_usual_images(root, split))
+            if images:
+                found.taken |= {(split, name): next(iter(images)).parent for name in absent}
+                absent = []
         if images:
-            found[split] = sorted(images)
+            found.images[split] = sorted(images)
         if absent:
-            lost[split] = ", ".join(absent)
-    if not found:
-        folder = next((f for f in (root / "images", root / "Images") if f.is_dir() and images_below(f)), None)
-        folder = folder or (root if _labels_beside(root) else None)
-        if folder:
-            found["train"] = images_below(folder)
-    return found, lost
+            found.lost[split] = ", ".join(absent)
+    if "train" not in found.images:
+        lists = {s: own for s, own in _listed_splits(root, content).items() if s not in found.images}
+        found.images |= lists if "train" in lists or found.images else {}
+    if not found.images:
+        found.images |= _labelled_folders(root)
+    return Found({s: found.images[s] for s in _SPLIT_KEYS if s in found.images}, found.lost, found.taken)
+
+
+def _usual_images(root: Path, split: str) -> list[Path]:
+    keys = _SPLIT_KEYS[split]
+    usual = [base for k in keys for base in (root / "images" / k, root / k / "images")]
+    usual += [root / k for k in keys if labels_beside(root / k)]
+    return next((images for u in usual if u.is_dir() and (images := images_below(u))), [])
+
+
+def _listed_splits(root: Path, content: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Per split the images that a txt of the folder lists: train.txt, val.txt, autosplit_train.txt."""
+    found: dict[str, dict[Path, None]] = {}
+    for file in text_files(root):
+        split = split_of(file.stem)
+        if split and is_listing(file):
+            images = _listed_images(root, content, file)
+            if 2 * sum(image.is_file() for image in images) >= len(images) > 0:
+                found.setdefault(split, {}).update(dict.fromkeys(images))
+    return {split: sorted(images) for split, images in found.items()}
+
+
+def _labelled_folders(root: Path) -> dict[str, list[Path]]:
+    """The images of folders with labels, by the split that their path tells; of no split they are for training."""
+    labels = LabelFiles()
+    labelled = [folder for folder in sniff.image_folders(root) if labels.any_in(folder)]
+    chosen = one_set(root, labelled)
+    base, folders = chosen or (root, [])
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        found.setdefault(split_in(folder, base) or "train", []).extend(list_images(folder))
+    if list(found) == ["train"] or not found:
+        whole = next((f for f in (root / "images", root / "Images") if f.is_dir()), None)
+        # images without labels too, which are told
+        if whole and (images := images_below(whole)):
+            return {"train": images}
+    return {split: sorted(images) for split, images in found.items()}
 
 
 def named_paths(content: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -136,14 +192,6 @@ def named_paths(content: Mapping[str, Any]) -> dict[str, list[str]]:
     return paths
 
 
-def text_files(folder: Path) -> list[Path]:
-    """Text files of a folder, whatever the case of their suffix; hidden ones are none."""
-    if not folder.is_dir():
-        return []
-    found = (e for e in os.scandir(folder) if e.name.lower().endswith(".txt") and not e.name.startswith("."))
-    return sorted(folder / e.name for e in found if e.is_file())
-
-
 def images_below(folder: Path) -> list[Path]:
     """Image files in a folder and all below, sorted; hidden ones are none."""
     found: list[Path] = []
@@ -153,20 +201,16 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _labels_beside(folder: Path) -> bool:
-    """Whether a folder has a txt of the name of an image in it."""
-    if not folder.is_dir():
-        return False
-    stems = {p.stem for p in list_images(folder)}
-    return any(f.stem in stems for f in folder.glob("*.txt"))
-
-
-def _named_images(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
+def _named_images(root: Path, content: Mapping[str, Any], named: str) -> tuple[list[Path], Path | None]:
+    """The images that a path of data.yaml stands for, and the folder or list that was found for it."""
     places = _places(root, content, named)
     if named.lower().endswith(".txt"):
         listing = next((p for p in places if p.is_file()), None)
-        return _listed_images(root, content, listing) if listing else []
-    return next((images for p in places if p.is_dir() and (images := _images_of_split(root, named, p))), [])
+        return (_listed_images(root, content, listing) if listing else []), listing
+    for place in places:
+        if place.is_dir() and (images := _images_of_split(root, named, place)):
+            return images, place
+    return [], None
 
 
 def _images_of_split(root: Path, named: str, folder: Path) -> list[Path]:
@@ -198,26 +242,37 @@ def _images_of_split(root: Path, named: str, folder: Path) -> list[Path]:
 
 def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> list[Path]:
     lines = [line.strip() for line in read_lines(listing)]
+    tree: ImageTree | None = None
     images = []
     for line in lines:
-        if line:
-            places = [listing.parent / line, *_places(root, content, line)]
-            # an image that is listed and absent is told by the reader
-            images.append(next((p for p in places if p.is_file()), root / line))
-    return [Path(os.path.normpath(p)) for p in images if p.suffix.lower() in SUFFIXES]
+        if not line:
+            continue
+        places = [listing.parent / line, *_places(root, {"path": content.get("path")}, line)]
+        image = next((p for p in places if p.suffix.lower() in SUFFIXES and p.is_file()), None)
+        if image is None:
+            tree = tree or ImageTree(root)
+            image = tree.find(line)[0]
+        # an image that is listed and absent is told by the reader
+        images.append(image or root / line)
+    return [Path(os.path.normpath(p)) for p in images]
 
 
 def _places(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
-    """Where a path of data.yaml may lie: as it says, else its end below the folder.
+    """Where a path of data.yaml may lie: as it says, else the end of `path` and it that exists below the folder.
 
-    Roboflow writes ../train/images for the folder beside data.yaml, users of Colab absolute paths.
+    Roboflow writes ../train/images for the folder beside data.yaml, users of Colab absolute paths, and `path`
+    is often that of another machine.
     """
-    parts = [p for p in named.replace("\\", "/").split("/") if p not in ("", ".", "..")]
-    base = root / str(content.get("path") or "")
-    ends = [root.joinpath(*parts[-n:]) for n in _TRAILING if len(parts) >= n]
-    if len(parts) > 1 and parts[-1].lower() == "images":
+    above = str(content.get("path") or "")
+    parts, own = _parts(f"{above}/{named}"), _parts(named)
+    ends = [root.joinpath(*parts[-n:]) for n in range(min(_TRAILING, len(parts)), 0, -1)]
+    if len(own) > 1 and own[-1].lower() == "images":
         ends.pop()  # .../valid/images is not images/, which holds the other splits too
-    return [base / named, root / named, *ends]
+    return [root / above / named, root / named, *ends]
+
+
+def _parts(path: str) -> list[str]:
+    return [p for p in path.replace("\\", "/").split("/") if p not in ("", ".", "..")]
 
 
 def loose_labels(root: Path) -> Path | None:
@@ -226,58 +281,12 @@ def loose_labels(root: Path) -> Path | None:
     Other txt beside images are captions, licences or lists.
     """
     labels = LabelFiles()
-    images = [image for own in split_images(root, {})[0].values() for image in own]
+    with sniff.one_walk():
+        images = [image for own in find(root, {}).images.values() for image in own]
     empty = None
     for image in images:
         file = labels.find(image)
-        if file is not None and (row := _first_row(file)):
-            return file if all(map(_is_number, row)) and len(row) >= _SHORTEST_ROW else None
+        if file is not None and (told := is_label(file)) is not None:
+            return file if told else None
         empty = empty or file
     return empty
-
-
-def _first_row(file: Path) -> list[str]:
-    with open_file(file) as stream:
-        head = as_utf8(stream.read(_HEAD)).decode("utf-8-sig", errors="replace")
-    return next((line.replace(",", " ").split() for line in head.splitlines() if line.strip()), [])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-class LabelFiles:
-    """Finds the txt of an image; lists every folder once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[Path, ImageFolder] = {}
-
-    def folder(self, image: Path) -> Path:
-        """Where the labels of the image's folder lie."""
-        return self._of(image.parent).folder
-
-    def find(self, image: Path) -> Path | None:
-        """The txt of an image, None if there is none."""
-        return self._of(image.parent).find(f"{image.stem}.txt")[0]
-
-    def _of(self, folder: Path) -> ImageFolder:
-        if folder not in self._folders:
-            places = label_folders(folder)
-            chosen = next((p for p in places if text_files(p)), places[0])
-            self._folders[folder] = ImageFolder(chosen)
-        return self._folders[folder]
-
-
-def label_folders(images: Path) -> list[Path]:
-    """Where labels of an image folder may lie: the last `images` in its path becomes `labels`; or beside."""
-    parts = list(images.parts)
-    position = next((i for i in range(len(parts) - 1, -1, -1) if parts[i].lower() == "images"), None)
-    replaced = (
-        [] if position is None
-        else [Path(*parts[:position], word, *parts[position + 1 :]) for word in _LABEL_FOLDERS]
-    )  # fmt: skip
-    return [*replaced, images, images / "labels"]

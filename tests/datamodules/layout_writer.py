@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from datamodules.formats.detect import read
 
 SIZE = (96, 72)
 BOX = (6.0, 9.0, 30.0, 20.0)  # x, y, width, height of the object in each image
@@ -78,3 +81,22 @@ def yolo(root: Path, folder: str, pictures: str, stems: Iterable[str], suffix: s
     for stem in stems:
         write(root, f"{pictures}/{stem}{suffix}")
         write(root, f"{folder}/{stem}.txt", ROW + "\n")
+
+
+def stems(split: str, number: int) -> list[str]:
+    return [f"{split}{i}" for i in range(number)]
+
+
+def holds(root: Path, make: Callable[[Path], None], format: str, splits: dict[str, int]) -> None:
+    """The folder is read as that format, each image found and with its one object, and nothing is wrong."""
+    make(root)
+    source = read(root)
+    assert source.format == format
+    assert {s: (len(i), i.num_objects) for s, i in source.splits.items()} == {
+        s: (n, n) for s, n in splits.items()
+    }
+    assert list(source.classes.values()) == ["cat"]
+    for index in source.splits.values():
+        assert index.boxes_xywh.tolist() == [pytest.approx(BOX, abs=1e-3)] * len(index)
+        assert all((root / file).is_file() for file in index.files.tolist())
+    assert [str(f) for f in source.faults if f.severity != "note"] == []

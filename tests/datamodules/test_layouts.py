@@ -7,13 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from layout_writer import BOX, XML, coco, images, voc, write
+from layout_writer import XML, coco, holds, images, stems, voc, write
 
 from datamodules.formats.detect import read
-
-
-def stems(split: str, number: int) -> list[str]:
-    return [f"{split}{i}" for i in range(number)]
 
 
 def face_masks(root: Path) -> None:
@@ -90,21 +86,6 @@ def all_and_splits(root: Path) -> None:
 ])  # fmt: skip
 def test_voc(tmp_path, make, splits):
     holds(tmp_path / "set", make, "voc", splits)
-
-
-def holds(root: Path, make: Callable[[Path], None], format: str, splits: dict[str, int]) -> None:
-    """The folder is read as that format, each image found and with its one object, and nothing is wrong."""
-    make(root)
-    source = read(root)
-    assert source.format == format
-    assert {s: (len(i), i.num_objects) for s, i in source.splits.items()} == {
-        s: (n, n) for s, n in splits.items()
-    }
-    assert list(source.classes.values()) == ["cat"]
-    for index in source.splits.values():
-        assert index.boxes_xywh.tolist() == [pytest.approx(BOX, abs=1e-3)] * len(index)
-        assert all((root / file).is_file() for file in index.files.tolist())
-    assert [str(f) for f in source.faults if f.severity != "note"] == []
 
 
 def per_folder(images_in: str, name: str) -> Callable[[Path], None]:
