@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.datasets import Truth
 from datamodules.formats.detect import Format, read
@@ -29,7 +31,7 @@ class CustomDataModule(DetectionDataModule):
     def __init__(
         self,
         *,
-        root: str,
+        root: str | Path,
         input: InputContract,
         train_transform: str,
         batch_size: int,
@@ -63,7 +65,7 @@ class CustomDataModule(DetectionDataModule):
             bucketing=bucketing,
         )
         self._masks = masks
-        self._root = root if is_address(root) else local_path(root)
+        self._root = str(root) if is_address(root) else local_path(root)
         self._format: Format = format
         self._train_split = train_split
         self._eval_split = eval_split

@@ -144,20 +144,22 @@ class ShardedData:
     splits: dict[str, AnnotationIndex] = field(repr=False)
 
 
-def is_address(root: str) -> bool:
+def is_address(root: Path | str) -> bool:
     """Whether `root` is no path of this machine but an address such as s3://bucket/folder."""
+    root = str(root)
     return "://" in root and not root.startswith("file://")
 
 
-def local_path(root: str) -> Path:
+def local_path(root: Path | str) -> Path:
     """The path of a root that is none of `is_address`, absolute."""
+    root = str(root)
     path = url2pathname(urlsplit(root).path) if root.startswith("file://") else root
     return Path(path).expanduser().resolve()
 
 
 def place_of(root: Path | str) -> str:
     """A root as a recipe holds it: an absolute path, or an address as it is."""
-    return str(root) if is_address(str(root)) else str(local_path(str(root)))
+    return str(root) if is_address(root) else str(local_path(root))
 
 
 def open_shards(root: str) -> ShardedData:

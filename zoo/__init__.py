@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["available", "load"]
 
 
-def load(name: str, registry: str | Path | None = None) -> Detector:
+def load(name: str | Path, registry: str | Path | None = None) -> Detector:
     """The detector of `NAME[@alias|:version]`, every hash checked; fetches a built-in model once.
 
     Args:
-        name: from `available()`, a bare name for its default tag, or the user's own.
+        name: from `available()`, a bare name for its default tag, or the user's own; or the path of a checkpoint or
+            of a run's folder. A name that is both is the registry's; `./name` is the folder.
         registry: folder of the user's registry; ZOO_REGISTRY or ./mlruns/registry by default.
     """
-    from zoo.detector import load as load_detector
+    from zoo.cli.loading import load_detector
 
     return load_detector(name, registry)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -16,14 +17,13 @@ from zoo.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.labels import LabelMap
 from zoo.masks import sizes_without_padding
 from zoo.module import DetectionModule
-from zoo.pixels import declared_bits, open_picture, to_rgb
+from zoo.picture_input import Picture, read_picture
 from zoo.postprocess import best_classes
 from zoo.preprocess import InputContract
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
 from zoo.segments import PanopticSegmentation, Segment
 
-Picture = str | Path | bytes | Image.Image | Tensor
 DEFAULT_THRESHOLD = 0.3  # of a detection
 
 
@@ -148,23 +148,39 @@ class Detector:
         self.module.to(device)
         return self
 
-    def predict(self, image: Picture, threshold: float | None = None) -> Prediction:
+    @overload
+    def predict(self, image: Picture, threshold: float | None = None) -> Prediction: ...
+
+    @overload
+    def predict(self, image: Sequence[Picture], threshold: float | None = None) -> list[Prediction]: ...
+
+    def predict(
+        self, image: Picture | Sequence[Picture], threshold: float | None = None
+    ) -> Prediction | list[Prediction]:
         """Detections with a score of at least `threshold`, with masks and segments where the model has them.
 
-        The picture is alone in its batch, so that no padding changes what is found.
+        Each picture is alone in its batch, so that no padding changes what is found.
 
         Args:
-            image: path, encoded bytes, PIL image, or uint8 RGB tensor [3, h, w].
+            image: path, http(s) address or data URI; encoded bytes; PIL image; numpy array of uint8 [h, w, 3] in
+                RGB order (OpenCV's BGR is turned by `image[:, :, ::-1]`) or grey [h, w]; tensor of uint8 RGB
+                [3, h, w]. A list of these gives a list of predictions.
             threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
                 model's own rule, which is higher (0.85 in the published models); a number holds for both.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a picture, a tensor of another shape or type, a threshold outside [0, 1].
+            ConnectionError: an address that does not answer.
+            ValueError: not a picture, an array of another shape or type, a threshold outside [0, 1].
         """
         lowest = DEFAULT_THRESHOLD if threshold is None else threshold
-        if not 0 <= lowest <= 1:
-            raise ValueError(f"threshold is {threshold}; scores are between 0 and 1")
+        if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
+            raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
+        if isinstance(image, (list, tuple)):
+            return [self.predict(one, threshold) for one in image]
+        return self._predict(image, lowest, threshold)
+
+    def _predict(self, image: Any, lowest: float, threshold: float | None) -> Prediction:
         picture = read_picture(image)
         height, width = _size(picture)
         resized = self.input.resize_image(picture)
@@ -252,29 +268,6 @@ def counted_from_one(found: PanopticSegmentation, label_map: LabelMap) -> Panopt
 def _plain(mask: RLE) -> dict[str, Any]:
     """Run lengths as text, which JSON can hold and pycocotools reads."""
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
-
-
-def read_picture(image: Picture) -> Image.Image | Tensor:
-    """An upright RGB PIL image, or the tensor itself once it is known to be uint8 [3, h, w].
-
-    A camera's orientation tag is applied, so boxes are those of the picture as viewers show it.
-    """
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise ValueError(
-                f"a picture as a tensor is uint8 of shape [3, h, w], not {image.dtype} {list(image.shape)}"
-            )
-        return image
-    if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
-    source, name = (io.BytesIO(image), "the data") if isinstance(image, bytes) else (image, str(image))
-    if not isinstance(source, io.BytesIO) and not Path(source).is_file():
-        raise FileNotFoundError(f"picture {name} does not exist")
-    try:
-        with open_picture(source) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened), declared_bits(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is not a picture that can be read: {error}") from error
 
 
 def load(name: str, registry: str | Path | None = None) -> Detector:

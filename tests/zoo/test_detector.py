@@ -1,4 +1,5 @@
 import io
+import json
 import subprocess
 import sys
 
@@ -8,9 +9,12 @@ import torch
 from PIL import Image
 from registry_case import INPUT, LABELS, tiny_checkpoint, tiny_module
 
+import zoo
 from zoo.batch import Detections
-from zoo.detector import Detector, read_picture
+from zoo.cli import loading
+from zoo.detector import Detector
 from zoo.labels import LabelMap
+from zoo.picture_input import read_picture
 from zoo.preprocess import InputContract
 
 
@@ -143,3 +147,94 @@ def test_pictures_become_rgb_by_the_rule_of_training():
     assert pixels.shape == (64, 64, 3)
     assert pixels.max() == 255
     assert len(np.unique(pixels)) > 200
+
+
+def test_arrays_give_what_the_picture_gives(detector, picture):
+    pixels = np.array(picture)
+    wanted = detector.predict(picture, 0.0)
+    alpha = np.dstack([pixels, np.zeros(pixels.shape[:2], np.uint8)])
+    for form in (
+        pixels,
+        pixels[:, ::-1][:, ::-1],
+        alpha,
+        bytearray(encoded(picture)),
+        memoryview(encoded(picture)),
+    ):
+        assert detector.predict(form, 0.0) == wanted
+    grey = pixels[:, :, 0]
+    shown = detector.predict(Image.fromarray(grey), 0.0)
+    assert detector.predict(grey, 0.0) == detector.predict(grey[:, :, None], 0.0) == shown
+    assert detector.predict(pixels[:, :, ::-1], 0.0) != wanted  # OpenCV's order is another picture
+
+
+def test_a_list_gives_a_list(detector, picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    both = detector.predict([picture, tmp_path / "a.png"], 0.0)
+    assert both == [detector.predict(picture, 0.0)] * 2
+    assert detector.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((4, 4, 3)), "numpy array is uint8 with levels 0 to 255, not float64"),
+        (np.zeros((4, 4), np.uint16), "not uint16"),
+        (np.zeros((4, 4), bool), "not bool"),
+        (np.zeros((3, 4, 8), np.uint8), r"not \[3, 4, 8\]; this looks like \[3, h, w\]"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"not \[2, 4, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"not \[0, 4, 3\]"),
+        (np.zeros((1, 70_000), np.uint8), "at most 65535 a side"),
+        (Image.new("RGB", (0, 4)), "has no pixel"),
+        (None, "a NoneType is no picture; give a path or address, encoded bytes, a PIL image, a numpy array"),
+        (3, "a int is no picture"),
+        ({"a": 1}, "a dict is no picture"),
+        (io.BytesIO(b""), "a BytesIO is no picture"),
+        ([1, 2], "a int is no picture"),
+        ("data:image/png;base64,AAAA", "the data URI is not a picture"),
+        ("x" * 10_000, "does not exist"),
+        ("a\0b", "does not exist"),
+    ],
+    ids=str,
+)
+def test_anything_else_is_told_what_a_picture_may_be(detector, image, says):
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as caught:
+        detector.predict(image)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("threshold", ["0.3", True, [0.3]])
+def test_a_threshold_is_a_number(detector, picture, threshold):
+    with pytest.raises(ValueError, match="scores are numbers between 0 and 1"):
+        detector.predict(picture, threshold)
+
+
+def test_load_takes_a_checkpoint_a_run_folder_and_a_name(detector, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = detector.predict(picture, 0.0).boxes_xyxy
+    run = tmp_path / "run"
+    run.mkdir()
+    tiny_checkpoint(run / "best.ckpt")
+    (run / "metrics.json").write_text(json.dumps({"checkpoint": str(run / "best.ckpt")}))
+    for name in (run / "best.ckpt", "run/best.ckpt", run, "run", "./run"):
+        assert zoo.load(name).predict(picture, 0.0).boxes_xyxy == wanted
+    for name, says in (
+        ("gone.ckpt", "no checkpoint or run folder gone.ckpt"),
+        (tmp_path, "no run folder"),
+        ("./gone", "no checkpoint or run folder"),
+    ):
+        with pytest.raises(FileNotFoundError, match=says):
+            zoo.load(name)
+    with pytest.raises(LookupError, match="no model is called"):
+        zoo.load("gone")
+
+
+def test_a_name_of_the_registry_wins_over_a_folder_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rt_detr_r18").mkdir()
+    asked = []
+    monkeypatch.setattr(loading, "load", lambda name, registry: asked.append(name))
+    zoo.load("rt_detr_r18")
+    assert asked == ["rt_detr_r18"]
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        zoo.load("./rt_detr_r18")

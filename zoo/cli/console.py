@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ def is_rank_zero() -> bool:
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def quoted(path: object) -> str:
+    """A path as it stands in a line to copy: a shell takes it for one word."""
+    return shlex.quote(str(path))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from datamodules.downloads import Publication, RemoteFile, address, publications
 from datamodules.unpacking import ArchiveError, unpack
 from zoo.cli import recipes
-from zoo.cli.console import Console
+from zoo.cli.console import Console, quoted
 from zoo.durable import sha256_of
 from zoo.registry.download import DownloadError, Expected, WrongFileError, fetch
 
@@ -78,8 +78,8 @@ def download(options: Options, console: Console) -> None:
             for file in files:
                 job.archive(file).unlink(missing_ok=True)
     following = [
-        f"zoo data check {output}",
-        f"zoo fit --config {publication.recipe} --data.root {output}",
+        f"zoo data check {quoted(output)}",
+        f"zoo fit --config {publication.recipe} --data.root {quoted(output)}",
     ]
     for line in ("next:", *following):
         console.say(line)

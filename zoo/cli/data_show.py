@@ -18,7 +18,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.masks import coded
 from datamodules.panoptic_truth import read_segmentation
 from zoo.batch import RLE, Annotations
-from zoo.cli.console import Console
+from zoo.cli.console import Console, quoted
 from zoo.labels import LabelMap
 from zoo.painting import INK, LEGIBLE, font_of, shortened
 from zoo.pictures import draw_annotations, gallery
@@ -88,7 +88,7 @@ def show(choices: Viewing, console: Console) -> None:
     console.say(f"{len(files)} of {len(index)} images of {name} ({source.format}) in {choices.output}")
     if broken:
         console.say(
-            f"{len(broken)} of them cannot be decoded and are grey; `zoo data check {choices.folder}` lists "
+            f"{len(broken)} of them cannot be decoded and are grey; `zoo data check {quoted(choices.folder)}` lists "
             "every such image"
         )
 

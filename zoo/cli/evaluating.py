@@ -15,7 +15,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards import place_of
 from zoo.cli import mask_data
-from zoo.cli.console import Console
+from zoo.cli.console import Console, quoted
 from zoo.cli.lightning import quiet
 from zoo.cli.loading import Subject, from_recipe, load_detector
 from zoo.cli.report import score_split, write_metrics
@@ -82,7 +82,7 @@ def evaluate(
 def from_model(model: str, folder: Path | str | None, registry: Path | None) -> Subject:
     """A trained model on a folder of images, prepared as the model's input contract says."""
     if folder is None:
-        raise ValueError(f"on which images? zoo validate {model} --data FOLDER")
+        raise ValueError(f"on which images? zoo validate {quoted(model)} --data FOLDER")
     detector = load_detector(model, registry)
     data = folder_data(folder, detector.input, detector.module)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,

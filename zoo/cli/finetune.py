@@ -14,7 +14,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.index import Fault, by_severity
 from datamodules.shards import place_of
 from zoo.cli import catalogue, mask_data, recipes, schema
-from zoo.cli.console import Console
+from zoo.cli.console import Console, quoted
 from zoo.cli.data import quick_check
 from zoo.cli.image_check import image_check
 from zoo.cli.recipes import Recipe
@@ -97,7 +97,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     if registered is not None:
         document["registered"] = registered
         console.say("\ntry it:")
-        console.say(f"  zoo predict {registered} {example_image(run.data)}")
+        console.say(f"  zoo predict {registered} {quoted(example_image(run.data))}")
     console.result(document)
     return document
 

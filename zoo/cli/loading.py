@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from zoo.cli.run_folder import document_of
 from zoo.cli.starting import read_weights
 from zoo.detector import Detector, load
 from zoo.module import DetectionModule
+from zoo.registry.store import UnknownModelError, find
 from zoo.transfer import load_weights
 
 
@@ -30,20 +32,35 @@ class Subject:
     trainer: Trainer
 
 
-def load_detector(model: str, registry: Path | None) -> Detector:
+def load_detector(model: str | Path, registry: str | Path | None) -> Detector:
     """The detector of a registry name, a checkpoint file, or a run folder.
+
+    A name of the registry is that model, whatever lies in the working directory; a path is written as one.
 
     Raises:
         FileNotFoundError: a run folder without a finished run.
+        UnknownModelError: neither a name nor a path.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if not _is_written_as_path(model):
+        try:
+            find(str(model), registry)
+        except (UnknownModelError, ValueError):
+            if not os.path.exists(path):
+                raise
+        else:
+            return load(str(model), registry)
+    if os.path.isdir(path):
         path = Path(document_of(path)["checkpoint"])
-    if path.is_file():
-        return Detector.from_checkpoint(path)
-    if path.suffix in (".ckpt", ".pth"):
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    return load(model, registry)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no checkpoint or run folder {str(path)[:200]}")
+    return Detector.from_checkpoint(path)
+
+
+def _is_written_as_path(model: str | Path) -> bool:
+    if isinstance(model, Path) or os.sep in model or "/" in model or model.startswith((".", "~")):
+        return True
+    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors")
 
 
 def detector_of_recipe(

@@ -230,8 +230,8 @@ def predict(
     ] = Path("predictions"),
     registry: Registry = None,
     as_json: Json = False,
-) -> None:
-    """Detect objects, as in: zoo predict my_model photo.jpg."""
+) -> int:
+    """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if a picture could not be read."""
     from zoo.cli.loading import detector_of_recipe, load_detector
     from zoo.cli.predicting import predict as run
 
@@ -244,7 +244,7 @@ def predict(
             return detector_of_recipe(config, context.obj, model, registry)
         return load_detector(model, registry)
 
-    run(detector, sources, threshold, output, Console(as_json))
+    return run(detector, sources, threshold, output, Console(as_json))
 
 
 @app.command()

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import os
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from zoo.cli.console import Console
+from datamodules.images import SUFFIXES, list_images
+from zoo.cli.console import Console, counted
 from zoo.cli.prediction_files import PredictionFiles
-from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction, read_picture
+from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
+from zoo.fetching import decode_data_uri, fetch, scheme_of
+from zoo.picture_input import read_picture
 from zoo.segments import Segment
 
-MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
-SECONDS = 20.0  # without an answer from a server
-PICTURE_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+_LONGEST_STEM = 180  # bytes; file systems take 255, with what is added
 PREDICTIONS_FILE = "predictions.json"
 
 
@@ -42,8 +39,10 @@ def predict(
     threshold: float | None,
     output: Path,
     console: Console,
-) -> None:
+) -> int:
     """Detects in every source, prints what is found, writes predictions.json and a picture for each.
+
+    A picture among others that cannot be read is told and left out.
 
     A model with masks adds results.json or, with a panoptic rule, panoptic.json and the id maps in panoptic/.
 
@@ -54,20 +53,31 @@ def predict(
         output: folder; made if absent.
         console: for the user.
 
+    Returns:
+        the exit code: 1 if a picture was left out.
+
     Raises:
-        ValueError, OSError: a source is no picture or cannot be reached.
+        ValueError, OSError: a source is not there or cannot be reached, or no picture can be read.
     """
     if not sources:
         raise ValueError(
             "nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
         )
     pictures = [picture for source in sources for picture in open_source(source)]
+    unreadable: list[str] = []
     detector = load()
     output.mkdir(parents=True, exist_ok=True)
     documents, files = [], PredictionFiles(output)
     used: set[str] = set()
     for picture in pictures:
-        image = read_picture(picture.content)
+        try:
+            image = read_picture(picture.content)
+        except (ValueError, OSError) as error:
+            if len(pictures) == 1:
+                raise
+            unreadable.append(str(error))
+            console.say(f"left out    {error}")
+            continue
         assert isinstance(image, Image.Image)
         prediction = detector.predict(image, threshold)
         stem = _unique(picture.stem, used)
@@ -82,18 +92,27 @@ def predict(
             }
         )
         say(picture, prediction, drawn, console)
+    if not documents:
+        raise ValueError(f"none of {len(pictures)} pictures can be read; the first: {unreadable[0]}")
     files_written = {kind: str(path) for kind, path in files.write().items()}
     result = {
         "model": detector.name,
         "threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
         "predictions": documents,
+        "unreadable": unreadable,
         "files": files_written,
     }
     predictions = output / PREDICTIONS_FILE
-    predictions.write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    # a byte of a file name that is no UTF-8 becomes an escape of JSON
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    predictions.write_text(text, encoding="utf-8", errors="backslashreplace")
     for path in (*files_written.values(), predictions):
         console.say(f"{path}")
     console.result(result)
+    if unreadable:
+        told = f"{counted(len(unreadable), 'picture')} of {len(pictures)} could not be read; the first: {unreadable[0]}"
+        console.say(told)
+    return 1 if unreadable else 0
 
 
 def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:
@@ -131,69 +150,31 @@ def open_source(source: str) -> Iterator[Source]:
         ValueError: too large, no picture, or an address of another kind.
         ConnectionError: the server does not answer in time.
     """
-    scheme = urllib.parse.urlsplit(source).scheme.lower() if ":" in source[:12] else ""
+    scheme = scheme_of(source)
     if scheme == "data":
         yield Source(source[:40] + "...", "data_uri", decode_data_uri(source))
     elif scheme in ("http", "https"):
-        name = Path(urllib.parse.urlsplit(source).path).stem
+        name = _stem(Path(urllib.parse.urlsplit(source).path))
         yield Source(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
-    elif len(scheme) > 1:
+    elif scheme:
         raise ValueError(
             f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file"
         )
-    elif Path(source).is_dir():
-        found = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in PICTURE_TYPES)
+    elif os.path.isdir(source):
+        found = list_images(Path(source))
         if not found:
-            raise FileNotFoundError(f"folder {source} holds no picture ({', '.join(PICTURE_TYPES)})")
+            raise FileNotFoundError(f"folder {source} holds no picture ({', '.join(sorted(SUFFIXES))})")
         for path in found:
-            yield Source(str(path), path.stem, path)
-    elif Path(source).is_file():
-        yield Source(source, Path(source).stem, Path(source))
+            yield Source(str(path), _stem(path), path)
+    elif os.path.isfile(source):
+        yield Source(source, _stem(Path(source)), Path(source))
     else:
-        raise FileNotFoundError(f"{source} is neither a file nor a folder")
+        raise FileNotFoundError(f"{source[:200]} is neither a file nor a folder")
 
 
-def decode_data_uri(uri: str) -> bytes:
-    """The bytes of `data:[type][;base64],...`."""
-    if len(uri) > MAX_BYTES * 4 // 3 + 200:
-        raise ValueError(f"the data URI has {len(uri)} characters; a picture may have {MAX_BYTES} bytes")
-    header, comma, payload = uri.partition(",")
-    if not comma:
-        raise ValueError(f"{uri[:40]!r} is no data URI: it has no comma; write data:image/png;base64,...")
-    if not header.lower().endswith(";base64"):
-        return urllib.parse.unquote_to_bytes(payload)
-    try:
-        return base64.b64decode(urllib.parse.unquote(payload), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the data URI {uri[:40]!r}... is not valid base64: {error}") from error
-
-
-def fetch(address: str) -> bytes:
-    """The bytes behind an http(s) address, within limits of size and time."""
-    request = urllib.request.Request(address, headers={"User-Agent": "detr-zoo"})
-    try:
-        with _OPENER.open(request, timeout=SECONDS) as answer:
-            declared = int(answer.headers.get("Content-Length") or 0)
-            content: bytes = b"" if declared > MAX_BYTES else answer.read(MAX_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(f"{address} could not be fetched: {reason}") from error
-    if declared > MAX_BYTES or len(content) > MAX_BYTES:
-        raise ValueError(f"{address} is larger than {MAX_BYTES >> 20} MB, which no picture here may be")
-    return content
-
-
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https only."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """None ends the redirect with the server's answer as an error."""
-        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"redirected to {newurl[:60]}, which is not fetched")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = urllib.request.build_opener(_HttpOnly)
+def _stem(path: Path) -> str:
+    """The name of a picture without its ending, short enough to name files after it."""
+    return os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
 
 
 def _unique(stem: str, used: set[str]) -> str:

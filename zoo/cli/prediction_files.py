@@ -79,7 +79,7 @@ class PredictionFiles:
 
     def _json(self, name: str, document: Any) -> Path:
         path = self.folder / name
-        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
         return path
 
 

@@ -52,6 +52,7 @@ def document_of(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the run is not finished.
+        ValueError: the file is not as a run writes it.
     """
     file = folder / METRICS_FILE
     if not file.is_file():
@@ -59,8 +60,11 @@ def document_of(folder: Path) -> dict[str, Any]:
             f"{folder} has no {METRICS_FILE}: it is no run folder, or its run is not finished; name a "
             "checkpoint file"
         )
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    beside = folder / Path(document["checkpoint"]).name
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        beside = folder / Path(document["checkpoint"]).name
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{file} names no checkpoint ({error!r:.80}); name a checkpoint file") from error
     return document | ({"checkpoint": str(beside)} if beside.is_file() else {})
 
 

@@ -2,15 +2,19 @@ import base64
 import http.server
 import io
 import json
+import os
+import shlex
 import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from zoo import fetching
 from zoo.cli import predicting
-from zoo.cli.console import Console
-from zoo.cli.predicting import decode_data_uri, fetch, open_source
+from zoo.cli.console import Console, quoted
+from zoo.cli.predicting import open_source
+from zoo.fetching import decode_data_uri, fetch
 
 
 def png(size=(8, 6)) -> bytes:
@@ -65,13 +69,13 @@ def test_an_address_is_fetched(server):
 
 @pytest.mark.parametrize("path", ["/a.png", "/undeclared.png"])
 def test_a_picture_that_is_too_large_is_refused(server, monkeypatch, path):
-    monkeypatch.setattr(predicting, "MAX_BYTES", 20)
+    monkeypatch.setattr(fetching, "MAX_BYTES", 20)
     with pytest.raises(ValueError, match="is larger than"):
         fetch(f"{server}{path}")
 
 
 def test_a_server_that_does_not_answer_in_time(server, monkeypatch):
-    monkeypatch.setattr(predicting, "SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "SECONDS", 0.2)
     with pytest.raises(ConnectionError, match=r"/slow could not be fetched: timed out"):
         fetch(f"{server}/slow")
 
@@ -103,7 +107,7 @@ def test_a_broken_data_uri(uri, message):
 
 
 def test_a_data_uri_that_is_too_large(monkeypatch):
-    monkeypatch.setattr(predicting, "MAX_BYTES", 10)
+    monkeypatch.setattr(fetching, "MAX_BYTES", 10)
     with pytest.raises(ValueError, match="a picture may have 10 bytes"):
         decode_data_uri("data:image/png;base64," + "A" * 1000)
 
@@ -167,3 +171,61 @@ def test_detections_are_printed_written_and_drawn(tmp_path, capsys):
     ] * 2
     # two pictures of one name do not overwrite each other
     assert sorted(p.name for p in out.glob("*.png")) == ["pet_2_detections.png", "pet_detections.png"]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(png())
+    return folder
+
+
+def test_what_is_hidden_or_a_folder_is_no_picture(pictures):
+    (pictures / "._a.png").write_bytes(b"of macOS")
+    (pictures / "thumbs.jpg").mkdir()
+    (pictures / "gone.jpg").symlink_to(pictures / "nowhere.jpg")
+    assert [p.stem for p in open_source(str(pictures))] == ["a", "c"]
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pictures, capsys):
+    (pictures / "b.png").write_bytes(png((64, 64))[:60])
+    assert predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console()) == 1
+    told = capsys.readouterr().out
+    assert f"left out    {pictures / 'b.png'} is not a picture that can be read" in told
+    assert told.splitlines()[-1].startswith(
+        f"1 picture of 3 could not be read; the first: {pictures / 'b.png'}"
+    )
+    written = json.loads(Path("out/predictions.json").read_text())
+    assert [Path(p["source"]).name for p in written["predictions"]] == ["a.png", "c.png"]
+    assert [p["image_id"] for p in written["predictions"]] == [1, 2]
+    assert len(written["unreadable"]) == 1
+    assert predicting.predict(FakeDetector, [str(pictures / "a.png")], 0.3, Path("all"), Console()) == 0
+
+
+def test_where_no_picture_can_be_read_nothing_is_written(pictures):
+    for name in ("a.png", "c.png"):
+        (pictures / name).write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"none of 2 pictures can be read; the first: .*a\.png"):
+        predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console())
+    with pytest.raises(ValueError, match=r"a\.png is not a picture"):
+        predicting.predict(FakeDetector, [str(pictures / "a.png")], 0.3, Path("out"), Console())
+    assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xe9.png", b"\x1b]0;owned\x07.png", b"x" * 250 + b".png", b"$(touch y) '.png"]
+)
+def test_names_that_nobody_chose_are_predicted_and_printed_harmlessly(tmp_path, name, capsys):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / os.fsdecode(name)
+    path.write_bytes(png())
+    assert predicting.predict(FakeDetector, [str(path.parent)], 0.3, Path("out"), Console()) == 0
+    assert not set(capsys.readouterr().out) & {"\x1b", "\x07"}
+    assert json.loads(Path("out/predictions.json").read_text())["predictions"][0]["image_id"] == 1
+
+
+def test_a_line_to_copy_is_one_word_to_a_shell(tmp_path):
+    for name in ("IMG 1 (2).jpg", "it's.jpg", "a;b", "$HOME", "--x y"):
+        assert shlex.split(f"zoo data check {quoted(tmp_path / name)}")[-1] == str(tmp_path / name)

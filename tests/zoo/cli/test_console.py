@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from zoo.cli.console import Console
+from zoo.cli.main import run_command
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
@@ -22,3 +23,10 @@ def test_a_file_name_that_is_no_text_is_printed(encoding, monkeypatch):
     line, _, document = out.buffer.getvalue().decode(encoding).partition("\n")
     assert line.endswith("caf\\udce9.jpg")
     assert json.loads(document) == {"file": name, "ü": 1}
+
+
+def test_control_characters_of_names_are_spelled_out(capsys):
+    Console().say("a\x1b[2Jb\x07\r\u202ec\x9bd\ne é")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\x07\\r\\u202ec\\x9bd\ne é\n"
+    assert run_command(["predict", "rt_detr_tiny", "\x1b[2J"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
