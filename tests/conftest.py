@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from two_ranks import Nursery
 
 import zoo
 
@@ -24,6 +26,25 @@ def pytest_configure() -> None:
         f"the tests would test {here}, not this checkout; install it with pip install -e ."
     )
     torch.set_num_threads(1)
+
+
+NURSERY = pytest.StashKey[Nursery]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any("answers_of_two_ranks" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.stash[NURSERY] = Nursery()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if NURSERY in session.stash:
+        session.stash[NURSERY].close()
+
+
+@pytest.fixture
+def answers_of_two_ranks(request: pytest.FixtureRequest) -> Callable[..., dict[int, Any]]:
+    """`two_ranks.Nursery.answers_of_two_ranks`."""
+    return request.session.stash[NURSERY].answers_of_two_ranks
 
 
 @pytest.fixture(autouse=True)

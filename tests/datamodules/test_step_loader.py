@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import functools
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -89,34 +88,17 @@ def test_ranks_take_turns_in_the_step(root):
         assert_same(flat(one), flat(turns))
 
 
-TWO_RANKS = """
-import sys, torch, torch.distributed as dist
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tiny_sets import module
-rank = int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=2)
-data = module(Path(sys.argv[3]), batch_size=2, train_transform="rt_detr")
-data.plan_steps(8, 2, rank)
-for batch in data.train_dataloader():
-    print(batch.step.index, batch.step.counts.tolist(), batch.step.size, sep="|")
-"""
+def facts_of_steps(root, rank):
+    data = module(root, batch_size=2, train_transform="rt_detr")
+    data.plan_steps(8, 2, rank)
+    return [(b.step.index, b.step.counts.tolist(), b.step.size) for b in data.train_dataloader()]
 
 
-def test_step_facts_are_equal_on_all_ranks(root, tmp_path):
-    here = str(Path(__file__).parent)
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_RANKS, here, str(rank), str(root), str(tmp_path / "meet")],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    printed = [job.communicate(timeout=120)[0] for job in jobs]
-    expected = [f"{s[0].step.index}|{s[0].step.counts.tolist()}|(32, 32)" for s in steps(planned(root, 8))]
-    assert printed[0] == printed[1]
-    assert printed[0].splitlines() == [line for line in expected for _ in range(2)]
+def test_step_facts_are_equal_on_all_ranks(root, answers_of_two_ranks):
+    answers = answers_of_two_ranks(functools.partial(facts_of_steps, root))
+    expected = [(s[0].step.index, s[0].step.counts.tolist(), (32, 32)) for s in steps(planned(root, 8))]
+    assert answers[0] == answers[1]
+    assert answers[0] == [line for line in expected for _ in range(2)]
 
 
 def test_workers_change_nothing(root):

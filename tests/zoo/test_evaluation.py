@@ -8,7 +8,6 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from two_ranks import answers_of_two_ranks
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.coco_evaluator import protocol
@@ -205,7 +204,7 @@ def _shares():
     return [images[:9], images[8:]]  # image 8 is on both ranks
 
 
-def test_two_ranks_equal_one():
+def test_two_ranks_equal_one(answers_of_two_ranks):
     answers = answers_of_two_ranks(_answers)
     whole = filled(hard_images())
     expected = (whole.compute(), whole.interval(20), len(whole.coco_results()))

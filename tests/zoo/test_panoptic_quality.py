@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
-from two_ranks import answers_of_two_ranks
 
 from zoo.batch import Annotations, Batch, Detections, Targets
 from zoo.evaluation import CocoAP
@@ -367,7 +366,7 @@ def _answers_of_rank(rank):
     return [_answers(shares[rank]) for shares in ([range(6), range(5, 9)], [range(9), []])]
 
 
-def test_two_ranks_equal_one():
+def test_two_ranks_equal_one(answers_of_two_ranks):
     answers = answers_of_two_ranks(_answers_of_rank)
     expected = _answers(range(9))
     assert all(answer == expected for rank in range(2) for answer in answers[rank])
