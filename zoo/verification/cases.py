@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.batch import Targets
@@ -89,6 +89,21 @@ class Case:
         return read_weights(np.load(self.root / "shared" / f"{name}.npz", allow_pickle=False), "")
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
+def with_weights(make: Callable[[], N], state: Mapping[str, Tensor]) -> N:
+    """A network that holds copies of these float64 weights and nothing else, loaded strictly.
+
+    It is made without values of its own: drawing them takes longer than the rest.
+    """
+    with torch.device("meta"):
+        network = make()
+    copies = {name: value.clone() for name, value in state.items()}
+    network.double().load_state_dict(copies, strict=True, assign=True)
+    return network
+
+
 def read_weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
     """Weights stored as integers times a power of two, ties resolved."""
 
@@ -102,7 +117,7 @@ def read_weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Ten
         if name.endswith("::raw"):
             state[name.removesuffix("::raw")] = torch.from_numpy(array(name))
         elif "::" not in name:
-            state[name] = torch.from_numpy(array(name).astype(np.float64) * scale[name])
+            state[name] = torch.from_numpy(array(name)).double().mul_(scale[name])
     if prefix + "::same_as_keys" in arrays:
         ties = zip(array("::same_as_keys").tolist(), array("::same_as_values").tolist(), strict=True)
         for key, same in ties:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from zoo.verification.cases import (
     compare_exact,
     compare_summary,
     find_runner,
+    with_weights,
 )
 from zoo.verification.detections import compare_top_k
 from zoo.verification.structure import compare_structure
@@ -197,8 +199,12 @@ def _compare_pairs(case: Case, precision: str, matches: Matches, name: str, num_
 def build(case: Case) -> DeformableDetr:
     """The case's network with its weights, float64, dropout 0, loaded strictly through `from_published`."""
     config = case.facts["config"]
-    backbone = ResNet("resnet50", dilate_last=config.get("dilation", False))
-    freeze_batch_norm(backbone)
+
+    def make() -> DeformableDetr:
+        backbone = ResNet("resnet50", dilate_last=config.get("dilation", False))
+        freeze_batch_norm(backbone)
+        return DeformableDetr(config["num_classes"], backbone, transformer)
+
     transformer = TransformerConfig(
         dim=config["hidden_dim"],
         num_heads=config["nheads"],
@@ -213,10 +219,8 @@ def build(case: Case) -> DeformableDetr:
         refine_boxes=config["with_box_refine"],
         two_stage=config["two_stage"],
     )
-    network = DeformableDetr(config["num_classes"], backbone, transformer).double()
     weights = {f"backbone.0.body.{k}": v for k, v in case.shared_weights("weights_resnet50").items()}
-    network.load_state_dict(from_published(weights | case.weights()), strict=True)
-    return network
+    return with_weights(make, from_published(weights | case.weights()))
 
 
 def batch_of(case: Case, dtype: torch.dtype, prefix: str = "") -> Batch:
@@ -258,11 +262,12 @@ def official_layers(outputs: Outputs) -> dict[str, Predictions]:
 def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, projected maps, masks, positions, memory, first references."""
     results = []
+    official = build(case)
     for precision, dtype, logits, boxes in (
         ("f64", torch.float64, 1e-9, 1e-9),
         ("f32", torch.float32, 1e-3, 1e-4),
     ):
-        network, batch = build(case).to(dtype), batch_of(case, dtype)
+        network, batch = copy.deepcopy(official).to(dtype), batch_of(case, dtype)
         layers = official_layers(network.train()(batch))  # dropout is 0 and every norm constant
         final = network.eval()(batch).final
         same = torch.equal(final.logits, layers[""].logits) and torch.equal(final.boxes, layers[""].boxes)
@@ -271,7 +276,7 @@ def run_forward(case: Case) -> list[Comparison]:
             key = f"{precision}/{name}pred"
             results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
             results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
-    return results + _intermediates(case, build(case), batch_of(case, torch.float64))
+    return results + _intermediates(case, official, batch_of(case, torch.float64))
 
 
 def _intermediates(case: Case, network: DeformableDetr, batch: Batch) -> list[Comparison]:

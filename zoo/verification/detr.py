@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from zoo.verification.cases import (
     compare_exact,
     compare_summary,
     find_runner,
+    with_weights,
 )
 from zoo.verification.masks import StoredMasks, run_instances, run_mask_losses, run_panoptic
 from zoo.verification.structure import compare_structure
@@ -231,32 +233,30 @@ def build(case: Case) -> Detr:
     """The case's network with its weights, float64, dropout 0, loaded strictly through `from_published`."""
     config = case.facts["config"]
     name = config.get("backbone", "resnet50")
-    network = Detr(
-        config["num_classes"],
-        BackboneConfig(
-            name=name,
-            weights="random",
-            freeze_stem=True,
-            frozen_norm=True,
-            dilate_last=config.get("dilation", False),
-        ),
-        TransformerConfig(
-            dim=config["hidden_dim"],
-            num_heads=config["nheads"],
-            ffn_dim=config["dim_feedforward"],
-            encoder_layers=config["enc_layers"],
-            decoder_layers=config["dec_layers"],
-            num_queries=config["num_queries"],
-            dropout=0.0,
-            pre_norm=config.get("pre_norm", False),
-            position=config.get("position_embedding", "sine"),
-        ),
-        masks=config.get("masks", False),
-    ).double()
+    backbone = BackboneConfig(
+        name=name,
+        weights="random",
+        freeze_stem=True,
+        frozen_norm=True,
+        dilate_last=config.get("dilation", False),
+    )
+    transformer = TransformerConfig(
+        dim=config["hidden_dim"],
+        num_heads=config["nheads"],
+        ffn_dim=config["dim_feedforward"],
+        encoder_layers=config["enc_layers"],
+        decoder_layers=config["dec_layers"],
+        num_queries=config["num_queries"],
+        dropout=0.0,
+        pre_norm=config.get("pre_norm", False),
+        position=config.get("position_embedding", "sine"),
+    )
     prefix = f"{official_prefix(case)}backbone.0.body."
-    backbone = {f"{prefix}{k}": v for k, v in case.shared_weights(f"weights_{name}").items()}
-    network.load_state_dict(from_published(backbone | case.weights()), strict=True)
-    return network
+    weights = {f"{prefix}{k}": v for k, v in case.shared_weights(f"weights_{name}").items()}
+    return with_weights(
+        lambda: Detr(config["num_classes"], backbone, transformer, masks=config.get("masks", False)),
+        from_published(weights | case.weights()),
+    )
 
 
 def official_prefix(case: Case) -> str:
@@ -293,11 +293,12 @@ def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, in training (all layers) and evaluation (the last one); masks."""
     nothing = Targets(torch.empty(0), torch.empty(0, 4), ())
     results = []
+    official = build(case)
     for precision, dtype, logits, boxes in (
         ("f64", torch.float64, 1e-9, 1e-9),
         ("f32", torch.float32, 1e-3, 1e-4),
     ):
-        network, batch = build(case).to(dtype), batch_of(case, "", nothing, dtype)
+        network, batch = copy.deepcopy(official).to(dtype), batch_of(case, "", nothing, dtype)
         with torch.no_grad():
             evaluated, trained = network.eval()(batch), network.train()(batch)
         layers = _layers(evaluated, trained)

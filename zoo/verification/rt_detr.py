@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from zoo.verification.cases import (
     compare_exact,
     compare_summary,
     find_runner,
+    with_weights,
 )
 from zoo.verification.detections import compare_top_k
 from zoo.verification.structure import compare_structure
@@ -240,31 +242,30 @@ def build(case: Case, freeze_stem: bool) -> RtDetr:
     config = case.facts["config"]
     depth = config.get("depth") or int(case.name.split("_r")[1][:2])
     dim, heads, ffn, points = config["hidden_dim"], config["nhead"], config["dim_feedforward"], 3
-    network = RtDetr(
-        num_classes=config["num_classes"],
-        backbone=BackboneConfig(
-            name=f"resnet{depth}d", weights="random", freeze_stem=freeze_stem, frozen_norm=depth >= 50
-        ),
-        encoder=EncoderConfig(
-            dim=dim, num_heads=heads, ffn_dim=ffn, expansion=config["expansion"], num_blocks=3
-        ),
-        decoder=DecoderConfig(
-            dim=dim,
-            num_queries=config["num_queries"],
-            num_layers=config["decoder_layers"],
-            eval_layers=config.get("eval_idx", config["decoder_layers"] - 1) + 1,
-            num_heads=heads,
-            num_points=points,
-            ffn_dim=ffn,
-            num_denoising=config["num_denoising"],
-            label_noise=0.5,
-            box_noise=1.0,
-            learned_queries=config.get("learnt_init_query", False),
-        ),
-    ).double()
-    backbone = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
-    network.load_state_dict(from_published(backbone | case.weights()), strict=True)
-    return network
+    backbone = BackboneConfig(
+        name=f"resnet{depth}d", weights="random", freeze_stem=freeze_stem, frozen_norm=depth >= 50
+    )
+    encoder = EncoderConfig(
+        dim=dim, num_heads=heads, ffn_dim=ffn, expansion=config["expansion"], num_blocks=3
+    )
+    decoder = DecoderConfig(
+        dim=dim,
+        num_queries=config["num_queries"],
+        num_layers=config["decoder_layers"],
+        eval_layers=config.get("eval_idx", config["decoder_layers"] - 1) + 1,
+        num_heads=heads,
+        num_points=points,
+        ffn_dim=ffn,
+        num_denoising=config["num_denoising"],
+        label_noise=0.5,
+        box_noise=1.0,
+        learned_queries=config.get("learnt_init_query", False),
+    )
+    weights = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
+    return with_weights(
+        lambda: RtDetr(config["num_classes"], backbone, encoder, decoder),
+        from_published(weights | case.weights()),
+    )
 
 
 def our_name(key: str) -> str:
@@ -288,14 +289,14 @@ def stored_denoising(case: Case, prefix: str, targets: Targets) -> DenoisingQuer
 
 def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, features, selected queries; in evaluation or train mode."""
-    network = build(case, freeze_stem=bool(case.facts["config"].get("freeze")))
+    official = build(case, freeze_stem=False)
     training = "train_mode" in case.name
     # float32 against float64 of the official code itself differs this much with batch statistics
     logit_tolerance, box_tolerance = (2e-3, 2e-4) if training else (1e-3, 1e-4)
     results = []
     for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
         logits, boxes = (1e-9, 1e-9) if precision == "f64" else (logit_tolerance, box_tolerance)
-        network = build(case, freeze_stem=False).to(dtype).train(training)
+        network = copy.deepcopy(official).to(dtype).train(training)
         results += _forward_in(case, network, precision, dtype, logits, boxes)
     return results
 
