@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,30 @@ _SIDES = (
     ("x", "y", "w", "h"), ("x", "y", "width", "height"), ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
     ("bbox_x", "bbox_y", "bbox_width", "bbox_height"), ("left", "top", "width", "height"),
 )  # fmt: skip
+# all numbers of a box, or of all boxes of an image, in one cell: "[x, y, w, h]", "x1 y1 x2 y2;x1 y1 x2 y2"
+_CELLS = {
+    "bbox": True,
+    "bounding_box": True,
+    "bndbox": False,
+    "box": True,
+    "bbox_xywh": True,
+    "xywh": True,
+    "bbox_xyxy": False,
+    "xyxy": False,
+    "box_xyxy": False,
+    "boxesstring": False,
+    "boxes_string": False,
+    "bboxes": True,
+    "boxes": True,
+}  # name -> whether sides and not corners
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+ONE_CLASS = "object"
+_LONGEST_WORD = 20
 _SIZES = (("width", "height"), ("image_width", "image_height"), ("img_width", "img_height"))
 _SPLIT = ("split", "subset", "set")
 # columns that say nothing about where an object is or what it is
 _IDLE = {"depth", "segmented", "difficult", "truncated", "occluded", "pose", "source", "id", "area", "iscrowd",
-         "database", "folder", "confidence", "index", "", "annotation_id", "box_id"}  # fmt: skip
+         "database", "folder", "confidence", "index", "", "annotation_id", "box_id", "domain"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,8 +49,9 @@ class Columns:
     """Positions of the columns that are read.
 
     Attributes:
-        image, name: of the image and of the class.
-        box: of x0, y0, x1, y1 or of x, y, width, height.
+        image: of the image.
+        name: of the class, None if all objects are of one.
+        box: of x0, y0, x1, y1 or of x, y, width, height; one position if a cell has all of them.
         sides: whether `box` is the latter.
         size: of width and height of the image, None if there are none.
         split: of the split, None if there is none.
@@ -39,8 +60,8 @@ class Columns:
     """
 
     image: int
-    name: int
-    box: tuple[int, int, int, int]
+    name: int | None
+    box: tuple[int, ...]
     sides: bool = False
     size: tuple[int, int] | None = None
     split: int | None = None
@@ -60,29 +81,64 @@ def columns_of(first: Sequence[str], second: Sequence[str]) -> Columns | str:
     corners = next((k for k in _CORNERS if all(c in at for c in k)), None)
     sides = None if corners else next((k for k in _SIDES if all(c in at for c in k)), None)
     image = next((at[k] for k in _IMAGE if k in at), None)
-    if corners is None and sides is None:
+    cell = next((k for k in at if _cell_name(k) is not None), None) if not (corners or sides) else None
+    if cell is not None and not all_numbers(second, at[cell]):
+        held = second[at[cell]] if at[cell] < len(second) else ""
+        return f"its column {cell} has {held[:40]!r}, which is no box; write it as [x, y, width, height]"
+    if corners is None and sides is None and cell is None:
         return ""
-    chosen = corners or sides or ()
+    chosen = corners or sides or (cell,)
     size = next((s for s in _SIZES if all(c in at for c in s) and not set(s) & set(chosen)), None)
     split = next((k for k in _SPLIT if k in at), None)
     taken = {*chosen, *(size or ()), split, names[image] if image is not None else None}
     name = next((k for k in _CLASS if k in at and k not in taken), None)
+    if name is None and "class_id" in at:
+        name = "class_id"
     rest = [n for n in names if n not in taken and n != name and n not in _IDLE]
-    if name is None and len(words := [n for n in rest if _is_word(second, at[n])]) == 1:
+    words = [n for n in rest if _is_word(second, at[n])]
+    if name is None and len(words) == 1:
         [name] = words  # the one column of words that is left, such as cell_type
         rest.remove(name)
-    if image is None or name is None:
+    unclear = name is None and len(words) > 1  # any of them may be the class
+    if image is None or unclear:
         missing = " and ".join(
             f"a column of {what} ({', '.join(accepted[:5])})"
-            for what, accepted, found in (("image names", _IMAGE, image), ("classes", _CLASS, name))
-            if found is None
+            for what, accepted, lacks in (
+                ("image names", _IMAGE, image is None),
+                ("classes", _CLASS, unclear),
+            )
+            if lacks
         )
         return f"its columns are {', '.join(names)}; it lacks {missing}"
     return Columns(
-        image=image, name=at[name], box=tuple(at[c] for c in chosen), sides=corners is None,  # type: ignore[arg-type]
+        image=image, name=None if name is None else at[name], box=tuple(at[c] for c in chosen if c is not None),
+        sides=bool(_cell_name(cell)) if cell is not None else corners is None,
         size=(at[size[0]], at[size[1]]) if size else None, split=at[split] if split else None,
         unknown=tuple(rest),
     )  # fmt: skip
+
+
+def _cell_name(name: str) -> bool | None:
+    """Whether a column of whole boxes has sides; None if it is no such column. `bbox (x1, y1, x2, y2)` says it."""
+    word, _, told = name.partition("(")
+    sides = _CELLS.get(word.strip("_ "))
+    if sides is None or not told:
+        return sides
+    return not any(corner in told for corner in ("x2", "max", "right", "xyxy"))
+
+
+def boxes_in(cell: str) -> list[tuple[float, ...]] | None:
+    """The boxes in a cell, four numbers each; none in a word such as `no_box`, None if the numbers are others."""
+    values = [float(number) for number in _NUMBER.findall(cell)]
+    return None if len(values) % 4 else [tuple(values[i : i + 4]) for i in range(0, len(values), 4)]
+
+
+def all_numbers(row: Sequence[str], position: int) -> bool:
+    """Whether a cell is empty, a word for no box, or made of boxes."""
+    cell = row[position].strip() if position < len(row) else ""
+    if not _NUMBER.search(cell):
+        return len(cell) < _LONGEST_WORD
+    return boxes_in(cell) is not None and not any(c.isalpha() for c in _NUMBER.sub("", cell))
 
 
 def _numbers_or_nothing(cells: Sequence[str]) -> bool:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.formats import open_images, sniff
-from datamodules.formats.csv_columns import Columns, columns_of
+from datamodules.formats.csv_columns import ONE_CLASS, Columns, boxes_in, columns_of
+from datamodules.formats.csv_repeats import Table, read_once
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import read_rows
 from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, told_split
 from datamodules.formats.source import Source, split_of
+from datamodules.index import Fault, shown_path
 
 _SUFFIXES = (".csv", ".tsv")
 
@@ -58,45 +60,56 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             "filename,width,height,class,xmin,ymin,xmax,ymax or rows path,x1,y1,x2,y2,class without one"
         )
     remarks = Remarks(root)
+    every = [_read_table(file, columns, root, remarks) for file, columns in files.items()]
+    tables, notes = read_once(root, every)
     pictures: dict[tuple[str, str], Picture] = {}
-    for file, columns in files.items():
-        _read_table(file, columns, root, pictures, remarks)
+    for table in tables:
+        for key, picture in table.pictures.items():
+            known = pictures.setdefault(key, picture)
+            if known is not picture:
+                known.marks += picture.marks
+    notes = [*remarks.faults(), *notes, *(note for table in tables for note in table.notes)]
     return assemble(
         "csv", root, list(pictures.values()), ImageTree(root), ids=_class_table(root),
-        notes=remarks.faults(), verify_sizes=verify_sizes,
+        notes=notes, verify_sizes=verify_sizes,
         unlisted="image that no table names; left out; give it a row with an empty box if it has no object",
     )  # fmt: skip
 
 
-def _read_table(
-    file: Path, columns: Columns, root: Path, pictures: dict[tuple[str, str], Picture], remarks: Remarks
-) -> None:
+def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> Table:
     if columns.unknown:
         message = "column that is not known; not read; nothing to do unless it names boxes or classes"
         for name in columns.unknown:
             remarks.add("warning", "unknown_column", file, message, name)
+    near, told = file.parent.relative_to(root), told_split(file, root)
+    whole = "trainval" in file.stem.lower()  # a word for a split that may stand beside its parts
+    table = Table(file, columns.split is not None or (told is not None and not whole))
+    if columns.name is None:
+        message = f"there is no column of classes, so all objects are of one, called {ONE_CLASS!r}; add a column class"
+        table.notes.append(Fault("note", "one_class", shown_path(file, root), None, message))
     rows = _rows(file, columns)
-    boxes = [_box(row, columns) for row in rows]
-    inside = [box for box in boxes if box is not None]
+    boxes = [_boxes(row, columns) for row in rows]
+    inside = [box for own in boxes for box in own if box is not None]
     fraction = bool(inside) and all(-1e-6 <= v <= 1 + 1e-6 for box in inside for v in (*box[:2], *_far(box)))
     if fraction and all(v == int(v) for box in inside for v in box):
         fraction = False  # boxes of one pixel, not of the whole image
-    near, own_split = file.parent.relative_to(root), split_of_file(file, root)
-    for number, (row, box) in enumerate(zip(rows, boxes, strict=True), start=1):
+    for number, (row, own) in enumerate(zip(rows, boxes, strict=True), start=1):
         name = row[columns.image].strip() if columns.image < len(row) else ""
         if not name:
             remarks.add(
                 "error", "invalid_row", file, "row without an image; left out; name it", f"row {number}"
             )
             continue
-        split = (split_of(_cell(row, columns.split)) if columns.split is not None else None) or own_split
+        split = (
+            (split_of(_cell(row, columns.split)) if columns.split is not None else None) or told or "train"
+        )
         key = (split, name)
-        if key not in pictures:
+        if key not in table.pictures:
             shown = name if near == Path(".") else (near / name.replace("\\", "/")).as_posix()
-            pictures[key] = Picture(shown, file, split, _size(row, columns), [], (name,))
-        if box is None and not any(_cell(row, c) for c in columns.box):
-            continue  # an image without objects
-        pictures[key].marks.append(Mark(_cell(row, columns.name), box, fraction=fraction))
+            table.pictures[key] = Picture(shown, file, split, _size(row, columns), [], (name,))
+        label = ONE_CLASS if columns.name is None else _cell(row, columns.name)
+        table.pictures[key].marks += [Mark(label, box, fraction=fraction) for box in own]
+    return table
 
 
 def _rows(file: Path, columns: Columns) -> list[list[str]]:
@@ -108,12 +121,20 @@ def _cell(row: Sequence[str], position: int | None) -> str:
     return row[position].strip() if position is not None and position < len(row) else ""
 
 
-def _box(row: Sequence[str], columns: Columns) -> Box | None:
-    try:
-        a, b, c, d = (float(_cell(row, position)) for position in columns.box)
-    except ValueError:
-        return None
-    return (a, b, c, d) if columns.sides else (a, b, c - a, d - b)
+def _boxes(row: Sequence[str], columns: Columns) -> list[Box | None]:
+    """The boxes of a row: none for an image without objects, None for one that cannot be read."""
+    if not any(_cell(row, position) for position in columns.box):
+        return []
+    if len(columns.box) == 1:
+        cells = boxes_in(_cell(row, columns.box[0]))
+        if cells is None:
+            return [None]
+    else:
+        try:
+            cells = [tuple(float(_cell(row, position)) for position in columns.box)]
+        except ValueError:
+            return [None]
+    return [(a, b, c, d) if columns.sides else (a, b, c - a, d - b) for a, b, c, d in cells]
 
 
 def _far(box: Box) -> tuple[float, float]:
@@ -150,5 +171,5 @@ FORMAT = Reader(
     look=loose(annotation_files),
     read=read,
     title="CSV",
-    places="rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class",
+    places="rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class, or a column bbox",
 )

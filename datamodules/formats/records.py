@@ -92,8 +92,13 @@ class Remarks:
 
 def split_of_file(file: Path, root: Path) -> str:
     """The split an annotation file is for: by its own name, else by the folders from it up to `root`."""
+    return told_split(file, root) or "train"
+
+
+def told_split(file: Path, root: Path) -> str | None:
+    """As `split_of_file`, None where no name tells."""
     names = [file.stem, *reversed(file.relative_to(root).parent.parts)]
-    return next((split for split in map(split_of, names) if split), "train")
+    return next((split for split in map(split_of, names) if split), None)
 
 
 def split_of_picture(picture: Picture, root: Path, tree: ImageTree) -> str:

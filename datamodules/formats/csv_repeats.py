@@ -1,0 +1,82 @@
+"""Tables of one folder that say the same: one of everything beside those of its splits is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datamodules.formats.records import Mark, Picture
+from datamodules.index import Fault, shown_path
+
+Row = tuple[str, str, str, tuple[float, ...]]  # split, image, class, box
+
+
+@dataclass
+class Table:
+    """A table as read.
+
+    Attributes:
+        file: the table.
+        divided: whether its name or a column tells splits.
+        pictures: (split, image) -> its objects.
+        notes: what is to be said of it.
+    """
+
+    file: Path
+    divided: bool
+    pictures: dict[tuple[str, str], Picture] = field(default_factory=dict)
+    notes: list[Fault] = field(default_factory=list)
+
+    def rows(self, divided: bool) -> set[Row]:
+        """What it says, of each split or whatever the split."""
+        return {
+            (split if divided else "", _name(image), mark.name, _rounded(mark))
+            for (split, image), picture in self.pictures.items()
+            for mark in picture.marks or [Mark("", None)]
+        }
+
+
+def _name(image: str) -> str:
+    return image.replace("\\", "/").rsplit("/", 1)[-1].casefold()
+
+
+def _rounded(mark: Mark) -> tuple[float, ...]:
+    return () if mark.box is None else tuple(round(v, 4) for v in mark.box)
+
+
+def read_once(root: Path, tables: Sequence[Table]) -> tuple[list[Table], list[Fault]]:
+    """The tables less those of which all rows are in others too, and a note for each of these.
+
+    Raises:
+        ValueError: if a table of no split repeats images of tables of splits and has others of its own: the
+            rest may be training or held out.
+    """
+    kept, notes = list(tables), []
+    if len(tables) < 2:
+        return kept, notes
+    for table in sorted(
+        tables, key=lambda t: -sum(len(p.marks) for p in t.pictures.values())
+    ):  # the whole first
+        others = [other for other in kept if other is not table and (other.divided or not table.divided)]
+        own = table.rows(table.divided)
+        known = [other.rows(table.divided) for other in others]
+        if others and own <= set().union(*known):
+            kept.remove(table)
+            names = [shown_path(o.file, root) for o, rows in zip(others, known, strict=True) if rows & own]
+            message = f"its {len(own)} rows are in {' and '.join(names)} too; not read again"
+            notes.append(Fault("note", "repeated_annotations", shown_path(table.file, root), None, message))
+        elif not table.divided and (split := [other for other in others if other.divided]):
+            _refuse_overlap(root, table, split)
+    return kept, notes
+
+
+def _refuse_overlap(root: Path, table: Table, others: Sequence[Table]) -> None:
+    listed = {_name(image) for other in others for _, image in other.pictures}
+    own = {_name(image) for _, image in table.pictures}
+    if own & listed:
+        raise ValueError(
+            f"{root}: {shown_path(table.file, root)} has {len(own & listed)} images that "
+            f"{' and '.join(shown_path(o.file, root) for o in others)} have too, and {len(own - listed)} others, and "
+            "no word says of which split these are: move it out of the folder, or give it a column split"
+        )
