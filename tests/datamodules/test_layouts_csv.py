@@ -26,7 +26,6 @@ def counts(root: Path) -> dict[str, tuple[int, int]]:
     ("image_name,BoxesString,domain", "p{i}.jpg,6 9 36 29,usask_1"),  # Global Wheat 2021
     ("image,bbox_xyxy", 'p{i}.jpg,"(6, 9, 36, 29)"'),
     ('image,"bbox (x1, y1, x2, y2)"', "p{i}.jpg,6 9 36 29"),
-    ("image,bbox", 'p{i}.jpg,"{{""x"": 6, ""y"": 9, ""w"": 30, ""h"": 20}}"'),
     ("image;bbox", "p{i}.jpg;6,9,30,20"),
     ("image,xmin,ymin,xmax,ymax", "p{i}.jpg,6.0,9.0,36.0,29.0"),  # Kaggle's car object detection
     ("image,x,y,w,h", "p{i}.jpg,6,9,30,20"),
@@ -62,6 +61,15 @@ def test_numbers_that_are_no_boxes_are_told(tmp_path):
 ])  # fmt: skip
 def test_tables_without_boxes_are_none(first, second):
     assert isinstance(columns_of(first, second), str)
+
+
+def test_a_column_of_boxes_in_another_notation_is_told(tmp_path):
+    images(tmp_path, ["images/a.png"])
+    write(tmp_path, "train.csv", 'image,bbox\na.png,"{left: 6, top: 9}"\n')
+    with pytest.raises(
+        ValueError, match=r"train\.csv: its column bbox has .*write it as \[x, y, width, height\]"
+    ):
+        read(tmp_path)
 
 
 def test_a_table_of_everything_is_not_read_again(tmp_path):
