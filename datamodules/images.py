@@ -129,7 +129,7 @@ class ImageFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # one listing instead of one system call an image
-        self._names = {e.name for e in os.scandir(folder) if e.is_file()} if folder.is_dir() else set()
+        self._names = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
         self._below: dict[str, set[str]] = {}  # the same of the folders in it, those that were asked for
         self._listed = 0
 
