@@ -26,6 +26,7 @@ LAYERS = (
     ),  # class_names: what labels compares names with
     (
         "preprocess",
+        "input_limits",
         "photometric",
         "layers",
         "matcher",

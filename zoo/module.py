@@ -22,6 +22,7 @@ from zoo.batch import Batch, Detections, Outputs, Predictions, Step
 from zoo.criterion import SetCriterion
 from zoo.ema import EmaConfig, ModelEma
 from zoo.evaluation import CocoAP
+from zoo.input_limits import InputLimits
 from zoo.labels import LabelMap
 from zoo.mask_scores import MaskScores
 from zoo.masks import InstanceMasks, PanopticRule
@@ -85,6 +86,11 @@ class DetectionModule(LightningModule):
         self._scored_step = -1  # of the last validation that was finished
 
     # -- parts ------------------------------------------------------------------------------------
+
+    @classmethod
+    def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
+        """What sizes of input a module with these plain arguments takes, known before it is built."""
+        return InputLimits()
 
     def average(self, config: EmaConfig | None) -> None:
         """Starts the moving average of `network`; a subclass calls this last in its `__init__`."""

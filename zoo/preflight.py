@@ -129,12 +129,23 @@ def check_one_step(module: DetectionModule, batch: Batch) -> str:
     )
 
 
-def queries_advice(part: str, most_objects: int, queries: int) -> str:
-    """What to do about an image with more objects than queries; `part` of the model has these."""
+def queries_advice(part: str, most_objects: int, queries: int, places: int | None = None) -> str:
+    """What to do about an image with more objects than queries; `part` of the model has these.
+
+    `places` of the feature maps are the most queries that the images can give, None where any number can.
+    """
     enough = -(-most_objects // 50) * 50
+    if places is not None and most_objects > places:
+        more = f"up to {places} with --model.{part}.num_queries {places}, and " if places > queries else ""
+        return (
+            f"an image has {most_objects} objects, {queries} queries find at most {queries}, and the feature maps "
+            f"have {places} places to take queries from: give the model {more}more places with a larger "
+            "--image-size, or cut such images into tiles"
+        )
     return (
         f"an image has {most_objects} objects, {queries} queries find at most {queries}: give the model more with "
-        f"--model.{part}.num_queries {enough}, or cut such images into tiles"
+        f"--model.{part}.num_queries {enough if places is None else min(enough, places)}, or cut such images into "
+        "tiles"
     )
 
 
@@ -144,9 +155,13 @@ def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> s
     outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
     queries = outputs.final.boxes.shape[1]
     if most_objects > queries:
-        return "WARNING: " + queries_advice(
-            "decoder" if hasattr(module.network, "decoder") else "transformer", most_objects, queries
+        limits = module.limits_of(module.init_args)
+        places = (
+            None
+            if limits.queries is None
+            else limits.places((batch.images.shape[-2], batch.images.shape[-1]))
         )
+        return "WARNING: " + queries_advice(limits.part, most_objects, queries, places)
     return f"{queries} queries for at most {most_objects} objects an image"
 
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from zoo.batch import Batch, Outputs, OutputSet, Predictions
 from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
+from zoo.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising import inverse_sigmoid
@@ -235,7 +236,11 @@ class DeformableDetr(nn.Module):
             nn.init.constant_(last[0].bias[2:], -2.0)
 
     def forward(self, batch: Batch) -> Outputs:
-        """Normalised float images to outputs; supervised sets in training only."""
+        """Normalised float images to outputs; supervised sets in training only.
+
+        Raises:
+            ValueError: queries are the best places, and the images have fewer.
+        """
         memory, position = self.tokens(batch)
         memory = self.transformer.encode(memory, position)
         queries, proposals = self.propose(memory) if self.config.two_stage else (self.learned(memory), None)
@@ -286,6 +291,13 @@ class DeformableDetr(nn.Module):
     def propose(self, memory: Memory) -> tuple[Queries, Predictions]:
         """Queries at the best tokens, and the predictions of all tokens with gradient."""
         part = self.transformer
+        wanted, places = self.config.num_queries, memory.tokens.shape[1]
+        if wanted > places:
+            sizes = ", ".join(f"{height}x{width}" for height, width in memory.sizes)
+            raise ValueError(
+                f"Deformable DETR has {wanted} queries, feature maps of {sizes} have {places} places; give it "
+                "larger images"
+            )
         start, valid = proposal_logits(memory)
         tokens = memory.tokens.masked_fill(~valid[..., None], 0.0)
         tokens = part.enc_output_norm(part.enc_output(tokens))
@@ -406,6 +418,16 @@ def box_features(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tenso
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(2)
 
 
+def input_limits(transformer: Mapping[str, Any], dilate_last: bool) -> InputLimits:
+    """What sizes of input Deformable DETR takes: with two stages its queries are the best places of all maps."""
+    if not transformer["two_stage"]:
+        return InputLimits()
+    last = 16 if dilate_last else 32
+    levels = transformer["num_levels"]
+    strides = (last,) if levels == 1 else (8, 16, last, *(last * 2**n for n in range(1, levels - 2)))
+    return InputLimits(queries=transformer["num_queries"], strides=strides)
+
+
 class DeformableDetrModule(DetectionModule):
     """Trains Deformable DETR. The signature is the recipe's schema; published values are in recipes/.
 
@@ -419,6 +441,11 @@ class DeformableDetrModule(DetectionModule):
     """
 
     class_tensors = r"^class_embed\.\d+\."
+
+    @classmethod
+    def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
+        """See `DetectionModule.limits_of`."""
+        return input_limits(init_args["transformer"], init_args["backbone"].get("dilate_last", False))
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step
 from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.ema import EmaConfig
+from zoo.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone, from_presnet
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising import DenoisingQueries, contrastive_denoising, image_generator, inverse_sigmoid
@@ -268,17 +270,16 @@ class RtDetr(nn.Module):
         self.decoder = Decoder([encoder.dim] * NUM_LEVELS, num_classes, decoder)
         self.num_classes = num_classes
         self.multi_scale = tuple(multi_scale)
+        self.limits = input_limits(decoder.num_queries, multi_scale)
 
     def forward(self, batch: Batch) -> Outputs:
         """Normalised float images to outputs.
 
         Raises:
-            ValueError: a side of the images is not a multiple of 32.
+            ValueError: a side of the images is not a multiple of 32, or they have fewer places than queries.
         """
         images, denoising = self.prepare(batch)
-        height, width = images.shape[-2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"images are {height}x{width}; RT-DETR needs both sides to be multiples of 32")
+        self.limits.refuse((images.shape[-2], images.shape[-1]), "RT-DETR")
         return self.compute(images, denoising)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, DenoisingQueries | None]:
@@ -326,6 +327,17 @@ class RtDetr(nn.Module):
         return replace(outputs, supervised=(kept, *outputs.supervised[1:]))
 
 
+def input_limits(num_queries: int, multi_scale: Sequence[int]) -> InputLimits:
+    """What sizes of input RT-DETR takes: its queries are the best places of three maps."""
+    return InputLimits(
+        multiple_of=32,
+        queries=num_queries,
+        part="decoder",
+        strides=(8, 16, 32),
+        training_sizes=tuple((side, side) for side in multi_scale),
+    )
+
+
 class RtDetrModule(DetectionModule):
     """Trains RT-DETR. The signature is the recipe's schema; published values are in recipes/rt_detr/.
 
@@ -340,6 +352,11 @@ class RtDetrModule(DetectionModule):
     """
 
     class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
+
+    @classmethod
+    def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
+        """See `DetectionModule.limits_of`."""
+        return input_limits(init_args["decoder"]["num_queries"], init_args["multi_scale"])
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from datamodules.custom import CustomDataModule
 from datamodules.shards import place_of
 from zoo.cli import mask_data
 from zoo.cli.console import Console, quoted
+from zoo.cli.input_sizes import input_sizes
 from zoo.cli.lightning import quiet
 from zoo.cli.loading import Subject, from_recipe, load_detector
 from zoo.cli.report import score_split, write_metrics
@@ -60,6 +61,9 @@ def evaluate(
             f"nothing to evaluate: zoo {action} MODEL --data FOLDER, or zoo {action} --config RECIPE"
         )
     refuse_other_labels(subject)
+    sizes = input_sizes(subject.data, {}, (split,))
+    limits = subject.module.limits_of(subject.module.init_args)
+    limits.refuse_any(sizes, subject.name, "use larger images, or a model with fewer queries")
     document: dict[str, Any] = {
         "model": subject.name,
         "hardware": hardware(subject.trainer),

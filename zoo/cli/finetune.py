@@ -17,8 +17,11 @@ from zoo.cli import catalogue, mask_data, recipes, schema
 from zoo.cli.console import Console, quoted
 from zoo.cli.data import quick_check
 from zoo.cli.image_check import image_check
+from zoo.cli.input_sizes import input_sizes, most_places
 from zoo.cli.recipes import Recipe
 from zoo.cli.run_folder import new_folder, refuse_used
+from zoo.input_limits import InputLimits, Size
+from zoo.module import DetectionModule
 from zoo.preflight import queries_advice
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
@@ -80,6 +83,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
     data = read_data(recipe)
+    refuse_too_few_places(recipe, data, start.family_name)
     faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
     seen, looked = image_check(data, place_of(choices.data))
     faults += seen
@@ -292,6 +296,7 @@ def parse_size(text: str, resize: str = "stretch") -> list[int]:
         sides = [int(match[1]), int(match[2] or int(match[1]) * LONGEST_TO_SHORTEST)]
         if min(sides) < STRIDE:
             raise ValueError(f"--image-size {text}: both sides must be at least {STRIDE}")
+        _refuse_huge(text, sides)
         return sorted(sides)
     size = [int(match[1]), int(match[2] or match[1])]
     if any(side % STRIDE or not side for side in size):
@@ -299,7 +304,16 @@ def parse_size(text: str, resize: str = "stretch") -> list[int]:
         raise ValueError(
             f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}"
         )
+    _refuse_huge(text, size)
     return size
+
+
+def _refuse_huge(text: str, sides: list[int]) -> None:
+    most = InputLimits().largest
+    if max(sides) > most:
+        raise ValueError(
+            f"--image-size {text[:20]}: a side may have at most {most} pixels; cut larger images into tiles"
+        )
 
 
 def head_note(recipe: Recipe) -> str:
@@ -350,9 +364,29 @@ def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> 
     fullest = data.most_objects()
     part, queries = queries_of(recipe)
     if fullest > queries:
-        notes.append(queries_advice(part, fullest, queries))
+        notes.append(
+            queries_advice(part, fullest, queries, most_places(limits_of(recipe), sizes_of(recipe, data)))
+        )
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
     return notes
+
+
+def limits_of(recipe: Recipe) -> InputLimits:
+    """What sizes of input the recipe's model takes."""
+    cls: type[DetectionModule] = schema.load_class("model", recipe["model"]["class_path"])
+    return cls.limits_of(recipe["model"]["init_args"])
+
+
+def sizes_of(recipe: Recipe, data: DetectionDataModule) -> set[Size]:
+    """Sizes of input that all splits give."""
+    return input_sizes(data, recipe["data"]["init_args"], ("train", "val", "test"))
+
+
+def refuse_too_few_places(recipe: Recipe, data: DetectionDataModule, name: str) -> None:
+    """Raises ValueError where the images are too small for the queries, or of a size that no model takes."""
+    limits = limits_of(recipe)
+    advice = f"use a larger --image-size or fewer --model.{limits.part}.num_queries"
+    limits.refuse_any(sizes_of(recipe, data), name, advice)
 
 
 def queries_of(recipe: Recipe) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from zoo.callbacks import History, Progress, total_steps
 from zoo.checkpoint_io import read_checkpoint, write_atomically
 from zoo.cli import recipes, schema, signals
 from zoo.cli.console import Console, is_rank_zero
+from zoo.cli.input_sizes import refuse_sizes
 from zoo.cli.lightning import ZooCLI
 from zoo.cli.recipes import Recipe
 from zoo.cli.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
@@ -93,6 +94,7 @@ def _train(
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     data.setup("fit")
+    refuse_sizes(module, data, recipe)
     write_recipe(recipe, folder)
     if is_rank_zero():
         console.say(f"recipe      {folder / RECIPE_FILE}")
