@@ -26,8 +26,14 @@ def load_json(file: Path) -> Any:
     """
     try:
         return json.loads(decode_text(read_file(file)))
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested deeper than any annotation file; export it again") from error
     except ValueError as error:
-        raise ValueError(f"{file} is no json: {error}; export it again") from error
+        # what Python says of it advises to change Python
+        told = (
+            "it has a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
+        )
+        raise ValueError(f"{file} is no json that can be read: {told}; export it again") from error
 
 
 def load_list(file: Path, what: str) -> list[Any]:

@@ -168,6 +168,19 @@ def test_bytes_that_are_no_text_are_no_annotations(tmp_path, format, file):
         read(tmp_path, format)
 
 
+@pytest.mark.parametrize(("value", "words"), [
+    ("[" * 100_000, "is nested deeper than any annotation file; export it again"),
+    ("9" * 5000, "it has a number of thousands of digits; export it again"),
+])  # fmt: skip
+def test_json_that_python_gives_up_on_is_refused_in_our_words(tmp_path, value, words):
+    write_image(tmp_path / "a.png", (40, 30))
+    (tmp_path / "via.json").write_text(
+        '{"filename": "a.png", "regions": [], "file_attributes": {}, "size": ' + value
+    )
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path)
+
+
 def test_a_later_row_that_is_no_text_names_the_table(tmp_path):
     write_image(tmp_path / "a.png", (40, 30))
     (tmp_path / "train.csv").write_bytes(TABLE.encode() + "a.png,40,30,кот,1,2,9,9\n".encode("cp1251"))
