@@ -12,7 +12,7 @@ from pathlib import Path
 from datamodules.formats import sniff
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, loose
+from datamodules.formats.reader import Evidence, Reader, Signs
 from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
 from datamodules.formats.source import Source
 from datamodules.images import SUFFIXES
@@ -125,9 +125,15 @@ def _names(root: Path, file: Path) -> list[str]:
     return []
 
 
+def _look(root: Path, _: Sequence[Evidence]) -> Signs:
+    files = annotation_files(root)
+    # Roboflow's own name in each split; its test/ may have labels of another export
+    return Signs(files, any(file.name == "_annotations.txt" for file in files))
+
+
 FORMAT = Reader(
     name="box_list",
-    look=loose(annotation_files),
+    look=_look,
     read=read,
     title="Lists of boxes",
     places="train.txt or train/_annotations.txt with lines `path x1,y1,x2,y2,class ...`, _classes.txt",

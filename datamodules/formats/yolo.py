@@ -242,9 +242,9 @@ def _look(root: Path, before: Sequence[Evidence]) -> Signs:
     file = layout.data_file(root)
     if file and not claimed(before, "oriented"):  # Roboflow's yolo_obb has a data.yaml too
         return Signs([file], True)
+    labels = None if any(e.layout for e in before) else layout.loose_labels(root)
     others = claimed(before, "box_list", "kitti", "visdrone", "wider_face", "mot")  # txt with numbers too
-    labels = None if others or any(e.layout for e in before) else layout.loose_labels(root)
-    return Signs([labels] if labels else [], False)
+    return Signs([labels] if labels and labels not in others else [], False)
 
 
 FORMAT = Reader(

@@ -228,6 +228,20 @@ def test_beside_yolo_they_are_left_over_and_told(tmp_path, make):
     assert "other_format" in {f.kind for f in read(root).faults}
 
 
+@pytest.mark.parametrize(("make", "name"), [
+    (lambda root: kitti(root, "extra"), "kitti"),
+    (lambda root: visdrone(root, "extra"), "visdrone"),
+    (lambda root: mot(root, "extra"), "mot"),
+    (lambda root: write(root / "train.txt", "images/train/0.jpg 1,2,3,4,0\n"), "box_list"),
+])  # fmt: skip
+def test_beside_labels_of_yolo_without_data_yaml_neither_is_taken_in_silence(tmp_path, make, name):
+    root = write_yolo(tmp_path / "set")
+    (root / "data.yaml").unlink()
+    make(root)
+    with pytest.raises(ValueError, match=rf"may be {name} .* and yolo \(labels/train/0.txt\)"):
+        read(root)
+
+
 def test_rows_that_are_no_numbers_are_told_with_file_and_line(tmp_path):
     kitti(tmp_path / "kitti")
     write(tmp_path / "kitti/training/label_2/000002.txt", f"Car 0 0 0 1 2 x 4 {SPACE}\nCar 1\n")
