@@ -19,6 +19,7 @@ LAYERS = (
         "labels",
         "fetching",
         "opening",
+        "patterns",
         "plain_yaml",
         "pixels",
         "class_names",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from zoo.class_names import corrected
 
 _T = TypeVar("_T")
+_WIDEST = 1_000_000  # classes of a head
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class LabelMap:
             if len(set(values)) < len(values):
                 twice = sorted({v for v in values if values.count(v) > 1})
                 raise ValueError(f"{what} {twice} given to more than one class")
+        if not 0 <= self.num_classes <= _WIDEST:
+            raise ValueError(f"label map of {self.num_classes} classes; heads have 0 to {_WIDEST}")
         if self.head_indices and not 0 <= min(self.head_indices) <= max(self.head_indices) < self.num_classes:
             raise ValueError(
                 f"head indices {min(self.head_indices)}..{max(self.head_indices)} do not fit a head of "
@@ -81,16 +84,25 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelMap:
-        """Inverse of `to_dict`."""
-        classes = state["classes"]
-        return cls(
-            names=tuple(str(c["name"]) for c in classes),
-            source_ids=tuple(int(c["source_id"]) for c in classes),
-            head_indices=tuple(int(c["head_index"]) for c in classes),
-            num_classes=int(state["num_classes"]),
-            is_thing=_of_all(classes, "is_thing", bool),
-            colors=_of_all(classes, "color", _color),
-        )
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: it is no label map, as in a checkpoint or manifest that is damaged or of another program.
+        """
+        try:
+            classes = state["classes"]
+            return cls(
+                names=tuple(str(c["name"]) for c in classes),
+                source_ids=tuple(_whole(c["source_id"]) for c in classes),
+                head_indices=tuple(_whole(c["head_index"]) for c in classes),
+                num_classes=_whole(state["num_classes"]),
+                is_thing=_of_all(classes, "is_thing", bool),
+                colors=_of_all(classes, "color", _color),
+            )
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"the label map is none ({error!r:.80}); take the weights from their source again"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for checkpoints, manifests and prediction files."""
@@ -160,6 +172,13 @@ def _of_all(
     return tuple(read(c[key]) for c in classes)
 
 
+def _whole(value: Any) -> int:
+    """A whole number of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value
+
+
 def _color(value: Sequence[int]) -> tuple[int, int, int]:
-    red, green, blue = value
-    return int(red), int(green), int(blue)
+    red, green, blue = (_whole(v) for v in value)
+    return red, green, blue

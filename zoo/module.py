@@ -398,7 +398,9 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
     Raises:
         ValueError: a foreign class path, or arguments that do not fit the signature.
     """
-    path = str(block["class_path"])
+    if not isinstance(block, Mapping) or not isinstance(block.get("init_args"), Mapping):
+        raise ValueError(f"the model block is {block!r:.80}; it has class_path and init_args, a mapping")
+    path = str(block.get("class_path"))
     module_name, _, class_name = path.rpartition(".")
     if not re.fullmatch(r"zoo\.architectures\.[a-z0-9_]+\.[A-Za-z0-9_]+", path):
         raise ValueError(f"class_path {path!r} is not under zoo.architectures.; nothing else is imported")
@@ -410,6 +412,10 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
         raise ValueError(f"class_path {path!r} is not a detection module")
     init_args = copy.deepcopy(dict(block["init_args"]))  # the parser writes into what it is given
     if backbone_weights is not None:
+        if not isinstance(init_args.get("backbone"), Mapping):
+            raise ValueError(
+                f"the backbone of {path} is {init_args.get('backbone')!r:.80}; it must be a mapping"
+            )
         init_args["backbone"] = {**init_args["backbone"], "weights": backbone_weights}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "model")
@@ -417,5 +423,11 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
         config = parser.parse_object({"model": init_args})
     except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
         raise ValueError(f"init_args do not fit {path}: {error}") from error
-    module: DetectionModule = parser.instantiate(config).model
+    try:
+        module: DetectionModule = parser.instantiate(config).model
+    except OSError:
+        raise  # the weights of a backbone cannot be had
+    except Exception as error:  # sizes that fit no layer: what torch raises depends on the layer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"no network can be built of init_args of {path}: {reason[:200]}") from error
     return module

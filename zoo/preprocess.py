@@ -18,9 +18,17 @@ from torchvision.transforms.v2 import functional as TF
 
 from zoo.batch import Batch
 from zoo.photometric import distort_batch
+from zoo.pixels import LONGEST_SIDE
 
 Backend = Literal["fast", "pil"]
 _CACHED_ROWS = 96
+
+
+_WORDS = {"resize": ("stretch", "shortest"), "backend": ("fast", "pil"), "padding": ("batch", "step")}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +54,35 @@ class InputContract:
     padding: Literal["batch", "step"] = "batch"
 
     def __post_init__(self) -> None:
+        for key, valid in _WORDS.items():
+            if getattr(self, key) not in valid:
+                raise ValueError(f"{key} is {getattr(self, key)!r:.40}; it is one of {', '.join(valid)}")
+        levels = (self.mean, self.std)
+        if not all(isinstance(v, (tuple, list)) and all(map(_is_finite, v)) for v in levels):
+            raise ValueError(f"mean {self.mean!r:.60} and std {self.std!r:.60} must be finite numbers")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 3):
             raise ValueError(f"mean {self.mean} and std {self.std} must both have three values, or none")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be two positive integers, not {self.size}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std {self.std} must be above 0")
+        sides = self.size if isinstance(self.size, (tuple, list)) else ()
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if len(sides) != 2 or not whole or min(sides) < 1 or max(sides) > LONGEST_SIDE:
+            raise ValueError(
+                f"size must be two positive integers up to {LONGEST_SIDE}, not {self.size!r:.60}"
+            )
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> InputContract:
-        """Inverse of `to_dict`; unknown keys are an error."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
-        return cls(**values)
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown key or a value that is none.
+        """
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+            return cls(**values)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"the input contract is none: {str(error)[:120]}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for manifests and checkpoints."""

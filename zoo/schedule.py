@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.patterns import compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class ParamRule:
     lr: float | None = None
     weight_decay: float | None = None
     freeze: bool = False
+
+    def __post_init__(self) -> None:
+        compiled(self.match)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class Schedule:
         members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in rules]
         used = set()
         for name, parameter in parameters:
-            matching = [i for i, rule in enumerate(rules) if re.search(rule.match, name)]
+            matching = [i for i, rule in enumerate(rules) if compiled(rule.match).search(name)]
             used.update(matching)
             if parameter.requires_grad:
                 members[matching[0]].append((name, parameter))
@@ -93,7 +97,7 @@ class Schedule:
         To be done before DDP wraps the network: it waits for a gradient of whatever trains at that moment.
         """
         for name, parameter in parameters:
-            rule = next((r for r in self.rules if re.search(r.match, name)), None)
+            rule = next((r for r in self.rules if compiled(r.match).search(name)), None)
             if rule is not None and rule.freeze:
                 parameter.requires_grad_(False)
 

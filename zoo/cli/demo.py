@@ -17,7 +17,7 @@ from PIL import Image
 from datamodules.doctor import check
 from datamodules.shapes import CLASSES, draw_image, generate_shapes
 from zoo.cli import recipes
-from zoo.cli.console import Console, quoted
+from zoo.cli.console import Console
 from zoo.cli.finetune import announce, read_data
 from zoo.cli.loading import load_detector
 from zoo.cli.predicting import predict
@@ -140,7 +140,7 @@ def closing(output: Path, document: dict[str, Any], reference: str, console: Con
     console.say(f"look at the run:     mlflow ui --backend-store-uri {database}")
     threshold = shown_from(document["val"])
     console.say(
-        f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {quoted(registry)}"
+        f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {registry}"
     )
     console.say("your own images:     zoo finetune rt_detr_tiny --data FOLDER")
 

@@ -22,6 +22,7 @@ from zoo.cli.recipes import Recipe
 from zoo.cli.run_folder import new_folder, refuse_used
 from zoo.input_limits import InputLimits, Size
 from zoo.module import DetectionModule
+from zoo.patterns import compiled
 from zoo.preflight import queries_advice
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
@@ -258,7 +259,7 @@ def _from_scratch(recipe: Recipe) -> list[str]:
         notes.append(f"backbone {' and '.join(frozen)} switched off: random weights have to learn")
     kept = []
     for rule in schedule["rules"]:
-        if not any(re.search(rule["match"], name) for name in OF_A_BACKBONE):
+        if not any(compiled(rule["match"]).search(name) for name in OF_A_BACKBONE):
             kept.append(rule)  # part of the method, not of starting from trained weights
             continue
         if rule.pop("freeze", False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from datamodules.formats import panoptic_file
 from datamodules.formats.detect import detect
 from datamodules.shards import is_address
 from zoo.labels import LabelMap
+from zoo.patterns import compiled
 from zoo.preprocess import InputContract
 
 PANOPTIC, OUTLINES = "datamodules.panoptic.CocoPanopticDataModule", "datamodules.custom.CustomDataModule"
@@ -64,7 +64,7 @@ def suit_model(recipe: dict[str, Any]) -> list[str]:
     """Fits rule and monitored score to the data that was chosen; what to tell the user."""
     notes, arguments = [], recipe["model"]["init_args"]
     rules = arguments["schedule"]["rules"]
-    for rule in [r for r in rules if r.get("freeze") and re.search(r["match"], CLASS_HEAD)]:
+    for rule in [r for r in rules if r.get("freeze") and compiled(r["match"]).search(CLASS_HEAD)]:
         rules.remove(rule)
         notes.append(f"{rule['match']} learns instead of being frozen: new classes need it")
     if recipe["data"]["class_path"] == PANOPTIC and arguments["panoptic"] is not None:

@@ -38,7 +38,6 @@ from zoo.registry.manifest import (
 from zoo.registry.store import (
     DamagedModelError,
     LocalRegistry,
-    check_safetensors,
     find,
     finish_folder,
     verify_folder,
@@ -393,10 +392,9 @@ def read_published(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         start = file.read(9)
     if start[8:] == b"{":  # eight bytes of length, then the JSON header
-        from safetensors.torch import load_file
+        from zoo.registry.safetensors_file import read_safetensors
 
-        check_safetensors(path)
-        return load_file(path)
+        return read_safetensors(path)
     from zoo.checkpoint_io import read_checkpoint
 
     return published_state(read_checkpoint(path))

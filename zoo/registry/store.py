@@ -10,7 +10,6 @@ never written again. Built-in manifests are package data and read-only.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import secrets
@@ -34,6 +33,7 @@ from zoo.registry.manifest import (
     read_manifest,
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
+from zoo.registry.safetensors_file import DamagedModelError, check_safetensors
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")
@@ -41,10 +41,6 @@ DEFAULT_ROOT = Path("mlruns", "registry")
 
 class UnknownModelError(LookupError):
     """No manifest has the name; the message lists those that do."""
-
-
-class DamagedModelError(ValueError):
-    """A file is not what its manifest says; the message names file, expected and found."""
 
 
 def registry_root(root: str | Path | None = None) -> Path:
@@ -276,27 +272,6 @@ def finish_folder(folder: Path, manifest: Manifest) -> None:
 def file_entry(path: Path) -> FileEntry:
     """Size and hash of a file."""
     return FileEntry(path=check_file_name(path.name), size=path.stat().st_size, sha256=sha256_of(path))
-
-
-def check_safetensors(path: Path) -> None:
-    """Reads the header only; needs no torch.
-
-    Raises:
-        DamagedModelError: if the file is not in the safetensors format, whatever its name says.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if 2 <= length <= min(size - 8, 100 << 20) else b""
-    try:
-        entries = json.loads(header)
-        ends = [row["data_offsets"][1] for key, row in entries.items() if key != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedModelError(f"{path} is not a safetensors file, whatever its name says") from error
-    if max(ends, default=0) != size - 8 - length:
-        raise DamagedModelError(
-            f"{path} is a cut safetensors file: {size} bytes, {max(ends) + 8 + length} needed"
-        )
 
 
 def with_files(manifest: Manifest, folder: Path) -> Manifest:

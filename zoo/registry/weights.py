@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +19,7 @@ from zoo.labels import LabelMap
 from zoo.module import DetectionModule, build_module
 from zoo.preprocess import InputContract
 from zoo.registry.manifest import WEIGHTS_FILE, Manifest
+from zoo.registry.safetensors_file import read_safetensors
 
 _RAW, _AVERAGED = "network.", "ema.network."
 COUNTED = (
@@ -44,16 +45,22 @@ def released_from_checkpoint(path: str | Path) -> Released:
     Raises:
         ValueError: if it is no checkpoint of ours, or of a run that never met its data.
     """
+    if Path(path).suffix == ".safetensors":
+        raise ValueError(
+            f"{path} holds weights alone, no model, classes and input; name the registered model, or give --config "
+            "with --ckpt-path"
+        )
     checkpoint = read_checkpoint(path)
-    facts = checkpoint.get("zoo")
-    if not isinstance(facts, dict) or "state_dict" not in checkpoint:
+    facts, state = checkpoint.get("zoo"), checkpoint.get("state_dict")
+    if not isinstance(facts, dict) or not isinstance(state, dict) or not isinstance(facts.get("model"), dict):
         raise ValueError(
             f"{path} has no `zoo` block with model, label map and input contract: it was not written by "
             "zoo fit or zoo finetune"
         )
     if facts.get("label_map") is None or facts.get("input") is None:
         raise ValueError(f"{path} has no label map or input contract; it was saved before any data was read")
-    state = checkpoint["state_dict"]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise ValueError(f"{path} has other things than tensors in its state dict; it was changed by hand")
     prefix = _AVERAGED if any(key.startswith(_AVERAGED) for key in state) else _RAW
     network = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return Released(
@@ -69,7 +76,7 @@ def released_from_folder(folder: Path, manifest: Manifest) -> Released:
     """The weights beside a manifest. The caller has checked their hashes."""
     plain = manifest.to_dict()
     return Released(
-        load_file(folder / WEIGHTS_FILE),
+        read_safetensors(folder / WEIGHTS_FILE),
         plain["model"],
         manifest.labels(),
         InputContract.from_dict(plain["input"]),
@@ -93,7 +100,7 @@ def load_strictly(module: DetectionModule, state: Mapping[str, Tensor]) -> None:
     """Loads a network's state dict into the module, and its average if it has one."""
     try:
         module.network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, NotImplementedError) as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise ValueError(
             f"the weights are of another network than the model block: {' '.join(lines)}"
