@@ -88,6 +88,38 @@ class Columns:
         )
 
 
+def check(columns: Columns) -> None:
+    """Raises ValueError where a column leads out of another, or holds what it cannot: a file of a stranger may."""
+    images, objects = len(columns.image_ids), len(columns.source_ids)
+    lengths = (len(columns.sizes), *(len(c) for c in (columns.name_offsets[1:], columns.offsets[1:])))
+    if any(length != images for length in lengths):
+        raise ValueError(f"its columns have {lengths} rows for {images} images")
+    own = (columns.boxes_xywh, columns.areas, columns.crowd, columns.annotation_ids)
+    if any(len(column) != objects for column in own):
+        raise ValueError(f"its columns have {tuple(map(len, own))} rows for {objects} objects")
+    _check_offsets("names", columns.name_offsets, len(columns.name_bytes))
+    _check_offsets("objects", columns.offsets, objects)
+    if not ((columns.sizes > 0) & (columns.sizes < 1 << 31)).all():
+        raise ValueError("an image has a size below 1 or beyond 32 bits")
+    if columns.crowd.view(np.uint8).max(initial=0) > 1:
+        raise ValueError("a mark of a crowd is neither 0 nor 1")
+    if not (np.isfinite(columns.boxes_xywh).all() and np.isfinite(columns.areas).all()):
+        raise ValueError("a box or an area is no finite number")
+    if (outlines := columns.outlines) is not None:
+        _check_offsets("polygons", outlines.polygon_offsets, len(outlines.point_offsets) - 1, objects)
+        _check_offsets("points", outlines.point_offsets, len(outlines.coordinates))
+        _check_offsets("run lengths", outlines.rle_offsets, len(outlines.rle_bytes), objects)
+        if not np.isfinite(outlines.coordinates).all():
+            raise ValueError("a coordinate of an outline is no finite number")
+
+
+def _check_offsets(what: str, offsets: Ints, length: int, rows: int | None = None) -> None:
+    if rows is not None and len(offsets) != rows + 1:
+        raise ValueError(f"its {what} have {len(offsets) - 1} rows for {rows} objects")
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != length or (np.diff(offsets) < 0).any():
+        raise ValueError(f"the offsets of its {what} do not go from 0 to {length}")
+
+
 class Names(Sequence[str]):
     """The file names of some images, made when asked for."""
 

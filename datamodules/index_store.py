@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.columns import Columns, Outlines
+from datamodules.columns import Columns, Outlines, check
 
 _VERSION = b"1"
 _SIZE = pa.list_(pa.int64(), 2)
@@ -28,6 +28,7 @@ _PLAIN = [
     pa.field("crowd", pa.uint8()),
     pa.field("annotation_id", pa.int64()),
 ]
+_PER_IMAGE = [pa.field("file", pa.large_string()), pa.field("image_id", pa.int64()), pa.field("size", _SIZE)]
 _OUTLINED = [
     pa.field("polygons", pa.large_list(pa.large_list(pa.float64()))),
     pa.field("rle", pa.large_binary()),
@@ -56,17 +57,57 @@ def write_columns(columns: Columns, path: Path) -> None:
 def open_columns(path: str) -> Columns:
     """Maps the file; nothing is read but what is asked for, and processes share what is.
 
+    What the columns hold is believed: `check_columns` is for a file of someone else.
+
     Raises:
         ValueError: naming the file, if it is none of ours.
         OSError: if it cannot be opened.
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(path))
-        if (reader.schema.metadata or {}).get(b"detr_zoo_index") != _VERSION:
+        if (reader.schema.metadata or {}).get(b"detr_zoo_index") != _VERSION or not _is_ours(reader.schema):
             raise ValueError("it has another schema")
+        if reader.num_record_batches != 1:
+            raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
         batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, ValueError, IndexError) as error:
+        batch.validate()  # before anything is taken out: lengths of buffers, ends of offsets
+        if any(_nulls(column) for column in batch.columns):
+            raise ValueError("it has empty places")
+        return _columns_of(batch, path)
+    except (pa.ArrowException, ValueError, IndexError) as error:
         raise ValueError(f"{path} is no annotation index: {error}; remove it, it is made again") from error
+
+
+def check_columns(path: str) -> None:
+    """Reads every column of a file that was made elsewhere, once, so that none leads out of another.
+
+    Raises:
+        ValueError: naming the file and the column.
+    """
+    try:
+        check(open_columns(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; copy the data set again, all of its files") from error
+
+
+def _is_ours(schema: pa.Schema) -> bool:
+    def objects(fields: list[pa.Field]) -> pa.Schema:
+        return pa.schema([*_PER_IMAGE, pa.field("objects", pa.large_list(pa.struct(fields)))])
+
+    return any(schema.equals(objects(fields)) for fields in (_PLAIN, [*_PLAIN, *_OUTLINED]))
+
+
+def _nulls(array: pa.Array) -> bool:
+    """Whether an entry, at any depth, is null: the buffers are taken as they are, without their masks."""
+    if array.null_count:
+        return True
+    if pa.types.is_struct(array.type):
+        return any(_nulls(child) for child in _children(array))
+    nested = pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
+    return nested and _nulls(array.values)
+
+
+def _columns_of(batch: pa.RecordBatch, path: str) -> Columns:
     names, ids, sizes, objects = batch.columns
     fields = dict(zip((f.name for f in objects.type.value_type), _children(objects.values), strict=True))
     outlines = None

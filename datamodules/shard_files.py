@@ -9,6 +9,7 @@ images.arrow    where each image lies: name, shard, offset, length, crc32; sorte
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -94,15 +95,33 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name_code(name), digest_size=8).digest(), "little")
 
 
+_TABLE = {
+    "name_hash": pa.uint64(), "name": pa.large_binary(), "shard": pa.uint32(), "offset": pa.uint64(),
+    "length": pa.uint64(), "crc32": pa.uint32(),
+}  # fmt: skip
+
+
 class ImageTable:
     """`images.arrow`, memory-mapped: a worker pays for the pages it touches, and shares them."""
 
     def __init__(self, path: Path) -> None:
-        batch = read_arrow(path)
+        batch = read_arrow(path, _TABLE)
+        self._path = path
         self._hashes, self._shards, self._offsets, self._lengths, self._checks = (
-            batch.column(name).to_numpy(zero_copy_only=True)
-            for name in ("name_hash", "shard", "offset", "length", "crc32")
+            batch.column(name).to_numpy(zero_copy_only=True) for name in _TABLE if name != "name"
         )
+
+    def check(self, shards: Sequence[FileEntry]) -> None:
+        """Raises ValueError unless every image lies in one of the shards; for a table that was made elsewhere."""
+        sizes = np.array([shard.size for shard in shards] or [0], dtype=np.float64)
+        where = np.minimum(self._shards, len(sizes) - 1)
+        ends = self._offsets.astype(np.float64) + self._lengths  # whole numbers would wrap around
+        if (where != self._shards).any() or (ends > sizes[where]).any():
+            raise ValueError(
+                f"{self._path} is damaged: an image lies in no shard, or outside its own; copy it again"
+            )
+        if (self._hashes[1:] <= self._hashes[:-1]).any():
+            raise ValueError(f"{self._path} is damaged: its names are not in order; copy it again")
 
     def find(self, name: str) -> tuple[int, int, int, int] | None:
         """(number of the shard, offset, length, crc32) of an image; None if it is not there."""
@@ -125,13 +144,21 @@ def write_arrow(path: Path, columns: dict[str, pa.Array]) -> None:
         writer.write_batch(batch)
 
 
-def read_arrow(path: Path) -> pa.RecordBatch:
+def read_arrow(path: Path, types: Mapping[str, pa.DataType]) -> pa.RecordBatch:
     """What `write_arrow` wrote, memory-mapped.
 
     Raises:
-        ValueError: naming the file, if it is none of those.
+        ValueError: naming the file, if it is none of those, or has other columns.
     """
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except pa.ArrowInvalid as error:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        found = {field.name: field.type for field in reader.schema}
+        if found != dict(types) or len(reader.schema) != len(types) or reader.num_record_batches != 1:
+            raise ValueError("it has other columns")
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        if any(column.null_count for column in batch.columns):
+            raise ValueError("it has empty places")
+        return batch
+    except (pa.ArrowException, ValueError, IndexError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the data set again, all of its files") from error

@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from datamodules.index import AnnotationIndex
-from datamodules.index_store import open_columns
+from datamodules.index_store import check_columns, open_columns
 from datamodules.remote import RemoteFolder
 from datamodules.shard_cache import CachedShards, ShardCache, cache_folder, cache_limit, read_range
 from datamodules.shard_files import MANIFEST, FileEntry, ImageTable, Manifest, parse_manifest
@@ -203,6 +203,9 @@ def _open_remote(remote: RemoteFolder) -> ShardedData:
 
 
 def _opened(address: str, manifest: Manifest, folder: Path, source: ShardSource) -> ShardedData:
+    for split in manifest.splits.values():
+        check_columns(str(folder / split.file.name))
+    ImageTable(folder / manifest.images.name).check(manifest.shards)
     store = ShardStore(source, tuple(s.name for s in manifest.shards), folder / manifest.images.name)
     splits = {
         name: AnnotationIndex(address, open_columns(str(folder / split.file.name)), store=store)

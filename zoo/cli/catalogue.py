@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from zoo.registry.names import Reference, base_name, parse_reference
 from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
 from zoo.registry.store import LocalRegistry, builtin_manifests
 
+log = logging.getLogger(__name__)
 Entry = dict[str, Any]
 
 
@@ -124,9 +126,17 @@ def with_details(entry: Entry) -> Entry:
 
 
 def registered(registry: Path | None) -> list[Entry]:
-    """The newest version of each model in the user's registry; empty if there is none yet."""
-    local = LocalRegistry(registry)
-    return [_of_registry(local, local.manifest(Reference(name))) for name in local.names()]
+    """The newest version of each model in the user's registry; empty if there is none yet.
+
+    One that cannot be read is warned of and left out: the others can still be used.
+    """
+    local, entries = LocalRegistry(registry), []
+    for name in local.names():
+        try:
+            entries.append(_of_registry(local, local.manifest(Reference(name))))
+        except (ValueError, OSError, LookupError) as error:
+            log.warning("left out of the list: %s", error)
+    return entries
 
 
 def find_registered(name: str, registry: Path | None) -> Entry | None:

@@ -102,7 +102,8 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     if registered is not None:
         document["registered"] = registered
         console.say("\ntry it:")
-        console.say(f"  zoo predict {registered} {quoted(example_image(run.data))}")
+        where = "" if choices.registry is None else f" --registry {quoted(choices.registry)}"
+        console.say(f"  zoo predict {registered} {quoted(example_image(run.data))}{where}")
     console.result(document)
     return document
 
