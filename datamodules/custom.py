@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from datamodules.base import DetectionDataModule, LoadedData
@@ -25,6 +26,7 @@ class CustomDataModule(DetectionDataModule):
         train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
             trains on train and evaluates on val, or on test where there is no val.
         val_fraction: share of the training images to evaluate on where there is no other split.
+        needs_train: without it a set of evaluation data alone is read too; its train split is empty.
         masks: also read the outlines of the objects, for networks with a mask head.
     """
 
@@ -42,6 +44,7 @@ class CustomDataModule(DetectionDataModule):
         train_split: str = "auto",
         eval_split: str = "auto",
         val_fraction: float = 0.1,
+        needs_train: bool = True,
         masks: bool = False,
         flip_both: bool = False,
         photometric: Photometric = "worker",
@@ -65,6 +68,7 @@ class CustomDataModule(DetectionDataModule):
             bucketing=bucketing,
         )
         self._masks = masks
+        self._needs_train = needs_train
         self._root = str(root) if is_address(root) else local_path(root)
         self._format: Format = format
         self._train_split = train_split
@@ -78,6 +82,9 @@ class CustomDataModule(DetectionDataModule):
             ValueError: if the layout is unknown or a split that was asked for does not exist.
         """
         source = read(self._root, self._format)
+        if not self._needs_train and self._train_split == "auto" and "train" not in source.splits:
+            nothing = replace(next(iter(source.splits.values())).take([]), faults=())
+            source = replace(source, splits={"train": nothing, **source.splits})
         train = _joined(source, "train" if self._train_split == "auto" else self._train_split, "train_split")
         splits, notes = self._roles(source, train)
         bare = bare_objects(splits) if self._masks else ()

@@ -18,7 +18,7 @@ from datamodules.doctor.statistics import (
     statistics_faults,
     view_size,
 )
-from datamodules.doctor.strays import stray_faults
+from datamodules.doctor.strays import stray_faults, unread_folders
 from datamodules.formats.detect import Format, read
 from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, by_severity
@@ -28,6 +28,7 @@ from datamodules.summary import DataSummary, summarize
 from zoo.labels import LabelMap
 
 TOO_FEW = "too_few_images"
+NO_TRAIN = "no_train_split"
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
 _OWN_IDS = frozenset({"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"})  # objects have ids
@@ -100,7 +101,9 @@ def examine(
         pictures = look_at_all(source.splits, workers, progress)
         found, pairs = image_faults(source.splits, pictures)
         faults += found
-    faults += [*stray_faults(source, faults), *too_few(source.splits)]
+    faults += stray_faults(source, faults)
+    unread = list(unread_folders(source, faults))
+    faults += [*unread, *no_train(source.splits, unread), *too_few(source.splits)]
     return Examination(source, sorted(faults, key=by_severity), statistics, view, pictures, pairs)
 
 
@@ -117,6 +120,21 @@ def quick_faults(
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)
     yield from statistics_faults(statistics)
+
+
+def no_train(splits: Mapping[str, AnnotationIndex], unread: Iterable[Fault] = ()) -> Iterator[Fault]:
+    """An error for a data set that nothing can be learned from, with the folders that are not read."""
+    if "train" in splits:
+        return
+    there = ", ".join(f"{name} ({len(index)} images)" for name, index in splits.items()) or "no split at all"
+    places = ", ".join(fault.file for fault in unread)
+    left = f"; images that are not read lie in {places}" if places else ""
+    yield Fault(
+        "error", NO_TRAIN, ".", None,
+        f"there is no train split to learn from; there is {there}{left}; "
+        "call a folder, a list or an annotation file train, or use the set to score a model: zoo validate MODEL "
+        "--data DIR",
+    )  # fmt: skip
 
 
 def too_few(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:

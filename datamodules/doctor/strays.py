@@ -1,4 +1,4 @@
-"""Files in the image folders that no annotation names."""
+"""Files that no annotation names: in the folders of the images, and whole folders of images that are not read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _BESIDE = {
     "voc": (".xml",),
     "yolo": (".txt", ".yaml", ".yml"),
 }
+_OTHER_PICTURES = frozenset({"shards", "coco_panoptic"})  # masks are pictures too
+_MASKS = frozenset({
+    "annotations", "labels", "masks", "mask", "segmentationclass", "segmentationobject", "segmentation", "depth",
+    "__macosx",
+})  # fmt: skip
 _ANY = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
 
 
@@ -51,6 +56,48 @@ def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
         yield from _told(
             folder, foreign, "note", "stray_file", "no image and no annotation that is read; nothing to do"
         )
+
+
+def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
+    """A warning for each folder of images of which none is in any split, with how many there are."""
+    if isinstance(source.root, str) or source.format in _OTHER_PICTURES:
+        return
+    if any(f.kind in ("unlisted_image", "unlisted_images") and f.file == "." for f in faults):
+        return  # the reader has told of all images below
+    root = source.root
+    known = _image_folders(source.splits)
+    used = {str(up) for folder in known for up in (PurePosixPath(folder), *PurePosixPath(folder).parents)} | {
+        "."
+    }
+    counts: Counter[str] = Counter()
+    beside: dict[str, Counter[str]] = {}
+    for here, folders, names in os.walk(root):
+        folders[:] = [f for f in sorted(folders) if not f.startswith(".") and not _of_masks(f)]
+        own = relative(here, root)
+        if own in known:
+            folders[:] = []  # looked into already
+            continue
+        found = sum(PurePosixPath(n).suffix.lower() in SUFFIXES and not n.startswith(".") for n in names)
+        if found:
+            place = own
+            while str(PurePosixPath(place).parent) not in used:
+                place = str(PurePosixPath(place).parent)
+            counts[place] += found
+            suffixes = (PurePosixPath(n).suffix.lower() for n in names)
+            beside.setdefault(place, Counter()).update(x for x in suffixes if x in _ANY)
+    for place, number in counts.items():
+        files = ", ".join(f"{n} x {suffix}" for suffix, n in sorted(beside[place].items()))
+        also = f", and {files} beside them are not read" if files else ""
+        yield Fault(
+            "warning", "unread_folder", place, None,
+            f"{number} images here are in no split and not used{also}; "
+            "nothing to do if they are no part of the set, else annotate them as the rest is",
+        )  # fmt: skip
+
+
+def _of_masks(folder: str) -> bool:
+    """Whether pictures in a folder of this name are annotations themselves."""
+    return folder.lower() in _MASKS or folder.lower().startswith(("panoptic_", "stuff_"))
 
 
 def _image_folders(splits: Mapping[str, AnnotationIndex]) -> list[str]:

@@ -165,7 +165,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
 
 def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
-    from datamodules.doctor import TOO_FEW
+    from datamodules.doctor import NO_TRAIN, TOO_FEW
     from datamodules.shards import is_address
 
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
@@ -180,6 +180,10 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
             f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
             f"next: zoo data check {copy}, then zoo finetune MODEL --data {copy}",
         ]
+    elif counts["error"] == 1 and any(f.kind == NO_TRAIN for f in found.faults):
+        lines.append(
+            f"next: make a train split, or score a model on the set: zoo validate MODEL --data {place}"
+        )
     elif counts["error"] and is_address(folder):
         lines.append("next: correct the errors in the data set that was packed, and pack it again")
     elif counts["error"]:

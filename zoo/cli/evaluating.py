@@ -104,7 +104,9 @@ def folder_data(folder: Path | str, contract: InputContract, module: DetectionMo
         "seed": 0,
     }
     if module.instances is None:
-        return CustomDataModule(root=str(folder), eval_batch_size=EVALUATION_BATCH, **common)
+        return CustomDataModule(
+            root=str(folder), eval_batch_size=EVALUATION_BATCH, needs_train=False, **common
+        )
     return mask_data.evaluation_data(place_of(folder), {**common, "eval_batch_size": 1}, module.label_map)
 
 
