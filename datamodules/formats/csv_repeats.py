@@ -52,7 +52,8 @@ def read_once(root: Path, tables: Sequence[Table]) -> tuple[list[Table], list[Fa
         ValueError: if a table of no split repeats images of tables of splits and has others of its own: the
             rest may be training or held out.
     """
-    kept, notes = list(tables), []
+    kept = list(tables)
+    notes: list[Fault] = []
     if len(tables) < 2:
         return kept, notes
     for table in sorted(

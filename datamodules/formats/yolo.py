@@ -165,7 +165,8 @@ def _short_class_list(
 
 
 def _used_classes(file: Path | None) -> set[int]:
-    firsts = as_utf8(read_file(file)).decode("utf-8-sig", errors="replace").split("\n") if file else []
+    text = as_utf8(read_file(file)).decode("utf-8-sig", errors="replace") if file and file.is_file() else ""
+    firsts = text.split("\n")
     return {int(line.split()[0]) for line in firsts if line.split() and line.split()[0].isdigit()}
 
 

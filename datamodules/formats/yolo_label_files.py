@@ -71,8 +71,9 @@ class LabelFiles:
         return self._of(image.parent).folder
 
     def find(self, image: Path) -> Path | None:
-        """The txt of an image, None if there is none."""
-        return self._of(image.parent).find(f"{image.stem}.txt")[0]
+        """The txt of an image, None if there is none; a pipe or a device is none."""
+        file = self._of(image.parent).find(f"{image.stem}.txt")[0]
+        return file if file is not None and (file.is_file() or file.is_dir()) else None
 
     def any_in(self, folder: Path) -> bool:
         """Whether an image of the folder has a txt of its name with rows of numbers."""

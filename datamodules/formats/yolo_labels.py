@@ -44,7 +44,7 @@ def read_labels(
         data = read_file(file)
         encoding = encoding_of(data) or "utf-8"
         lines = data.decode(encoding).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         builder.fault(
             "error", "unreadable_labels", file, image_id, f"not a UTF-8 text: {error}; save it as UTF-8"
         )
