@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.batch import Batch, Detections, Step
 from zoo.boxes import iou_and_giou
+from zoo.durable import written
 from zoo.evaluation import CocoAP
 from zoo.module import DetectionModule
 from zoo.pictures import training_gallery
@@ -82,7 +83,8 @@ def run_preflight(
     batches = training_images(data, GALLERY_IMAGES)
     report.picture = out_dir / "training_images.png"
     out_dir.mkdir(parents=True, exist_ok=True)
-    training_gallery(batches[0], module.label_map, module.input).save(report.picture)
+    with written(report.picture):
+        training_gallery(batches[0], module.label_map, module.input).save(report.picture)
     report.checks.append(f"{len(batches[0])} training images as the network sees them: {report.picture}")
     report.checks.append(check_one_step(module, batches[0]))
     report.checks.append(check_queries(module, batches[0], data.most_objects()))

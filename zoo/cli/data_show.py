@@ -19,6 +19,7 @@ from datamodules.masks import coded
 from datamodules.panoptic_truth import read_segmentation
 from zoo.batch import RLE, Annotations
 from zoo.cli.console import Console, quoted
+from zoo.durable import written
 from zoo.labels import LabelMap
 from zoo.painting import INK, LEGIBLE, font_of, shortened
 from zoo.pictures import draw_annotations, gallery
@@ -80,7 +81,8 @@ def show(choices: Viewing, console: Console) -> None:
                 pictures.append(drawn(index, row, image, source.label_map()))
         captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
     choices.output.parent.mkdir(parents=True, exist_ok=True)
-    gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
+    with written(choices.output):
+        gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
     files = [index.files[row] for row in rows]
     console.result({
         "output": str(choices.output), "format": source.format, "split": name, "images": files, "broken": broken,

@@ -16,6 +16,7 @@ from datamodules.images import SUFFIXES, list_images
 from zoo.cli.console import Console, counted
 from zoo.cli.prediction_files import PredictionFiles
 from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
+from zoo.durable import written
 from zoo.fetching import decode_data_uri, fetch, scheme_of
 from zoo.picture_input import read_picture
 from zoo.segments import Segment
@@ -105,7 +106,8 @@ def predict(
     predictions = output / PREDICTIONS_FILE
     # a byte of a file name that is no UTF-8 becomes an escape of JSON
     text = json.dumps(result, indent=2, ensure_ascii=False)
-    predictions.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with written(predictions):
+        predictions.write_text(text, encoding="utf-8", errors="backslashreplace")
     for path in (*files_written.values(), predictions):
         console.say(f"{path}")
     console.result(result)

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from zoo.detector import Prediction
+from zoo.durable import written
 from zoo.labels import LabelMap
 from zoo.pictures import draw_detections
 from zoo.segment_pictures import draw_panoptic
@@ -42,7 +43,8 @@ class PredictionFiles:
             path = self.folder / f"{stem}_detections.png"
             found, labels = prediction.to_detections(), prediction.label_map
             picture = draw_detections(image, found, labels, prediction.threshold)
-        picture.save(path)
+        with written(path):
+            picture.save(path)
         return path
 
     def add(self, prediction: Prediction, stem: str, source: str) -> int:
@@ -56,7 +58,8 @@ class PredictionFiles:
             png, entry = prediction.panoptic.to_coco(prediction.label_map, image_id, name)
             folder = self.folder / PANOPTIC_FOLDER
             folder.mkdir(exist_ok=True)
-            (folder / name).write_bytes(png)
+            with written(folder / name):
+                (folder / name).write_bytes(png)
             self._panoptic.append(entry)
         elif prediction.masks is not None:
             self._masks = True
@@ -79,7 +82,9 @@ class PredictionFiles:
 
     def _json(self, name: str, document: Any) -> Path:
         path = self.folder / name
-        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+        text = json.dumps(document, ensure_ascii=False)
+        with written(path):
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
 

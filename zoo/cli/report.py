@@ -16,11 +16,13 @@ from torch import Tensor
 
 from datamodules.base import DetectionDataModule
 from zoo.batch import Batch, Detections
+from zoo.checkpoint_io import write_atomically
 from zoo.cli.console import Console, is_rank_zero
 from zoo.cli.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.cli.run_folder import METRICS_FILE
 from zoo.cli.training import TrainedRun, hardware
 from zoo.coco_evaluator import protocol
+from zoo.durable import written
 from zoo.evaluation import Evaluation, score_table, small_set_note
 from zoo.labels import LabelMap
 from zoo.masks import PanopticRule, sizes_without_padding
@@ -122,7 +124,8 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
     """metrics.json in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / METRICS_FILE
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(document, indent=2, ensure_ascii=False).encode()
+    write_atomically(path, lambda file: file.write(text))
     return path
 
 
@@ -136,7 +139,8 @@ def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
     }
     bands = {f"val/{key}": tuple(band) for key, band in scores.get("val", {}).get("interval", {}).items()}
     known = {n: band for n, band in bands.items() if n in shown and None not in band}
-    curves(shown, path, bands=known)
+    with written(path):
+        curves(shown, path, bands=known)
     return path
 
 
@@ -157,7 +161,8 @@ def write_gallery(run: TrainedRun) -> Path:
                 compare(pictures[i], found[i], annotations_of(batch, i), labels) for i in range(len(batch))
             ]
     path = run.folder / "gallery.png"
-    gallery(rows[:PICTURES], columns=2).save(path)
+    with written(path):
+        gallery(rows[:PICTURES], columns=2).save(path)
     return path
 
 

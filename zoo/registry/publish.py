@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from zoo.durable import written
 from zoo.registry.backend import Backend, connect, experiment_id, resolve_backend
 from zoo.registry.lineage import DISTRIBUTION
 from zoo.registry.manifest import (
@@ -126,7 +127,8 @@ def publish(
     def make(version: int, folder: Path) -> Manifest:
         save_weights(released.state, folder / WEIGHTS_FILE)
         if run is not None and run.recipe is not None:
-            (folder / RECIPE_FILE).write_text(run.recipe, encoding="utf-8")
+            with written(folder / RECIPE_FILE):
+                (folder / RECIPE_FILE).write_text(run.recipe, encoding="utf-8")
         return with_files(msgspec.structs.replace(manifest, version=version), folder)
 
     manifest = store.add(make, name)

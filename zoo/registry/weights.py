@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.batch import Batch, Sample, collate
 from zoo.checkpoint_io import read_checkpoint
+from zoo.durable import written
 from zoo.labels import LabelMap
 from zoo.module import DetectionModule, build_module
 from zoo.preprocess import InputContract
@@ -110,9 +111,14 @@ def load_strictly(module: DetectionModule, state: Mapping[str, Tensor]) -> None:
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file; tensors that share memory are written out each on its own."""
+    """Writes a safetensors file; tensors that share memory are written out each on its own.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
     plain = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-    save_file(plain, path, metadata={"format": "pt"})
+    with written(path):
+        save_file(plain, path, metadata={"format": "pt"})
 
 
 def run_everything(module: DetectionModule, batch: Batch) -> None:
