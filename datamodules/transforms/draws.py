@@ -67,9 +67,8 @@ def draw_detr(random: Random, size: tuple[int, int], longest: int) -> list[Step]
     if random.random() >= 0.5:
         before = shortest_side_size(*size, one_of(random, DETR_SIDES_BEFORE_CROP), _NO_LIMIT)
         crop = draw_size_crop(random, before, *DETR_CROP)
-        if (
-            before[0] * before[1] <= MOST_PIXELS
-        ):  # a strip of 500 to 1 would become 0.5 GB to cut a piece from
+        # a strip of more than 500 to 1 would become 0.5 GB and more, to cut one piece from
+        if before[0] * before[1] <= MOST_PIXELS:
             steps += [Resize(size, before), crop]
             size = (crop.height, crop.width)
     steps.append(Resize(size, shortest_side_size(*size, one_of(random, DETR_SIDES), longest)))

@@ -201,5 +201,5 @@ def _band(row: dict[str, Any], key: str) -> tuple[float, float] | None:
 
 
 class _Quiet(Console):
-    def say(self, text: str = "") -> None:
+    def say(self, text: str = "", *, red: bool = False) -> None:
         """Nothing: the table follows when all rows are there."""
