@@ -33,6 +33,7 @@ from datamodules.formats import (
     via,
     visdrone,
     voc,
+    voc_layout,
     vott,
     wider_face,
     yolo,
@@ -138,6 +139,9 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
     _refuse_several(root, most=0)
     if part := beside(root):
         raise ValueError(part)
+    if len(deep := voc_layout.bases(root)) > 1:
+        named = ", ".join(f"{folder} (voc)" for folder in deep[:_SHOWN])
+        raise ValueError(f"{root} is no data set itself but has some; give one of: {named}")
     with sniff.one_walk():
         reason = unread.reason(root)
     raise ValueError(f"{root} has no known layout. {reason}At its top: {_listing(root)}.\n{_understood()}")

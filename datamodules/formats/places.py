@@ -148,6 +148,15 @@ class ImagePlaces:
                 return nearest, near[nearest], len(sample)
         return (best, counts[best], len(sample)) if counts[best] else (ordered[0], 0, len(sample))
 
+    def scattered(self, stems: Sequence[str], first: Path) -> dict[Path, list[str]]:
+        """The stems by the folder that has an image of each; `first` where several or none has one."""
+        found: dict[Path, list[str]] = {}
+        folders = [first, *(folder for folder in self._candidates if folder != first)]
+        for stem in stems:
+            place = next((folder for folder in folders if stem in self._stems_of(folder)), first)
+            found.setdefault(place, []).append(stem)
+        return found
+
     def _distance(self, folder: Path, file: Path, split: str | None) -> tuple[int, bool, int, str]:
         """How unlikely a folder is: of another split, of another name, far from the annotation file."""
         own = split_in(folder, self._root)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.formats import sniff
 from datamodules.formats.parsing import read_lines
-from datamodules.formats.places import ANNOTATION_WORDS, ImagePlaces, one_set, split_in
+from datamodules.formats.places import ANNOTATION_WORDS, ImagePlaces, one_set, set_folder, split_in
 from datamodules.formats.source import split_of
 from datamodules.index import Fault, shown_path
 
@@ -56,8 +56,9 @@ def find(root: Path) -> Layout | None:
             return None
         base, folders = chosen
         places = ImagePlaces(root)
-        each = [_xml_folder(root, base, folder, groups[folder], places) for folder in folders]
-    found = [own for own in each if own is not None]
+        found = [
+            own for folder in folders for own in _xml_folders(root, base, folder, groups[folder], places)
+        ]
     return _without_repeats(root, base, found) if found else None
 
 
@@ -66,21 +67,37 @@ def _of_voc(files: Sequence[Path]) -> bool:
     return any(sniff.xml_kind(file) == "voc" for file in islice(files, _LOOKED_AT))
 
 
-def _xml_folder(
+def _xml_folders(
     root: Path, base: Path, folder: Path, files: tuple[Path, ...], places: ImagePlaces
-) -> XmlFolder | None:
-    """The folder with that of its images; None if it has none and is no folder for annotations."""
+) -> list[XmlFolder]:
+    """The folder with that of its images, in parts if these are in several; none if nothing fits it."""
     split = split_in(folder, base)
-    images, held, _ = places.best(folder / "x.xml", split, [file.stem for file in files])
+    stems = [file.stem for file in files]
+    images, held, of = places.best(folder / "x.xml", split, stems)
     apart = any(part.lower() in ANNOTATION_WORDS for part in folder.relative_to(base).parts)
     if not held:
         if not apart:
-            return None
+            return []
         images = next(
             (p for p in sorted(base.iterdir()) if p.is_dir() and p.name.lower() == "jpegimages"), images
         )
         images = base / "JPEGImages" if images == folder else images
-    return XmlFolder(folder, files, images, split, apart and images != folder)
+    elif held < of and split is None:
+        parts = places.scattered(stems, images)
+        if len(parts) > 1:
+            by_stem = {file.stem: file for file in files}
+            return [
+                XmlFolder(folder, tuple(by_stem[stem] for stem in own), place, split_in(place, base), apart)
+                for place, own in parts.items()
+            ]
+    return [XmlFolder(folder, files, images, split, apart and images != folder)]
+
+
+def bases(root: Path) -> list[Path]:
+    """The folders of all VOC sets in and below a folder."""
+    with sniff.one_walk():
+        groups = groupby(sniff.files(root, ".xml"), lambda file: file.parent)
+        return list(dict.fromkeys(set_folder(folder, root) for folder, own in groups if _of_voc(tuple(own))))
 
 
 def _without_repeats(root: Path, base: Path, found: list[XmlFolder]) -> Layout:
@@ -88,6 +105,10 @@ def _without_repeats(root: Path, base: Path, found: list[XmlFolder]) -> Layout:
     split = [own for own in found if own.split]
     rest = [own for own in found if not own.split]
     if not split or not rest or not any(own.split == "train" for own in split):
+        return Layout(base, tuple(found))
+    if {own.folder for own in split} == {
+        own.folder for own in rest
+    }:  # images in several folders, not repeats
         return Layout(base, tuple(found))
     known = {file.stem for own in split for file in own.files}
     notes = []

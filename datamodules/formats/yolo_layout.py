@@ -168,6 +168,9 @@ def _listed_splits(root: Path, content: Mapping[str, Any]) -> dict[str, list[Pat
 
 def _labelled_folders(root: Path) -> dict[str, list[Path]]:
     """The images of folders with labels, by the split that their path tells; of no split they are for training."""
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if any(data_file(folder) for folder in below):
+        return {}  # a set of its own, with its own names
     labels = LabelFiles()
     labelled = [folder for folder in sniff.image_folders(root) if labels.any_in(folder)]
     chosen = one_set(root, labelled)

@@ -77,7 +77,18 @@ def all_and_splits(root: Path) -> None:
         voc(root, "Annotations", "JPEGImages", stems(split, number))
 
 
+def one_folder_of_xml(root: Path) -> None:
+    for split, number in (("train", 3), ("test", 2)):
+        voc(root, "annotations", f"images/{split}", stems(split, number))
+
+
+def images_in_two_folders(root: Path) -> None:
+    for folder, number in (("monday", 3), ("tuesday", 2)):
+        voc(root, "xml", f"photos/{folder}", stems(folder, number))
+
+
 @pytest.mark.parametrize(("make", "splits"), [
+    (one_folder_of_xml, {"train": 3, "test": 2}), (images_in_two_folders, {"train": 5}),
     (face_masks, {"train": 4}), (kangaroo, {"train": 4}), (raccoon, {"train": 4}), (capitals, {"train": 4}),
     (split_folders, {"train": 3, "val": 2, "test": 1}), (split_below, {"train": 3, "val": 2}),
     (split_between, {"train": 3, "val": 2}), (beside_images, {"train": 3, "test": 1}),
@@ -254,3 +265,11 @@ def test_an_empty_xml_folder_name_is_no_set(tmp_path):
     write(tmp_path, "notes/a.xml", XML.format(name="a.png"))  # no image anywhere
     with pytest.raises(ValueError, match="has no known layout"):
         read(tmp_path)
+
+
+def test_several_sets_far_down_are_named(tmp_path):
+    for year in ("2007", "2012"):
+        voc(tmp_path, f"VOCdevkit/VOC{year}/Annotations", f"VOCdevkit/VOC{year}/JPEGImages", [year])
+    with pytest.raises(ValueError, match=r"give one of: \S+VOC2007 \(voc\), \S+VOC2012 \(voc\)$"):
+        read(tmp_path)
+    assert len(read(tmp_path / "VOCdevkit/VOC2012").splits["train"]) == 1

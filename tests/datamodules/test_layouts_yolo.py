@@ -213,3 +213,10 @@ def test_polygons_of_equal_length_stay_polygons(tmp_path, row, text):
     source = read(tmp_path)
     assert {f.kind for f in source.splits["train"].faults} == {"polygon"}
     assert "key_points" not in {f.kind for f in source.faults}
+
+
+def test_a_set_with_its_own_yaml_a_folder_down_is_named(tmp_path):
+    folders(tmp_path / "data", "train: images/train\nval: images/val\n")
+    with pytest.raises(ValueError, match=r"give one of: \S+/data \(yolo\)$"):
+        read(tmp_path)
+    assert read(tmp_path / "data").classes == {0: "cat"}
