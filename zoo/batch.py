@@ -80,7 +80,9 @@ class Targets(NamedTuple):
 
     def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Targets:
         """The same objects with every tensor replaced by `change` of it."""
-        tensors = {name: change(v) for name, v in self._asdict().items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = {
+            name: change(v) for name, v in self._asdict().items() if isinstance(v, Tensor)
+        }
         return self._replace(**tensors)
 
     @property
