@@ -142,6 +142,12 @@ class DetectionModule(LightningModule):
         mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = self.schedule.optimizer(self.network, fused=not mixed)
         per_epoch = self.steps_per_epoch()
+        batches, of_step = int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
+        if batches % of_step:
+            raise ValueError(
+                f"trainer.limit_train_batches leaves {batches} micro-batches an epoch, and a step has {of_step}; "
+                f"set it to a multiple of {of_step}"
+            )
         validate_at_steps(self.trainer, per_epoch)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.schedule.scheduler(optimizer, per_epoch, total)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,9 @@ DROP_SAMPLE = 64
 OVERFIT_IMAGES = 4
 OVERFIT_STEPS = 200
 OVERFIT_AP50 = 0.8
+
+
+Precision = Callable[[], AbstractContextManager[None]]  # what the network runs in
 
 
 class PreflightData(Protocol):
@@ -64,8 +68,9 @@ class PreflightReport:
 
 
 def run_preflight(
-    module: DetectionModule, data: PreflightData, out_dir: Path, *, overfit: bool = False
-) -> PreflightReport:
+    module: DetectionModule, data: PreflightData, out_dir: Path, *, overfit: bool = False,
+    precision: Precision = nullcontext,
+) -> PreflightReport:  # fmt: skip
     """Checks head, one step, dropped objects; draws 8 training images; optionally overfits 4 images.
 
     Args:
@@ -73,6 +78,7 @@ def run_preflight(
         data: set up for fitting.
         out_dir: receives `training_images.png`.
         overfit: also train a copy on four images until it finds them, and name the fault if it cannot.
+        precision: entered around what runs the network, as the training does.
 
     Raises:
         PreflightError: a check failed.
@@ -86,11 +92,13 @@ def run_preflight(
     with written(report.picture):
         training_gallery(batches[0], module.label_map, module.input).save(report.picture)
     report.checks.append(f"{len(batches[0])} training images as the network sees them: {report.picture}")
-    report.checks.append(check_one_step(module, batches[0]))
-    report.checks.append(check_queries(module, batches[0], data.most_objects()))
+    report.checks.append(check_one_step(module, batches[0], precision))
+    report.checks.append(check_queries(module, batches[0], data.most_objects(), precision))
     report.checks.append(check_dropped(*data.dropped_object_share(DROP_SAMPLE)))
     if overfit:
-        report.checks.append(check_overfit(module, annotated_images(data, OVERFIT_IMAGES)))
+        report.checks.append(
+            check_overfit(module, annotated_images(data, OVERFIT_IMAGES), precision=precision)
+        )
     return report
 
 
@@ -107,14 +115,15 @@ def alone(batch: Batch, index: int = 0) -> Batch:
     return replace(batch, step=Step(counts, size, index))
 
 
-def check_one_step(module: DetectionModule, batch: Batch) -> str:
+def check_one_step(module: DetectionModule, batch: Batch, precision: Precision = nullcontext) -> str:
     """A forward and backward pass: finite losses, and a gradient for everything that trains.
 
     Raises:
         PreflightError: naming the loss, or the parameters.
     """
     trial = trial_copy(module)
-    losses = trial.losses(batch.to(module.device))
+    with precision():
+        losses = trial.losses(batch.to(module.device))
     broken = [name for name, value in losses.items() if not value.isfinite().all()]
     if broken:
         raise PreflightError(
@@ -152,9 +161,12 @@ def queries_advice(part: str, most_objects: int, queries: int, places: int | Non
 
 
 @torch.no_grad()
-def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> str:
+def check_queries(
+    module: DetectionModule, batch: Batch, most_objects: int, precision: Precision = nullcontext
+) -> str:
     """Compares the objects of the fullest image with the queries that could find them."""
-    outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
+    with precision():
+        outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
     queries = outputs.final.boxes.shape[1]
     if most_objects > queries:
         limits = module.limits_of(module.init_args)
@@ -198,8 +210,9 @@ def annotated_images(data: PreflightData, number: int) -> Batch:
 
 
 def check_overfit(
-    module: DetectionModule, batch: Batch, progress: Callable[[int, float], None] | None = None
-) -> str:
+    module: DetectionModule, batch: Batch, progress: Callable[[int, float], None] | None = None,
+    precision: Precision = nullcontext,
+) -> str:  # fmt: skip
     """Trains a copy on a few images until it finds their objects.
 
     Raises:
@@ -216,7 +229,8 @@ def check_overfit(
     score = 0.0
     for index in range(OVERFIT_STEPS):
         trial.network.train()
-        losses = trial.losses(alone(batch, index))
+        with precision():
+            losses = trial.losses(alone(batch, index))
         total = torch.stack([value.sum() for value in losses.values()]).sum()
         optimizer.zero_grad()
         total.backward()
@@ -226,7 +240,8 @@ def check_overfit(
         first = last if index == 0 else first
         if (index + 1) % 20 == 0:
             use_batch_statistics_of(trial, batch)
-            detections = trial.detect(batch)
+            with precision():
+                detections = trial.detect(batch)
             score = ap50(detections, batch)
             if progress is not None:
                 progress(index + 1, score)

@@ -110,6 +110,37 @@ def test_resume_is_bit_equal(shapes, tmp_path, at):
         assert torch.equal(a, b), name
 
 
+def test_mixed_precision_clips_and_the_checkpoint_goes_on_in_either(shapes, tmp_path):
+    """The steps are those of float32 within rounding; the state of a fused AdamW is that of a plain one."""
+
+    def steps(precision, checkpoint=None):
+        module = build()
+        run = trainer(tmp_path, max_steps=2 if checkpoint is None else 4, precision=precision)
+        run.fit(module, make_data(shapes), ckpt_path=checkpoint, weights_only=True)
+        run.save_checkpoint(tmp_path / f"{precision}.ckpt")
+        assert {p.dtype for p in module.parameters()} == {torch.float32}
+        return module, run
+
+    start, (exact, _), (mixed, run) = build(), steps("32-true"), steps("bf16-mixed")
+    assert not run.optimizers[0].param_groups[0]["fused"]
+    moved, apart = (
+        sum(
+            (a - b).square().sum() for a, b in zip(one.parameters(), exact.network.parameters(), strict=True)
+        ).sqrt()
+        for one in (start.network, mixed.network)
+    )
+    assert 0 < apart < 0.7 * moved  # AdamW moves every weight as far, also where the gradient is rounding
+    for precision, other in (("32-true", "bf16-mixed"), ("bf16-mixed", "32-true")):
+        assert steps(precision, str(tmp_path / f"{other}.ckpt"))[1].global_step == 4
+
+
+def test_an_epoch_that_ends_inside_a_step_is_refused(shapes, tmp_path):
+    with pytest.raises(
+        ValueError, match="leaves 3 micro-batches an epoch, and a step has 2; set it to a multiple of 2"
+    ):
+        trainer(tmp_path, max_epochs=1, limit_train_batches=3).fit(build(), make_data(shapes, batch_size=4))
+
+
 def test_checkpoint_has_plain_values_and_says_what_it_is(shapes, tmp_path):
     module = build()
     run = trainer(tmp_path, max_steps=2)

@@ -544,6 +544,8 @@ def run_command(argv: Sequence[str]) -> int:
             raise
         return _fail(_message(error), 2)
     except Exception as error:
+        if _is_about_the_run(error) and not os.environ.get("ZOO_DEBUG"):
+            return _fail(" ".join(str(error).split()), 2)
         # Typer's own usage errors know how to present themselves
         if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):
             raise
@@ -551,6 +553,11 @@ def run_command(argv: Sequence[str]) -> int:
     if result == 130:  # Typer has turned Ctrl-C into an exit code
         return _fail("interrupted", 130)
     return int(result or 0)
+
+
+def _is_about_the_run(error: Exception) -> bool:
+    """A training that has diverged, or options that Lightning refuses together; by name, for speed."""
+    return isinstance(error, FloatingPointError) or type(error).__name__ == "MisconfigurationException"
 
 
 def _message(error: BaseException) -> str:

@@ -38,6 +38,7 @@ PICTURES = 8
 def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str, Any]:
     """Evaluates the best checkpoint, writes pictures and metrics.json, and says where everything is."""
     loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curve ends with the training
+    run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # what is released is scored on all
     scores = {name: score_split(name, run.trainer, run.module, run.data, console) for name in splits}
     run.trainer.loggers = loggers
     document: dict[str, Any] = {

@@ -125,15 +125,15 @@ def only(*values: Any, otherwise: str) -> Check:
     return rule
 
 
-def batches(zero: str) -> Check:
-    """A whole number of batches, or the share of them as a fraction; `zero` says why not none."""
+def batches(zero: str, unit: str = "batches") -> Check:
+    """A whole number of them, or their share of the epoch as a fraction; `zero` says why not none."""
 
     def rule(value: Any, options: Options) -> str | None:
         if _number(value) and value == 0:
             return zero
         if value is None or _whole(value, 1) or (isinstance(value, float) and 0 < value <= 1):
             return None
-        return "it must be a whole number of batches, or their share between 0.0 and 1.0"
+        return f"it must be a whole number of {unit}, or their share between 0.0 and 1.0"
 
     return rule
 
@@ -349,7 +349,7 @@ RULES: Mapping[str, Check] = {
         otherwise="the sampler of whole steps cannot be replaced; use --preflight to overfit four images, "
         "or data.limit_train N",
     ),
-    "val_check_interval": batches("nothing would be validated; leave it out"),
+    "val_check_interval": batches("nothing would be validated; leave it out", "optimizer steps"),
     "check_val_every_n_epoch": check_val_every_n_epoch,
     "num_sanity_val_steps": whole(0, -1, None),
     "log_every_n_steps": whole(1, None),

@@ -102,7 +102,7 @@ def _train(
     if resume is None:
         module.adopt(data.label_map, data.input)
         start_from(cli.config_init.init_from, module, data.label_map, registry, console)
-        preflight(module, data, folder, overfit_first, console)
+        preflight(trainer, module, data, folder, overfit_first, console)
     note_start(trainer, recipe, data, folder)
     begun = time.monotonic()
     with StopRequest() as saver.stop:
@@ -159,12 +159,15 @@ def refuse_missing_data(recipe: Recipe) -> None:
 
 
 def preflight(
-    module: DetectionModule, data: DetectionDataModule, folder: Path, overfit: bool, console: Console
-) -> None:
-    """Looks at one batch and one step before hours are spent; says what it saw."""
+    trainer: Trainer, module: DetectionModule, data: DetectionDataModule, folder: Path, overfit: bool,
+    console: Console,
+) -> None:  # fmt: skip
+    """Looks at one batch and one step, in the training's precision, before hours are spent; says what it saw."""
     if not is_rank_zero():
         return
-    report = run_preflight(module, data, folder, overfit=overfit)
+    report = run_preflight(
+        module, data, folder, overfit=overfit, precision=trainer.precision_plugin.forward_context
+    )
     for line in report.lines():
         console.say(line)
 

@@ -49,7 +49,7 @@ REFUSED = [
     ("limit_predict_batches", [0, 1, 0.5, "x"], "no effect"),
     ("overfit_batches", [1, 0.1, "x", True], "--preflight"),
     ("val_check_interval", [0], "leave it out"),
-    ("val_check_interval", [-1, 1.5, "00:00:10:00", {"hours": 1}, True], "number of batches, or their share"),
+    ("val_check_interval", [-1, 1.5, "00:00:10:00", {"hours": 1}, True], "number of optimizer steps, or their share"),
     ("check_val_every_n_epoch", [None], "needs trainer.val_check_interval"),
     ("check_val_every_n_epoch", [0, -1, 0.5, "1"], "whole number of at least 1"),
     ("num_sanity_val_steps", [-2, 0.5, "1"], "whole number of at least 0, or -1"),
