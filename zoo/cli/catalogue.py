@@ -8,10 +8,10 @@ from typing import Any
 
 from zoo.cache import cache_root
 from zoo.cli import recipes
-from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
+from zoo.registry.manifest import MANIFEST_FILE, Manifest
 from zoo.registry.names import Reference, base_name, parse_reference
 from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
-from zoo.registry.store import LocalRegistry, builtin_manifests
+from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifests
 
 log = logging.getLogger(__name__)
 Entry = dict[str, Any]
@@ -26,10 +26,10 @@ def models() -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     finetune: dict[tuple[str, str], str] = {}
-    manifests = {full: read_manifest(path) for full, path in builtin_manifests().items()}
-    loaded = {key: recipes.load(path) for key, path in recipes.bundled().items()}
-    abouts = {key: recipe["about"] for key, recipe in loaded.items()}
-    classes = {key: recipe["model"]["class_path"] for key, recipe in loaded.items()}
+    manifests = {full: builtin_manifest(path) for full, path in builtin_manifests().items()}
+    headings = {key: recipes.load_heading(path) for key, path in recipes.bundled().items()}
+    abouts = {key: heading.about for key, heading in headings.items()}
+    classes = {key: heading.class_path for key, heading in headings.items()}
     # of several schedules the one that the published weights were trained by comes first
     for key, about in sorted(
         abouts.items(), key=lambda item: f"{item[1]['name']}.{item[1]['tag']}" not in manifests
@@ -67,9 +67,8 @@ def finetune_recipe(family: str, class_path: str) -> recipes.Recipe:
     """
     for key, path in recipes.bundled().items():
         if key.startswith(f"{family}/") and is_finetune(key):
-            recipe = recipes.load(path)
-            if recipe["model"]["class_path"] == class_path:
-                return recipe
+            if recipes.load_heading(path).class_path == class_path:
+                return recipes.load(path)
     raise ValueError(f"there is no recipe to fine-tune {class_path}; train a recipe of recipes/{family}")
 
 
@@ -115,7 +114,7 @@ def with_details(entry: Entry) -> Entry:
         **entry,
         "published": published,
         "other_schedules": {
-            key: recipes.load(recipes.resolve(key))["about"]["published"]
+            key: recipes.load_heading(recipes.resolve(key)).about["published"]
             for key in entry["recipes"][1:]
             if not is_finetune(key)
         },
@@ -154,7 +153,7 @@ def find_registered(name: str, registry: Path | None) -> Entry | None:
 
 def manifest_of(entry: Entry) -> dict[str, Any]:
     """The manifest of a model of the zoo that has one, as plain values."""
-    return read_manifest(builtin_manifests()[entry["full_name"]]).to_dict()
+    return builtin_manifest(builtin_manifests()[entry["full_name"]]).to_dict()
 
 
 def _schedule_and_input(entry: Entry) -> tuple[dict[str, Any] | None, dict[str, Any]]:

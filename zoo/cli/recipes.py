@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from zoo.plain_yaml import PlainYamlError, parse_yaml, read_yaml
-from zoo.registry.manifest import read_manifest
-from zoo.registry.store import builtin_manifests
+from zoo.registry.store import builtin_manifest, builtin_manifests
 
 Recipe = dict[str, Any]
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
@@ -41,7 +42,7 @@ def resolve(name: str) -> Path:
         return files[key]
     fitting: list[tuple[int, Path]] = []
     for recipe in files.values():
-        about = load(recipe).get("about", {})
+        about = load_heading(recipe).about
         full = f"{about.get('name')}.{about.get('tag')}"
         if key in (about.get("name"), full) and about.get("tag") != "finetune":
             fitting.append((_rank(full), recipe))
@@ -58,7 +59,7 @@ def resolve(name: str) -> Path:
 def _rank(full: str) -> int:
     """0 for the model that the bare name means, 1 for other published weights, 2 for none."""
     manifests = builtin_manifests()
-    return 2 if full not in manifests else 0 if read_manifest(manifests[full]).default else 1
+    return 2 if full not in manifests else 0 if builtin_manifest(manifests[full]).default else 1
 
 
 def load(path: Path) -> Recipe:
@@ -71,6 +72,25 @@ def load(path: Path) -> Recipe:
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds {type(recipe).__name__}; a recipe is a mapping of keys to values")
     return recipe
+
+
+class Heading(NamedTuple):
+    """What a list of recipes tells of one."""
+
+    about: dict[str, Any]
+    class_path: str
+
+
+def load_heading(path: Path) -> Heading:
+    """The heading of a recipe that comes with the package, parsed once until its file changes: there are many."""
+    facts = path.stat()
+    return copy.deepcopy(_heading(path, facts.st_mtime_ns, facts.st_size))
+
+
+@functools.lru_cache(maxsize=256)
+def _heading(path: Path, changed: int, size: int) -> Heading:
+    recipe = load(path)
+    return Heading(recipe["about"], recipe["model"]["class_path"])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

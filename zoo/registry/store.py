@@ -10,6 +10,7 @@ never written again. Built-in manifests are package data and read-only.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import secrets
@@ -184,6 +185,17 @@ def builtin_manifests() -> dict[str, Path]:
     return {path.stem: path for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))}
 
 
+def builtin_manifest(path: Path) -> Manifest:
+    """A manifest that comes with the package, parsed once until its file changes: there are many."""
+    facts = path.stat()
+    return _parsed(path, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(path: Path, changed: int, size: int) -> Manifest:
+    return read_manifest(path)
+
+
 def available(registry: str | Path | None = None) -> list[str]:
     """Full names of all models: built-in, then the user's.
 
@@ -213,7 +225,7 @@ def find(text: str, registry: str | Path | None = None) -> Found:
         local = LocalRegistry(registry)
         manifest = local.manifest(reference)
         return Found(manifest, "local", local.folder(manifest.name, manifest.version))
-    manifest = read_manifest(builtin[reference.name])
+    manifest = builtin_manifest(builtin[reference.name])
     if reference.alias is not None or reference.version not in (None, manifest.version):
         raise UnknownModelError(
             f"{reference}: {reference.name} comes with the package, in version {manifest.version} and "
@@ -286,7 +298,7 @@ def _default_tag(name: str, names: list[str]) -> str:
     if len(tags) == 1:
         return tags[0]
     builtin = builtin_manifests()
-    defaults = [full for full in tags if full in builtin and read_manifest(builtin[full]).default]
+    defaults = [full for full in tags if full in builtin and builtin_manifest(builtin[full]).default]
     if len(defaults) == 1:
         return defaults[0]
     if tags:
