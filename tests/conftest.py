@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from two_ranks import Nursery
+from nursery import Nursery
 
 import zoo
 
@@ -32,7 +32,7 @@ NURSERY = pytest.StashKey[Nursery]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if any("answers_of_two_ranks" in getattr(item, "fixturenames", ()) for item in session.items):
+    if any("nursery" in getattr(item, "fixturenames", ()) for item in session.items):
         session.stash[NURSERY] = Nursery()
 
 
@@ -41,10 +41,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.stash[NURSERY].close()
 
 
-@pytest.fixture
-def answers_of_two_ranks(request: pytest.FixtureRequest) -> Callable[..., dict[int, Any]]:
-    """`two_ranks.Nursery.answers_of_two_ranks`."""
-    return request.session.stash[NURSERY].answers_of_two_ranks
+@pytest.fixture(scope="session")
+def nursery(request: pytest.FixtureRequest) -> Nursery:
+    """Forks processes that have imported what the tests have, and computed nothing."""
+    return request.session.stash[NURSERY]
+
+
+@pytest.fixture(scope="session")
+def answers_of_two_ranks(nursery: Nursery) -> Callable[..., dict[int, Any]]:
+    """`Nursery.answers_of_two_ranks`."""
+    return nursery.answers_of_two_ranks
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,23 @@ def rows(script: str, *arguments: str) -> list[dict]:
     return json.loads(ended.stdout.splitlines()[-1])["rows"]
 
 
+def rows_here(
+    script: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> list[dict]:
+    """In this process, which has imported torch and transformers."""
+    monkeypatch.setattr(sys, "argv", [script, "--tiny", "--json", *arguments])
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    return json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+
+
 def assert_schema(row: dict) -> None:
     assert set(row) >= ALWAYS
     assert all(row[name] > 0 for name in ("ours_ms", "transformers_ms", "ratio_transformers"))
     assert row["transfers"] == 1
 
 
-def test_loss():
-    found = rows("loss.py", "--rounds", "1")
+def test_loss(capsys, monkeypatch):
+    found = rows_here("loss.py", capsys, monkeypatch, "--rounds", "1")
     assert [row["family"] for row in found] == ["detr", "deformable_detr", "rt_detr"]
     for row in found:
         assert_schema(row)
@@ -68,8 +78,8 @@ def test_train_step(family):
     assert ours == theirs
 
 
-def test_data_padding():
-    found = rows("data_padding.py")
+def test_data_padding(capsys, monkeypatch):
+    found = rows_here("data_padding.py", capsys, monkeypatch)
     ratios = {(row["policy"], row["batch_size"]): row["ratio"] for row in found}
     assert all(ratio >= 1 for ratio in ratios.values())
     for size in (2, 4, 8, 16):

@@ -1,9 +1,8 @@
 import enum
+import multiprocessing
 import os
 import pickle
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from zoo.checkpoint_io import (
     read_checkpoint,
     refuse_objects,
     sweep_temporaries,
+    write_atomically,
 )
 
 
@@ -114,16 +114,21 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_kill_in_mid_write_leaves_the_old_file_and_the_rest_is_swept(tmp_path):
     AtomicCheckpointIO().save_checkpoint(plain(), tmp_path / "last.ckpt")
-    script = (
-        "import sys, time; from pathlib import Path; from zoo.checkpoint_io import write_atomically\n"
-        "def slow(file):\n    file.write(b'x' * 99); file.flush()\n"
-        "    print('writing', flush=True); time.sleep(60)\n"
-        f"write_atomically(Path({str(tmp_path / 'last.ckpt')!r}), slow)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert sweep_temporaries(tmp_path) == []  # its writer lives
-        process.kill()
+    fork = multiprocessing.get_context("fork")  # a new interpreter would import for seconds
+    writing = fork.Event()
+
+    def slow(file):
+        file.write(b"x" * 99)
+        file.flush()
+        writing.set()
+        time.sleep(60)
+
+    process = fork.Process(target=write_atomically, args=(tmp_path / "last.ckpt", slow))
+    process.start()
+    assert writing.wait(60)
+    assert sweep_temporaries(tmp_path) == []  # its writer lives
+    process.kill()
+    process.join()
     assert read_checkpoint(tmp_path / "last.ckpt")["step"] == 3
     assert len(os.listdir(tmp_path)) == 2
     AtomicCheckpointIO().save_checkpoint(plain(), tmp_path / "last.ckpt")

@@ -1,12 +1,13 @@
 import errno
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import mlflow  # noqa: F401  here, so that processes of the nursery have it
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,7 +17,7 @@ from registry_case import put_empty_store
 
 from zoo.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.labels import LabelMap
-from zoo.registry.backend import connect, resolve_backend
+from zoo.registry.backend import connect, experiment_id, resolve_backend
 from zoo.registry.lineage import git_state
 from zoo.tracking import MLflowTracker, metric_key, replay_spool
 
@@ -315,17 +316,16 @@ def test_an_artifact_that_is_not_there_is_said_and_training_goes_on(caplog):
     assert not tracker.is_offline
 
 
-def test_three_processes_that_first_touch_one_database_all_log(place):
+def new_run(place):
+    os.chdir(place)
+    backend = resolve_backend()
+    client = connect(backend)
+    return client.create_run(experiment_id(client, backend)).info.run_id
+
+
+def test_three_processes_that_first_touch_one_database_all_log(place, nursery):
     shutil.rmtree(place / "mlruns")
-    script = (
-        "from zoo.registry.backend import connect, experiment_id, resolve_backend as r\n"
-        "c = connect(r()); print(c.create_run(experiment_id(c, r())).info.run_id)"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    ids = {p.communicate()[0].strip() for p in processes}
-    assert [p.returncode for p in processes] == [0, 0, 0]
+    ids = set(nursery.answers([functools.partial(new_run, place)] * 3))
     assert len(ids) == 3
     assert len(connect(resolve_backend()).search_runs(["1"])) == 3
 
