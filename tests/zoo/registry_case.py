@@ -1,14 +1,9 @@
 """A tiny RT-DETR, its checkpoint and a manifest, for the tests of registry, detector and publishing."""
 
-import functools
-import tempfile
-from pathlib import Path
-
 import msgspec
 import torch
 
 from zoo.labels import LabelMap
-from zoo.registry.backend import connect, resolve_backend
 from zoo.registry.manifest import Manifest, parse_manifest
 
 LABELS = LabelMap.contiguous(["disc", "square", "no"], [7, 3, 12])
@@ -55,19 +50,6 @@ MODEL = {
         "multi_scale": [],
     },
 }
-
-
-@functools.cache
-def _empty_database() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        connect(resolve_backend(folder))
-        return Path(folder, "mlflow.db").read_bytes()
-
-
-def put_empty_store(root: Path) -> None:
-    """MLflow's database as it is after its creation, which takes more than a CPU second."""
-    root.mkdir(parents=True)
-    (root / "mlflow.db").write_bytes(_empty_database())
 
 
 def tiny_module():

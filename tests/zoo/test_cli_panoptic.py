@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from empty_store import put_empty_store
 from panoptic_case import SMALL, panoptic_folder
 from PIL import Image
 
@@ -20,6 +21,11 @@ from zoo.cli.finetune import Choices, complete_recipe, fit_to_data, read_data, s
 from zoo.cli.loading import with_data
 from zoo.cli.main import run_command
 from zoo.registry.store import LocalRegistry
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path):
+    put_empty_store(tmp_path / "mlruns")
 
 
 def instance_folder(root: Path, outlines: bool = True) -> Path:

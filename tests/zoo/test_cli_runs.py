@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from registry_case import put_empty_store
+from empty_store import put_empty_store
 
 from zoo.cli.main import run_command
 from zoo.registry.backend import connect, resolve_backend

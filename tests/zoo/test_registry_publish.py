@@ -3,7 +3,8 @@ import zipfile
 
 import pytest
 import torch
-from registry_case import LABELS, put_empty_store, tiny_checkpoint, tiny_module
+from empty_store import put_empty_store
+from registry_case import LABELS, tiny_checkpoint, tiny_module
 
 import zoo
 from zoo.registry.backend import connect, experiment_id, resolve_backend

@@ -10,10 +10,10 @@ import time
 import mlflow  # noqa: F401  here, so that processes of the nursery have it
 import pytest
 import torch
+from empty_store import put_empty_store
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from registry_case import put_empty_store
 
 from zoo.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.labels import LabelMap

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from empty_store import put_empty_store
 
 from datamodules.shapes import generate_shapes
 from zoo.batch import Sample, collate
@@ -32,6 +33,11 @@ COMMON = [
     "--model.transformer.ffn_dim", "32", "--model.transformer.num_heads", "4", "--model.backbone.name", "residual",
     "--model.backbone.widths", "[8,8,16,16,16]",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path):
+    put_empty_store(tmp_path / "mlruns")
 
 
 @pytest.fixture
