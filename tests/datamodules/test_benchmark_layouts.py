@@ -64,6 +64,15 @@ def test_kitti(tmp_path):
     assert ("note", "ignore_region") in faults(source)
 
 
+def test_kitti_labels_never_go_to_test_images_of_their_name(tmp_path):
+    root = kitti(tmp_path)
+    (root / "training/image_2/000000.png").rename(root / "000000.png")
+    (root / "testing/image_2").mkdir(parents=True)
+    (root / "000000.png").rename(root / "testing/image_2/000000.png")
+    assert counts(read(root)) == {"train": (2, 2)}
+    assert ("error", "missing_image") in faults(read(root))
+
+
 def test_kitti_with_lists_of_splits(tmp_path):
     root = kitti(tmp_path)
     write(root / "ImageSets/train.txt", "000000\n000002\n")
@@ -194,7 +203,7 @@ def test_mot15_and_a_frame_that_is_gone(tmp_path):
     root = mot(
         tmp_path,
         "train/KITTI-13",
-        "1,1,11,6,10,12,1,-1,-1,-1\n7,1,11,6,10,12,1,-1,-1,-1\n1,2,2,2,3,3,0,-1,-1,-1\n",
+        "1,1,11,6,10,12,1,-1,-1,-1\n7,1,11,6,10,12,1,-1,-1,-1\n1,2,2,2,3,3,0,4.5,2.5,0\n",
     )
     source = read(root)
     assert objects(source, "train") == [("pedestrian", [10, 5, 10, 12])]

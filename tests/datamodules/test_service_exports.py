@@ -193,7 +193,7 @@ def test_crowdhuman(tmp_path):
                 "extra": {"occ": 0},
             },
             {"tag": "person", "fbox": [5, 5, 9, 8], "vbox": [5, 5, 1, 1], "extra": {"ignore": 1}},
-            {"tag": "mask", "fbox": [20, 5, 9, 8], "vbox": [20, 5, 9, 8], "extra": {"ignore": 1}},
+            {"tag": "mask", "fbox": [20, 5, 9, 8], "vbox": [20, 5, 9, 8]},
         ]
         write(tmp_path / f"annotation_{split}.odgt", [{"ID": name, "gtboxes": boxes}])
     source = read(tmp_path)

@@ -178,6 +178,12 @@ def test_the_attribute_of_the_class_is_chosen_by_content(tmp_path, attributes, c
         v for a in attributes for v in a.values()])  # fmt: skip
 
 
+def test_an_attribute_that_few_regions_have_is_not_the_class(tmp_path):
+    regions = [region(RECT, kind="cat"), region(RECT, kind="dog"), region(POLYGON, kind="dog", label="old")]
+    root = via(tmp_path, metadata(a=regions), images="a")
+    assert list(read(root).classes.values()) == ["cat", "dog"]
+
+
 def test_several_ticked_boxes_are_several_objects_and_options_are_what_they_stand_for(tmp_path):
     project = {
         "_via_img_metadata": metadata(
