@@ -267,9 +267,11 @@ class DetectionModule(LightningModule):
             return False
         if self.begun.step == step:
             return not self.begun.validated
-        epoch, fetcher = fit.epoch_progress.current, fit._data_fetcher
-        running = epoch.processed < epoch.started and fetcher is not None
-        return running and not fit._should_accumulate() and fit.epoch_loop._should_check_val_fx(fetcher)
+        epoch = fit.epoch_progress.current
+        running = epoch.processed < epoch.started  # type: ignore[attr-defined]
+        if not running or fit._data_fetcher is None or fit._should_accumulate():
+            return False
+        return fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
 
     def _position_in(self, facts: Mapping[str, Any]) -> Position:
         if "step_in_epoch" in facts:

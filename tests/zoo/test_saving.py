@@ -300,6 +300,24 @@ def test_a_full_disk_names_the_file_and_the_last_good_one(shapes, tmp_path, monk
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize(("score", "best"), [(0.9, 6), (0.1, 6), (0.05, 4), (math.nan, 4)])
+def test_weights_that_are_scored_after_the_fit_are_taken_as_any_others(shapes, tmp_path, score, best):
+    """A training may end inside an epoch; a tie goes to the later weights."""
+    _, run, saver, _ = fit(shapes, tmp_path, scores=[0.1], max_epochs=-1, max_steps=6)
+    saver.best = {name: round(value, 6) for name, value in saver.best.items()}
+    saver.adopt_last(run, score)
+    assert saver.best_model_path == str(tmp_path / f"best-step={best}.ckpt")
+    assert [p.name for p in tmp_path.glob("best*")] == [f"best-step={best}.ckpt"]
+    last = read_checkpoint(tmp_path / LAST)
+    assert last["callbacks"][saver.state_key] == saver.state_dict()
+    assert (last["zoo"]["step"], last["zoo"]["validated"]) == (6, True)
+    if best == 6:
+        equal(tmp_path / LAST, tmp_path / "best-step=6.ckpt")
+    run.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 2
+    saver.adopt_last(run, 1.0)  # resumed at step 2, where nothing was left: last.ckpt is of step 6
+    assert saver.best_model_path == str(tmp_path / f"best-step={best}.ckpt")
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"save_last": False}, "save_last is false"),
     ({"save_top_k": -2}, "save_top_k is -2"),
