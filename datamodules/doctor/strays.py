@@ -19,6 +19,7 @@ _BESIDE = {
     "voc": (".xml",),
     "yolo": (".txt", ".yaml", ".yml"),
 }
+_PICTURES_OF_A_README = 20  # an example or two beside the set: less than a twentieth of its images
 _OTHER_PICTURES = frozenset({"shards", "coco_panoptic"})  # masks are pictures too
 _MASKS = frozenset({
     "annotations", "labels", "masks", "mask", "segmentationclass", "segmentationobject", "segmentation", "depth",
@@ -85,7 +86,10 @@ def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
             counts[place] += found
             suffixes = (PurePosixPath(n).suffix.lower() for n in names)
             beside.setdefault(place, Counter()).update(x for x in suffixes if x in _ANY)
+    read = sum(len(index) for index in source.splits.values())
     for place, number in counts.items():
+        if place == "." and number * _PICTURES_OF_A_README < read:
+            continue
         files = ", ".join(f"{n} x {suffix}" for suffix, n in sorted(beside[place].items()))
         also = f", and {files} beside them are not read" if files else ""
         yield Fault(

@@ -15,7 +15,7 @@ from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
 from datamodules.formats.coco_parts import join
 from datamodules.formats.image_tree import ImageTree
 from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
-from datamodules.formats.places import ImagePlaces, beside
+from datamodules.formats.places import ImagePlaces, beside, split_in
 from datamodules.formats.reader import Evidence, Reader, Signs, claimed
 from datamodules.formats.source import (
     Source,
@@ -211,7 +211,9 @@ def image_folder(
     if found < of:
         tree = ImageTree(root)
         sample = names[:: max(1, len(names) // _SAMPLE)]
-        if sum(tree.find(name)[0] is not None for name in sample) > found:
+        there = [path for name in sample if (path := tree.find(name)[0])]
+        # images of the same name in the folder of another split are other images
+        if len(there) > found and {split_in(path.parent, root) for path in there} <= {None, split}:
             return tree
     return ImageFolder(folder)
 

@@ -25,6 +25,7 @@ IMAGE_WORDS = frozenset({
     "jpgs", "jpg", "png", "rgb",
 })  # fmt: skip
 _FILLERS = frozenset({"zip", "set", "split", "voc", "coco", "pascal", "dataset"})
+_OF_ANOTHER_SPLIT = 2  # in the order of likely folders
 _SAMPLE = 50  # names that tell where the images of an annotation file are
 _SPELLED = 40  # folders in which names are looked for whatever their spelling; in all others to the letter
 
@@ -139,14 +140,23 @@ class ImagePlaces:
         if not sample:
             return self._root, 0, 0
         ordered = sorted(self._candidates, key=lambda folder: self._distance(folder, file, split))
-        counts = {folder: self._exact(folder, sample) for folder in ordered}
-        best = max(ordered, key=counts.__getitem__)
-        if counts[best] < len(sample):  # some are spelled otherwise
-            near = {folder: self._spelled(folder, sample) for folder in ordered[:_SPELLED]}
-            nearest = max(near, key=near.__getitem__)
-            if near[nearest] > counts[best]:
-                return nearest, near[nearest], len(sample)
-        return (best, counts[best], len(sample)) if counts[best] else (ordered[0], 0, len(sample))
+        # images of the same name in the folder of another split are other images
+        own = [folder for folder in ordered if self._distance(folder, file, split)[0] < _OF_ANOTHER_SPLIT]
+        for folders in (own, ordered):
+            best, count = self._most(folders, sample)
+            if count:
+                return best, count, len(sample)
+        return ordered[0], 0, len(sample)
+
+    def _most(self, folders: Sequence[Path], sample: Sequence[str]) -> tuple[Path, int]:
+        """The first of the folders that hold most of the names, and how many."""
+        counts = {folder: self._exact(folder, sample) for folder in folders}
+        best = max(folders, key=counts.__getitem__)
+        if counts[best] == len(sample):
+            return best, counts[best]
+        near = {folder: self._spelled(folder, sample) for folder in folders[:_SPELLED]}
+        nearest = max(near, key=near.__getitem__)
+        return (nearest, near[nearest]) if near[nearest] > counts[best] else (best, counts[best])
 
     def scattered(self, stems: Sequence[str], first: Path) -> dict[Path, list[str]]:
         """The stems by the folder that has an image of each; `first` where several or none has one."""
@@ -160,7 +170,7 @@ class ImagePlaces:
     def _distance(self, folder: Path, file: Path, split: str | None) -> tuple[int, bool, int, str]:
         """How unlikely a folder is: of another split, of another name, far from the annotation file."""
         own = split_in(folder, self._root)
-        other = 0 if own == split else 1 if own is None or split is None else 2
+        other = 0 if own == split else 1 if own is None or split is None else _OF_ANOTHER_SPLIT
         stem = file.stem.removeprefix("instances_").lower()
         way = os.path.relpath(folder, file.parent)
         return other, folder.name.lower() != stem, len(Path(way).parts), way

@@ -273,3 +273,22 @@ def test_several_sets_far_down_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"give one of: \S+VOC2007 \(voc\), \S+VOC2012 \(voc\)$"):
         read(tmp_path)
     assert len(read(tmp_path / "VOCdevkit/VOC2012").splits["train"]) == 1
+
+
+@pytest.mark.parametrize("place", ["{}", "images/{}", "{}/images", "{}2017"])
+def test_an_image_that_is_missing_is_not_taken_from_another_split(tmp_path, place):
+    for split, names in (("train", ["0.jpg", "2.jpg"]), ("val", ["0.jpg", "1.jpg", "2.jpg"])):
+        images(tmp_path, [f"{place.format(split)}/{name}" for name in names])
+        write(tmp_path, f"annotations/instances_{split}.json", coco(["0.jpg", "1.jpg", "2.jpg"]))
+    source = read(tmp_path)
+    assert source.splits["train"].files.tolist() == [f"{place.format('train')}/{n}.jpg" for n in (0, 2)]
+    assert source.splits["val"].files.tolist() == [f"{place.format('val')}/{n}.jpg" for n in (0, 1, 2)]
+    assert [(f.kind, f.file[-5:]) for f in source.faults] == [("missing_image", "1.jpg")]
+
+
+def test_names_that_only_another_split_has_are_missing(tmp_path):
+    images(tmp_path, ["images/train/a.jpg", "images/val/b.jpg", "images/val/c.jpg"])
+    write(tmp_path, "annotations/train.json", coco(["a.jpg", "b.jpg", "c.jpg"]))
+    source = read(tmp_path)
+    assert source.splits["train"].files.tolist() == ["images/train/a.jpg"]
+    assert [f.kind for f in source.faults] == ["missing_image", "missing_image"]
