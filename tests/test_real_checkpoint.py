@@ -125,6 +125,7 @@ def test_label_map_shifted_by_one_collapses(official):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ANNOTATIONS))
         evaluator = COCOeval(truth, truth.loadRes(official.metric.coco_results(wrong)), "bbox")
+        evaluator.params.imgIds = evaluator.params.imgIds[:60]
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

@@ -218,14 +218,14 @@ def with_hash_of(content: bytes) -> str:
     return f"detr-r50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
 
 
-def publish_detr(publish, server, content: bytes) -> tuple[Manifest, str]:
-    """DETR R50 with the file name that its content asks for."""
-    name = with_hash_of(authors_file(DETR))
-    manifest = publish(DETR, file=name)
-    path = f"/detr/{name}"
+def publish_with_hash(publish, server, name: str, content: bytes) -> tuple[Manifest, str]:
+    """A model with the hash of its authors' file in the file's name, as those of DETR have it."""
+    file = with_hash_of(authors_file(name))
+    manifest = publish(name, file=file)
+    path = f"/detr/{file}"
     sources = [f"{server.url}{path}", *manifest.sources[1:]]
     manifest = msgspec.structs.replace(manifest, sources=sources)
-    (store_module.BUILTIN_FOLDER / f"{DETR}.yaml").write_text(manifest.to_yaml())
+    (store_module.BUILTIN_FOLDER / f"{name}.yaml").write_text(manifest.to_yaml())
     server.files[path] = content
     return manifest, path
 
@@ -256,7 +256,7 @@ def test_the_names_of_the_hub_are_in_the_synthetic_file(name):
 @pytest.mark.parametrize("name", [DETR, RT_DETR])
 def test_the_authors_file_is_fetched_converted_and_kept_as_safetensors(publish, server, name):
     if name == DETR:
-        publish_detr(publish, server, authors_file(DETR))
+        publish_with_hash(publish, server, DETR, authors_file(DETR))
     else:
         manifest = publish(name)
         server.files[path_of(manifest, server)] = authors_file(name)
@@ -307,36 +307,36 @@ def test_google_drive_says_what_to_download_and_a_path_goes_on(publish, server, 
 
 
 def test_a_file_with_another_hash_than_published_is_thrown_away(publish, server, tmp_path):
-    content = bytearray(authors_file(DETR))
+    content = bytearray(authors_file(RT_DETR))
     content[len(content) // 2] ^= 1
-    manifest, path = publish_detr(publish, server, bytes(content))
+    manifest, path = publish_with_hash(publish, server, RT_DETR, bytes(content))
     with pytest.raises(WrongFileError, match=f"expected {published_hash(manifest.origin)}"):
-        pull(DETR)
+        pull(RT_DETR)
     left = [p for p in (tmp_path / "zoo_cache").rglob("*") if p.is_file()]
     assert [p.name for p in left] == [".lock"]
     (tmp_path / "by_hand.pth").write_bytes(bytes(content))
     with pytest.raises(WrongFileError, match="sha256"):
-        pull(DETR, source=str(tmp_path / "by_hand.pth"))
-    server.files[path] = authors_file(DETR)
-    check(pull(DETR), DETR)
+        pull(RT_DETR, source=str(tmp_path / "by_hand.pth"))
+    server.files[path] = authors_file(RT_DETR)
+    check(pull(RT_DETR), RT_DETR)
 
 
 def test_a_cut_connection_goes_on_where_it_ended(publish, server):
-    content = authors_file(DETR)
-    _, path = publish_detr(publish, server, content)
+    content = authors_file(RT_DETR)
+    _, path = publish_with_hash(publish, server, RT_DETR, content)
     server.cuts = [len(content) // 3]
-    check(pull(DETR), DETR)
+    check(pull(RT_DETR), RT_DETR)
     assert [p for p, _ in server.requests] == [path, path]
     assert server.requests[1][1] == f"bytes={len(content) // 3}-"
 
 
 def test_a_cut_of_all_attempts_goes_on_with_the_next_pull(publish, server):
-    content = authors_file(DETR)
-    publish_detr(publish, server, content)
+    content = authors_file(RT_DETR)
+    publish_with_hash(publish, server, RT_DETR, content)
     server.cuts = [1000]
     with pytest.raises(DownloadError, match="goes on where it ended"):
-        pull(DETR, attempts=1)
-    check(pull(DETR, attempts=1), DETR)
+        pull(RT_DETR, attempts=1)
+    check(pull(RT_DETR, attempts=1), RT_DETR)
     assert server.requests[-1][1] == "bytes=1000-"
 
 

@@ -154,3 +154,14 @@ def test_a_manifest_under_another_name_is_refused(tmp_path):
     (tmp_path / NAME).rename(tmp_path / "cells")
     with pytest.raises(ValueError, match=r"is the manifest of rt_detr_tiny\.shapes:1"):
         store.manifest(parse_reference("cells"))
+
+
+def test_a_manifest_of_the_package_is_parsed_once_until_its_file_changes(tmp_path, monkeypatch):
+    (path,) = (p for name, p in store_module.builtin_manifests().items() if name == "rt_detr_r18.coco_72e")
+    changed = tmp_path / path.name
+    changed.write_text(path.read_text())
+    monkeypatch.setattr(store_module, "BUILTIN_FOLDER", tmp_path)
+    first = store_module.find("rt_detr_r18").manifest
+    assert store_module.find("rt_detr_r18").manifest is first
+    changed.write_text(path.read_text().replace("Apache-2.0", "another licence"))
+    assert store_module.find("rt_detr_r18").manifest.license == "another licence"

@@ -215,7 +215,14 @@ def test_state_survives_saving_and_loading_strictly(kind, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
 
-@kinds
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multi_scale",
+        "two_stage",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("single_scale", "refine")),
+    ],
+)
 def test_training_forward_is_one_graph(kind):
     module = perturbed(tiny_module(kind)).train()
     batch = random_batch([2, 1], dtype=torch.float32)

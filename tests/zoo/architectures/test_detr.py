@@ -241,7 +241,7 @@ def test_learned_positions_end_at_their_table():
         module.network(random_batch([0], size=(51 * 32, 32)))
 
 
-@pytest.mark.parametrize("pre_norm", [False, True], ids=["post", "pre"])
+@pytest.mark.parametrize("pre_norm", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["post", "pre"])
 def test_training_forward_is_one_graph(pre_norm):
     torch._dynamo.reset()
     module = tiny_module(pre_norm=pre_norm, dropout=0.1, backbone="resnet18", frozen_norm=True).train()

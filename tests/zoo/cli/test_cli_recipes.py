@@ -136,3 +136,13 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, reason):
 def test_dump_reads_back_as_it_was():
     recipe = recipes.load(recipes.resolve("rt_detr/tiny"))
     assert recipes.parse_value(recipes.dump(recipe)) == recipe
+
+
+def test_a_heading_is_that_of_the_file_as_it_is_now_and_the_callers_own(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("about: {name: a, seen: []}\nmodel: {class_path: x.Y}\n")
+    heading = recipes.load_heading(recipe)
+    heading.about["seen"].append("changed by a caller")
+    assert recipes.load_heading(recipe) == ({"name": "a", "seen": []}, "x.Y")
+    recipe.write_text("about: {name: another}\nmodel: {class_path: x.Y}\n")
+    assert recipes.load_heading(recipe).about == {"name": "another"}
