@@ -81,7 +81,7 @@ def key_points(file: Path | None, content: Mapping[str, Any], labels: Iterable[P
             raise ValueError(
                 f"{file}: kpt_shape is {given!r}; it must be [number of key points, 2 or 3], e.g. [17, 3]"
             )
-        return KeyPoints(*whole)
+        return KeyPoints(whole[0], whole[1])
     if str(content.get("task", "")).lower() in _OUTLINES:
         return None
     with_rows = filter(None, map(_rows, labels))
