@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,6 +22,10 @@ NOT_READ = frozenset({
     "missing_image", "unreadable_image", "wrong_size", "duplicate_image_id", "malformed_xml", "unsafe_xml",
     "foreign_xml", "missing_annotation", "invalid_image",
 })  # fmt: skip
+
+
+_LONG = 200  # letters of a message from which on it is looked at
+_WORD = re.compile(r"\S{240,}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Fault:
     message: str
     box: tuple[float, float, float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.message) > _LONG:
+            object.__setattr__(self, "message", brief(self.message))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -57,12 +66,18 @@ class Fault:
     def where(self) -> str:
         """File and id; an id with a space in it, as in `object 3`, says itself what it counts."""
         if self.id is None:
-            return visible(self.file)
+            return visible(brief(self.file))
         given = self.id if " " in str(self.id) else f"id {self.id}"
-        return visible(f"{self.file} ({given})")
+        return visible(brief(f"{self.file} ({given})"))
 
     def __str__(self) -> str:
         return f"{self.severity} {self.kind}: {self.where}: {visible(self.message)}"
+
+
+def brief(text: str, most: int = 1200) -> str:
+    """A text without the middle of what is too long to be read: of a word, as names can be, and of all of it."""
+    text = _WORD.sub(lambda word: f"{word[0][:100]}...{word[0][-20:]}", text)
+    return text if len(text) <= most else f"{text[: 2 * most // 3]} ... {text[-most // 4 :]}"
 
 
 def visible(text: str, keep: str = "") -> str:

@@ -149,7 +149,7 @@ class ImageFolder:
             if self._listed > _LISTED_AT_MOST:
                 return os.path.isfile(f"{self.folder}/{name}")
             place = self.folder / head
-            own = {e.name for e in os.scandir(place) if e.is_file()} if place.is_dir() else set()
+            own = {e.name for e in os.scandir(place) if e.is_file()} if os.path.isdir(place) else set()
             self._below[head] = own
             self._listed += len(own)
         return tail in own
@@ -160,7 +160,7 @@ class ImageFolder:
             return self.folder / name, ""
         forward = name.replace("\\", "/")
         for guess in (forward, forward.rsplit("/", 1)[-1]):
-            if not guess.startswith("/") and guess and (self.folder / guess).is_file():
+            if not guess.startswith("/") and guess and os.path.isfile(self.folder / guess):
                 return self.folder / guess, f"found as {guess}"
         on_disk = self._by_spelling.get(_spelling(forward.rsplit("/", 1)[-1]))
         if on_disk is None:

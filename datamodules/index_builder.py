@@ -135,6 +135,10 @@ class IndexBuilder:
         candidate = Candidate(image_id, box_xywh, source_id, annotation_id, area, crowd, segmentation, file)
         judged = self._judge(candidate)
         if judged is not None:
+            if not is_id(annotation_id):
+                told = "its id is no whole number of 64 bits; it gets its place as number; number it anew"
+                self.fault("warning", "invalid_annotation_id", file, str(annotation_id)[:40], told)
+                annotation_id = self._kept
             self._objects.append(judged, annotation_id)
             self._kept += 1
 

@@ -67,7 +67,10 @@ def _images(file: Path) -> Iterator[tuple[str, list[Any]]]:
         labels = named.get("labels") or named.get("objects") or []
         name = str(named.get("name") or "")
         # the first release has a json an image, whose only frame has no name
-        yield name or str(content.get("name") if isinstance(content, dict) else "") or file.stem, list(labels)
+        yield (
+            name or str(content.get("name") if isinstance(content, dict) else "") or file.stem,
+            labels if isinstance(labels, list) else [labels],
+        )
 
 
 def _mark(label: Mapping[str, Any]) -> Mark | None:

@@ -51,8 +51,24 @@ class _Usual(msgspec.Struct, gc=False):
     segmentation: list[list[float]] | None = None
 
 
+_DEEPEST = 16  # lists in lists; polygons have two
 USUAL = msgspec.json.Decoder(list[_Usual])
 _ANY = msgspec.json.Decoder(list[Annotation])
+
+
+def _kept(annotation: Annotation) -> bytes:
+    """An odd annotation to be looked at later; lists in lists in lists mean nothing, and cannot be kept either."""
+    values = (None if _depth(value) > _DEEPEST else value for value in msgspec.structs.astuple(annotation))
+    return pickle.dumps(tuple(values), protocol=4)
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level and depth <= _DEEPEST:
+        below = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (list, dict))]
+        level = [v for own in below for v in own]
+        depth += 1
+    return depth
 
 
 class Annotations:
@@ -101,7 +117,7 @@ class Annotations:
             found = _usual(annotation)
             if found is None:
                 odd[number] = True
-                self._put_aside.write(pickle.dumps(msgspec.structs.astuple(annotation), protocol=4))
+                self._put_aside.write(_kept(annotation))
                 if annotation.id is not None and not is_id(annotation.id):
                     self.unusable_ids.append(annotation.id)
                 if isinstance(annotation.category_id, int):

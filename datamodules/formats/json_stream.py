@@ -264,6 +264,8 @@ def decode(text: bytes, offset: int) -> Any:
         raise JsonError(f"no UTF-8 ({error.reason}); save it as UTF-8", offset + error.start) from error
     except RecursionError as error:
         raise JsonError("a value is nested too deeply", offset) from error
+    except ValueError as error:  # Python's words of it advise to change Python
+        raise JsonError("a number of thousands of digits", offset) from error
 
 
 def outline(text: bytes) -> tuple[np.ndarray, int]:

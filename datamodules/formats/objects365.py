@@ -100,7 +100,7 @@ def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
     candidates = [Layout(folder, strip) for folder in folders if folder.is_dir() for strip in range(depth)]
 
     def hits(layout: Layout) -> int:
-        return sum((layout.folder / layout.relative(name)).is_file() for name in sample)
+        return sum(os.path.isfile(layout.folder / layout.relative(name)) for name in sample)
 
     best = max(candidates, key=hits, default=None)
     if best is None or (sample and not hits(best)):
@@ -280,7 +280,7 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) 
     absent: set[int] = set()
     for folder, own in sorted(of_folder.items()):
         place = layout.folder / folder
-        here = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
+        here = {entry.name for entry in os.scandir(place)} if os.path.isdir(place) else set()
         listed = (images[number] for number in own)
         lacking = [image for image in listed if image.file_name.rpartition("/")[2] not in here]
         absent.update(image.id for image in lacking)

@@ -42,8 +42,10 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
     )
     if not without:
         return source
-    first = next(iter(files))
-    name = next(c.name for c in loaded[first].categories if c.id == _PLACEHOLDER)
+    of = {
+        split: c.name for split, content in loaded.items() for c in content.categories if c.id == _PLACEHOLDER
+    }
+    first, name = next(iter(of.items()))
     note = Fault(
         "note",
         "placeholder_category",

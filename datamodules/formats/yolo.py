@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ _NO_LABELS = frozenset(
 )
 _UNKNOWN_ID = re.compile(r"category (\d+) is not in the class list")
 _MANY = 10  # objects of unknown classes from which the list of names is at fault, not the rows
+
+_LONGEST_ID = 18  # digits of a class number that are looked at
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -85,13 +88,13 @@ def _nothing_found(root: Path, file: Path | None, content: Mapping[str, Any]) ->
 def _inexact_paths(root: Path, shown: str, content: Mapping[str, Any], found: layout.Found) -> list[Fault]:
     """A note for each path of data.yaml that does not exist as written, although its images were found."""
     base = content.get("path")
-    if base and not (root / str(base)).exists() and found.taken:
+    if base and not os.path.exists(root / str(base)) and found.taken:
         before = f"path: {base} does not exist here; "
     else:
         before = ""
     notes = []
     for (split, name), taken in found.taken.items():
-        if not (root / str(base or "") / name).exists() and not (root / name).exists():
+        if not any(map(os.path.exists, (root / str(base or "") / name, root / name))):
             message = f"{before}{name} does not exist as written; {shown_path(taken, root)} is taken; correct the path"
             notes.append(Fault("note", "split_path", shown, split, message))
     return notes
@@ -113,7 +116,9 @@ def _classes(
                 f"{file}: names has the keys {list(names)[:3]}, which must be class numbers; write "
                 f"`0: {next(iter(names))}`"
             )
-        classes = {int(k): str(v) for k, v in names.items()}
+        classes = {int(str(k)[:_LONGEST_ID]): str(v) for k, v in names.items()}
+        if len(classes) < len(names):
+            raise ValueError(f"{file}: names gives a class number twice, as in 0 and 00; keep one of them")
         shown = shown_path(file or root, root)
         notes = _class_count(shown, content.get("nc"), classes)
         return classes, [*notes, *similar_names(shown, classes)]
@@ -167,7 +172,11 @@ def _short_class_list(
 def _used_classes(file: Path | None) -> set[int]:
     text = as_utf8(read_file(file)).decode("utf-8-sig", errors="replace") if file and file.is_file() else ""
     firsts = text.split("\n")
-    return {int(line.split()[0]) for line in firsts if line.split() and line.split()[0].isdigit()}
+    return {
+        int(line.split()[0][:_LONGEST_ID])
+        for line in firsts
+        if line.split() and line.split()[0][:_LONGEST_ID].isdecimal()
+    }
 
 
 def _read_split(
@@ -181,7 +190,7 @@ def _read_split(
     number = labelled = 0
     outlined: list[int] = []  # places of the faults that tell of polygons alone
     for image_id, path in enumerate(images):
-        if not path.is_file():
+        if not os.path.isfile(path):
             builder.fault(
                 "error",
                 "missing_image",

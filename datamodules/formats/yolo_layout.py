@@ -85,10 +85,10 @@ def _darknet(file: Path) -> dict[str, Any]:
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
     content: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
     if "names" in content:
-        found = next((p for p in _places(file.parent, {}, content["names"]) if p.is_file()), None)
+        found = next((p for p in _places(file.parent, {}, content["names"]) if os.path.isfile(p)), None)
         content["names"] = _names(found) if found else None
         count = str(content.pop("classes", ""))
-        content["nc"] = int(count) if count.isdigit() else None
+        content["nc"] = int(count[:9]) if count.isdecimal() else None
     return content
 
 
@@ -161,7 +161,7 @@ def _listed_splits(root: Path, content: Mapping[str, Any]) -> dict[str, list[Pat
         split = split_of(file.stem)
         if split and is_listing(file):
             images = _listed_images(root, content, file)
-            if 2 * sum(image.is_file() for image in images) >= len(images) > 0:
+            if 2 * sum(os.path.isfile(image) for image in images) >= len(images) > 0:
                 found.setdefault(split, {}).update(dict.fromkeys(images))
     return {split: sorted(images) for split, images in found.items()}
 
@@ -208,10 +208,10 @@ def _named_images(root: Path, content: Mapping[str, Any], named: str) -> tuple[l
     """The images that a path of data.yaml stands for, and the folder or list that was found for it."""
     places = _places(root, content, named)
     if named.lower().endswith(".txt"):
-        listing = next((p for p in places if p.is_file()), None)
+        listing = next((p for p in places if os.path.isfile(p)), None)
         return (_listed_images(root, content, listing) if listing else []), listing
     for place in places:
-        if place.is_dir() and (images := _images_of_split(root, named, place)):
+        if os.path.isdir(place) and (images := _images_of_split(root, named, place)):
             return images, place
     return [], None
 
@@ -251,7 +251,7 @@ def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> lis
         if not line:
             continue
         places = [listing.parent / line, *_places(root, {"path": content.get("path")}, line)]
-        image = next((p for p in places if p.suffix.lower() in SUFFIXES and p.is_file()), None)
+        image = next((p for p in places if p.suffix.lower() in SUFFIXES and os.path.isfile(p)), None)
         if image is None:
             tree = tree or ImageTree(root)
             image = tree.find(line)[0]

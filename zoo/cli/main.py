@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datamodules.faults import brief
 from zoo.cli import recipes, signals
 from zoo.cli.console import Console, write
 
@@ -562,8 +563,8 @@ def _is_about_the_run(error: Exception) -> bool:
 
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+        return brief(f"{error.filename}: {error.strerror}")
+    return brief(str(error), most=8000) or type(error).__name__
 
 
 def _fail(message: str, code: int) -> int:

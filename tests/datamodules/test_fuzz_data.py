@@ -1,0 +1,168 @@
+"""Every reader of annotations on damaged files: faults or one line of error, never a crash, never a long wait."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mutations
+import pytest
+import test_broken_tool_files as samples
+from test_panoptic_data import write as write_panoptic
+from tiny_sets import write_coco, write_image, write_roboflow, write_voc, write_yolo
+
+from datamodules.formats.detect import read
+
+NAMES = ("a.png", "b.png", "c.png")
+
+
+def files(root: Path, **content: Any) -> Path:
+    """Three images and the files, `__` for a slash in their names."""
+    for number, name in enumerate(NAMES):
+        write_image(root / name, (40, 30), number)
+    for name, value in content.items():
+        path = root / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value.encode() if isinstance(value, str) else mutations.as_json(value))
+    return root
+
+
+def plain(**content: Any) -> Callable[[Path], Path]:
+    return lambda root: files(root, **content)
+
+
+def darknet(root: Path) -> Path:
+    return files(
+        root, obj_DOT_data="classes = 2\ntrain = train.txt\nnames = obj.names\n", obj_DOT_names="cat\ndog\n",
+        train_DOT_txt="a.png\nb.png\n", a_DOT_txt="0 .5 .5 .2 .2\n", b_DOT_txt="1 .5 .5 .2 .2\n",
+    )  # fmt: skip
+
+
+def beside(folder: str, pictures: str, text: str) -> Callable[[Path], Path]:
+    """A text with labels beside the folder of its image."""
+
+    def make(root: Path) -> Path:
+        write_image(root / pictures / "a.png", (40, 30))
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "a.txt").write_text(text)
+        return root
+
+    return make
+
+
+def mot(root: Path) -> Path:
+    write_image(root / "train/S/img1/000001.jpg", (40, 30))
+    (root / "train/S/gt").mkdir()
+    (root / "train/S/gt/gt.txt").write_text(samples.MOT)
+    (root / "train/S/seqinfo.ini").write_text(
+        "[Sequence]\nname=S\nimDir=img1\nseqLength=1\nimWidth=40\nimHeight=30\n"
+    )
+    return root
+
+
+def supervisely(root: Path) -> Path:
+    write_image(root / "ds/img/a.png", (40, 30))
+    (root / "ds/ann").mkdir()
+    (root / "ds/ann/a.png.json").write_bytes(mutations.as_json(samples.SUPERVISELY))
+    meta = {"classes": [{"title": "cat", "shape": "rectangle", "color": "#ff0000"}], "tags": []}
+    (root / "meta.json").write_bytes(mutations.as_json(meta))
+    return root
+
+
+def lines(value: Any) -> str:
+    return mutations.as_json(value).decode() + "\n"
+
+
+CREATE_TABLE = "image,x1,y1,x2,y2,label\na.png,1,2,9,9,cat\nb.png,2,2,9,9,dog\n"
+SETS: dict[str, Callable[[Path], Path]] = {
+    "coco": write_coco,
+    "roboflow": write_roboflow,
+    "coco_panoptic": write_panoptic,
+    "yolo": write_yolo,
+    "darknet": darknet,
+    "voc": write_voc,
+    "oriented": beside("labelTxt", "images", "1 2 9 2 9 8 1 8 cat 0\n3 4 9 4 9 9 3 9 dog 1\n"),
+    "csv": plain(boxes_DOT_csv=samples.TABLE),
+    "csv by corners": plain(train_DOT_csv=CREATE_TABLE),
+    "labelme": plain(a_DOT_json=samples.LABELME),
+    "labelme xml": plain(a_DOT_xml=samples.OLD_LABELME),
+    "cvat": plain(annotations_DOT_xml=samples.CVAT),
+    "label_studio": plain(export_DOT_json=samples.STUDIO),
+    "open_images": plain(train__x_DOT_csv=samples.OPEN),
+    "vott": plain(export_DOT_json=samples.VOTT),
+    "createml": plain(_annotations_DOT_createml_DOT_json=samples.CREATEML),
+    "via": plain(via_DOT_json=samples.VIA),
+    "via 3": plain(via_DOT_json=samples.VIA_3),
+    "via table": plain(via_DOT_csv=samples.VIA_TABLE),
+    "sagemaker": plain(output_DOT_manifest=lines(samples.MANIFEST)),
+    "imagefolder": plain(metadata_DOT_jsonl=lines(samples.HUB)),
+    "supervisely": supervisely,
+    "crowdhuman": plain(annotation_train_DOT_odgt=lines(samples.ODGT)),
+    "bdd100k": plain(labels_DOT_json=samples.BDD),
+    "box_list": plain(train_DOT_txt=samples.BOX_LIST, classes_DOT_txt="cat\ndog\n"),
+    "kitti": beside("training/label_2", "training/image_2", samples.KITTI),
+    "visdrone": beside("train/annotations", "train/images", samples.VISDRONE),
+    "wider_face": plain(wider_face_split__wider_face_train_bbx_gt_DOT_txt=samples.WIDER),
+    "mot": mot,
+    "oidv4": beside("train/Human face/Label", "train/Human face", samples.OID),
+}
+PICTURES = (".png", ".jpg")
+
+
+def damage(root: Path, whole: dict[Path, bytes], draw: random.Random) -> list[Path]:
+    """Damages one file, seldom two; returns which, so that they can be mended."""
+    chosen = draw.sample(list(whole), draw.choice((1, 1, 1, 2)) if len(whole) > 1 else 1)
+    for file in chosen:
+        content = whole[file]
+        if file.suffix == ".json" and draw.random() < 0.7:
+            file.write_bytes(mutations.damaged_json(mutations.json.loads(content), draw))
+        else:
+            file.write_bytes(mutations.damaged_bytes(content, draw))
+    return chosen
+
+
+def fuzz(make: Callable[[Path], Path], root: Path, inputs: int, slow: bool = False) -> None:
+    make(root)
+    whole = {f: f.read_bytes() for f in sorted(root.rglob("*")) if f.is_file() and f.suffix not in PICTURES}
+    assert whole
+
+    def one(draw: random.Random) -> None:
+        damaged = damage(root, whole, draw)
+        try:
+            source = read(root)
+            for fault in source.faults:
+                mutations.check_words(fault.message)
+            for index in source.splits.values():
+                for row in range(len(index)):
+                    index.objects(row)
+            source.label_map()
+        finally:
+            for file in damaged:
+                file.write_bytes(whole[file])
+
+    mutations.run(one, inputs, slow)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_damaged_annotations_are_told(name, tmp_path):
+    fuzz(SETS[name], tmp_path / "set", inputs=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+def test_damaged_annotations_are_told_for_a_long_time(name, tmp_path):
+    fuzz(SETS[name], tmp_path / "set", inputs=0, slow=True)
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_whole_files_are_read(name, tmp_path):
+    """The fuzz would hold for files that no reader wants, too."""
+    source = read(SETS[name](tmp_path / "set"))
+    assert source.format == name.split()[0].replace("roboflow", "roboflow_coco").replace(
+        "darknet", "yolo"
+    ).replace("vott", "vott_json")
+    assert sum(len(index) for index in source.splits.values()) > 0
