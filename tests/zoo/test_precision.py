@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,6 +137,22 @@ def test_a_perceptron_of_boxes_keeps_float32_under_autocast():
         assert torch.equal(perceptron(x), exact)
         assert perceptron(x.bfloat16()).dtype == torch.float32
     assert perceptron.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.slow
+def test_an_epoch_in_bfloat16_loses_what_float32_loses():
+    """Every family through the training loop: clipping, optimizer and average included."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "benchmarks" / "precision.py"), "--images", "48", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout.splitlines()[-1])["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        assert row["epoch"] != row["epoch_mixed"], row["family"]
+        assert abs(row["epoch_difference"]) < 0.02, row["family"]
+        assert abs(row["last_quarter_difference"]) < 0.02, row["family"]
 
 
 def test_averaged_weights_stay_float32():

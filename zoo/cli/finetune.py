@@ -77,12 +77,12 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     from zoo.cli.sharing import register
     from zoo.cli.training import train
 
-    if choices.output is not None:
-        refuse_used(choices.output)
     start = starting_point(choices.model, choices.registry)
     name = model_name(choices, start)
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
+    if choices.output is not None:
+        refuse_used(choices.output)
     data = read_data(recipe)
     refuse_too_few_places(recipe, data, start.family_name)
     faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
