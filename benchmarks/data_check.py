@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.image_probe import GRID, probe_all
-from datamodules.stores import Folder
+from datamodules.images.probe import GRID, probe_all
+from datamodules.index.image_store import Folder
 
 DISTINCT = 48  # pictures; the files repeat them, for decoding does not know
 

@@ -109,7 +109,7 @@ def in_worker(kind: str, read: Callable[[int], Any], rows: list[int]) -> dict[st
 def source(root: Path) -> Any:
     """As `CocoDataModule` reads the layout, without Lightning around it."""
     from datamodules.formats import coco
-    from datamodules.formats.keeping import keep_layout
+    from datamodules.kept.large import keep_layout
 
     file, folder = root / "annotations" / "instances_train2017.json", root / "train2017"
 
@@ -141,7 +141,7 @@ class ReadRow:
 
 def convert(root: Path) -> dict[str, Any]:
     import datamodules.formats.coco
-    import datamodules.formats.keeping  # noqa: F401
+    import datamodules.kept.large  # noqa: F401
 
     started, wall = time.process_time(), time.perf_counter()
     source(root)
@@ -150,7 +150,7 @@ def convert(root: Path) -> dict[str, Any]:
 
 def convert_memory(root: Path) -> dict[str, Any]:
     import datamodules.formats.coco
-    import datamodules.formats.keeping  # noqa: F401
+    import datamodules.kept.large  # noqa: F401
 
     with Peak() as peak:
         found = source(root)
@@ -170,7 +170,7 @@ def convert_memory(root: Path) -> dict[str, Any]:
 def open_(root: Path) -> dict[str, Any]:
     started = time.perf_counter()
     import datamodules.formats.coco
-    import datamodules.formats.keeping  # noqa: F401
+    import datamodules.kept.large  # noqa: F401
 
     imported = time.perf_counter()
     source(root)

@@ -33,10 +33,10 @@ from torchvision.datasets import CocoDetection
 
 from datamodules.coco import CocoDataModule
 from datamodules.formats.coco import read
-from datamodules.samplers import StepBatchSampler
-from datamodules.shard_writer import pack
-from zoo.batch import Sample, collate
-from zoo.preprocess import InputContract
+from datamodules.loading.samplers import StepBatchSampler
+from datamodules.shards.writer import pack
+from zoo.contract.batch import Sample, collate
+from zoo.contract.preprocess import InputContract
 
 BATCH = 8
 CONTRACT = InputContract(

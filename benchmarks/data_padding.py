@@ -16,9 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.formats.detect import read
-from datamodules.samplers import Bucketing, Key, StepBatchSampler, derived_seed, epoch_order, padding_share
+from datamodules.loading.samplers import (
+    Bucketing,
+    Key,
+    StepBatchSampler,
+    derived_seed,
+    epoch_order,
+    padding_share,
+)
 from datamodules.transforms.presets import build_transform
-from zoo.preprocess import InputContract
+from zoo.contract.preprocess import InputContract
 
 BATCH_SIZES = (2, 4, 8, 16)
 GLOBAL = 64  # images of a step of DETR's recipes

@@ -34,11 +34,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from datamodules.decoding import decode_tensor
-from datamodules.targets import resized_targets, training_targets
+from datamodules.images.decoding import decode_tensor
 from datamodules.transforms.presets import build_transform
-from zoo.batch import Sample, collate
-from zoo.preprocess import InputContract, normalize_levels
+from datamodules.transforms.targets import resized_targets, training_targets
+from zoo.contract.batch import Sample, collate
+from zoo.contract.preprocess import InputContract, normalize_levels
 
 DETR = InputContract(resize="shortest", size=(800, 1333), mean=tuple(official.MEAN), std=tuple(official.STD))
 RT_DETR = InputContract(resize="stretch", size=(640, 640))

@@ -27,11 +27,11 @@ from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
 from zoo.architectures.detr import detr_criterion
-from zoo.batch import OutputSet, Predictions, Step, Targets
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
+from zoo.contract.batch import OutputSet, Predictions, Step, Targets
 from zoo.layers.denoising import positive_pairs
-from zoo.losses import SigmoidFocal, Varifocal
-from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
+from zoo.training.losses import SigmoidFocal, Varifocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
 
 Gradients = dict[str, Tensor]
 TO_HOST = {"cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__"}

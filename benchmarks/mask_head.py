@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import sigmoid_focal_loss
 
 from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
-from zoo.losses import focal_and_dice
+from zoo.training.losses import focal_and_dice
 
 QUERIES, DIM, HEADS = 100, 256, 8
 CHANNELS = (1024, 512, 256)  # ResNet-50's third, second and first stage

@@ -23,20 +23,20 @@ from PIL import Image
 from datamodules.base import LoadedData
 from datamodules.panoptic import CocoPanopticDataModule
 from zoo.architectures.detr import DetrSegmentationModule
-from zoo.batch import Batch
-from zoo.criterion import LossWeights, MaskLossWeights
-from zoo.evaluation import CocoAP
+from zoo.contract.batch import Batch
+from zoo.contract.preprocess import InputContract
+from zoo.contract.segments import PanopticSegmentation
+from zoo.evaluation.coco_ap import CocoAP
+from zoo.evaluation.panoptic_quality import PanopticQuality
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.transformer import TransformerConfig
-from zoo.masks import PanopticRule, sizes_without_padding
-from zoo.matcher import MatchCosts
-from zoo.panoptic_quality import PanopticQuality
-from zoo.pictures import gallery
-from zoo.preflight import alone, use_batch_statistics_of
-from zoo.preprocess import InputContract
-from zoo.schedule import Schedule
-from zoo.segment_pictures import compare_panoptic
-from zoo.segments import PanopticSegmentation
+from zoo.pictures.detections import gallery
+from zoo.pictures.segments import compare_panoptic
+from zoo.prediction.masks import PanopticRule, sizes_without_padding
+from zoo.training.criterion import LossWeights, MaskLossWeights
+from zoo.training.matcher import MatchCosts
+from zoo.training.preflight import alone, use_batch_statistics_of
+from zoo.training.schedule import Schedule
 
 IMAGES = 8
 STEPS = 800

@@ -19,10 +19,10 @@ import torch
 
 from datamodules.custom import CustomDataModule
 from datamodules.shapes import generate_shapes
-from zoo.cli import recipes
-from zoo.cli.lightning import quiet
-from zoo.module import DetectionModule, build_module
-from zoo.preprocess import InputContract
+from zoo.contract.preprocess import InputContract
+from zoo.runs import recipes
+from zoo.runs.lightning import quiet
+from zoo.training.module import DetectionModule, build_module
 
 SIDE = 128
 FAMILIES = {

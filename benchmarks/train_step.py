@@ -36,9 +36,9 @@ from transformers import (
 )
 
 from zoo.architectures import deformable_detr, detr
-from zoo.batch import Batch, Step, Targets
-from zoo.module import DetectionModule, build_module
-from zoo.schedule import ParamRule, Schedule
+from zoo.contract.batch import Batch, Step, Targets
+from zoo.training.module import DetectionModule, build_module
+from zoo.training.schedule import ParamRule, Schedule
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CLIP = 0.1

@@ -1,1 +1,1 @@
-"""Data modules: folders of images and boxes to `zoo.batch.Batch`. Import nothing of zoo but its contracts."""
+"""Data modules: folders of images and boxes to `zoo.contract.batch.Batch`. Import nothing of zoo but its contracts."""

@@ -16,14 +16,14 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from datamodules.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.index import AnnotationIndex, Fault
-from datamodules.loaders import EvaluationLoader, StepLoader
-from datamodules.samplers import Bucketing, StepBatchSampler, padding_share
+from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Truth
+from datamodules.loading.loaders import EvaluationLoader, StepLoader
+from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
 from datamodules.transforms.presets import NEED_BOXES, Photometric, build_transform
-from zoo.labels import LabelMap
-from zoo.preprocess import InputContract
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
 
 _FAULTS_SHOWN = 5
 _PADDING_STEPS = 64  # over which the padding is told at the start
@@ -54,7 +54,7 @@ class _Split:
 
 
 class DetectionDataModule(LightningDataModule, ABC):
-    """Loaders that deliver `zoo.batch.Batch`.
+    """Loaders that deliver `zoo.contract.batch.Batch`.
 
     Args:
         input: how an image becomes the network's input.
@@ -65,7 +65,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         seed: of the order of the images and of every random draw of a transform.
         flip_both: also flip training images top to bottom.
         photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
-            device of the network: slightly other pixels, see `zoo.photometric.distort_batch`.
+            device of the network: slightly other pixels, see `zoo.contract.photometric.distort_batch`.
         skip_broken: train without the images and objects that are at fault instead of refusing.
         limit_train, limit_eval: use the first so many images only.
         bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like

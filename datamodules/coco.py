@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
-from datamodules.datasets import Truth
 from datamodules.formats import coco, shards
-from datamodules.formats.keeping import keep_layout
-from datamodules.formats.source import Source, split_of
-from datamodules.images import ImageFolder
+from datamodules.images.files import ImageFolder
 from datamodules.index import AnnotationIndex
-from datamodules.masks import MaskTruth, bare_objects
-from datamodules.scratch import Scratch
-from datamodules.shards import is_address, local_path
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.source import Source, split_of
+from datamodules.kept.large import keep_layout
+from datamodules.loading.datasets import Truth
+from datamodules.loading.mask_truth import MaskTruth, bare_objects
+from datamodules.shards.reader import is_address, local_path
 from datamodules.transforms.presets import Photometric
-from zoo.preprocess import InputContract
+from zoo.contract.preprocess import InputContract
 
 
 class CocoDataModule(DetectionDataModule):

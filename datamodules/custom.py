@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.base import DetectionDataModule, LoadedData
-from datamodules.datasets import Truth
 from datamodules.formats.detect import Format, read
-from datamodules.formats.source import Source
 from datamodules.index import AnnotationIndex, Fault, concatenate
-from datamodules.masks import MaskTruth, bare_objects
-from datamodules.shards import is_address, local_path
+from datamodules.index.source import Source
+from datamodules.loading.datasets import Truth
+from datamodules.loading.mask_truth import MaskTruth, bare_objects
+from datamodules.shards.reader import is_address, local_path
 from datamodules.splits import held_out
 from datamodules.transforms.presets import Photometric
-from zoo.preprocess import InputContract
+from zoo.contract.preprocess import InputContract
 
 
 class CustomDataModule(DetectionDataModule):

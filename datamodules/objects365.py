@@ -8,13 +8,13 @@ from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats import objects365, shards
-from datamodules.formats.keeping import keep_layout, keep_tree
-from datamodules.formats.source import Source
 from datamodules.index import Fault
-from datamodules.scratch import Scratch
-from datamodules.shards import is_address, local_path
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.source import Source
+from datamodules.kept.large import keep_layout, keep_tree
+from datamodules.shards.reader import is_address, local_path
 from datamodules.transforms.presets import Photometric
-from zoo.preprocess import InputContract
+from zoo.contract.preprocess import InputContract
 
 
 class Objects365DataModule(DetectionDataModule):

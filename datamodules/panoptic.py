@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
-from datamodules.datasets import Truth
 from datamodules.formats import coco_panoptic
+from datamodules.images.id_maps import PngFolder
 from datamodules.index import AnnotationIndex
-from datamodules.masks import missing_outlines
-from datamodules.panoptic_truth import PanopticTruth
-from datamodules.png_folder import PngFolder
-from zoo.preprocess import InputContract
+from datamodules.loading.datasets import Truth
+from datamodules.loading.mask_truth import missing_outlines
+from datamodules.loading.panoptic_truth import PanopticTruth
+from zoo.contract.preprocess import InputContract
 
 
 class CocoPanopticDataModule(DetectionDataModule):

@@ -101,7 +101,7 @@ def divide(
         seed: of the drawing.
         stratify: give each split its share of the images of every class, rare classes first.
         group_by: see `group_keys`.
-        copies: rows of byte-identical files, see `datamodules.copies`; they stay together too.
+        copies: rows of byte-identical files, see `datamodules.images.identical`; they stay together too.
 
     Raises:
         ValueError: if a fraction or their sum is not in (0, 1), or there are fewer groups than splits.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.faults import NOT_READ
 from datamodules.index import AnnotationIndex, Fault, by_kind
-from zoo.labels import LabelMap
+from datamodules.index.faults import NOT_READ
+from zoo.contract.labels import LabelMap
 
 _LEFT_OUT = NOT_READ | {"ambiguous_image", "no_segmentation", "missing_png"}
 

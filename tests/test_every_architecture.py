@@ -18,13 +18,13 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from datamodules.shapes import generate_shapes
-from zoo.batch import Batch, Sample, Step, collate
-from zoo.cli import recipes
 from zoo.cli.main import run_command
-from zoo.labels import LabelMap
-from zoo.module import DetectionModule, build_module
-from zoo.preprocess import InputContract
+from zoo.contract.batch import Batch, Sample, Step, collate
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
 from zoo.registry.weights import load_strictly
+from zoo.runs import recipes
+from zoo.training.module import DetectionModule, build_module
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = sorted(p.stem for p in (ROOT / "zoo" / "architectures").glob("[a-z]*.py"))

@@ -5,12 +5,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from zoo.module import build_module
 from zoo.registry.manifest import METRICS_OF_MASKS, read_manifest
 from zoo.registry.names import base_name
 from zoo.registry.pull import addresses_of, published_hash
 from zoo.registry.store import BUILTIN_FOLDER
 from zoo.registry.weights import count
+from zoo.training.module import build_module
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(BUILTIN_FOLDER.glob("*.yaml"))
@@ -172,7 +172,7 @@ def test_params_and_macs_are_those_of_the_larger_networks(name):
 
 
 def check_counts(name):
-    from zoo.preprocess import InputContract
+    from zoo.contract.preprocess import InputContract
 
     manifest = MANIFESTS[name]
     module = build_module(manifest.to_dict()["model"], backbone_weights="random")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.checkpoint_io import read_checkpoint
 from zoo.cli.main import main
+from zoo.storage.checkpoint_io import read_checkpoint
 
 
 @pytest.mark.slow

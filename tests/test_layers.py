@@ -69,18 +69,18 @@ LAYERS = (
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 SHARED_WITH_DATA = {
-    "zoo.batch",
-    "zoo.boxes",
-    "zoo.cache",
-    "zoo.coco_limit",
-    "zoo.durable",
-    "zoo.labels",
-    "zoo.opening",
-    "zoo.photometric",
-    "zoo.plain_yaml",
-    "zoo.pixels",
-    "zoo.preprocess",
-    "zoo.segments",
+    "zoo.contract.batch",
+    "zoo.contract.boxes",
+    "zoo.storage.cache",
+    "zoo.contract.coco_limit",
+    "zoo.storage.durable",
+    "zoo.contract.labels",
+    "zoo.storage.opening",
+    "zoo.contract.photometric",
+    "zoo.storage.plain_yaml",
+    "zoo.contract.pixels",
+    "zoo.contract.preprocess",
+    "zoo.contract.segments",
 }
 ZOO = sorted((ROOT / "zoo").rglob("*.py"))
 DATA = sorted((ROOT / "datamodules").rglob("*.py"))

@@ -18,10 +18,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from datamodules.coco import CocoDataModule
-from zoo.batch import Batch, Detections
-from zoo.evaluation import SCORES, CocoAP, format_score
-from zoo.labels import LabelMap
-from zoo.preprocess import InputContract
+from zoo.contract.batch import Batch, Detections
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.evaluation.coco_ap import SCORES, CocoAP, format_score
 
 DATA = Path(os.environ.get("ZOO_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CHECKPOINT = DATA / "weights" / "deimv2_hgnetv2_atto_coco.onnx"

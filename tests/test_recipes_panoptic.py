@@ -14,9 +14,9 @@ import pytest
 import yaml
 from recipe_numbers import DETR_FAMILIES, leaves, numbers
 
-from zoo.module import build_module
 from zoo.registry.manifest import METRICS_OF_MASKS, read_manifest
 from zoo.registry.store import BUILTIN_FOLDER
+from zoo.training.module import build_module
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_detr_panoptic.yaml").read_text())

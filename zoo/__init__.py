@@ -25,7 +25,7 @@ def load(name: str | Path, registry: str | Path | None = None) -> Detector:
             of a run's folder. A name that is both is the registry's; `./name` is the folder.
         registry: folder of the user's registry; ZOO_REGISTRY or ./mlruns/registry by default.
     """
-    from zoo.cli.loading import load_detector
+    from zoo.runs.subject import load_detector
 
     return load_detector(name, registry)
 

@@ -13,16 +13,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from zoo.batch import RLE, Detections, Predictions, Sample, collate
-from zoo.labels import LabelMap
-from zoo.masks import sizes_without_padding
-from zoo.module import DetectionModule
-from zoo.picture_input import Picture, read_picture
-from zoo.postprocess import best_classes
-from zoo.preprocess import InputContract
+from zoo.contract.batch import RLE, Detections, Predictions, Sample, collate
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.contract.segments import PanopticSegmentation, Segment
+from zoo.prediction.image_input import Picture, read_picture
+from zoo.prediction.masks import sizes_without_padding
+from zoo.prediction.postprocess import best_classes
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
-from zoo.segments import PanopticSegmentation, Segment
+from zoo.training.module import DetectionModule
 
 DEFAULT_THRESHOLD = 0.3  # of a detection
 

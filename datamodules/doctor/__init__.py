@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.decodable import FEW_IMAGES, usable_cores
 from datamodules.doctor.boxes import box_faults, class_faults, limit_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.ownership import reassigned
@@ -20,12 +19,13 @@ from datamodules.doctor.statistics import (
 )
 from datamodules.doctor.strays import stray_faults, unread_folders
 from datamodules.formats.detect import Format, read
-from datamodules.formats.source import Source
+from datamodules.images.decodable import FEW_IMAGES, usable_cores
 from datamodules.index import AnnotationIndex, Fault, by_severity
+from datamodules.index.source import Source
 from datamodules.progress import Progress
-from datamodules.shards import is_address, place_of
+from datamodules.shards.reader import is_address, place_of
 from datamodules.summary import DataSummary, summarize
-from zoo.labels import LabelMap
+from zoo.contract.labels import LabelMap
 
 TOO_FEW = "too_few_images"
 NO_TRAIN = "no_train_split"

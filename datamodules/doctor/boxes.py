@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.index import AnnotationIndex, Fault, Severity
-from zoo.coco_limit import ceiling
+from zoo.contract.coco_limit import ceiling
 
 _AGREES = 0.02  # of the area, by which a box given as corners is recognised
 _MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.faults import visible
+from datamodules.index.faults import visible
 
 # what was done, in the order in which the log tells it
 Action = Literal[

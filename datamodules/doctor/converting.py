@@ -6,9 +6,9 @@ import io
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from datamodules.decoding import in_frame
-from datamodules.image_probe import Probe
-from zoo.pixels import declared_bits, open_picture, to_rgb
+from datamodules.images.decoding import in_frame
+from datamodules.images.probe import Probe
+from zoo.contract.pixels import declared_bits, open_picture, to_rgb
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp"}
 _QUALITY = 95  # of a photograph that has to be written anew; colour is not subsampled

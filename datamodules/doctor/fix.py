@@ -17,8 +17,8 @@ from datamodules.doctor.changes import Action, Change, ChangeLog
 from datamodules.doctor.converting import converted, suffix_of
 from datamodules.doctor.verdicts import Verdicts, judge, merged_classes
 from datamodules.index import AnnotationIndex
-from datamodules.judge import OUTSIDE_TOLERANCE, Box, judge_segmentation
-from datamodules.shards import is_address
+from datamodules.index.object_rules import OUTSIDE_TOLERANCE, Box, judge_segmentation
+from datamodules.shards.reader import is_address
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination

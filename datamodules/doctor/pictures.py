@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decodable import corrupt_image
-from datamodules.image_probe import GRID, Probe, probe_all
+from datamodules.images.decodable import corrupt_image
+from datamodules.images.probe import GRID, Probe, probe_all
 from datamodules.index import AnnotationIndex, Fault, Severity
-from zoo.pixels import Reading
+from zoo.contract.pixels import Reading
 
 _SMALL = 8  # pixels: below this a side holds less than one cell of the finest feature map
 _DARK = 32  # levels of 255

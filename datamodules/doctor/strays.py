@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from datamodules.formats.source import Source
-from datamodules.images import SUFFIXES, header_size
+from datamodules.images.files import SUFFIXES, header_size
 from datamodules.index import AnnotationIndex, Fault, Severity, relative
+from datamodules.index.source import Source
 
 _MOST = 50  # of one folder and kind that are told one by one
 # what lies beside the images of a format and is read, or was read for another tool

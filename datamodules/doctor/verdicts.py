@@ -13,9 +13,9 @@ import numpy as np
 from datamodules.doctor.agreement import KEPT_RULE, agreement, chosen
 from datamodules.doctor.duplicates import groups
 from datamodules.doctor.ownership import shared_ids
-from datamodules.faults import NOT_READ
-from datamodules.formats.source import class_key
 from datamodules.index import AnnotationIndex, Fault
+from datamodules.index.faults import NOT_READ
+from datamodules.index.source import class_key
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination

@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Evidence, Reader, Signs
-from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
-from datamodules.formats.source import Source
-from datamodules.images import SUFFIXES
+from datamodules.images.files import SUFFIXES
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Evidence, Reader, Signs
+from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)

@@ -9,25 +9,26 @@ from typing import Any
 
 import msgspec
 
-from datamodules.formats import coco_layout, sniff
+from datamodules.formats import coco_layout
 from datamodules.formats.coco_annotations import USUAL, Annotations
 from datamodules.formats.coco_images import USUAL_IMAGE, CocoImage, Images
 from datamodules.formats.coco_parts import join
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.json_stream import CHUNK, JsonError, JsonStream, converted
-from datamodules.formats.places import ImagePlaces, beside, split_in
-from datamodules.formats.reader import Evidence, Reader, Signs, claimed
-from datamodules.formats.source import (
+from datamodules.images.files import ImageFolder
+from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.object_rules import is_id
+from datamodules.index.source import (
     Source,
     add_checked_image,
     class_key,
     image_overlaps,
 )
-from datamodules.images import ImageFolder
-from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.judge import is_id
 from datamodules.progress import Progress, byte_bar
-from datamodules.scratch import Scratch
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.json_stream import CHUNK, JsonError, JsonStream, converted
+from datamodules.reading.places import ImagePlaces, beside, split_in
+from datamodules.reading.reader import Evidence, Reader, Signs, claimed
 
 _SAMPLE = 50  # names that tell where the images are
 _FEW = 3

@@ -18,11 +18,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from datamodules.formats.json_stream import Piece, converted
-from datamodules.index_builder import IndexBuilder
-from datamodules.judge import is_id
-from datamodules.object_block import ObjectBlock
-from datamodules.scratch import BLOCK, Scratch
+from datamodules.index.builder import IndexBuilder
+from datamodules.index.growing_columns import BLOCK, Scratch
+from datamodules.index.object_block import ObjectBlock
+from datamodules.index.object_rules import is_id
+from datamodules.reading.json_stream import Piece, converted
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from datamodules.columns import name_code, name_text
-from datamodules.formats.json_stream import Piece, converted
-from datamodules.scratch import Scratch
+from datamodules.index.columns import name_code, name_text
+from datamodules.index.growing_columns import Scratch
+from datamodules.reading.json_stream import Piece, converted
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Side = Annotated[int, Meta(ge=0, le=2**62)]

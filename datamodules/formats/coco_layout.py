@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.places import ANNOTATION_WORDS, one_set, split_in
-from datamodules.formats.source import split_of
-from datamodules.formats.text import as_utf8
 from datamodules.index import Fault, shown_path
-from zoo.opening import open_file
+from datamodules.index.source import split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.places import ANNOTATION_WORDS, one_set, split_in
+from datamodules.reading.text import as_utf8
+from zoo.storage.opening import open_file
 
 # other kinds of COCO annotation, without boxes to train on or twice the same
 _OTHER_KINDS = ("panoptic", "captions", "image_info", "images_info", "stuff")

@@ -18,12 +18,12 @@ from datamodules.formats.panoptic_file import (
     image_folder,
     load,
 )
-from datamodules.formats.reader import Evidence, Reader, Signs, claimed
-from datamodules.formats.source import Source, add_checked_image, image_overlaps
-from datamodules.images import ImageFolder
+from datamodules.images.files import ImageFolder
+from datamodules.images.id_maps import PngFolder, annotation_id
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.png_folder import PngFolder, annotation_id
-from zoo.labels import LabelMap
+from datamodules.index.source import Source, add_checked_image, image_overlaps
+from datamodules.reading.reader import Evidence, Reader, Signs, claimed
+from zoo.contract.labels import LabelMap
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,9 @@ def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: Seg
 
 def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: LabelMap) -> Iterable[Fault]:
     """Reads every PNG: what cannot be read, has another size, or disagrees with the json."""
-    from datamodules.panoptic_truth import read_segmentation  # of torch, which other formats do without
+    from datamodules.loading.panoptic_truth import (
+        read_segmentation,  # of torch, which other formats do without
+    )
 
     for row in range(len(index)):
         path = pngs.path(index, row)

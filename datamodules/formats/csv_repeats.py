@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.formats.records import Mark, Picture
 from datamodules.index import Fault, shown_path
+from datamodules.reading.records import Mark, Picture
 
 Row = tuple[str, str, str, tuple[float, ...]]  # split, image, class, box
 

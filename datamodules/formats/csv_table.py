@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datamodules.formats import open_images, sniff
+from datamodules.formats import open_images
 from datamodules.formats.csv_columns import ONE_CLASS, Columns, boxes_in, columns_of
 from datamodules.formats.csv_repeats import Table, read_once
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_rows
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, told_split
-from datamodules.formats.source import Source, split_of
 from datamodules.index import Fault, shown_path
+from datamodules.index.source import Source, split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_rows
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, told_split
 
 _SUFFIXES = (".csv", ".tsv")
 

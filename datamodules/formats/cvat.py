@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
-from datamodules.formats.parsing import load_xml
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
-from datamodules.formats.source import Source, split_of
 from datamodules.index import shown_path
+from datamodules.index.source import Source, split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
+from datamodules.reading.parsing import load_xml
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 
 _BOXED = ("box", "polygon", "ellipse", "mask")
 _UNBOXED = ("polyline", "points", "tag", "skeleton", "cuboid")

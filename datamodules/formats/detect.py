@@ -27,7 +27,6 @@ from datamodules.formats import (
     roboflow,
     sagemaker,
     shards,
-    sniff,
     supervisely,
     unread,
     via,
@@ -38,13 +37,14 @@ from datamodules.formats import (
     wider_face,
     yolo,
 )
-from datamodules.formats.keeping import keep_tree
-from datamodules.formats.places import beside, is_at
-from datamodules.formats.reader import Evidence, Reader
-from datamodules.formats.source import Source
 from datamodules.index import Fault
-from datamodules.scratch import Scratch
-from datamodules.shards import is_address, local_path
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.source import Source
+from datamodules.kept.large import keep_tree
+from datamodules.reading import kinds as sniff
+from datamodules.reading.places import beside, is_at
+from datamodules.reading.reader import Evidence, Reader
+from datamodules.shards.reader import is_address, local_path
 
 Format = Literal[
     "auto", "coco", "coco_panoptic", "objects365", "roboflow_coco", "yolo", "oriented", "voc", "csv", "labelme", "cvat",

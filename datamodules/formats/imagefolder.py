@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.json_lines import first_object, four, objects, whole_size
-from datamodules.formats.parsing import MALFORMED, read_lines, read_rows
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_picture
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.json_lines import first_object, four, objects, whole_size
+from datamodules.reading.parsing import MALFORMED, read_lines, read_rows
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
 
 _NAMES = ("file_name", "filename", "image", "image_path")
 _OBJECTS = ("objects", "annotations", "object")

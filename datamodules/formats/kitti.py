@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
-from datamodules.formats.source import Source, split_of
+from datamodules.index.source import Source, split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
 
 CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 _IGNORED = "dontcare"

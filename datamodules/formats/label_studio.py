@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box, rotated
-from datamodules.formats.parsing import MALFORMED, load_list
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
-from datamodules.formats.source import Source
-from datamodules.images import SUFFIXES
+from datamodules.images.files import SUFFIXES
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
+from datamodules.reading.parsing import MALFORMED, load_list
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # put before the name of every uploaded file
 _PAGE = re.compile(r"_(\d+)$")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import Points, flat, polygon_box
-from datamodules.formats.parsing import MALFORMED, load_json, load_xml
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, enclosing, split_of_file
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import Points, flat, polygon_box
+from datamodules.reading.parsing import MALFORMED, load_json, load_xml
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, enclosing, split_of_file
 
 # LabelMe's own words, which stand at the top of its labels.txt and which its exporters leave out
 _IGNORED = frozenset({"__ignore__", "_ignore_"})

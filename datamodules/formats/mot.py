@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.frames import frames_of
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
-from datamodules.formats.source import Source
 from datamodules.index import shown_path
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.frames import frames_of
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
 
 CLASSES = {
     1: "pedestrian", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non motorized vehicle",

@@ -21,11 +21,11 @@ import yaml
 
 from datamodules.formats import coco
 from datamodules.formats.coco_images import CocoImage, Images
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.source import Source, image_overlaps
-from datamodules.images import frame_size
+from datamodules.images.files import frame_size
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.scratch import Scratch
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.source import Source, image_overlaps
+from datamodules.reading.reader import Reader, laid_out
 
 SPLITS = ("train", "val")
 # listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_rows
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.source import Source, add_checked_image, image_overlaps, split_of
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
+from datamodules.index.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_rows
+from datamodules.reading.reader import Reader, laid_out
 
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import flat
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import flat
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Reader, laid_out
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
 
 FOLDERS = ("labeltxt", "labeltxt-v1.0", "labeltxt-v1.5")
 _ROW = "a row is x1 y1 x2 y2 x3 y3 x4 y4 class [difficult] in pixels; left out; correct it"

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from datamodules.formats.source import files_by_split
-from datamodules.images import ImageFolder
-from zoo.opening import read_file
+from datamodules.images.files import ImageFolder
+from datamodules.index.source import files_by_split
+from zoo.storage.opening import read_file
 
 CATEGORIES = "panoptic_coco_categories.json"  # COCO's own list, with colours
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.formats import coco
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.source import Source, split_of
-from datamodules.images import ImageFolder
+from datamodules.images.files import ImageFolder
 from datamodules.index import Fault, shown_path
-from datamodules.scratch import Scratch
+from datamodules.index.growing_columns import Scratch
+from datamodules.index.source import Source, split_of
+from datamodules.reading.reader import Reader, laid_out
 
 FILE = "_annotations.coco.json"
 _PLACEHOLDER = 0

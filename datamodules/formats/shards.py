@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.source import Source
-from datamodules.shard_files import FORMAT as MARK
-from datamodules.shard_files import IMAGES, MANIFEST
-from datamodules.shards import open_shards
+from datamodules.index.source import Source
+from datamodules.reading.reader import Reader, laid_out
+from datamodules.shards.files import FORMAT as MARK
+from datamodules.shards.files import IMAGES, MANIFEST
+from datamodules.shards.reader import open_shards
 
 
 def read(root: Path | str, *, verify_sizes: bool = True) -> Source:

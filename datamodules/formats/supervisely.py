@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.json_lines import whole_size
-from datamodules.formats.outlines import Points, flat, polygon_box
-from datamodules.formats.parsing import MALFORMED, load_json
-from datamodules.formats.reader import Reader, laid_out
-from datamodules.formats.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.json_lines import whole_size
+from datamodules.reading.outlines import Points, flat, polygon_box
+from datamodules.reading.parsing import MALFORMED, load_json
+from datamodules.reading.reader import Reader, laid_out
+from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
 
 _HEAD_OF_PNG = 24  # bytes, up to width and height
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.formats import csv_table, imagefolder, open_images, sniff
-from datamodules.images import SUFFIXES
+from datamodules.formats import csv_table, imagefolder, open_images
+from datamodules.images.files import SUFFIXES
+from datamodules.reading import kinds as sniff
 
 _MASK_FOLDERS = frozenset({
     "masks", "mask", "segmentationclass", "segmentationobject", "labels_png", "gtfine", "gtcoarse", "annotations_png",

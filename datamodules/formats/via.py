@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import Points, around_ellipse, flat, polygon_box
-from datamodules.formats.parsing import MALFORMED
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_picture
-from datamodules.formats.source import Source
 from datamodules.formats.via_files import Entry, Options, Region, entries, is_table
 from datamodules.index import Fault, shown_path
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box
+from datamodules.reading.parsing import MALFORMED
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
 
 _ONLY_CLASS = "object"  # where nothing says what the regions are
 # attributes that hold the class, the likelier first; any other is taken where there is none of these

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.formats import sniff
-from datamodules.formats.parsing import MALFORMED, load_json, read_rows
+from datamodules.reading import kinds as sniff
+from datamodules.reading.parsing import MALFORMED, load_json, read_rows
 
 CSV_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 # the number that the third version puts before the coordinates of a shape -> its name in the second

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.frames import frames_of
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.frames import frames_of
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
 
 # category -> name as published; 0 are ignored regions, 11 others, neither is a class of the challenge
 CLASSES = {1: "pedestrian", 2: "people", 3: "bicycle", 4: "car", 5: "van", 6: "truck", 7: "tricycle",

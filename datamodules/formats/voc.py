@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 from datamodules.formats import voc_layout
 from datamodules.formats.coco import similar_names
-from datamodules.formats.reader import Evidence, Reader, Signs
-from datamodules.formats.source import Source, add_checked_image, class_key, image_overlaps
-from datamodules.formats.text import decode_xml
-from datamodules.images import SUFFIXES, ImageFolder
+from datamodules.images.files import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
-from zoo.opening import read_file
+from datamodules.index.source import Source, add_checked_image, class_key, image_overlaps
+from datamodules.reading.reader import Evidence, Reader, Signs
+from datamodules.reading.text import decode_xml
+from zoo.storage.opening import read_file
 
 Corners = tuple[float, float, float, float]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.places import ANNOTATION_WORDS, ImagePlaces, one_set, set_folder, split_in
-from datamodules.formats.source import split_of
 from datamodules.index import Fault, shown_path
+from datamodules.index.source import split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.places import ANNOTATION_WORDS, ImagePlaces, one_set, set_folder, split_in
 
 _LOOKED_AT = 20  # xml files that tell the format
 _LIST_FOLDERS = ("imagesets/main", "imagesets", "splits", "")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.outlines import flat, polygon_box
-from datamodules.formats.parsing import MALFORMED, load_json
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
-from datamodules.formats.source import Source
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.outlines import flat, polygon_box
+from datamodules.reading.parsing import MALFORMED, load_json
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
 
 
 def annotation_files(root: Path) -> list[Path]:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Reader, loose
-from datamodules.formats.records import Mark, Picture, Remarks, assemble, split_of_file
-from datamodules.formats.source import Source
-from datamodules.images import SUFFIXES
+from datamodules.images.files import SUFFIXES
+from datamodules.index.source import Source
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Reader, loose
+from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
 
 CLASS = "face"
 _NAME = re.compile(r"wider_face_\w+_bbx_gt\.txt")

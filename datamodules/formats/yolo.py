@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats import sniff
 from datamodules.formats import yolo_layout as layout
 from datamodules.formats.coco import similar_names
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.reader import Evidence, Reader, Signs, claimed
-from datamodules.formats.source import Source, image_overlaps
-from datamodules.formats.text import as_utf8
 from datamodules.formats.yolo_keypoints import KeyPoints, key_points
 from datamodules.formats.yolo_label_files import LabelFiles, is_listing, text_files
 from datamodules.formats.yolo_labels import read_labels
-from datamodules.images import frame_size, list_images
+from datamodules.images.files import frame_size, list_images
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from zoo.opening import read_file
+from datamodules.index.source import Source, image_overlaps
+from datamodules.reading import kinds as sniff
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.reader import Evidence, Reader, Signs, claimed
+from datamodules.reading.text import as_utf8
+from zoo.storage.opening import read_file
 
 _NO_LABELS = frozenset(
     {"classes.txt", "predefined_classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.formats.text import as_utf8
 from datamodules.index import Fault
-from zoo.opening import open_file
+from datamodules.reading.text import as_utf8
+from zoo.storage.opening import open_file
 
 BOX = 5  # numbers of a row without key points: class cx cy w h
 _LOOKED_AT = 200  # label files with rows that tell whether rows are of key points

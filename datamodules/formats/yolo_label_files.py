@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datamodules.formats.places import IMAGE_WORDS
-from datamodules.formats.source import split_of
-from datamodules.formats.text import as_utf8
-from datamodules.images import ImageFolder, list_images
-from zoo.opening import open_file
+from datamodules.images.files import ImageFolder, list_images
+from datamodules.index.source import split_of
+from datamodules.reading.places import IMAGE_WORDS
+from datamodules.reading.text import as_utf8
+from zoo.storage.opening import open_file
 
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
 _SHORTEST_ROW = 5  # class cx cy w h

@@ -7,10 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.formats.text import encoding_of
 from datamodules.formats.yolo_keypoints import BOX, KeyPoints
 from datamodules.index import IndexBuilder, shown_path
-from zoo.opening import read_file
+from datamodules.reading.text import encoding_of
+from zoo.storage.opening import read_file
 
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 _LONGEST_ROW = 1 << 20  # letters: an outline of some 50 000 points

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats import sniff
-from datamodules.formats.image_tree import ImageTree
-from datamodules.formats.parsing import read_lines
-from datamodules.formats.places import one_set, split_in
-from datamodules.formats.source import split_of
-from datamodules.formats.text import as_utf8, read_text
 from datamodules.formats.yolo_label_files import LabelFiles, is_label, is_listing, labels_beside, text_files
-from datamodules.images import SUFFIXES, list_images, walk
-from zoo.opening import open_file
-from zoo.plain_yaml import parse_yaml
+from datamodules.images.files import SUFFIXES, list_images, walk
+from datamodules.index.source import split_of
+from datamodules.reading import kinds as sniff
+from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.parsing import read_lines
+from datamodules.reading.places import one_set, split_in
+from datamodules.reading.text import as_utf8, read_text
+from zoo.storage.opening import open_file
+from zoo.storage.plain_yaml import parse_yaml
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _TRAILING = 6  # parts of a path of another machine that are tried below the folder
@@ -61,7 +61,7 @@ def load(file: Path) -> dict[str, Any]:
     Names and paths are the letters of the file (`no`, `0042`, `12:30`), and so are the class numbers before names.
 
     Raises:
-        ValueError: naming file and line, if it is no plain YAML (`zoo.plain_yaml`).
+        ValueError: naming file and line, if it is no plain YAML (`zoo.storage.plain_yaml`).
     """
     if file.suffix == ".data":
         return _darknet(file)

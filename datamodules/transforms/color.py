@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from datamodules.targets import ImageTargets
 from datamodules.transforms.plan import Placed
-from zoo.photometric import Distortion, luma, shift_hue
+from datamodules.transforms.targets import ImageTargets
+from zoo.contract.photometric import Distortion, luma, shift_hue
 
 
 class _Colors:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from datamodules.targets import moved
 from datamodules.transforms.color import Distort, Invert, Jitter, PermuteChannels
 from datamodules.transforms.geometry import (
     Crop,
@@ -25,9 +24,10 @@ from datamodules.transforms.geometry import (
     ZoomOut,
 )
 from datamodules.transforms.iou_crop import draw_iou_crop
-from zoo.photometric import Distortion
-from zoo.pixels import MOST_PIXELS
-from zoo.preprocess import shortest_side_size
+from datamodules.transforms.targets import moved
+from zoo.contract.photometric import Distortion
+from zoo.contract.pixels import MOST_PIXELS
+from zoo.contract.preprocess import shortest_side_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.targets import ImageTargets, large, moved, resized, solid
 from datamodules.transforms.plan import Placed, Step
+from datamodules.transforms.targets import ImageTargets, large, moved, resized, solid
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.targets import ImageTargets
-from zoo.preprocess import image_to_tensor, resize_pixels
+from datamodules.transforms.targets import ImageTargets
+from zoo.contract.preprocess import image_to_tensor, resize_pixels
 
 
 class Placed(NamedTuple):
@@ -88,7 +88,7 @@ class Plan:
 
     steps: tuple[Step, ...]
     size: tuple[int, int]
-    photometric: Tensor | None = None  # [12], see `zoo.photometric.Distortion.vector`
+    photometric: Tensor | None = None  # [12], see `zoo.contract.photometric.Distortion.vector`
 
     def pixels(self, image: Tensor | Image.Image) -> Tensor:
         """The image after all steps: [3, *size] uint8."""

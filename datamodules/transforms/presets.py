@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.targets import ImageTargets, large, unit_boxes
 from datamodules.transforms.color import Distort
 from datamodules.transforms.draws import (
     draw_detr,
@@ -22,7 +21,8 @@ from datamodules.transforms.draws import (
 )
 from datamodules.transforms.geometry import Resize, VerticalFlip, shown
 from datamodules.transforms.plan import Plan, Step
-from zoo.preprocess import InputContract, image_to_tensor
+from datamodules.transforms.targets import ImageTargets, large, unit_boxes
+from zoo.contract.preprocess import InputContract, image_to_tensor
 
 Photometric = Literal["worker", "device"]
 DETR_LONGEST = 1333
@@ -138,7 +138,7 @@ def build_transform(
         flip_both: also flip top to bottom; for images without an upright, as from a microscope.
         photometric: `worker` distorts colours before the geometry, as published; `device` leaves it to
             `InputContract.normalize`, behind the resize: less work for the workers, and slightly other
-            pixels, see `zoo.photometric.distort_batch`.
+            pixels, see `zoo.contract.photometric.distort_batch`.
 
     Raises:
         ValueError: if there is no such preset, naming those there are; or if nothing is there to leave

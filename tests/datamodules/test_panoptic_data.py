@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datamodules.convert import convert
 from datamodules.formats.detect import detect, read
+from datamodules.images.id_maps import annotation_id, segment_id
 from datamodules.panoptic import CocoPanopticDataModule
-from datamodules.png_folder import annotation_id, segment_id
-from datamodules.shard_writer import SMALLEST_SHARD, pack
-from zoo.batch import Batch, Detections
-from zoo.evaluation import CocoAP
-from zoo.panoptic_quality import PanopticQuality
-from zoo.preprocess import InputContract
-from zoo.segments import png_of_ids
+from datamodules.shards.writer import SMALLEST_SHARD, pack
+from datamodules.writers.convert import convert
+from zoo.contract.batch import Batch, Detections
+from zoo.contract.preprocess import InputContract
+from zoo.contract.segments import png_of_ids
+from zoo.evaluation.coco_ap import CocoAP
+from zoo.evaluation.panoptic_quality import PanopticQuality
 
 SIZE = (24, 32)  # h, w of every image; the contract keeps it
 KEEP = InputContract(resize="stretch", size=SIZE)

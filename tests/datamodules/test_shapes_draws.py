@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datamodules.targets import ImageTargets, resized_targets
 from datamodules.transforms.presets import build_transform
-from zoo.preprocess import InputContract, image_to_tensor
+from datamodules.transforms.targets import ImageTargets, resized_targets
+from zoo.contract.preprocess import InputContract, image_to_tensor
 
 
 class Swap(v2.Transform):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.module import build_module
+from zoo.training.module import build_module
 from zoo.verification.cases import COMMITTED, Case, find_cases
 from zoo.verification.deformable_detr import SCHEDULE, run_structure, runner_of
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 
-from datamodules.targets import ImageTargets, resized_targets, training_targets
 from datamodules.transforms import draws, presets
 from datamodules.transforms.geometry import Crop, HorizontalFlip, Resize
 from datamodules.transforms.plan import Placed
-from zoo.module import build_module
+from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.registry.weights import count
-from zoo.schedule import ParamRule
+from zoo.training.module import build_module
+from zoo.training.schedule import ParamRule
 from zoo.verification.cases import COMMITTED, Case, find_cases
 from zoo.verification.detr import INPUT, RUNNERS, run_structure, runner_of, stored_image
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask
 
-from zoo.batch import Annotations, Batch, Detections, Targets
-from zoo.evaluation import SCORES, CocoAP
+from zoo.contract.batch import Annotations, Batch, Detections, Targets
+from zoo.evaluation.coco_ap import SCORES, CocoAP
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "golden"
 

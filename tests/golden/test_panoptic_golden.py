@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.batch import Batch, Targets
-from zoo.panoptic_quality import PanopticQuality
-from zoo.segments import PanopticSegmentation, Segment
+from zoo.contract.batch import Batch, Targets
+from zoo.contract.segments import PanopticSegmentation, Segment
+from zoo.evaluation.panoptic_quality import PanopticQuality
 
 
 def segmentation(ids, rows, things):

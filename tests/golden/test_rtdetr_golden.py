@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.targets import ImageTargets, resized_targets, training_targets
+from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.verification.cases import COMMITTED, Case, find_cases
 from zoo.verification.proof import build_recipe
 from zoo.verification.rt_detr import STRUCTURES, run_structure, runner_of

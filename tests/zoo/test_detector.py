@@ -10,12 +10,12 @@ from PIL import Image
 from registry_case import INPUT, LABELS, tiny_checkpoint, tiny_module
 
 import zoo
-from zoo.batch import Detections
-from zoo.cli import loading
+from zoo.contract.batch import Detections
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.labels import LabelMap
-from zoo.picture_input import read_picture
-from zoo.preprocess import InputContract
+from zoo.prediction.image_input import read_picture
+from zoo.runs import subject as loading
 
 
 @pytest.fixture

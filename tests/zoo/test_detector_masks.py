@@ -7,11 +7,11 @@ from mask_case import INPUT, LABELS, mask_module, scripted
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from zoo.batch import Predictions
+from zoo.contract.batch import Predictions
+from zoo.contract.preprocess import InputContract
+from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.detector import Detector, counted_from_one, queries_above
-from zoo.masks import sizes_without_padding
-from zoo.preprocess import InputContract
-from zoo.segments import PanopticSegmentation, Segment
+from zoo.prediction.masks import sizes_without_padding
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8))
 

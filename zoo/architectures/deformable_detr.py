@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.batch import Batch, Outputs, OutputSet, Predictions
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
-from zoo.input_limits import InputLimits
+from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
+from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising import inverse_sigmoid
@@ -27,11 +26,12 @@ from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_to, full
-from zoo.losses import SigmoidFocal
-from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.module import DetectionModule
-from zoo.postprocess import TopKSigmoid
-from zoo.schedule import Schedule
+from zoo.prediction.postprocess import TopKSigmoid
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
+from zoo.training.losses import SigmoidFocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.module import DetectionModule
+from zoo.training.schedule import Schedule
 
 PRIOR = 0.01  # initial probability of every class, RetinaNet's focal prior
 

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.batch import Batch, Outputs, OutputSet, Predictions
-from zoo.criterion import (
+from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
+from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
+from zoo.layers.memory_format import to_tokens
+from zoo.layers.mlp import MLP
+from zoo.layers.position import sine_2d
+from zoo.layers.precision import autocast_dtype
+from zoo.layers.transformer import Transformer, TransformerConfig
+from zoo.prediction.masks import InstanceMasks, PanopticRule
+from zoo.prediction.postprocess import BestClassSoftmax
+from zoo.training.criterion import (
     DiceTerm,
     GiouTerm,
     L1Term,
@@ -26,20 +35,11 @@ from zoo.criterion import (
     Matches,
     SetCriterion,
 )
-from zoo.ema import EmaConfig
-from zoo.layers.backbone import BackboneConfig, build_backbone
-from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
-from zoo.layers.memory_format import to_tokens
-from zoo.layers.mlp import MLP
-from zoo.layers.position import sine_2d
-from zoo.layers.precision import autocast_dtype
-from zoo.layers.transformer import Transformer, TransformerConfig
-from zoo.losses import SoftmaxCrossEntropy
-from zoo.masks import InstanceMasks, PanopticRule
-from zoo.matcher import HungarianMatcher, MatchCosts, softmax_cost
-from zoo.module import DetectionModule
-from zoo.postprocess import BestClassSoftmax
-from zoo.schedule import Schedule
+from zoo.training.ema import EmaConfig
+from zoo.training.losses import SoftmaxCrossEntropy
+from zoo.training.matcher import HungarianMatcher, MatchCosts, softmax_cost
+from zoo.training.module import DetectionModule
+from zoo.training.schedule import Schedule
 
 LARGEST_LEARNED = 50  # rows and columns of the learned position encoding
 

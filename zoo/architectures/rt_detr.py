@@ -16,21 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
-from zoo.ema import EmaConfig
-from zoo.input_limits import InputLimits
+from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step
+from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone, from_presnet
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising import DenoisingQueries, contrastive_denoising, image_generator, inverse_sigmoid
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig, HybridEncoder
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
-from zoo.losses import Varifocal
-from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.module import DetectionModule
-from zoo.postprocess import TopKSigmoid
-from zoo.schedule import Schedule
+from zoo.prediction.postprocess import TopKSigmoid
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
+from zoo.training.ema import EmaConfig
+from zoo.training.losses import Varifocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.module import DetectionModule
+from zoo.training.schedule import Schedule
 
 NUM_LEVELS = 3
 PRIOR = 0.01  # initial probability of every class, RetinaNet's focal prior

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from datamodules.faults import brief
-from zoo.cli import recipes, signals
-from zoo.cli.console import Console, write
+from datamodules.index.faults import brief
+from zoo.runs import recipes, signals
+from zoo.runs.console import Console, write
 
 app = typer.Typer(
     name="zoo",
@@ -89,8 +89,8 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Train on your own images: from a folder to an AP, pictures and a registered model."""
-    from zoo.cli.finetune import Choices
-    from zoo.cli.finetune import finetune as run
+    from zoo.runs.finetune import Choices
+    from zoo.runs.finetune import finetune as run
 
     choices = Choices(
         model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
@@ -115,7 +115,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
-    from zoo.cli.fitting import fit_recipe
+    from zoo.runs.fit import fit_recipe
 
     fit_recipe(
         configs=config or [],
@@ -148,7 +148,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """AP of a model on the val split, with its interval."""
-    from zoo.cli.evaluating import evaluate
+    from zoo.runs.evaluate import evaluate
 
     evaluate(
         "validate",
@@ -182,7 +182,7 @@ def score_test_split(
     as_json: Json = False,
 ) -> None:
     """AP of a model on the test split, with its interval."""
-    from zoo.cli.evaluating import evaluate
+    from zoo.runs.evaluate import evaluate
 
     evaluate(
         "test",
@@ -233,8 +233,8 @@ def predict(
     as_json: Json = False,
 ) -> int:
     """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if a picture could not be read."""
-    from zoo.cli.loading import detector_of_recipe, load_detector
-    from zoo.cli.predicting import predict as run
+    from zoo.runs.predict import predict as run
+    from zoo.runs.subject import detector_of_recipe, load_detector
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
     if context.obj and not config:
@@ -260,8 +260,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole cycle offline in a few minutes: data, training, AP, registry, prediction."""
-    from zoo.cli.demo import DEFAULT_STEPS
-    from zoo.cli.demo import demo as run
+    from zoo.runs.demo import DEFAULT_STEPS
+    from zoo.runs.demo import demo as run
 
     run(seed=seed, steps=steps or DEFAULT_STEPS, output=output, console=Console(as_json))
 
@@ -269,7 +269,7 @@ def demo(
 @app.command(name="list")
 def list_models(registry: Registry = None, as_json: Json = False) -> None:
     """Models of the zoo and of your registry."""
-    from zoo.cli.listing import list_models as run
+    from zoo.cli.models.listing import list_models as run
 
     run(registry, Console(as_json))
 
@@ -277,7 +277,7 @@ def list_models(registry: Registry = None, as_json: Json = False) -> None:
 @app.command()
 def info(name: str, registry: Registry = None, as_json: Json = False) -> None:
     """Everything known about one model."""
-    from zoo.cli.listing import info as run
+    from zoo.cli.models.listing import info as run
 
     run(name, registry, Console(as_json))
 
@@ -294,7 +294,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a model and check every hash."""
-    from zoo.cli.sharing import pull as run
+    from zoo.runs.register import pull as run
 
     run(name, output, source, registry, Console(as_json))
 
@@ -310,7 +310,7 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Register the best checkpoint of a run as safetensors with a manifest."""
-    from zoo.cli.sharing import publish as publish_run
+    from zoo.runs.register import publish as publish_run
 
     publish_run(run, name, alias or [], registry, Console(as_json))
 
@@ -329,7 +329,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove on this machine that a model's code equals the official code; check its files if they are here."""
-    from zoo.cli.verifying import verify as run_verify
+    from zoo.cli.models.verifying import verify as run_verify
 
     if not run_verify(name, every, golden, markdown, registry, Console(as_json)):
         raise typer.Exit(1)
@@ -364,8 +364,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Format, splits, classes with their source ids, and every fault, by file and id."""
-    from zoo.cli.data import check as run
-    from zoo.cli.data import report_file
+    from zoo.cli.data.check import check as run
+    from zoo.cli.data.check import report_file
 
     with signals.leaving_nothing(fix, None if report is None else report_file(report)):
         run(
@@ -391,8 +391,8 @@ def convert_data(
     as_json: Json = False,
 ) -> None:
     """Copy a data set into another format; says what that cannot hold."""
-    from zoo.cli.data_convert import Copying
-    from zoo.cli.data_convert import convert as run
+    from zoo.cli.data.convert import Copying
+    from zoo.cli.data.convert import convert as run
 
     with signals.leaving_nothing(output):
         run(Copying(folder, output, to, images, format), Console(as_json))
@@ -422,8 +422,8 @@ def split_data(
     as_json: Json = False,
 ) -> None:
     """Divide a data set into train, val and test, in a copy; identical and augmented copies stay together."""
-    from zoo.cli.data_convert import Copying, Division
-    from zoo.cli.data_convert import split as run
+    from zoo.cli.data.convert import Copying, Division
+    from zoo.cli.data.convert import split as run
 
     division = Division(val, test, seed, stratify, group_by)
     with signals.leaving_nothing(output):
@@ -441,8 +441,8 @@ def show_data(
     as_json: Json = False,
 ) -> None:
     """Draw images with their boxes as they were understood: one look tells whether they sit right."""
-    from zoo.cli.data_show import Viewing
-    from zoo.cli.data_show import show as run
+    from zoo.cli.data.show import Viewing
+    from zoo.cli.data.show import show as run
 
     with signals.leaving_nothing(output):
         run(Viewing(folder, split, count, output, format, seed), Console(as_json))
@@ -471,8 +471,8 @@ def download_data(
     as_json: Json = False,
 ) -> None:
     """Fetch a published data set: resumed, checked, unpacked; running it again does what is left."""
-    from zoo.cli.data_download import Options
-    from zoo.cli.data_download import download as run
+    from zoo.cli.data.download import Options
+    from zoo.cli.data.download import download as run
 
     chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
     run(Options(name, output, chosen, source, jobs, remove_archives), Console(as_json))
@@ -492,7 +492,7 @@ def shard(
     as_json: Json = False,
 ) -> None:
     """Pack a data set into tar shards with an index, to train from a disk or an address (s3, http, gs)."""
-    from zoo.cli.data_shard import shard as run
+    from zoo.cli.data.shard import shard as run
 
     with signals.leaving_nothing(output):
         run(folder, output, size, format, skip_broken, Console(as_json))
@@ -512,7 +512,7 @@ def sync_runs(
     as_json: Json = False,
 ) -> None:
     """Send to MLflow what runs kept on disk while its server did not answer."""
-    from zoo.cli.runs import sync
+    from zoo.runs.sync import sync
 
     sync(root, tracking_uri, Console(as_json))
 

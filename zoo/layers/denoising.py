@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.batch import Batch, Pairs, Step
-from zoo.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from zoo.contract.batch import Batch, Pairs, Step
+from zoo.contract.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 
 class DenoisingQueries(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from zoo.labels import LabelMap
-from zoo.plain_yaml import PlainYamlError, parse_yaml, read_yaml
+from zoo.contract.labels import LabelMap
 from zoo.registry.names import check_name
+from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 
 MANIFEST_FILE = "manifest.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -95,14 +95,14 @@ class ClassRow(_Block, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class LabelMapBlock(_Block, kw_only=True, frozen=True):
-    """`zoo.labels.LabelMap.to_dict`."""
+    """`zoo.contract.labels.LabelMap.to_dict`."""
 
     num_classes: Count
     classes: list[ClassRow]
 
 
 class InputBlock(_Block, kw_only=True, frozen=True):
-    """`zoo.preprocess.InputContract.to_dict`, checked here without importing torch."""
+    """`zoo.contract.preprocess.InputContract.to_dict`, checked here without importing torch."""
 
     resize: Literal["stretch", "shortest"]
     size: tuple[int, int]

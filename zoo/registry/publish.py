@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zoo.durable import written
-from zoo.registry.backend import Backend, connect, experiment_id, resolve_backend
-from zoo.registry.lineage import DISTRIBUTION
 from zoo.registry.manifest import (
     METRICS,
     METRICS_OF_MASKS,
@@ -36,6 +33,9 @@ from zoo.registry.manifest import (
 from zoo.registry.names import check_alias, check_name, logged_model_name
 from zoo.registry.store import LocalRegistry, refuse_builtin_name, with_files
 from zoo.registry.weights import Released, count, ready_module, released_from_checkpoint, save_weights
+from zoo.storage.durable import written
+from zoo.tracking.backend import Backend, connect, experiment_id, resolve_backend
+from zoo.tracking.lineage import DISTRIBUTION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

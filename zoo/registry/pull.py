@@ -24,8 +24,6 @@ from typing import Any, Literal
 import msgspec
 from filelock import FileLock
 
-from zoo.cache import cache_root
-from zoo.registry.download import DownloadError, Expected, Progress, WrongFileError, fetch, fetch_text
 from zoo.registry.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -43,6 +41,8 @@ from zoo.registry.store import (
     verify_folder,
     with_files,
 )
+from zoo.storage.cache import cache_root
+from zoo.storage.fetch import DownloadError, Expected, Progress, WrongFileError, fetch, fetch_text
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def pull(
         registry: folder of the user's registry; see `registry_root`.
         source: fetch from here instead of the manifest's sources: an address or a path, for a machine
             without network.
-        cache: folder for built-in models; see `zoo.cache.cache_root`.
+        cache: folder for built-in models; see `zoo.storage.cache.cache_root`.
         progress: called with (bytes so far, bytes in all or None).
         attempts: of each source.
 
@@ -360,8 +360,8 @@ def _tell_trust(name: str, fetched: Fetched) -> None:
 
 def _write_converted(download: Path, target: Path, manifest: Manifest) -> None:
     """The authors' checkpoint as safetensors in our key layout, proven to load strictly."""
-    from zoo.module import build_module
     from zoo.registry.weights import load_strictly, save_weights
+    from zoo.training.module import build_module
 
     assert manifest.origin.converter is not None
     module_name, _, function = manifest.origin.converter.rpartition(".")
@@ -392,10 +392,10 @@ def read_published(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         start = file.read(9)
     if start[8:] == b"{":  # eight bytes of length, then the JSON header
-        from zoo.registry.safetensors_file import read_safetensors
+        from zoo.storage.safetensors_file import read_safetensors
 
         return read_safetensors(path)
-    from zoo.checkpoint_io import read_checkpoint
+    from zoo.storage.checkpoint_io import read_checkpoint
 
     return published_state(read_checkpoint(path))
 

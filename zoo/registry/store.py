@@ -23,7 +23,6 @@ from typing import Literal
 import msgspec
 from filelock import FileLock
 
-from zoo.durable import sha256_of, sync
 from zoo.registry.manifest import (
     MANIFEST_FILE,
     FileEntry,
@@ -34,7 +33,8 @@ from zoo.registry.manifest import (
     read_manifest,
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
-from zoo.registry.safetensors_file import DamagedModelError, check_safetensors
+from zoo.storage.durable import sha256_of, sync
+from zoo.storage.safetensors_file import DamagedModelError, check_safetensors
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")

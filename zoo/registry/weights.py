@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.batch import Batch, Sample, collate
-from zoo.checkpoint_io import read_checkpoint
-from zoo.durable import written
-from zoo.labels import LabelMap
-from zoo.module import DetectionModule, build_module
-from zoo.preprocess import InputContract
+from zoo.contract.batch import Batch, Sample, collate
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
 from zoo.registry.manifest import WEIGHTS_FILE, Manifest
-from zoo.registry.safetensors_file import read_safetensors
+from zoo.storage.checkpoint_io import read_checkpoint
+from zoo.storage.durable import written
+from zoo.storage.safetensors_file import read_safetensors
+from zoo.training.module import DetectionModule, build_module
 
 _RAW, _AVERAGED = "network.", "ema.network."
 COUNTED = (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.batch import Targets
+from zoo.contract.batch import Targets
 
 COMMITTED = Path(__file__).parent / "official"
 

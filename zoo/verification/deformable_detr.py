@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.architectures.deformable_detr import DeformableDetr, TransformerConfig, from_published, our_name
-from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
+from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
 from zoo.layers.backbone import ResNet, freeze_batch_norm
 from zoo.layers.deformable_attention import sample_maps, sample_rows
 from zoo.layers.position import sine_2d
-from zoo.losses import SigmoidFocal
-from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.schedule import ParamRule, Schedule
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
+from zoo.training.losses import SigmoidFocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.schedule import ParamRule, Schedule
 from zoo.verification.cases import (
     Case,
     Comparison,

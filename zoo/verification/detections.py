@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from zoo.batch import Predictions
-from zoo.postprocess import TopKSigmoid
+from zoo.contract.batch import Predictions
+from zoo.prediction.postprocess import TopKSigmoid
 from zoo.verification.cases import Case, Comparison, compare, compare_exact
 
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.architectures.detr import Detr, detr_criterion, from_published
-from zoo.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
-from zoo.criterion import LossWeights, MaskLossWeights, Matches, SetCriterion
+from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
+from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.transformer import TransformerConfig
-from zoo.matcher import MatchCosts
-from zoo.postprocess import BestClassSoftmax
-from zoo.preprocess import InputContract
-from zoo.schedule import ParamRule, Schedule
+from zoo.prediction.postprocess import BestClassSoftmax
+from zoo.training.criterion import LossWeights, MaskLossWeights, Matches, SetCriterion
+from zoo.training.matcher import MatchCosts
+from zoo.training.schedule import ParamRule, Schedule
 from zoo.verification.cases import (
     Case,
     Comparison,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.batch import Predictions
-from zoo.losses import focal_and_dice
-from zoo.masks import PanopticRule, Size, binary_masks, padded_size
+from zoo.contract.batch import Predictions
+from zoo.prediction.masks import PanopticRule, Size, binary_masks, padded_size
+from zoo.training.losses import focal_and_dice
 from zoo.verification.cases import Case, Comparison, compare, compare_exact
 
 LAST_THING = 90  # of COCO's raw category ids; those above are stuff

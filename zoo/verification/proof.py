@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 import zoo.verification
-from zoo.module import DetectionModule, build_module
+from zoo.training.module import DetectionModule, build_module
 from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
 
 # what a kind of case is about, by the beginning of its name

@@ -14,17 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.architectures.rt_detr import DecoderConfig, RtDetr, from_published
-from zoo.batch import Batch, OutputSet, Pairs, Predictions, Step, Targets
-from zoo.boxes import cxcywh_to_xyxy
-from zoo.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, Matches, SetCriterion
-from zoo.ema import EmaConfig, ModelEma
+from zoo.contract.batch import Batch, OutputSet, Pairs, Predictions, Step, Targets
+from zoo.contract.boxes import cxcywh_to_xyxy
+from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
 from zoo.layers.hybrid_encoder import EncoderConfig
-from zoo.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
-from zoo.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.preprocess import InputContract
-from zoo.schedule import Schedule
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, Matches, SetCriterion
+from zoo.training.ema import EmaConfig, ModelEma
+from zoo.training.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.schedule import Schedule
 from zoo.verification.cases import (
     Case,
     Comparison,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.schedule import Schedule
+from zoo.training.schedule import Schedule
 from zoo.verification.cases import Comparison, compare_exact
 
 Group = tuple[float, float, str]  # learning rate, weight decay, parameter

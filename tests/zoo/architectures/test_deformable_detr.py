@@ -12,13 +12,13 @@ from zoo.architectures.deformable_detr import (
     TransformerConfig,
     from_published,
 )
-from zoo.batch import Batch, Step, Targets
-from zoo.criterion import LossWeights
+from zoo.contract.batch import Batch, Step, Targets
 from zoo.layers.backbone import BackboneConfig, ResNet, freeze_batch_norm
 from zoo.layers.deformable_attention import DeformableAttention, sampling_locations
-from zoo.losses import SigmoidFocal
-from zoo.matcher import MatchCosts
-from zoo.schedule import Schedule
+from zoo.training.criterion import LossWeights
+from zoo.training.losses import SigmoidFocal
+from zoo.training.matcher import MatchCosts
+from zoo.training.schedule import Schedule
 
 CLASSES = 4
 KINDS = {

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from zoo.architectures.detr import DetrModule, SoftmaxLabelTerm, from_published
-from zoo.batch import Batch, OutputSet, Predictions, Step, Targets
-from zoo.criterion import LossWeights
+from zoo.contract.batch import Batch, OutputSet, Predictions, Step, Targets
 from zoo.layers.backbone import BackboneConfig, build_backbone, from_torchvision
 from zoo.layers.transformer import TransformerConfig
-from zoo.losses import SoftmaxCrossEntropy
-from zoo.matcher import MatchCosts
-from zoo.postprocess import BestClassSoftmax
-from zoo.schedule import ParamRule, Schedule
+from zoo.prediction.postprocess import BestClassSoftmax
+from zoo.training.criterion import LossWeights
+from zoo.training.losses import SoftmaxCrossEntropy
+from zoo.training.matcher import MatchCosts
+from zoo.training.schedule import ParamRule, Schedule
 
 CLASSES = 4
 STEM = ParamRule(match=r"^backbone\.(conv1|layer1)\.", freeze=True)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from zoo.architectures.detr import DetrModule, DetrSegmentationModule, from_published
-from zoo.batch import Batch, Predictions, Sample, Step, collate
-from zoo.criterion import LossWeights, MaskLossWeights
-from zoo.ema import EmaConfig
+from zoo.contract.batch import Batch, Predictions, Sample, Step, collate
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.transformer import TransformerConfig
-from zoo.masks import PanopticRule, sizes_without_padding
-from zoo.matcher import MatchCosts
-from zoo.module import build_module
-from zoo.schedule import ParamRule, Schedule
-from zoo.transfer import load_weights
+from zoo.prediction.masks import PanopticRule, sizes_without_padding
+from zoo.training.criterion import LossWeights, MaskLossWeights
+from zoo.training.ema import EmaConfig
+from zoo.training.matcher import MatchCosts
+from zoo.training.module import build_module
+from zoo.training.schedule import ParamRule, Schedule
+from zoo.training.transfer import load_weights
 
 CLASSES = 5
 ONLY_MASKS = ParamRule(match=r"^(?!bbox_attention|mask_head)", freeze=True)

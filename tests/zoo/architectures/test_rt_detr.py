@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from zoo.architectures.rt_detr import DecoderConfig, RtDetrModule, anchor_logits
-from zoo.batch import Batch, Step, Targets
-from zoo.criterion import LossWeights
-from zoo.ema import EmaConfig
+from zoo.contract.batch import Batch, Step, Targets
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.hybrid_encoder import EncoderConfig
-from zoo.matcher import MatchCosts
-from zoo.schedule import Schedule
+from zoo.training.criterion import LossWeights
+from zoo.training.ema import EmaConfig
+from zoo.training.matcher import MatchCosts
+from zoo.training.schedule import Schedule
 
 CLASSES = 4
 

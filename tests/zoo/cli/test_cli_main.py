@@ -128,7 +128,7 @@ def test_sigterm_is_143_and_the_handler_of_before_comes_back(monkeypatch):
     import os
     import signal
 
-    from zoo.cli import listing
+    from zoo.cli.models import listing
 
     monkeypatch.setattr(listing, "list_models", lambda *a: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)

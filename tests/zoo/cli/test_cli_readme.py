@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from zoo.cli import recipes
 from zoo.cli.main import app
+from zoo.runs import recipes
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

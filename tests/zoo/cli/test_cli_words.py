@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.faults import Fault, visible
+from datamodules.index.faults import Fault, visible
 from datamodules.shapes import generate_shapes
-from zoo.cli import image_check as looking
-from zoo.cli.data import told
-from zoo.cli.finetune import Choices, complete_recipe, read_data, starting_point
-from zoo.cli.image_check import image_check
+from zoo.cli.data.check import told
 from zoo.cli.main import run_command
+from zoo.runs import image_check as looking
+from zoo.runs.finetune import Choices, complete_recipe, read_data, starting_point
+from zoo.runs.image_check import image_check
 
 BAD = "a\x1b[2Jb\x07c\u202egpj.exe\x9bd\r.png"
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from zoo.cli.console import Console
 from zoo.cli.main import run_command
+from zoo.runs.console import Console
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -1,0 +1,63 @@
+"""Which images of a data set can be decoded, found out by decoding each of them once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from datamodules.images.probe import probe_all
+from datamodules.index import AnnotationIndex
+from datamodules.index.faults import Fault
+from datamodules.index.source import Source
+from datamodules.progress import Progress
+
+FEW_IMAGES = 64  # a worker; below it starting one costs more than it saves
+
+
+def corrupt_image(file: str, image_id: int, why: str) -> Fault:
+    """The fault of an image that cannot be decoded."""
+    message = f"it cannot be decoded: {why}; replace it or remove it from the annotations"
+    return Fault("error", "corrupt_image", file, image_id, message)
+
+
+def corrupt_images(
+    splits: Mapping[str, AnnotationIndex], progress: Progress | None = None
+) -> dict[str, dict[int, Fault]]:
+    """Split -> row -> fault of each image that cannot be decoded; one in two splits is decoded once.
+
+    Raises:
+        OSError: if a process that decodes is killed.
+    """
+    total = len({name for index in splits.values() for name in index.files.tolist()})
+    reasons: dict[str, str] = {}  # of every image seen; empty for a good one
+    found: dict[str, dict[int, Fault]] = {}
+    for split, index in splits.items():
+        names = index.files.tolist()
+        new = [name for name in dict.fromkeys(names) if name not in reasons]
+        for k, seen in probe_all(index.images, new, min(usable_cores(), len(new) // FEW_IMAGES)):
+            reasons[new[k]] = seen.error
+            if progress is not None:
+                progress(len(reasons), total)
+        found[split] = {
+            row: corrupt_image(name, index.image_id(row), reasons[name])
+            for row, name in enumerate(names)
+            if reasons[name]
+        }
+    return found
+
+
+def without(source: Source, corrupt: Mapping[str, Mapping[int, Fault]]) -> Source:
+    """The data set without these images and their objects."""
+    splits = {
+        split: index.take([row for row in range(len(index)) if row not in corrupt[split]])
+        if corrupt[split]
+        else index
+        for split, index in source.splits.items()
+    }
+    return replace(source, splits=splits)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

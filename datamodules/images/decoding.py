@@ -1,0 +1,112 @@
+"""The RGB pixels of image files, in the frame of their boxes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from datamodules.images.files import ORIENTATION, UNREADABLE
+from datamodules.index.image_store import Folder, ImageStore, StoreError
+from zoo.contract.pixels import declared_bits, open_picture, to_rgb
+from zoo.contract.preprocess import image_to_tensor
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision 0.29 says that a later one is without; PIL's pixels are the same
+    decode_jpeg = None
+
+_END_OF_JPEG = b"\xff\xd9"
+
+
+def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
+    """`decode` of a plain file."""
+    return decode(Folder(str(path.parent)), path.name, image_id, size)
+
+
+def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Image.Image:
+    """Decodes to RGB in the frame of the boxes, whose (h, w) is `size`.
+
+    Raises:
+        ValueError: naming file and id, if the file cannot be decoded or has another size.
+        StoreError: the store cannot hand out the file, or not as it was stored.
+    """
+    return _decoded(_bytes(store, name, image_id), store.where(name), image_id, size)
+
+
+def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Tensor:
+    """The pixels of `decode`, and its errors, as a [3, h, w] uint8 view on HWC memory.
+
+    An ordinary JPEG goes through torchvision's decoder, which is quicker and gives the same pixels;
+    everything else, and whatever that decoder refuses, through PIL.
+    """
+    data = _bytes(store, name, image_id)
+    if decode_jpeg is not None and _is_ordinary_jpeg(data, size):
+        try:
+            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        except RuntimeError:
+            pass  # damaged: PIL says in which way, or can still read it
+    return image_to_tensor(_decoded(data, store.where(name), image_id, size))
+
+
+def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
+    try:
+        return store.read(name)
+    except StoreError:
+        raise  # not the file is at fault but the way to it, and the message says so
+    except OSError as error:
+        raise _undecodable(store.where(name), image_id, error) from error
+
+
+def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
+    """RGB or grey, whole to the end marker, in the frame of its boxes without turning. Reads the header only."""
+    if not data.endswith(_END_OF_JPEG):
+        return False
+    try:
+        with open_picture(io.BytesIO(data), ("JPEG",)) as header:
+            return (
+                header.format == "JPEG"  # not MPO, a series of pictures
+                and header.mode in ("RGB", "L")
+                and (header.height, header.width) == size
+                and header.getexif().get(ORIENTATION, 1) == 1
+            )
+    except UNREADABLE:
+        return False
+
+
+def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Image.Image:
+    try:
+        with open_picture(io.BytesIO(data)) as opened:
+            opened.load()
+            image = in_frame(opened, size)
+            if image is not None:
+                return to_rgb(image, declared_bits(opened))
+            found = opened.size
+    except UNREADABLE as error:
+        raise _undecodable(path, image_id, error) from error
+    raise ValueError(
+        f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
+        f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
+        "files"
+    )
+
+
+def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
+    # PIL's own message shows the address of the buffer
+    reason = "it is of no known image format" if isinstance(error, UnidentifiedImageError) else error
+    return ValueError(
+        f"{path} (image id {image_id}) cannot be decoded: {reason}; replace the file or remove it from "
+        "the annotations; `zoo data check` lists all such files"
+    )
+
+
+def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """The image in the frame of its boxes, whose (h, w) is `size`: turned by its EXIF, as it is, or None."""
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        turned = ImageOps.exif_transpose(image)
+        if (turned.height, turned.width) == size:
+            return turned
+    return image if (image.height, image.width) == size else None

@@ -1,0 +1,228 @@
+"""One look at an image file by a worker process: can it be decoded, is it damaged, what does it look like.
+
+This module imports no torch, so that a spawned worker starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from datamodules.index.image_store import ImageStore, StoreError
+from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_picture, to_rgb
+
+GRID = 17  # side of a thumbnail: 16 differences a row and a column
+_SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
+_CHUNK = 32  # images a task
+_ORIENTATION = 0x0112  # EXIF tag
+# libjpeg's warnings about the coded pixels themselves
+_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
+_TURNS = {
+    2: (0, 1),
+    3: (2, 0),
+    4: (2, 1),
+    5: (3, 1),
+    6: (3, 0),
+    7: (1, 1),
+    8: (1, 0),
+}  # quarter turns, mirror
+_ONLY_RGB = ("LAB", "HSV")  # PIL turns these into nothing else
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class Probe(NamedTuple):
+    """What a worker says about one file."""
+
+    error: str = ""  # why it cannot be decoded
+    damage: str = ""  # what the decoder complained of although it gave pixels
+    format: str = ""  # PIL's name of what the bytes are: JPEG, PNG, ...
+    mode: str = ""  # PIL's mode of the pixels
+    transparent: bool = False  # some pixel is not opaque
+    orientation: int = 1  # EXIF
+    frames: int = 1
+    size: tuple[int, int] = (0, 0)  # h, w of the raw pixels
+    reading: Reading | None = None  # how more than 8 bits of grey were read
+    darkest: int = 0  # grey levels, as read, that 1 and 99 % of the pixels are below; of more than 8 bits
+    brightest: int = 255
+    digest: bytes = b""  # of the file's bytes; 16 bytes
+    thumbnail: bytes = b""  # [GRID, GRID] grey levels as displayed; empty if there are no pixels
+
+
+Probes = Iterator[tuple[int, Probe]]
+
+
+def probe(data: bytes) -> Probe:
+    """Looks at the bytes of one file."""
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # PIL on odd EXIF and large pictures: not about this file's pixels
+            with open_picture(io.BytesIO(data)) as image:
+                bits, stored = declared_bits(image), _stored_bits(image)  # before anything decodes it
+                seen = Probe(
+                    format=image.format or "",
+                    mode=image.mode,
+                    orientation=int(image.getexif().get(_ORIENTATION, 1) or 1),
+                    frames=int(getattr(image, "n_frames", 1)),
+                    size=(image.height, image.width),
+                    digest=digest,
+                )
+                grey, damage = _strict_jpeg(data) if image.format in ("JPEG", "MPO") else (None, "")
+                if grey is None:
+                    image.load()
+                    seen = seen._replace(transparent=_transparent(image))
+                    if is_deep(image):
+                        grey, reading = levels(image, bits)
+                        seen = seen._replace(
+                            reading=reading, darkest=_share(grey, 0.01), brightest=_share(grey, 0.99)
+                        )
+                    else:
+                        grey = (
+                            image.convert("L") if image.mode not in _ONLY_RGB else to_rgb(image).convert("L")
+                        )
+                        if stored > 8:
+                            seen = seen._replace(darkest=_share(grey, 0.01), brightest=_share(grey, 0.99))
+    except UnidentifiedImageError:
+        return Probe(error="its bytes are no image that is known here", digest=digest)
+    except _UNREADABLE as error:
+        return Probe(error=str(error) or type(error).__name__, digest=digest)
+    return seen._replace(damage=damage, thumbnail=_thumbnail(grey, seen.orientation))
+
+
+def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:
+    """Grey pixels, or None and libjpeg's complaint, which PIL swallows while it decodes on with garbage."""
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY", min_height=_SMALLEST, min_width=_SMALLEST, min_factor=1, strict=True
+        )
+    except ValueError as error:
+        # odd headers, and what TurboJPEG does not support, are no damage of the pixels: there PIL decides
+        told = str(error)
+        return None, told if told.startswith(_DAMAGE) else ""
+    return Image.fromarray(pixels[..., 0]), ""
+
+
+def _transparent(image: Image.Image) -> bool:
+    if image.mode in ("RGBA", "LA", "PA"):
+        low = image.getchannel("A").getextrema()[0]
+        return isinstance(low, (int, float)) and low < 255
+    return "transparency" in image.info
+
+
+def _thumbnail(grey: Image.Image, orientation: int) -> bytes:
+    small = grey.convert("F").resize((GRID, GRID), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    seen = np.asarray(small)
+    if orientation in _TURNS:
+        turns, mirror = _TURNS[orientation]
+        seen = np.rot90(seen, turns)
+        seen = seen[:, ::-1] if mirror else seen
+    return np.ascontiguousarray(seen.round().clip(0, 255).astype(np.uint8)).tobytes()
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """8 or 16: bits of a value in the file, also where PIL gives 8 of 16, as of colours."""
+    return 16 if any(";16" in str(part) for part in getattr(image, "tile", ())) else 8
+
+
+def _share(grey: Image.Image, share: float) -> int:
+    """The level that this share of the pixels of an 8-bit grey picture is not above."""
+    counts = np.cumsum(grey.histogram())
+    return int(np.searchsorted(counts, share * counts[-1]))
+
+
+def probe_file(store: ImageStore, name: str) -> Probe:
+    """Looks at one file of a store; a file that cannot be read is an error of its own.
+
+    Raises:
+        StoreError: the way to the file is at fault, not the file.
+    """
+    try:
+        return probe(store.read(name))
+    except StoreError:
+        raise
+    except OSError as error:
+        return Probe(error=error.strerror or str(error))
+
+
+def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
+    """(position, probe) of every file, in order.
+
+    Args:
+        store: hands out the files; sent to each worker once.
+        names: of the files in it.
+        workers: processes; with fewer than two this process does it all.
+
+    Raises:
+        OSError: if a worker is killed, as it is when memory runs out, or the store cannot hand out a file.
+    """
+    if workers < 2:
+        yield from ((k, probe_file(store, name)) for k, name in enumerate(names))
+        return
+
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(store,))
+    waiting: list[tuple[int, Future[list[Probe]]]] = []
+    starts = iter(range(0, len(names), _CHUNK))
+    try:
+        for start in starts:
+            with _deaf():
+                waiting.append((start, pool.submit(_probe_chunk, list(names[start : start + _CHUNK]))))
+            if len(waiting) >= 3 * workers:  # bounds what waits in memory
+                yield from _finished(*waiting.pop(0))
+        while waiting:
+            yield from _finished(*waiting.pop(0))
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that looks at images was killed, most likely for want of memory; free some, or have "
+            "zoo data check --workers 1 look at them in one process"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that start within do not hear Ctrl-C from their first moment on: it is for this process alone.
+
+    It is held back here, not ignored: one that comes meanwhile is heard at the end, or at once if this process
+    has another thread to take it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _finished(start: int, future: Future[list[Probe]]) -> Probes:
+    yield from enumerate(future.result(), start=start)
+
+
+_stores: list[ImageStore] = []  # of this worker; one at most
+
+
+def _start(store: ImageStore) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where the parent could not see to it
+    _stores[:] = [store]
+
+
+def _probe_chunk(names: list[str]) -> list[Probe]:
+    [store] = _stores
+    return [probe_file(store, name) for name in names]

@@ -1,0 +1,158 @@
+"""Map-style datasets: an index row to a `Sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.images.decoding import decode, decode_tensor
+from datamodules.index import AnnotationIndex
+from datamodules.loading.samplers import Key, derived_seed
+from datamodules.transforms.presets import TrainTransform
+from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
+from zoo.contract.batch import Annotations, Sample
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import Backend, InputContract
+from zoo.contract.segments import PanopticSegmentation
+
+
+def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
+    """Training targets of an image, labels as head indices."""
+    objects = index.objects(row)
+    return training_targets(
+        torch.from_numpy(objects.boxes_xywh),
+        _head_indices(objects.source_ids, label_map),
+        objects.crowd.tolist(),
+        index.size(row),
+    )
+
+
+def read_image(index: AnnotationIndex, row: int, backend: Backend) -> Image.Image | Tensor:
+    """The decoded image, RGB, in the frame of its boxes: a [3, h, w] uint8 tensor, or PIL's for `pil`."""
+    read = decode if backend == "pil" else decode_tensor
+    return read(index.images, index.files[row], index.image_id(row), index.size(row))
+
+
+def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
+    return [label_map.head_of_source[i] for i in source_ids.tolist()]
+
+
+def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> Annotations:
+    """What COCO evaluation needs, as the annotation file has it; without masks."""
+    objects = index.objects(row)
+    return Annotations(
+        boxes_xywh=torch.from_numpy(objects.boxes_xywh),
+        areas=torch.from_numpy(objects.areas),
+        labels=torch.tensor(_head_indices(objects.source_ids, label_map), dtype=torch.int64),
+        crowd=torch.from_numpy(objects.crowd),
+        counts=(len(objects.source_ids),),
+    )
+
+
+class Evaluated(NamedTuple):
+    """What evaluation needs of an image."""
+
+    targets: ImageTargets  # their masks are not used
+    annotations: Annotations
+    panoptic: PanopticSegmentation | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about an image, as boxes; subclasses read masks or segments too. Pickles small."""
+
+    def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
+        """Training targets of an image, labels as head indices."""
+        return read_targets(index, row, label_map)
+
+    def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
+        """What evaluation needs of an image."""
+        targets = read_targets(index, row, label_map)
+        return Evaluated(targets, read_annotations(index, row, label_map))
+
+
+class TrainingDataset(Dataset[Sample]):
+    """Augmented images. dataset[(epoch, row)] is a pure function of (seed, epoch, row)."""
+
+    def __init__(
+        self,
+        index: AnnotationIndex,
+        label_map: LabelMap,
+        transform: TrainTransform,
+        seed: int,
+        truth: Truth | None = None,
+    ) -> None:
+        self.index = index
+        self._label_map = label_map
+        self._transform = transform
+        self._seed = seed
+        self._truth = truth or Truth()
+
+    def targets(self, row: int) -> ImageTargets:
+        """The objects of an image before any transform."""
+        return self._truth.targets(self.index, row, self._label_map)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def final_size(self, key: Key) -> tuple[int, int]:
+        """(h, w) of the image of dataset[key]; decodes nothing."""
+        epoch, row = key
+        return self._transform.final_size(self.index.size(row), derived_seed(self._seed, epoch, row))
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, row = key
+        targets = self.targets(row)
+        seed = derived_seed(self._seed, epoch, row)
+        plan = self._transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
+        image = read_image(self.index, row, self._transform.input.backend)
+        out = self._transform.apply(image, targets, plan)
+        return Sample(
+            image=out.image,
+            labels=out.labels,
+            boxes=out.boxes,
+            masks=out.masks,
+            photometric=out.photometric,
+            image_id=self.index.image_id(row),
+            original_size=self.index.size(row),
+        )
+
+
+class EvaluationDataset(Dataset[Sample]):
+    """Images after the input contract's resize, with the annotations as the file has them."""
+
+    def __init__(
+        self,
+        index: AnnotationIndex,
+        label_map: LabelMap,
+        input: InputContract,
+        truth: Truth | None = None,
+    ) -> None:
+        self.index = index
+        self._label_map = label_map
+        self._input = input
+        self._truth = truth or Truth()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Sample:
+        size = self.index.size(row)
+        image = self._input.resize_image(read_image(self.index, row, self._input.backend))
+        known = self._truth.evaluated(self.index, row, self._label_map)
+        labels, boxes = resized_targets(known.targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
+        return Sample(
+            image,
+            labels,
+            boxes,
+            self.index.image_id(row),
+            size,
+            annotations=known.annotations,
+            panoptic=known.panoptic,
+        )

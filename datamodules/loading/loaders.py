@@ -1,0 +1,198 @@
+"""Loaders: micro-batches that know their whole optimizer step, and evaluation batches.
+
+Neither is a torch DataLoader to Lightning, which would put a sampler of its own into one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from datamodules.loading.datasets import EvaluationDataset, TrainingDataset
+from datamodules.loading.samplers import EvaluationBatchSampler, StepBatchSampler
+from datamodules.shards.reader import ShardStore
+from zoo.contract.batch import Batch, Sample, Step, collate
+
+
+def one_thread(worker: int) -> None:
+    """Workers share the cores: more threads in each only make them wait for each other."""
+    torch.set_num_threads(1)
+
+
+def collate_in_place(samples: list[Sample]) -> Batch:
+    """`collate`; in a worker right into the memory that the main process will read.
+
+    A batch of images is tens of megabytes, and the copy into shared memory that a worker makes of anything
+    else costs as much as the collating itself.
+    """
+    return collate(samples) if get_worker_info() is None else collate(samples, _shared_zeros)
+
+
+def _shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    # as torch's default_collate does; the memory is fresh from the system, so it is zero
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+
+
+class WorkerDiedError(OSError):
+    """A worker process ended without a word; mostly the kernel killed it for want of memory."""
+
+
+def batches_of(loader: DataLoader[Sample]) -> Iterator[Batch]:
+    """The loader's batches; its workers start now, not at the first batch.
+
+    Raises:
+        WorkerDiedError: a worker was killed; says what to do. Exceptions inside a worker come as they are.
+    """
+    return _told_if_killed(loader, iter(loader))
+
+
+def _told_if_killed(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise WorkerDiedError(
+                f"{str(error).rstrip('. ')}. If nobody ended it, the machine or container ran out of memory "
+                f"(`dmesg` says so) or of shared memory (`docker run --shm-size`): lower num_workers "
+                f"({loader.num_workers}) or the batch size"
+            ) from error
+        yield batch
+
+
+def gather_over_ranks(facts: Tensor) -> Tensor:
+    """[n] int64 of this rank to [world, n], equal on all ranks; on the GPU where NCCL needs it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return facts[None]
+    if dist.get_backend() == "nccl":
+        facts = facts.cuda()
+    everywhere = [torch.empty_like(facts) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, facts)
+    return torch.stack(everywhere).cpu()
+
+
+class StepLoader:
+    """Training micro-batches with `Batch.step` filled: reads a whole step ahead, then hands it out.
+
+    The epoch is asked for when the first batch is, not before: on a resume Lightning restores it
+    after it has made the iterator.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingDataset,
+        sampler: StepBatchSampler,
+        *,
+        seed: int,
+        num_workers: int,
+        pad_to_step: bool,
+        current_epoch: Callable[[], int],
+        take_skip: Callable[[], int],
+    ) -> None:
+        self._sampler = sampler
+        self._images = dataset.index.images
+        self._seed = seed
+        self._pad_to_step = pad_to_step
+        self._current_epoch = current_epoch
+        self._take_skip = take_skip
+        self._loader: DataLoader[Sample] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate_in_place,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            worker_init_fn=one_thread,
+        )
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the position is in our own part of the checkpoint and comes back by `skip_batches`.
+
+        That there is one tells Lightning that a resume within an epoch is exact.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """See `state_dict`."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, skip = self._current_epoch(), self._take_skip()
+        first_step, skip_inside = divmod(skip, self._sampler.accumulation)
+        self._sampler.epoch = epoch
+        # a step that was interrupted is read whole, for its facts, and its used part left out
+        self._sampler.skip = first_step * self._sampler.accumulation
+        batches = batches_of(self._loader)  # before the cache's threads: workers are forked
+        with self._filled_cache():
+            for step in range(first_step, self._sampler.num_steps):
+                ahead: list[Batch] = [next(batches) for _ in range(self._sampler.accumulation)]
+                facts = self._step(ahead, epoch * self._sampler.num_steps + step)
+                for batch in ahead[skip_inside:]:
+                    yield replace(batch.padded_to(facts.size) if self._pad_to_step else batch, step=facts)
+                skip_inside = 0
+
+    @contextmanager
+    def _filled_cache(self) -> Iterator[None]:
+        """Remote shards come into the cache in the background for as long as an epoch runs."""
+        stop = None
+        if isinstance(self._images, ShardStore):
+            stop = self._images.fill_cache(self._sampler.rank, self._sampler.world_size)
+        try:
+            yield
+        finally:
+            if stop is not None:
+                stop.set()
+
+    def _step(self, ahead: list[Batch], index: int) -> Step:
+        counts = [count for batch in ahead for count in batch.targets.counts]
+        sides = [max(b.images.shape[side] for b in ahead) for side in (-2, -1)]
+        everywhere = gather_over_ranks(torch.tensor([*counts, *sides], dtype=torch.int64))
+        world = len(everywhere)
+        height, width = everywhere[:, -2:].amax(dim=0).tolist()
+        # [world, k, b] to the order of the step, in which ranks take turns
+        by_rank = everywhere[:, :-2].reshape(world, len(ahead), -1)
+        return Step(by_rank.transpose(0, 1).flatten(), (height, width), index, self._seed)
+
+
+class EvaluationLoader:
+    """Batches of this rank's share of the images, with their annotations."""
+
+    def __init__(
+        self,
+        dataset: EvaluationDataset,
+        batch_size: int,
+        num_workers: int,
+        world_size: int = 1,
+        rank: int = 0,
+    ) -> None:
+        sampler = EvaluationBatchSampler(len(dataset), batch_size, world_size, rank)
+        # A rank without images would leave validation before the others and block them. It takes the
+        # first image: the metric counts an image id once.
+        share = sampler if len(sampler) else EvaluationBatchSampler(1, 1)
+        self._loader: DataLoader[Sample] = DataLoader(
+            dataset,
+            batch_sampler=share,
+            num_workers=num_workers,
+            collate_fn=collate_in_place,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=one_thread,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from batches_of(self._loader)

@@ -1,0 +1,141 @@
+"""What the writers of all formats get and give."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from datamodules.index import AnnotationIndex
+from datamodules.index.segmentation import Segmentation
+
+
+class Labelled(NamedTuple):
+    """One object.
+
+    Attributes:
+        annotation_id: its id in the source.
+        source_id: class id in the source.
+        box: x, y, w, h in pixels.
+        area: square pixels, by the source.
+        crowd: whether it is a region of many.
+        outline: polygons or RLE, None if it has none.
+    """
+
+    annotation_id: int
+    source_id: int
+    box: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+    outline: Segmentation | None
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """One image with its objects.
+
+    Attributes:
+        name: path below the folder of its split.
+        image_id: its id in the source.
+        size: (h, w) of the frame of the boxes.
+        objects: crowds included.
+    """
+
+    name: str
+    image_id: int
+    size: tuple[int, int]
+    objects: tuple[Labelled, ...]
+
+
+class Writer(Protocol):
+    """Writes the annotations of a data set below a folder, image by image.
+
+    `losses` counts what the format cannot hold: words for a person -> how often. `dropped` are the objects
+    that were left out for it, by split.
+    """
+
+    losses: Counter[str]
+    dropped: Counter[str]
+    flat: bool
+
+    def image_path(self, split: str, name: str) -> Path:
+        """Where the image belongs."""
+        ...
+
+    def add(self, split: str, picture: Pictured) -> None:
+        """Writes one image."""
+        ...
+
+    def close(self) -> None:
+        """Writes what comes last."""
+        ...
+
+
+def pictures(index: AnnotationIndex, names: list[str]) -> Iterator[Pictured]:
+    """The images of a split in order, under their new names."""
+    image_ids, offsets, annotation_ids = index.image_ids, index.offsets, index.annotation_ids
+    for row, name in enumerate(names):
+        objects = index.objects(row)
+        outlines = index.segmentations(row)
+        own = annotation_ids[int(offsets[row]) : int(offsets[row + 1])].tolist()
+        yield Pictured(
+            name,
+            int(image_ids[row]),
+            index.size(row),
+            tuple(
+                Labelled(annotation_id, source_id, (box[0], box[1], box[2], box[3]), area, crowd, outline)
+                for annotation_id, source_id, box, area, crowd, outline in zip(
+                    own, objects.source_ids.tolist(), objects.boxes_xywh.tolist(), objects.areas.tolist(),
+                    objects.crowd.tolist(), outlines, strict=True,
+                )
+            ),
+        )  # fmt: skip
+
+
+def same_names(classes: Mapping[int, str]) -> int:
+    """How many classes have the name of another: a format that knows classes by name cannot tell them apart."""
+    return len(classes) - len({one_line(name) for name in classes.values()})
+
+
+def plain_objects(
+    picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
+) -> list[Labelled]:
+    """The objects that a format of boxes alone can hold; counts what is lost of and with the others."""
+    kept = without_crowds(picture, split, losses, dropped)
+    losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
+    unheld_areas(kept, losses)
+    return kept
+
+
+def without_crowds(
+    picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
+) -> list[Labelled]:
+    """The objects that are one each; counts the others."""
+    kept = [labelled for labelled in picture.objects if not labelled.crowd]
+    number = len(picture.objects) - len(kept)
+    losses["crowd regions, left out"] += number
+    dropped[split] += number
+    return kept
+
+
+def unheld_areas(kept: Sequence[Labelled], losses: Counter[str]) -> None:
+    """Counts areas that are not found again from the box."""
+    losses["areas that are not those of the box"] += sum(
+        labelled.area != labelled.box[2] * labelled.box[3] for labelled in kept
+    )
+
+
+def one_line(name: str) -> str:
+    """A class name as formats of words hold it: without spaces at its ends and without control characters."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name).strip()
+
+
+def spaced_names(classes: Mapping[int, str]) -> int:
+    """How many class names `one_line` changes."""
+    return sum(one_line(name) != name for name in classes.values())
+
+
+SPACED = "class names with spaces at an end or control characters, which are taken out"

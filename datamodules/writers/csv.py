@@ -1,0 +1,54 @@
+"""Writes tables: <split>/_annotations.csv beside the images, as Roboflow does, and classes.csv with ids."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules.writers.base import SPACED, Pictured, one_line, plain_objects, same_names, spaced_names
+
+_HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
+
+
+class CsvWriter:
+    """A row an object; an image without objects has one with an empty box."""
+
+    flat = False
+
+    def __init__(self, root: Path, classes: Mapping[int, str], splits: list[str]) -> None:
+        self.losses: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
+        self.losses[SPACED] = spaced_names(classes)
+        self.losses["classes of the same name as another, which become one"] = same_names(classes)
+        with (root / "classes.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows((name, i) for i, name in self._classes.items())
+        self._streams = {}
+        for split in splits:
+            (root / split).mkdir(parents=True, exist_ok=True)
+            file = root / split / "_annotations.csv"
+            self._streams[split] = file.open("w", encoding="utf-8", newline="")
+            csv.writer(self._streams[split]).writerow(_HEADER)
+
+    def image_path(self, split: str, name: str) -> Path:
+        """In the folder of the split."""
+        return self._root / split / name
+
+    def add(self, split: str, picture: Pictured) -> None:
+        """Its rows, corners with all digits."""
+        height, width = picture.size
+        rows = csv.writer(self._streams[split])
+        objects = plain_objects(picture, split, self.losses, self.dropped)
+        for labelled in objects:
+            x, y, w, h = labelled.box
+            corners = [repr(float(v)) for v in (x, y, x + w, y + h)]
+            rows.writerow((picture.name, width, height, self._classes[labelled.source_id], *corners))
+        if not objects:
+            rows.writerow((picture.name, width, height, "", "", "", "", ""))
+
+    def close(self) -> None:
+        """Closes the tables."""
+        for stream in self._streams.values():
+            stream.close()

@@ -1,0 +1,165 @@
+"""`zoo info`: ours beside the published figure, in words a person can read."""
+
+import json
+import re
+
+import pytest
+
+from zoo.cli.main import run_command
+from zoo.runs import catalogue
+
+# issue 3: name -> published parameters in millions, multiply-adds in G
+FIGURES = {
+    "detr_r50": (41, 86), "detr_r50_dc5": (41, 187), "detr_r101": (60, 152), "detr_r101_dc5": (60, 253),
+    "deformable_detr_r50_single_scale": (34, 78), "deformable_detr_r50_single_scale_dc5": (34, 128),
+    "deformable_detr_r50": (40, 173), "deformable_detr_r50_refine": (41, 173),
+    "deformable_detr_r50_two_stage": (41, 173),
+    "rt_detr_r18": (20, 30), "rt_detr_r34": (31, 46), "rt_detr_r50m": (36, 50), "rt_detr_r50": (42, 68),
+    "rt_detr_r101": (76, 129.5),
+    "rt_detr_r18.o365_coco_60e": (20, 30), "rt_detr_r50.o365_coco_24e": (42, 68),
+    "rt_detr_r101.o365_coco_24e": (76, 129.5),
+}  # fmt: skip
+# published without parameters, multiply-adds, speed or schedule
+OBJECTS365 = ["rt_detr_r18.o365_12e", "rt_detr_r50.o365_12e", "rt_detr_r101.o365_12e"]
+# published without parameters, multiply-adds and speed
+PANOPTIC = ["detr_r50_panoptic", "detr_r50_dc5_panoptic", "detr_r101_panoptic"]
+PUBLISHED = [n for n, e in catalogue.models().items() if e["published"] is not None]
+
+
+def info(name: str, capsys) -> tuple[dict, str]:
+    assert run_command(["info", name]) == 0
+    text = capsys.readouterr().out
+    assert run_command(["info", name, "--json"]) == 0
+    return json.loads(capsys.readouterr().out), text
+
+
+def test_figures_are_there_for_every_model():
+    assert set(PUBLISHED) == {*FIGURES, *OBJECTS365, *PANOPTIC}
+
+
+@pytest.mark.parametrize("name", PANOPTIC)
+def test_scores_of_masks_stand_beside_those_of_boxes(name, capsys):
+    entry, text = info(name, capsys)
+    published = entry["published"]
+    assert f"AP {published['AP']}  segm_AP {published['segm_AP']}  PQ {published['PQ']}" in text
+    assert f"PQ_st {published['PQ_st']}" in " ".join(text.split())
+    assert entry["recipes"] == [f"{name.replace('detr_', 'detr/')}_coco_25e", "detr/finetune_masks"]
+    assert run_command(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    [row] = [line for line in lines if line[0] == name]
+    scores = [f"{published[key]:.1f}" for key in ("AP", "segm_AP", "PQ")]
+    assert [word for word in row if word in scores] == scores
+    assert run_command(["info", f"{name}_box"]) == 0
+    assert "300 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_ours_stands_beside_the_published_figure(name, capsys):
+    entry, text = info(name, capsys)
+    promised = {"name", "family", "params", "macs", "published", "measured", "license", "sources", "recipes"}
+    assert promised <= set(entry)
+    params, macs = FIGURES[name]
+    published = entry["published"]
+    assert (published["params"], published["gmacs"]) == (f"{params} M", macs)
+    assert entry["params"] / 1e6 == pytest.approx(params, rel=0.03)
+    # DETR's figure is a mean over images of many sizes, ours is of one size
+    assert entry["macs"] / 1e9 == pytest.approx(macs, rel=0.08)
+    assert f"published {params} M" in text
+    assert "a multiply-add" in text
+    convention = "two FLOPs a multiply-add" if name.startswith("rt_detr") else "one FLOP a multiply-add"
+    assert convention in published["gflops_convention"]
+    assert re.search(r"^measured +not yet$", text, re.MULTILINE)
+    assert entry["measured"] is None
+    assert f"AP {published['AP']:.1f}" in text
+    device = next(
+        where
+        for family, where in (("rt_detr", "T4"), ("deformable_detr", "V100"), ("detr", "device not stated"))
+        if name.startswith(family)
+    )
+    assert (
+        f"FPS ({device}" in text
+        or f"s an image ({device}" in text
+        or f"FPS ({device}" in " ".join(text.split())
+    )
+    for word in ("licence", "schedule", "epochs", "sources", "recipes", "GPU hours"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", [*FIGURES, *OBJECTS365])
+def test_the_text_is_for_people(name, capsys):
+    _, text = info(name, capsys)
+    assert not re.search(r"[{}\[\]]|None|True|False|': ", text)
+    lines = text.splitlines()
+    # an address is never broken
+    assert all(len(line) <= 110 or "http" in line for line in lines)
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_of_several_schedules_the_one_of_the_published_weights_is_told_and_the_others_named(capsys):
+    entry, text = info("detr_r50", capsys)
+    assert (entry["tag"], entry["recipes"][0]) == ("coco_500e", "detr/r50_coco_500e")
+    assert (entry["schedule"]["epochs"], entry["schedule"]["global_batch_size"]) == (500, 64)
+    assert entry["published"]["gpu_hours"] == 2720
+    assert entry["published"]["AR"]["AR100"] == 57.5
+    assert re.search(r"detr/r50_coco_300e +AP 40\.6", text)
+    assert re.search(r"detr/r50_coco_150e +AP 39\.5", text)
+    assert "500 epochs, learning rate 0.0001, a tenth after epoch 400, 64 images a step" in text
+    assert "detr-r50-e632da11.pth, 159 MB" in text
+
+
+def test_published_weights_of_another_tag_are_a_model_of_their_own(capsys):
+    entry, text = info("rt_detr_r50.o365_coco_24e", capsys)
+    assert (entry["name"], entry["tag"]) == ("rt_detr_r50.o365_coco_24e", "o365_coco_24e")
+    assert entry["recipes"] == ["rt_detr/r50_o365_coco_24e", "rt_detr/finetune"]
+    assert entry["schedule"]["epochs"] == 24
+    assert entry["published"]["AP"] == 55.3
+    assert "not yet; zoo pull rt_detr_r50.o365_coco_24e" in text
+    default, _ = info("rt_detr_r50", capsys)
+    assert default["recipes"] == ["rt_detr/r50_coco_72e", "rt_detr/finetune"]
+    assert info("rt_detr_r50.coco_72e", capsys)[0] == default
+
+
+@pytest.mark.parametrize("name", OBJECTS365)
+def test_the_recipe_of_a_schedule_that_is_not_all_published_says_what_is_ours(name, capsys):
+    entry, text = info(name, capsys)
+    size = name.split("_")[2].split(".")[0]
+    assert entry["recipes"] == [f"rt_detr/{size}_o365_12e", "rt_detr/finetune"]
+    assert entry["schedule"]["epochs"] == 12
+    assert entry["published"]["dataset"] == "Objects365 val"
+    assert entry["input"]["size"] == [640, 640]
+    words = " ".join(text.split())
+    assert "batch size, GPUs and learning rate are unpublished" in words
+    assert "unpublished, so ours: batch size, GPUs, learning rate" in words
+    assert "on Objects365 val" in words
+    assert "arXiv 2304.08069" in words
+
+
+def test_list_shows_a_row_for_every_tag_with_published_weights(capsys):
+    assert run_command(["list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert set(PUBLISHED) <= set(rows)
+    assert rows["rt_detr_r18.o365_coco_60e"].endswith("rt_detr/r18_o365_coco_60e")
+    assert rows["rt_detr_r18"].endswith("rt_detr/r18_coco_72e")
+    assert rows["rt_detr_r18.o365_12e"].endswith("rt_detr/r18_o365_12e; AP on Objects365 val")
+
+
+def test_both_truths_are_shown_where_a_page_and_the_release_differ(capsys):
+    _, text = info("detr_r101", capsys)
+    assert "says 300 epochs" in " ".join(text.split())
+    assert "500 epochs" in text
+
+
+def test_a_model_without_published_weights_has_none(capsys):
+    entry, text = info("rt_detr_tiny", capsys)
+    assert entry["published"] is None
+    assert "published" not in text
+
+
+def test_where_the_files_are_is_told(capsys, tmp_path):
+    folder = tmp_path / "zoo_cache" / "detr_r50.coco_500e" / "1"
+    _, text = info("detr_r50", capsys)
+    assert "not yet; zoo pull detr_r50" in text
+    folder.mkdir(parents=True)
+    (folder / "manifest.yaml").write_text("")
+    entry, _ = info("detr_r50", capsys)
+    assert entry["pulled"] == str(folder)

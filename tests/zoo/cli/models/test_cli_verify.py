@@ -1,0 +1,271 @@
+"""`zoo verify` is green on what is equal, red on what is not, and README shows its table."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+import zoo.architectures.deformable_detr as deformable_detr
+import zoo.architectures.detr as detr
+import zoo.contract.preprocess
+import zoo.layers.hybrid_encoder as hybrid_encoder
+import zoo.layers.mask_head as mask_head
+import zoo.layers.position as position
+import zoo.prediction.masks
+import zoo.training.criterion
+import zoo.training.losses
+from zoo.cli.main import run_command
+from zoo.cli.models.verifying import readme_table
+from zoo.contract.labels import LabelMap
+from zoo.registry import store
+from zoo.registry.manifest import Manifest, parse_manifest
+from zoo.registry.store import LocalRegistry, with_files
+from zoo.registry.weights import save_weights
+from zoo.runs import recipes
+from zoo.training.module import build_module
+from zoo.verification import proof as proof_module
+from zoo.verification.cases import COMMITTED
+from zoo.verification.proof import families, prove
+
+ROOT = Path(__file__).resolve().parents[4]
+FAMILIES = ("deformable_detr", "detr", "rt_detr")
+TABLE_HEADER = "| family | official code | compared | cases | numbers | result |"
+
+
+def only(folder: Path, *cases: str) -> Path:
+    """A directory of official numbers with these cases alone."""
+    for case in cases:
+        target = folder / case
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".npz", ".json"):
+            target.with_name(target.name + suffix).symlink_to(COMMITTED / f"{case}{suffix}")
+    if not (folder / "shared").exists():
+        (folder / "shared").symlink_to(COMMITTED / "shared")
+    return folder
+
+
+def tiny_model() -> dict:
+    return recipes.load(recipes.resolve("rt_detr/tiny"))["model"]
+
+
+def tiny_manifest(**changes) -> Manifest:
+    plain = {
+        "name": "rt_detr_tiny.shapes",
+        "version": 1,
+        "family": "rt_detr",
+        "license": "Apache-2.0",
+        "model": tiny_model(),
+        "label_map": LabelMap.contiguous(["a", "b", "c", "d"], [1, 2, 3, 4]).to_dict(),
+        "input": {"resize": "stretch", "size": [64, 64]},
+        "files": [{"path": "model.safetensors", "size": 10, "sha256": "a" * 64}],
+        "origin": {"kind": "trained"},
+        "trained_by": {"code": "detr-zoo"},
+        "data": {"name": "shapes", "split": "train"},
+        "created": "2026-01-01",
+    }
+    return parse_manifest(msgspec.json.encode({**plain, **changes}))
+
+
+def readme_rows() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    rows = text[text.index(TABLE_HEADER) :].split("\n\n")[0].splitlines()
+    return rows[2:]
+
+
+def test_every_family_of_the_zoo_has_a_proof():
+    modules = (p.stem for p in (ROOT / "zoo" / "architectures").glob("[a-z]*.py"))
+    assert tuple(families()) == tuple(sorted(modules)) == FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [
+        ("detr", "detr/criterion_single"),
+        ("deformable_detr", "deformable/criterion_all_empty"),
+        ("rt_detr", "rtdetr/criterion_no_dn"),
+    ],
+)
+def test_a_directory_of_official_numbers_that_agree_is_green(tmp_path, capsys, family, case):
+    golden = only(tmp_path / "golden", case)
+    assert run_command(["verify", family, "--golden", str(golden), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    [proof] = document["proofs"]
+    assert document["passed"] is proof["passed"] is True
+    [subject] = proof["subjects"]
+    assert subject["cases"] == [case]
+    assert " @ " in subject["source"]
+    assert 0 <= subject["largest_difference"] <= subject["tolerance"]
+
+
+# one line of the criterion, the position encoding, the resize rule, as a slip would change it
+def giou_as_l1(self, matches):
+    return matches.sum_per_layer(matches.overlaps[1])
+
+
+def unmatched_weigh_one(self, counts, queries):
+    return len(counts) * queries
+
+
+def moved(encoding):
+    return lambda *arguments, **options: encoding(*arguments, **options).roll(1, dims=-1)
+
+
+def rounded_up(height, width, shortest, longest):
+    found = position_of_rule(height, width, shortest, longest)
+    return found[0] + 1, found[1]
+
+
+def doubled_dice(x, masks):
+    (focal, dice), gradients = losses_of_pixels(x, masks)
+    return (focal, 2 * dice), gradients
+
+
+def softmax_per_head(self, queries, memory, padding):
+    return attention_of_queries(self, queries, memory, padding) * self.num_heads
+
+
+def unmerged(candidates):
+    return torch.arange(len(candidates))
+
+
+losses_of_pixels = zoo.training.losses._losses_of_pixels
+attention_of_queries = mask_head.AttentionMap.forward
+position_of_rule = zoo.contract.preprocess.shortest_side_size
+
+SLIPS = [
+    ("detr", "detr/criterion_single", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
+    ("detr", "detr/criterion_varied", detr.SoftmaxLabelTerm, "weight_sum", unmatched_weigh_one),
+    ("detr", "detr/forward_r50_dc5", detr, "sine_2d", moved(position.sine_2d)),
+    ("detr", "detr/mask_losses", zoo.training.losses, "_losses_of_pixels", doubled_dice),
+    ("detr", "detr/forward_r50_panoptic", mask_head.AttentionMap, "forward", softmax_per_head),
+    ("detr", "detr/postprocess_panoptic_duplicate_stuff", zoo.prediction.masks, "_first_of_stuff", unmerged),
+    ("detr", "detr/preprocess_sizes", zoo.contract.preprocess, "shortest_side_size", rounded_up),
+    ("deformable_detr", "deformable/criterion_varied", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
+    (
+        "deformable_detr", "deformable/forward_single_scale", deformable_detr, "sine_2d",
+        moved(position.sine_2d),
+    ),
+    ("deformable_detr", "detr/preprocess_sizes", zoo.contract.preprocess, "shortest_side_size", rounded_up),
+    ("rt_detr", "rtdetr/criterion_no_dn", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
+    ("rt_detr", "rtdetr/forward_r18_eval_idx1", hybrid_encoder, "sincos_2d", moved(position.sincos_2d)),
+    (
+        "rt_detr", "rtdetr/preprocess_val", zoo.contract.preprocess.InputContract, "resized_size",
+        lambda self, height, width: (self.size[0], self.size[1] + 32),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "case", "where", "name", "slip"), SLIPS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_one_changed_line_is_red(tmp_path, capsys, monkeypatch, family, case, where, name, slip):
+    own = {"deformable_detr": "deformable/lr_schedule"}.get(family)
+    golden = only(tmp_path / "golden", *([own] if own else []), case)
+    monkeypatch.setattr(where, name, slip)
+    assert run_command(["verify", family, "--golden", str(golden)]) == 1
+    said = capsys.readouterr()
+    failed = [line for line in said.out.splitlines() if line.endswith("FAIL") or line.startswith("  FAIL")]
+    assert len(failed) >= 2
+    assert all(row.endswith("pass") for row in said.out.splitlines() if row.startswith("schedule"))
+    assert said.err.startswith("error: not equal")
+
+
+def test_red_is_a_colour_on_a_terminal(tmp_path, capsys, monkeypatch):
+    golden = only(tmp_path / "golden", "rtdetr/criterion_no_dn")
+    monkeypatch.setattr(zoo.training.criterion.GiouTerm, "__call__", giou_as_l1)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert run_command(["verify", "rt_detr", "--golden", str(golden)]) == 1
+    assert "\x1b[31mmatching and losses" in capsys.readouterr().out
+
+
+def test_a_directory_without_numbers_is_an_error_and_no_pass(tmp_path, capsys):
+    assert run_command(["verify", "detr", "--golden", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: no official numbers in")
+
+
+def test_no_name_and_a_wrong_name(capsys):
+    assert run_command(["verify"]) == 2
+    assert "--all" in capsys.readouterr().err
+    assert run_command(["verify", "deformable_detr_r5"]) == 2
+    assert "did you mean 'deformable_detr_r50'?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch) -> Path:
+    """A registered tiny RT-DETR with real weights; one quick case as the proof of its family."""
+    monkeypatch.setenv("ZOO_REGISTRY", str(tmp_path / "registry"))
+
+    def make(version, folder):
+        save_weights(build_module(tiny_model()).network.state_dict(), folder / "model.safetensors")
+        return with_files(msgspec.structs.replace(tiny_manifest(), version=version), folder)
+
+    LocalRegistry().add(make, "rt_detr_tiny.shapes")
+    only(tmp_path / "golden", "rtdetr/criterion_no_dn")
+    return tmp_path / "registry" / "rt_detr_tiny.shapes" / "1"
+
+
+def test_a_registered_model_is_hashed_and_a_damaged_file_fails(registered, tmp_path, capsys):
+    command = ["verify", "rt_detr_tiny.shapes", "--golden", str(tmp_path / "golden"), "--json"]
+    assert run_command(command) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert [(f["path"], f["passed"]) for f in files] == [("manifest.yaml", True), ("model.safetensors", True)]
+    weights = registered / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run_command(command) == 1
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert not document["passed"]
+    assert document["proofs"][0]["passed"]
+    assert "sha256" in document["files"][1]["fault"]
+    assert "FAIL" in said.err
+    (registered / "manifest.yaml").write_text("name: [")
+    assert run_command(command) == 2
+    assert "not plain YAML" in capsys.readouterr().err
+
+
+def test_a_pulled_model_is_hashed_and_compared_with_the_packages_manifest(tmp_path, monkeypatch, capsys):
+    golden = only(tmp_path / "golden", "rtdetr/criterion_no_dn")
+    command = ["verify", "rt_detr_r18", "--golden", str(golden), "--json"]
+    assert run_command(command) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["files"] is None
+    assert "not pulled" in said.err
+    folder = Path(tmp_path / "zoo_cache" / "rt_detr_r18.coco_72e" / "1")
+    folder.mkdir(parents=True)
+    save_weights({"x": torch.ones(1)}, folder / "model.safetensors")
+    ours = store.read_manifest(store.builtin_manifests()["rt_detr_r18.coco_72e"])
+    (folder / "manifest.yaml").write_text(with_files(ours, folder).to_yaml())
+    assert run_command(command) == 0
+    assert all(f["passed"] for f in json.loads(capsys.readouterr().out)["files"])
+    other = with_files(tiny_manifest(name="rt_detr_r18.coco_72e"), folder)
+    (folder / "manifest.yaml").write_text(other.to_yaml())
+    assert run_command(command) == 1
+    assert "differs from this package's in model" in json.loads(capsys.readouterr().out)["files"][0]["fault"]
+
+
+def test_the_table_of_the_readme_names_every_committed_case():
+    """Without running them; that each is equal is what the slow test below and tests/golden show."""
+    counts = {}
+    for row in readme_rows():
+        family, _, subject, cases, _, result = (cell.strip() for cell in row.strip("|").split("|"))
+        counts[family] = counts.get(family, 0) + int(cases)
+        assert result == "equal"
+        assert subject
+    assert set(counts) == set(FAMILIES)
+    for family in FAMILIES:
+        module = proof_module._module(family)
+        own = len(list((COMMITTED / module.FOLDER).glob("*.npz")))
+        structures = sum((COMMITTED / "structure" / f"{n}.json").is_file() for n in module.STRUCTURES)
+        assert counts[family] == own + structures + len(proof_module.shared_cases(family, COMMITTED))
+
+
+@pytest.mark.slow
+def test_every_family_passes_and_the_table_of_the_readme_is_what_the_command_prints(capsys):
+    proofs = [prove(family) for family in families()]
+    for proof in proofs:
+        assert proof.passed, [f for s in proof.subjects for f in s.failures]
+    assert readme_table(proofs).splitlines()[2:] == readme_rows()

@@ -1,0 +1,148 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.shapes import generate_shapes
+from zoo.cli.main import run_command
+from zoo.contract.labels import LabelMap
+from zoo.runs import recipes
+from zoo.runs.console import Console, format_table
+from zoo.runs.demo import empty_folder
+from zoo.runs.fit import find_checkpoint
+from zoo.runs.init_from import read_weights, start_from
+from zoo.runs.schema import InitFrom
+from zoo.storage.checkpoint_io import read_checkpoint
+from zoo.training.module import build_module
+
+SECONDS = 120
+
+
+def tiny_module(num_classes: int = 4):
+    recipe = recipes.load(recipes.resolve("rt_detr/tiny"))
+    recipe["model"]["init_args"]["num_classes"] = num_classes
+    return build_module(recipe["model"])
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zoo.cli.main", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_exits_143_and_the_run_goes_on(tmp_path, capsys):
+    shapes = generate_shapes(tmp_path / "shapes", 32, 4, 0, 64)
+    process = start(
+        tmp_path, "finetune", "rt_detr_tiny", "--data", str(shapes), "--image-size", "64", "--epochs", "400",
+        "--output", "run",
+    )  # fmt: skip
+    until = time.monotonic() + SECONDS
+    while not (tmp_path / "run" / "last.ckpt").is_file():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 143, said
+    assert "go on with: zoo fit --ckpt-path" in said
+    step = read_checkpoint(tmp_path / "run" / "last.ckpt")["zoo"]["step"]
+    assert step > 0
+    resumed = ["fit", "--ckpt-path", "last", "--output", "run", "--trainer.max_steps", str(step + 2)]
+    assert run_command([*resumed, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    first_run = json.loads((tmp_path / "run" / "run.json").read_text())["mlflow_run"]
+    assert document["run"] == first_run
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["zoo"]["step"] == step + 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(tmp_path):
+    shapes = generate_shapes(tmp_path / "shapes", 32, 6, 0, 64)
+    process = start(
+        tmp_path, "finetune", "rt_detr_tiny", "--data", str(shapes), "--image-size", "64", "--max-steps", "5",
+        "--devices", "2", "--trainer.accelerator", "cpu", "--output", "run", "--json",
+    )  # fmt: skip
+    said, _ = process.communicate(timeout=2 * SECONDS)
+    assert process.returncode == 0, said
+    assert said.count("training images as the network sees them") == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["images"] == 6
+
+
+def test_start_from_says_what_it_did(tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    source, target = tiny_module(4), tiny_module(2)
+    save_file(source.network.state_dict(), tmp_path / "w.safetensors")
+    labels = LabelMap.contiguous(["a", "b"], [0, 1])
+    start_from(InitFrom(source=str(tmp_path / "w.safetensors"), head="new"), target, labels, None, Console())
+    said = capsys.readouterr().out
+    assert "copied" in said
+    assert "re-initialised" in said
+    assert "decoder.enc_score_head.weight" in said
+    mine, theirs = target.network.state_dict(), source.network.state_dict()
+    assert torch.equal(mine["backbone.conv1.0.0.weight"], theirs["backbone.conv1.0.0.weight"])
+
+
+def test_a_head_that_does_not_fit_is_refused_with_a_way_out(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(tiny_module(4).network.state_dict(), tmp_path / "w.safetensors")
+    labels = LabelMap.contiguous(["a", "b"], [0, 1])
+    with pytest.raises(ValueError, match="head: new or by_class_name"):
+        start_from(InitFrom(source=str(tmp_path / "w.safetensors")), tiny_module(2), labels, None, Console())
+
+
+@pytest.mark.parametrize("source", ["gone.ckpt", "some/where", "gone.safetensors"])
+def test_weights_that_are_not_there(source):
+    with pytest.raises(FileNotFoundError, match="to take weights from"):
+        read_weights(source, tiny_module(), None)
+
+
+def test_an_official_checkpoint_is_converted(tmp_path):
+    torch.save({"model": {"something.else": torch.zeros(1)}}, tmp_path / "official.pth")
+    with pytest.raises(ValueError, match=r"is no checkpoint of this architecture: 'something.else'"):
+        read_weights(str(tmp_path / "official.pth"), tiny_module(), None)
+
+
+def test_the_checkpoint_to_resume(tmp_path):
+    (tmp_path / "run").mkdir()
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(b"")
+    assert find_checkpoint(None, None) == (None, None)
+    assert find_checkpoint("last", tmp_path / "run") == (last, tmp_path / "run")
+    assert find_checkpoint(str(last), None) == (last, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"--ckpt-path gone.ckpt does not exist"):
+        find_checkpoint("gone.ckpt", None)
+
+
+def test_the_demo_empties_only_its_own_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(FileExistsError, match="is not empty and not an earlier demo"):
+        empty_folder(tmp_path / "mine")
+    demo = empty_folder(tmp_path / "demo")
+    (demo / "old.png").write_bytes(b"")
+    assert not (empty_folder(tmp_path / "demo") / "old.png").exists()
+
+
+def test_tables_align_numbers_to_the_right():
+    table = format_table(("name", "n", "AP"), [("a", 5, 0.5), ("long", 12, None)])
+    assert table.splitlines() == ["name   n     AP", "----  --  -----", "a      5  0.500", "long  12      -"]
+
+
+def test_other_ranks_are_silent(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    console = Console(as_json=True)
+    console.say("hello")
+    console.result({})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_data_folder_is_named_before_any_weights_are_fetched(capsys):
+    assert run_command(["fit", "--config", "rt_detr/r18_coco_72e", "--data.root", "not_there"]) == 2
+    assert "not_there is not a folder" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+import hashlib
+
+import pytest
+from file_server import FileServer
+
+from zoo.storage.fetch import DownloadError, Expected, WrongFileError, fetch, fetch_text
+
+CONTENT = bytes(range(256)) * 4000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+RIGHT = Expected(len(CONTENT), SHA)
+
+
+@pytest.fixture
+def server():
+    with FileServer() as running:
+        running.files["/w.bin"] = CONTENT
+        yield running
+
+
+def get(server, target, expected=RIGHT, path="/w.bin", attempts=3):
+    return fetch(server.url + path, target, expected, attempts=attempts, first_pause=0.01)
+
+
+def test_the_right_file_arrives_and_nothing_else_stays(server, tmp_path):
+    seen = []
+    fetch(server.url + "/w.bin", tmp_path / "w.bin", RIGHT, progress=lambda *now: seen.append(now))
+    assert (tmp_path / "w.bin").read_bytes() == CONTENT
+    assert [p.name for p in tmp_path.iterdir()] == ["w.bin"]
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(server, tmp_path):
+    server.cuts = [300_000, 200_000]
+    assert get(server, tmp_path / "w.bin") == SHA
+    assert [asked for _, asked in server.requests] == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_the_next_process_resumes_what_an_earlier_one_left(server, tmp_path):
+    server.cuts = [300_000]
+    with pytest.raises(DownloadError):
+        get(server, tmp_path / "w.bin", attempts=1)
+    assert get(server, tmp_path / "w.bin") == SHA
+    assert server.requests[-1][1] == "bytes=300000-"
+
+
+def test_a_file_that_changed_in_between_is_never_spliced(server, tmp_path):
+    server.cuts = [300_000]
+    with pytest.raises(DownloadError):
+        get(server, tmp_path / "w.bin", Expected(), attempts=1)
+    server.files["/w.bin"], server.etag = b"n" * 400_000, '"v2"'
+    get(server, tmp_path / "w.bin", Expected())
+    assert (tmp_path / "w.bin").read_bytes() == b"n" * 400_000
+
+
+@pytest.mark.parametrize("how", ["no ranges", "no etag"])
+def test_a_server_that_cannot_resume_starts_again(server, tmp_path, how):
+    server.ranges = how != "no ranges"
+    server.etag = "" if how == "no etag" else server.etag
+    server.cuts = [300_000]
+    assert get(server, tmp_path / "w.bin", Expected()) == SHA
+    assert (tmp_path / "w.bin").read_bytes() == CONTENT
+
+
+def test_a_part_file_that_is_whole_already_is_taken(server, tmp_path):
+    (tmp_path / "w.bin.part").write_bytes(CONTENT)
+    assert get(server, tmp_path / "w.bin") == SHA
+
+
+def test_a_part_file_longer_than_the_file_is_thrown_away(server, tmp_path):
+    (tmp_path / "w.bin.part").write_bytes(CONTENT + b"x")
+    assert get(server, tmp_path / "w.bin") == SHA
+
+
+@pytest.mark.parametrize(
+    ("expected", "says"),
+    [
+        (Expected(len(CONTENT), "0" * 64), f"sha256 {SHA}, expected 0000"),
+        (Expected(len(CONTENT) + 1, None), f"gave {len(CONTENT)} bytes, expected {len(CONTENT) + 1}"),
+    ],
+)
+def test_another_file_is_refused_and_thrown_away(server, tmp_path, expected, says):
+    with pytest.raises(WrongFileError, match=says):
+        get(server, tmp_path / "w.bin", expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_larger_than_expected_is_not_fetched(server, tmp_path):
+    with pytest.raises(DownloadError, match="at most 10 are expected"):
+        get(server, tmp_path / "w.bin", Expected(10, None))
+
+
+def test_the_hash_at_the_end_of_an_address_is_checked(server, tmp_path):
+    get(server, tmp_path / "w.bin", Expected(), f"/w.bin#sha256={SHA[:12]}")
+    with pytest.raises(WrongFileError, match="expected 00000000"):
+        get(server, tmp_path / "x.bin", Expected(), "/w.bin#sha256=00000000")
+    with pytest.raises(WrongFileError, match="hex digits"):
+        get(server, tmp_path / "x.bin", Expected(), "/w.bin#md5=abc")
+
+
+def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path):
+    server.statuses = [503, 500]
+    assert get(server, tmp_path / "w.bin") == SHA
+    asked = len(server.requests)
+    with pytest.raises(DownloadError, match="404"):
+        get(server, tmp_path / "x.bin", path="/none.bin")
+    assert len(server.requests) == asked + 1
+
+
+def test_no_network_is_said(tmp_path):
+    with FileServer() as gone:
+        address = gone.url
+    with pytest.raises(DownloadError, match="no network, or the server is down"):
+        fetch(f"{address}/w.bin", tmp_path / "w.bin", RIGHT, attempts=2, first_pause=0.01)
+
+
+def test_files_on_disk_are_copied_and_checked(tmp_path):
+    (tmp_path / "a b.bin").write_bytes(CONTENT)
+    assert fetch((tmp_path / "a b.bin").as_uri(), tmp_path / "w.bin", RIGHT) == SHA
+    assert fetch(str(tmp_path / "a b.bin"), tmp_path / "v.bin", RIGHT) == SHA
+    with pytest.raises(DownloadError, match=r"none\.bin cannot be read"):
+        fetch(str(tmp_path / "none.bin"), tmp_path / "v.bin", RIGHT)
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/x", "file://elsewhere/x", "data:,x"])
+def test_other_schemes_are_refused(tmp_path, address):
+    with pytest.raises(DownloadError):
+        fetch(address, tmp_path / "x", Expected())
+    with pytest.raises(DownloadError):
+        fetch_text(address, 10)
+
+
+def test_text_has_a_limit(server):
+    assert fetch_text(server.url + "/w.bin", len(CONTENT)) == CONTENT
+    with pytest.raises(DownloadError, match="larger than 10 bytes"):
+        fetch_text(server.url + "/w.bin", 10)

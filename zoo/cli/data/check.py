@@ -1,0 +1,197 @@
+"""`zoo data check`: what a folder holds and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from datamodules.index.faults import visible
+from zoo.runs.console import Console, counted, image_bar
+
+if TYPE_CHECKING:
+    from datamodules.base import DetectionDataModule
+    from datamodules.doctor import Examination
+    from datamodules.index import Fault, Severity
+
+_SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each kind; --json has all
+_PLACES = 3  # of those that say the same
+
+
+def check(
+    folder: str,
+    console: Console,
+    *,
+    quick: bool = False,
+    queries: int | None = None,
+    image_size: str | None = None,
+    workers: int | None = None,
+    fix: Path | None = None,
+    format: Any = "auto",
+    report: str | None = None,
+) -> None:
+    """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
+
+    With `fix` a cleaned copy is written there, and the exit code is 0 once it is whole.
+
+    Raises:
+        ValueError: the data set cannot be read, or the report or the copy cannot be written; what is known
+            before is said before the images are looked at, and the findings are printed in any case.
+        OSError: as ValueError.
+    """
+    from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
+    from datamodules.outputs import require_writable
+    from datamodules.shards.reader import place_of
+
+    page = None if report is None else report_file(report)
+    if page is not None:
+        require_writable(page, "--report")
+    if fix is not None:
+        from datamodules.doctor.fix import check_target, mend
+
+        check_target(place_of(folder), fix, quick)
+        require_writable(fix, "--fix")
+    with image_bar() as progress:
+        found = examine(
+            folder,
+            quick=quick,
+            queries=QUERIES if queries is None else queries,
+            image_size=IMAGE_SIZE if image_size is None else image_size,
+            workers=workers,
+            progress=progress,
+            format=format,
+        )
+    document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
+    failures: list[Exception] = []  # told after the findings, which took the time
+    if fix is not None:
+        try:
+            with image_bar("copying") as progress:
+                log = mend(found, fix, progress)
+            document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
+        except (ValueError, OSError) as error:
+            failures.append(error)
+    if page is not None:
+        from zoo.cli.data.report import write_report
+
+        try:
+            write_report(found, page)
+        except OSError as error:
+            failures.append(error)
+    console.result(document)
+    if not console.as_json:
+        _tell(found, console)
+        console.say()
+        for line in next_steps(folder, found, fix, page) if not failures else ():
+            console.say(line)
+    if failures:
+        for failure in failures[1:]:
+            console.say(f"also: {failure}")
+        raise failures[0]
+    if found.summary.errors and fix is None:
+        raise typer.Exit(1)
+
+
+def report_file(given: str) -> Path:
+    """Where the page goes: the file that is named, or report.html in a folder that is there or ends in `/`."""
+    path = Path(given).expanduser()
+    return path / "report.html" if given.endswith(("/", os.sep)) or path.is_dir() else path
+
+
+def _tell(found: Examination, console: Console) -> None:
+    summary = found.summary
+    console.say(f"format {summary.format}\n")
+    rows = [(name, s.listed, s.images, s.objects, s.crowd, s.empty) for name, s in summary.splits.items()]
+    console.table(("split", "listed", "images", "objects", "crowds", "images without any"), rows)
+    splits = list(summary.splits)
+    console.say()
+    console.table(
+        ("head index", "class", "source id", *splits),
+        [(c.head_index, c.name, c.source_id, *(c.counts[s] for s in splits)) for c in summary.classes],
+    )
+    console.say()
+    from datamodules.index import by_kind
+
+    for faults in by_kind(found.faults):
+        for line in told(faults):
+            console.say(line)
+
+
+def told(faults: Sequence[Fault]) -> list[str]:
+    """Faults of one kind for the terminal: how many, and some; notes that say the same are one line."""
+    first = faults[0]
+    lines, shown = [f"{first.severity} {first.kind}: {len(faults)}"], 0
+    alike: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        alike[fault.message if fault.severity == "note" else str(fault)].append(fault)
+    for same in list(alike.values())[: _SHOWN[first.severity]]:
+        places = ", ".join(fault.where for fault in same[:_PLACES])
+        more = f" and {len(same) - _PLACES} more" if len(same) > _PLACES else ""
+        lines.append(f"  {places}{more}: {visible(same[0].message)}")
+        shown += len(same)
+    if shown < len(faults):
+        lines.append(f"  ... and {len(faults) - shown} more (--json lists all)")
+    return lines
+
+
+def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
+    """What the doctor says of a data set that is read already, from its annotations alone, errors first.
+
+    Raises:
+        ValueError: if boxes are wrong for certain, unless the data module skips what is broken.
+    """
+    from datamodules.doctor import quick_faults
+    from datamodules.doctor.statistics import measure, view_size
+    from datamodules.index import by_severity
+
+    read = data.read()
+    classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
+    statistics = measure(read.splits, view_size(view), queries)
+    faults = sorted(quick_faults(read.splits, classes, statistics, read.format), key=by_severity)
+    errors = [f for f in faults if f.severity == "error"]
+    if errors and not data.skip_broken:
+        shown = "\n".join(f"  {f}" for f in errors[: _SHOWN["error"]])
+        raise ValueError(
+            f"the data set has {counted(len(errors), 'object')} that would be learned wrong:\n{shown}\n"
+            "Correct them (`zoo data check` lists all, --fix leaves them out), or set skip_broken: true to train "
+            "all the same."
+        )
+    return faults
+
+
+def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
+    """How many faults there are, and the command that comes next."""
+    from datamodules.doctor import NO_TRAIN, TOO_FEW
+    from datamodules.shards.reader import is_address
+
+    counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
+    line = ", ".join(counted(number, severity) for severity, number in counts.items())
+    lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
+    if report is not None:
+        lines.append(f"the page: {report}")
+    place = shlex.quote(folder)
+    if fixed is not None:
+        copy = shlex.quote(str(fixed))
+        lines += [
+            f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
+            f"next: zoo data check {copy}, then zoo finetune MODEL --data {copy}",
+        ]
+    elif counts["error"] == 1 and any(f.kind == NO_TRAIN for f in found.faults):
+        lines.append(
+            f"next: make a train split, or score a model on the set: zoo validate MODEL --data {place}"
+        )
+    elif counts["error"] and is_address(folder):
+        lines.append("next: correct the errors in the data set that was packed, and pack it again")
+    elif counts["error"]:
+        lines.append(
+            f"next: correct the errors, or let zoo data check {place} --fix OUT write a cleaned copy"
+        )
+    elif any(f.kind == TOO_FEW for f in found.faults):
+        lines.append("next: add images; zoo finetune needs one to train on and another to score on")
+    else:
+        lines.append(f"next: zoo finetune MODEL --data {place}")
+    return lines

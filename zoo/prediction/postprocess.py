@@ -1,0 +1,120 @@
+"""Raw predictions to detections in pixels of the original image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.contract.batch import Detections, Predictions
+from zoo.contract.boxes import cxcywh_to_xyxy
+
+
+class Postprocess(Protocol):
+    """(raw predictions [B, ...], (h, w) of each image) -> detections of each image, best first."""
+
+    def __call__(
+        self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """See the class."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopKSigmoid:
+    """The rule of RT-DETR and Deformable DETR: the best (query, class) pairs after a sigmoid.
+
+    A query may give several detections, one for each class it scores high in.
+
+    Attributes:
+        top_k: detections an image, at most; fewer where the head has fewer than that many pairs.
+    """
+
+    top_k: int
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """Detections of each image on the CPU, best first.
+
+        One device-to-host transfer for the whole batch; half-precision inputs are read as float32.
+
+        Args:
+            predictions: logits [B, Q, C], boxes [B, Q, 4] cxcywh in [0, 1].
+            original_sizes: (h, w) of each image, to which boxes are scaled. They are not clipped to it.
+
+        Raises:
+            ValueError: if there are not as many sizes as images.
+        """
+        logits, boxes = (at_least_float32(t) for t in (predictions.logits, predictions.boxes))
+        images, _, classes = logits.shape
+        _check_sizes(images, original_sizes)
+        if not images:
+            return []
+        pairs = logits.sigmoid().flatten(1)
+        scores, index = pairs.topk(min(self.top_k, pairs.shape[1]), dim=1)
+        query = torch.div(index, classes, rounding_mode="floor")
+        found = _in_pixels(boxes, original_sizes).gather(1, query[..., None].expand(-1, -1, 4))
+        return _to_host(scores, index % classes, found)
+
+
+@dataclass(frozen=True)
+class BestClassSoftmax:
+    """DETR's rule: every query, with its most probable class other than "no object", the last logit."""
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """See `TopKSigmoid`; as many detections as queries.
+
+        Raises:
+            ValueError: if there are not as many sizes as images.
+        """
+        boxes = at_least_float32(predictions.boxes)
+        _check_sizes(len(boxes), original_sizes)
+        if not len(boxes):
+            return []
+        scores, labels, order = best_classes(predictions.logits)
+        found = _in_pixels(boxes, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
+        return _to_host(scores, labels, found)
+
+
+def best_classes(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, label and number of each query, [B, Q] each, best score first; the last logit is "no object"."""
+    scores, labels = at_least_float32(logits).softmax(-1)[..., :-1].max(-1)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return scores, labels.gather(1, order), order
+
+
+def _check_sizes(images: int, original_sizes: Sequence[tuple[int, int]]) -> None:
+    if len(original_sizes) != images:
+        raise ValueError(
+            f"{len(original_sizes)} original sizes for predictions of {images} images; give one each"
+        )
+
+
+def _in_pixels(boxes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """[B, Q, 4] cxcywh in [0, 1] to xyxy in pixels of the original images."""
+    width_height = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=boxes.dtype)
+    return cxcywh_to_xyxy(boxes) * width_height.to(boxes.device, non_blocking=True)[:, None]
+
+
+def _to_host(scores: Tensor, labels: Tensor, boxes: Tensor) -> list[Detections]:
+    """Detections of each image on the CPU, in one transfer."""
+    # labels ride along as floats, exact far beyond any number of classes
+    packed = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], dim=2)
+    return [Detections(image[:, 4], image[:, 5].long(), image[:, :4]) for image in packed.cpu()]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,114 @@
+"""Where the commands write: words for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from datamodules.index.faults import visible
+
+
+def is_rank_zero() -> bool:
+    """Whether this process speaks and writes; before a trainer exists, the launcher's variables tell."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def quoted(path: object) -> str:
+    """A path as it stands in a line to copy: a shell takes it for one word."""
+    return shlex.quote(str(path))
+
+
+@contextmanager
+def image_bar(
+    what: str = "images", *, shown: bool = True, leave: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images on stderr while a person watches; told (done, in all).
+
+    Args:
+        what: stands before it.
+        shown: false for none.
+        leave: whether it stays when it is done.
+    """
+    from tqdm import tqdm
+
+    hidden = None if shown else True  # None: where stderr is no terminal
+    with tqdm(desc=what, unit="image", file=sys.stderr, disable=hidden, leave=leave) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield step
+
+
+class Console:
+    """Prints lines to stdout, or to stderr when stdout is for one JSON document; on rank zero only."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def say(self, text: str = "", *, red: bool = False) -> None:
+        """One or more lines for a person; what a name in them would make a terminal do is shown instead."""
+        if is_rank_zero():
+            write(text, sys.stderr if self.as_json else sys.stdout, red=red)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Left-aligned columns, numbers right-aligned; two spaces between them."""
+        self.say(format_table(header, rows))
+
+    def result(self, document: dict[str, Any] | list[Any]) -> None:
+        """The JSON document; printed only with `--json`, and then alone on stdout."""
+        if self.as_json and is_rank_zero():
+            text = json.dumps(document, indent=2, ensure_ascii=False)
+            try:
+                text.encode(_encoding(sys.stdout))
+            except UnicodeEncodeError:
+                text = json.dumps(document, indent=2)
+            print(text, flush=True)
+
+
+def write(text: str, stream: TextIO, *, red: bool = False) -> None:
+    """Lines for a person.
+
+    A letter that the terminal cannot show, a byte of a file name that is none, and a control character in a name,
+    stand as \\uXXXX or \\xXX.
+    """
+    encoding = _encoding(stream)
+    text = visible(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding)
+    print(f"\x1b[31m{text}\x1b[0m" if red else text, file=stream, flush=True)
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """`header` and `rows` as aligned text; None prints as a dash, floats with three decimals."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    right = [
+        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows)
+        for i in range(len(header))
+    ]
+
+    def line(values: Sequence[str]) -> str:
+        padded = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *(line(row) for row in cells)])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

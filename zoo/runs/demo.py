@@ -1,0 +1,155 @@
+"""`zoo demo`: the whole cycle on made-up shapes, offline, from random weights, in a few minutes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shlex
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datamodules.doctor import check
+from datamodules.shapes import CLASSES, draw_image, generate_shapes
+from zoo.detector import DEFAULT_THRESHOLD
+from zoo.runs import recipes
+from zoo.runs.console import Console
+from zoo.runs.finetune import announce, read_data
+from zoo.runs.predict import predict
+from zoo.runs.register import pull, register
+from zoo.runs.report import report
+from zoo.runs.subject import load_detector
+from zoo.runs.train import train
+
+NAME = "rt_detr_tiny.shapes"
+DEFAULT_STEPS = 2500
+NUM_TRAIN, NUM_VAL = 2500, 400
+SIZE = 128
+PASSES = 6  # validations on the way
+MARKER = ".zoo_demo"
+
+
+def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, Any]:
+    """Generates data, checks it, trains, evaluates, registers, pulls back, predicts on a new image.
+
+    Args:
+        seed: of the data, the weights and the order; each gives another data set.
+        steps: optimizer steps, a fixed budget: CI compares the AP and never the time.
+        output: everything goes below it, MLflow's store and the registry too.
+        console: for the user.
+
+    Returns:
+        metrics.json's content.
+    """
+    begun = time.monotonic()
+    # a second thread buys a quarter of the time on idle cores and costs hours on busy ones; and with one
+    # the result does not depend on the machine's number of cores
+    torch.set_num_threads(1)
+    output = empty_folder(output)
+    console.say(f"1/5  data: {NUM_TRAIN} + {NUM_VAL} images of {', '.join(CLASSES)}, made now")
+    folder = generate_shapes(output / "data", NUM_TRAIN, NUM_VAL, seed, SIZE)
+    faults = check(folder, decode_images=False).faults
+    console.say(f"     {len(faults)} faults")
+    recipe = demo_recipe(folder, seed, steps)
+    announce(recipe, read_data(recipe), [], [f"{steps} steps from random weights, seed {seed}"], console)
+    console.say("2/5  training")
+    registry = output / "registry"
+    run = train(recipe, output / "run", None, False, registry, console)
+    console.say("3/5  the result")
+    document = report(run, ["val"], console)
+    console.say("4/5  registered, and pulled back by its name")
+    reference = register(run, document, "val", NAME, registry, None, console) or NAME
+    pull(reference, None, None, registry, Console(as_json=False) if not console.as_json else _silent())
+    picture = output / "new_image.png"
+    image, objects = draw_image(np.random.default_rng([seed, 2, 0]), SIZE)
+    names = ", ".join(sorted(CLASSES[label] for label, _ in objects))
+    console.say(f"5/5  a picture that nobody has seen, with {len(objects)} objects: {names}")
+    image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)
+    predictions = output / "predictions"
+    quiet = console if not console.as_json else _silent()
+    threshold = shown_from(document["val"])
+    predict(lambda: load_detector(reference, registry), [str(picture)], threshold, predictions, quiet)
+    document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
+    (output / "metrics.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    closing(output, document, reference, console)
+    console.result(document)
+    return document
+
+
+def empty_folder(output: Path) -> Path:
+    """The folder of the demo, emptied of an earlier demo.
+
+    Raises:
+        FileExistsError: it holds something that no demo put there.
+    """
+    output = output.absolute()
+    marker = output / MARKER
+    if output.exists() and any(output.iterdir()):
+        if not marker.is_file():
+            raise FileExistsError(f"{output} is not empty and not an earlier demo; choose another --output")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.write_text("made by zoo demo, which empties this folder when it runs again\n", encoding="utf-8")
+    return output
+
+
+def demo_recipe(data: Path, seed: int, steps: int) -> recipes.Recipe:
+    """The tiny recipe on the shapes, for a fixed number of steps."""
+    recipe = copy.deepcopy(recipes.load(recipes.resolve("rt_detr/tiny")))
+    recipe["about"] |= {"name": NAME.partition(".")[0], "tag": NAME.partition(".")[2]}
+    recipe["seed_everything"] = seed
+    recipe["model"]["init_args"]["num_classes"] = len(CLASSES)
+    recipe["data"]["init_args"] |= {
+        "root": str(data),
+        "train_transform": "shapes",
+        "seed": seed,
+        "num_workers": 1,  # reads and augments on the second core; a sixth of the time otherwise
+    }
+    per_epoch = NUM_TRAIN // recipe["model"]["init_args"]["schedule"]["global_batch_size"]
+    recipe["trainer"] |= {
+        "max_steps": steps,
+        "max_epochs": -1,
+        "accelerator": "cpu",
+        "devices": 1,
+        "check_val_every_n_epoch": max(1, steps // per_epoch // PASSES),
+    }
+    return recipe
+
+
+def shown_from(scores: dict[str, Any]) -> float:
+    """The threshold of the best F1 on the validation images; the usual one where nothing was found there."""
+    point = scores["operating_point"]
+    return DEFAULT_THRESHOLD if point is None else float(point["threshold"])
+
+
+def closing(output: Path, document: dict[str, Any], reference: str, console: Console) -> None:
+    """Where everything is, and what to do next."""
+    registry = shlex.quote(str(output / "registry"))
+    database = shlex.quote(f"sqlite:///{Path('mlruns', 'mlflow.db').absolute()}")
+    console.say(
+        f"\nAP {document['val']['AP']:.3f} after {document['demo_seconds']:.0f} s. All is below {output}:"
+    )
+    for what in ("run/curves.png", "run/gallery.png", "predictions/new_image_detections.png",
+                 "predictions/predictions.json", "run/recipe.yaml", "metrics.json"):  # fmt: skip
+        console.say(f"  {output / what}")
+    console.say(f"look at the run:     mlflow ui --backend-store-uri {database}")
+    threshold = shown_from(document["val"])
+    console.say(
+        f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {registry}"
+    )
+    console.say("your own images:     zoo finetune rt_detr_tiny --data FOLDER")
+
+
+class _silent(Console):
+    """Takes part in a command whose one JSON document is somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=True)
+
+    def result(self, document: dict[str, Any] | list[Any]) -> None:
+        """Nothing."""

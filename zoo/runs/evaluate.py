@@ -1,0 +1,205 @@
+"""`zoo validate` and `zoo test`: AP of a recipe's model, a checkpoint or a registered model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules.base import DetectionDataModule
+from datamodules.custom import CustomDataModule
+from datamodules.shards.reader import place_of
+from zoo.contract.preprocess import InputContract
+from zoo.evaluation.coco_ap import format_score
+from zoo.evaluation.coco_evaluator import protocol
+from zoo.runs import mask_data
+from zoo.runs.console import Console, quoted
+from zoo.runs.input_sizes import input_sizes
+from zoo.runs.lightning import quiet
+from zoo.runs.report import score_split, write_metrics
+from zoo.runs.subject import Subject, from_recipe, load_detector
+from zoo.runs.train import hardware
+from zoo.training.module import DetectionModule
+
+TIMED_IMAGES = 16
+EVALUATION_BATCH = 16
+
+
+def evaluate(
+    action: str,
+    *,
+    model: str | None,
+    configs: Sequence[str],
+    overrides: Sequence[tuple[str, str]],
+    ckpt_path: str | None,
+    data: Path | str | None,
+    decoder_layers: str | None,
+    output: Path | None,
+    registry: Path | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluates, prints the table with its interval, writes metrics.json.
+
+    Raises:
+        ValueError: neither a model nor a recipe was given, or head and data do not fit.
+    """
+    quiet()
+    split = "val" if action == "validate" else "test"
+    if configs:
+        subject = from_recipe(configs, overrides, model or ckpt_path, data, registry)
+    elif model or ckpt_path:
+        if overrides:
+            raise ValueError("dotted overrides change a recipe; give one with --config")
+        subject = from_model(str(model or ckpt_path), data, registry)
+    else:
+        raise ValueError(
+            f"nothing to evaluate: zoo {action} MODEL --data FOLDER, or zoo {action} --config RECIPE"
+        )
+    refuse_other_labels(subject)
+    sizes = input_sizes(subject.data, {}, (split,))
+    limits = subject.module.limits_of(subject.module.init_args)
+    limits.refuse_any(sizes, subject.name, "use larger images, or a model with fewer queries")
+    document: dict[str, Any] = {
+        "model": subject.name,
+        "hardware": hardware(subject.trainer),
+        "data_digest": subject.data.digest(),
+        "label_map": subject.data.label_map.to_dict(),
+        "protocol": protocol(),
+    }
+    if decoder_layers is None:
+        document[split] = score_split(split, subject.trainer, subject.module, subject.data, console)
+    else:
+        document["decoder_layers"] = by_layers(
+            parse_layers(decoder_layers, subject.module), subject, split, console
+        )
+    path = write_metrics(document, output or Path("."))
+    console.say(f"metrics     {path}")
+    console.result(document)
+    return document
+
+
+def from_model(model: str, folder: Path | str | None, registry: Path | None) -> Subject:
+    """A trained model on a folder of images, prepared as the model's input contract says."""
+    if folder is None:
+        raise ValueError(f"on which images? zoo validate {quoted(model)} --data FOLDER")
+    detector = load_detector(model, registry)
+    data = folder_data(folder, detector.input, detector.module)
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,
+                      enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
+    return Subject(detector.name, detector.module, data, trainer)
+
+
+def folder_data(folder: Path | str, contract: InputContract, module: DetectionModule) -> DetectionDataModule:
+    """A folder for evaluation; nothing of it is trained on. Masks are evaluated one image at a time."""
+    common: dict[str, Any] = {
+        "input": contract,
+        "train_transform": "none",
+        "batch_size": 1,
+        "num_workers": 0,
+        "seed": 0,
+    }
+    if module.instances is None:
+        return CustomDataModule(
+            root=str(folder), eval_batch_size=EVALUATION_BATCH, needs_train=False, **common
+        )
+    return mask_data.evaluation_data(place_of(folder), {**common, "eval_batch_size": 1}, module.label_map)
+
+
+def refuse_other_labels(subject: Subject) -> None:
+    """Raises ValueError if the head's classes are not those of the data, naming the first difference."""
+    subject.data.setup("validate")
+    mine, theirs = subject.module.label_map, subject.data.label_map
+    difference = mine.difference(theirs) if mine is not None else None
+    if difference:
+        raise ValueError(
+            f"{subject.name} and the data do not have the same classes: {difference}. Evaluate on data with "
+            "the model's classes, or fine-tune it on these"
+        )
+
+
+def parse_layers(text: str, module: DetectionModule) -> list[int]:
+    """`6,5,4,3` to numbers that the decoder has.
+
+    Raises:
+        ValueError: not numbers, or not between 1 and the layers that were trained.
+    """
+    decoder = getattr(module.evaluation_network, "decoder", None)
+    trained = getattr(getattr(decoder, "config", None), "num_layers", None)
+    if trained is None:
+        raise ValueError("--decoder-layers: this architecture does not evaluate with fewer decoder layers")
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdigit() and 1 <= int(p) <= trained for p in parts):
+        raise ValueError(
+            f"--decoder-layers {text!r}: give numbers from 1 to {trained}, the layers that were trained"
+        )
+    return [int(p) for p in parts]
+
+
+def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Console) -> list[dict[str, Any]]:
+    """AP with its interval and milliseconds an image, for each number of decoder layers."""
+    decoder: Any = subject.module.evaluation_network.decoder
+    before, rows = decoder.eval_layers, []
+    silent = Console(as_json=True) if console.as_json else _Quiet()
+    try:
+        for count in counts:
+            decoder.eval_layers = count
+            scores = score_split(split, subject.trainer, subject.module, subject.data, silent)
+            rows.append({"layers": count, "ms_per_image": milliseconds(subject), **scores})
+    finally:
+        decoder.eval_layers = before
+    table = [
+        (
+            r["layers"],
+            *(f"{_nan(r[k]):.3f} in {format_score(_nan(r[k]), _band(r, k))}" for k in ("AP", "AP50")),
+            round(r["ms_per_image"], 2),
+        )
+        for r in rows
+    ]
+    console.table(("decoder layers", "AP", "AP50", "ms/image"), table)
+    console.say(
+        f"{split}: {rows[0]['images']} images; times at batch 1, {hardware(subject.trainer)}, input to boxes"
+    )
+    if rows[0]["note"]:
+        console.say(rows[0]["note"])
+    return rows
+
+
+def milliseconds(subject: Subject) -> float:
+    """Median time of one image at batch 1, from normalised input to boxes."""
+    module = subject.module
+    module.eval()
+    loader = subject.data.val_dataloader()
+    batches = [batch.part(0, 1) for batch in islice(loader, TIMED_IMAGES)]
+    times = []
+    for batch in [batches[0], *batches]:  # the first is for warming up
+        moved = module.normalized(batch.to(module.device))
+        _wait(module.device)
+        begun = time.perf_counter()
+        module.detect(moved)
+        _wait(module.device)
+        times.append(time.perf_counter() - begun)
+    return 1000 * sorted(times[1:])[len(times[1:]) // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _band(row: dict[str, Any], key: str) -> tuple[float, float] | None:
+    low, high = row["interval"][key]
+    return None if low is None or high is None else (low, high)
+
+
+class _Quiet(Console):
+    def say(self, text: str = "", *, red: bool = False) -> None:
+        """Nothing: the table follows when all rows are there."""

@@ -1,0 +1,452 @@
+"""`zoo finetune`: reads the data, writes one complete recipe, and runs exactly what `zoo fit` runs on it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import DetectionDataModule
+from datamodules.index import Fault, by_severity
+from datamodules.shards.reader import place_of
+from zoo.cli.data.check import quick_check
+from zoo.contract.input_limits import InputLimits, Size
+from zoo.registry.manifest import Manifest
+from zoo.registry.names import base_name, check_name, shortened
+from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
+from zoo.runs import catalogue, mask_data, recipes, schema
+from zoo.runs.console import Console, quoted
+from zoo.runs.image_check import image_check
+from zoo.runs.input_sizes import input_sizes, most_places
+from zoo.runs.recipes import Recipe
+from zoo.runs.run_folder import new_folder, refuse_used
+from zoo.storage.patterns import compiled
+from zoo.training.module import DetectionModule
+from zoo.training.preflight import queries_advice
+
+# what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
+ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
+STRIDE = 32
+# parameters by which a rule of the schedule is known to be about a trained backbone
+OF_A_BACKBONE = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer4.0.conv1.weight")
+LONGEST_TO_SHORTEST = 1333 / 800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user asked for; None means the recipe's."""
+
+    model: str
+    data: Path | str  # a folder, or the address of shards
+    epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    devices: str | None = None
+    image_size: str | None = None
+    name: str | None = None
+    weights: str | None = None
+    lr: float | None = None
+    seed: int | None = None
+    output: Path | None = None
+    overfit_first: bool = False
+    registry: Path | None = None
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Start:
+    """What a model name means: the recipe to start from and the weights that belong to it."""
+
+    recipe: Recipe
+    family_name: str  # e.g. rt_detr_r18, also for a model of the registry that began as one
+    weights: str | None  # registry reference of its weights; None if there are none
+    manifest: Manifest | None = None
+
+
+def finetune(choices: Choices, console: Console) -> dict[str, Any]:
+    """The whole command; returns the metrics document.
+
+    Raises:
+        ValueError, OSError: naming what to change: the data, the model's name, or the weights.
+    """
+    from zoo.runs.register import register
+    from zoo.runs.report import report
+    from zoo.runs.train import train
+
+    start = starting_point(choices.model, choices.registry)
+    name = model_name(choices, start)
+    recipe, notes = complete_recipe(start, choices)
+    schema.check(recipe)
+    if choices.output is not None:
+        refuse_used(choices.output)
+    data = read_data(recipe)
+    refuse_too_few_places(recipe, data, start.family_name)
+    faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
+    seen, looked = image_check(data, place_of(choices.data))
+    faults += seen
+    notes += [*fit_to_data(recipe, data, choices), head_note(recipe), *looked]
+    if recipe["init_from"]["source"] == start.weights:
+        fetch_published(start, choices)
+    recipe["about"]["name"] = name.partition(".")[0]
+    recipe["about"]["tag"] = name.partition(".")[2] or "custom"
+    folder = choices.output or new_folder(name.replace(".", "-"))
+    announce(recipe, data, faults, notes, console)
+    run = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
+    splits = ["val", "test"] if "test" in run.data.read().splits else ["val"]
+    document = report(run, splits, console)
+    registered = register(run, document, splits[-1], name, choices.registry, start.weights, console)
+    if registered is not None:
+        document["registered"] = registered
+        console.say("\ntry it:")
+        where = "" if choices.registry is None else f" --registry {quoted(choices.registry)}"
+        console.say(f"  zoo predict {registered} {quoted(example_image(run.data))}{where}")
+    console.result(document)
+    return document
+
+
+def model_name(choices: Choices, start: Start) -> str:
+    """What the trained model will be registered as: the name given, else one made of model and data folder.
+
+    Raises:
+        ValueError: a registry cannot hold the name given; says why, before anything is trained.
+    """
+    if choices.name is not None:
+        check_name(choices.name)
+        refuse_builtin_name(choices.name)
+        return choices.name
+    tag = slug(place_of(choices.data).rstrip("/").rpartition("/")[2])
+    name = shortened(f"{start.family_name}.{tag}")
+    return shortened(f"{start.family_name}.my_{tag}") if is_builtin_name(name) else name
+
+
+def starting_point(name: str, registry: Path | None) -> Start:
+    """The recipe and weights behind a model of the zoo or of the user's registry.
+
+    Raises:
+        ValueError: there is no such model; names the nearest.
+    """
+    try:
+        entry = catalogue.find(name)
+    except ValueError as unknown:
+        try:
+            found = find(name, registry)
+        except (UnknownModelError, ValueError):
+            raise unknown from None
+        if found.folder is None or not (found.folder / "recipe.yaml").is_file():
+            raise ValueError(
+                f"{name} has no recipe beside its weights; finetune a model of `zoo list`"
+            ) from None
+        recipe = recipes.load(found.folder / "recipe.yaml")
+        reference = f"{found.manifest.name}:{found.manifest.version}"
+        return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
+    if entry["published"] is None:
+        return Start(recipes.load(recipes.resolve(entry["recipes"][0])), entry["name"], None)
+    # weights of an unpublished schedule have no recipe; their manifest holds the same block
+    first = entry["recipes"][:1]
+    size = recipes.load(recipes.resolve(first[0])) if first else catalogue.manifest_of(entry)
+    recipe = catalogue.finetune_recipe(entry["family"], size["model"]["class_path"])
+    arguments = recipe["model"]["init_args"]
+    arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
+    return Start(recipe, base_name(entry["name"]), entry["full_name"])
+
+
+def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
+    """The recipe with every choice in it, and what to tell the user; num_classes comes with the data."""
+    recipe = copy.deepcopy(start.recipe)
+    arguments, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
+    recipe["about"] = {
+        "name": start.family_name,
+        "tag": "custom",
+        "family": recipe["about"]["family"],
+        "license": "not stated",
+        "published": None,
+        "measured": None,
+        "sources": [],
+    }
+    keep = {
+        k: data[k]
+        for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
+    }
+    keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction", "bucketing")}
+    recipe["tracking"].pop("run_id", None)
+    notes = choose_weights(recipe, start, choices.weights)
+    place = place_of(choices.data)
+    if mask_data.learns_masks(recipe):
+        recipe["data"] = mask_data.data_block(place, keep)
+        notes += mask_data.suit_model(recipe)
+    else:
+        recipe["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
+    if choices.image_size is not None:
+        contract = recipe["data"]["init_args"]["input"]
+        contract["size"] = parse_size(choices.image_size, contract["resize"])
+        if contract["resize"] == "shortest":
+            notes.append(
+                "--image-size of this family: shorter side x the longest that the longer side may be"
+            )
+        if arguments.get("multi_scale"):
+            arguments["multi_scale"] = []
+            notes.append("multi_scale is switched off, for it would undo --image-size")
+    if choices.batch_size is not None:
+        arguments["schedule"]["global_batch_size"] = choices.batch_size
+        recipe["data"]["init_args"]["batch_size"] = choices.batch_size
+    if choices.lr is not None:
+        scale_learning_rate(arguments["schedule"], choices.lr)
+    # a registered model's recipe was another machine's
+    trainer |= {"accelerator": "auto", "devices": "auto", "num_nodes": 1}
+    if choices.epochs is not None:
+        trainer["max_epochs"] = choices.epochs
+        trainer.pop("max_steps", None)
+    if choices.max_steps is not None:
+        trainer["max_steps"], trainer["max_epochs"] = choices.max_steps, -1
+    if choices.devices is not None:
+        trainer["devices"] = int(choices.devices) if choices.devices.isdigit() else choices.devices
+    if choices.seed is not None:
+        recipe["seed_everything"] = recipe["data"]["init_args"]["seed"] = choices.seed
+    recipes.apply_overrides(recipe, choices.overrides)
+    return recipe, notes
+
+
+def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[str]:
+    """Writes `init_from` and the backbone's weights; never random without saying so.
+
+    Raises:
+        ValueError: published weights of a model that has none.
+        FileNotFoundError: a path that is none.
+    """
+    backbone = recipe["model"]["init_args"]["backbone"]
+    recipe["init_from"] = {"source": "none", "head": "keep"}
+    if weights is None and start.weights is None:
+        weights = "random"
+    if weights == "random":
+        return ["weights: random; the whole network learns from your images alone", *_from_scratch(recipe)]
+    backbone["weights"] = "random"  # the detector's weights hold the backbone's too
+    if weights in (None, "published"):
+        if start.weights is None:
+            raise ValueError(
+                f"{start.family_name} has no published weights; train it from scratch with --weights random, "
+                "or start from a checkpoint with --weights PATH"
+            )
+        recipe["init_from"] = {"source": start.weights, "head": "by_class_name"}
+        return [f"weights: {start.weights}; classes of the same name keep their rows, the others start new"]
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights {weights!r} is neither published nor random nor a file")
+    recipe["init_from"] = {"source": str(path.resolve()), "head": _head_for(path)}
+    return [f"weights: {path} (head: {recipe['init_from']['head']})"]
+
+
+def _head_for(path: Path) -> str:
+    """Class rows can be carried over by name only if the file says what its rows are."""
+    if path.suffix == ".safetensors":
+        return "new"
+    from zoo.storage.checkpoint_io import read_checkpoint
+
+    return "by_class_name" if "zoo" in read_checkpoint(path) else "new"
+
+
+def _from_scratch(recipe: Recipe) -> list[str]:
+    """Undoes what is meant for trained weights: slow or frozen parts would never learn."""
+    arguments, notes = recipe["model"]["init_args"], []
+    backbone, schedule = arguments["backbone"], arguments["schedule"]
+    backbone["weights"] = "random"
+    frozen = [k for k in ("freeze_stem", "frozen_norm") if backbone.get(k)]  # of the backbone alone
+    for key in frozen:
+        backbone[key] = False
+    if frozen:
+        notes.append(f"backbone {' and '.join(frozen)} switched off: random weights have to learn")
+    kept = []
+    for rule in schedule["rules"]:
+        if not any(compiled(rule["match"]).search(name) for name in OF_A_BACKBONE):
+            kept.append(rule)  # part of the method, not of starting from trained weights
+            continue
+        if rule.pop("freeze", False):
+            notes.append(f"{rule['match']} learns instead of being frozen")
+        slow = rule.pop("lr", None) if rule.get("lr") is not None and rule["lr"] < schedule["lr"] else None
+        if slow is not None:
+            notes.append(f"{rule['match']} learns at {schedule['lr']:g} instead of {slow:g}")
+        if rule.keys() - {"match"}:
+            kept.append(rule)
+    schedule["rules"] = kept
+    return notes
+
+
+def scale_learning_rate(schedule: dict[str, Any], lr: float) -> None:
+    """Sets the learning rate; those of the rules keep their ratio to it."""
+    ratio = lr / schedule["lr"]
+    schedule["lr"] = lr
+    for rule in schedule["rules"]:
+        if rule.get("lr") is not None:
+            rule["lr"] = rule["lr"] * ratio
+
+
+def parse_size(text: str, resize: str = "stretch") -> list[int]:
+    """`640` or `480x640` (height x width) to [h, w]; where the shortest side is resized, [shorter, longer].
+
+    There one number is the shorter side, and the longer may have DETR's 1333 to 800 of it.
+
+    Raises:
+        ValueError: not of that form, or no multiples of 32 where the image is stretched.
+    """
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    if match is None:
+        raise ValueError(f"--image-size {text!r} is neither N nor HxW, as in 640 or 480x640")
+    if resize == "shortest":
+        sides = [int(match[1]), int(match[2] or int(match[1]) * LONGEST_TO_SHORTEST)]
+        if min(sides) < STRIDE:
+            raise ValueError(f"--image-size {text}: both sides must be at least {STRIDE}")
+        _refuse_huge(text, sides)
+        return sorted(sides)
+    size = [int(match[1]), int(match[2] or match[1])]
+    if any(side % STRIDE or not side for side in size):
+        near = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in size)
+        raise ValueError(
+            f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}"
+        )
+    _refuse_huge(text, size)
+    return size
+
+
+def _refuse_huge(text: str, sides: list[int]) -> None:
+    most = InputLimits().largest
+    if max(sides) > most:
+        raise ValueError(
+            f"--image-size {text[:20]}: a side may have at most {most} pixels; cut larger images into tiles"
+        )
+
+
+def head_note(recipe: Recipe) -> str:
+    """How class rows that no weights fill start, by the family's own rule."""
+    module = importlib.import_module(recipe["model"]["class_path"].rpartition(".")[0])
+    prior = getattr(module, "PRIOR", None)
+    if prior is None:
+        return "class head: new rows start as torch starts a linear layer, as the official code leaves them"
+    return f"class head: new rows start at a probability of {prior:g} for every class (the focal prior)"
+
+
+def read_data(recipe: Recipe) -> DetectionDataModule:
+    """The data set as the recipe will read it, label map and summary included; refuses faulty data."""
+    data = mask_data.build(recipe["data"])
+    noticed = logging.getLogger("datamodules.base")
+    before = noticed.level
+    noticed.setLevel(logging.ERROR)  # `announce` tells every fault
+    try:
+        if mask_data.learns_masks(recipe):
+            mask_data.refuse_bare_boxes(data, recipe["data"]["init_args"]["root"])
+        data.setup("fit")
+    finally:
+        noticed.setLevel(before)
+    return data
+
+
+def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> list[str]:
+    """Writes what only the data tells: num_classes, and a batch and warm-up that a small set allows."""
+    notes = []
+    arguments, trainer = recipe["model"]["init_args"], recipe["trainer"]
+    schedule = arguments["schedule"]
+    train = data.read().splits["train"]
+    arguments["num_classes"] = data.label_map.num_classes
+    if len(train) < schedule["global_batch_size"] and choices.batch_size is None:
+        smaller = 1 << (len(train).bit_length() - 1)
+        notes.append(
+            f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {len(train)} images"
+        )
+        schedule["global_batch_size"] = smaller
+        recipe["data"]["init_args"]["batch_size"] = min(smaller, recipe["data"]["init_args"]["batch_size"])
+    per_epoch = max(1, len(train) // schedule["global_batch_size"])
+    limit = trainer.get("max_steps", -1)
+    steps = limit if limit and limit > 0 else per_epoch * trainer["max_epochs"]
+    if schedule["warmup_steps"] > steps // 10:
+        shorter = max(1, steps // 10)
+        notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
+        schedule["warmup_steps"] = shorter
+    fullest = data.most_objects()
+    part, queries = queries_of(recipe)
+    if fullest > queries:
+        notes.append(
+            queries_advice(part, fullest, queries, most_places(limits_of(recipe), sizes_of(recipe, data)))
+        )
+    notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
+    return notes
+
+
+def limits_of(recipe: Recipe) -> InputLimits:
+    """What sizes of input the recipe's model takes."""
+    cls: type[DetectionModule] = schema.load_class("model", recipe["model"]["class_path"])
+    return cls.limits_of(recipe["model"]["init_args"])
+
+
+def sizes_of(recipe: Recipe, data: DetectionDataModule) -> set[Size]:
+    """Sizes of input that all splits give."""
+    return input_sizes(data, recipe["data"]["init_args"], ("train", "val", "test"))
+
+
+def refuse_too_few_places(recipe: Recipe, data: DetectionDataModule, name: str) -> None:
+    """Raises ValueError where the images are too small for the queries, or of a size that no model takes."""
+    limits = limits_of(recipe)
+    advice = f"use a larger --image-size or fewer --model.{limits.part}.num_queries"
+    limits.refuse_any(sizes_of(recipe, data), name, advice)
+
+
+def queries_of(recipe: Recipe) -> tuple[str, int]:
+    """The part of the model that has the queries, and how many."""
+    arguments = recipe["model"]["init_args"]
+    part = "decoder" if "decoder" in arguments else "transformer"
+    return part, arguments[part]["num_queries"]
+
+
+def seen_as(recipe: Recipe) -> str:
+    """How the model sees images, as `zoo data check --image-size` takes it."""
+    contract = recipe["data"]["init_args"]["input"]
+    first, second = contract["size"]
+    return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
+
+
+def fetch_published(start: Start, choices: Choices) -> None:
+    """Makes the published weights ready before anything else takes time.
+
+    Raises:
+        ConnectionError: they cannot be fetched; names `--weights random`.
+    """
+    from zoo.registry.pull import pull
+    from zoo.storage.fetch import DownloadError
+
+    assert start.weights is not None
+    try:
+        pull(start.weights, registry=choices.registry)
+    except DownloadError as error:
+        raise ConnectionError(
+            f"the weights of {start.weights} cannot be fetched: {error} "
+            "Or train from scratch: --weights random"
+        ) from error
+
+
+def announce(
+    recipe: Recipe, data: DetectionDataModule, faults: list[Fault], notes: list[str], console: Console
+) -> None:
+    """Data, its faults, label map, and what was decided, before anything takes time."""
+    console.say(f"data        {recipe['data']['init_args']['root']}")
+    summary = data.summary()
+    every = sorted([*summary.faults, *faults], key=by_severity)
+    for line in replace(summary, faults=every).lines():
+        console.say(f"  {line}")
+    contract = recipe["data"]["init_args"]["input"]
+    height, width = contract["size"]
+    shape = f"{height}x{width}" if contract["resize"] == "stretch" else f"{height} to {width} a side"
+    console.say(f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {shape}")
+    for note in notes:
+        console.say(f"  {note}")
+
+
+def example_image(data: DetectionDataModule) -> str:
+    """An image of the val split, for the line to copy; a name to replace where it lies inside a shard."""
+    index = data.read().splits["val"]
+    return "IMAGE" if index.store is not None else str(index.path(0))
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and single underscores: a tag that a registry name may have."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "custom"

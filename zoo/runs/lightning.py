@@ -1,0 +1,178 @@
+"""LightningCLI as it serves here: one recipe in, model, data and trainer out, short errors.
+
+Source of what is switched off and why: SaveConfigCallback fails when its file exists, `run=True`
+breaks interpolation between keys, and the distributed sampler would repeat images in evaluation.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from datamodules.base import DetectionDataModule
+from zoo.runs import schema, trainer_options
+from zoo.runs.console import is_rank_zero
+from zoo.runs.schema import InitFrom, Tracking
+from zoo.storage.checkpoint_io import AtomicCheckpointIO
+from zoo.tracking.logger import MLflowTracker
+from zoo.training.module import DetectionModule
+from zoo.training.saving import CheckpointSaver
+
+log = logging.getLogger(__name__)
+
+
+class RecipeParser(LightningArgumentParser):
+    """Raises instead of printing two hundred lines of usage and leaving."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises ValueError with the specific part of the message."""
+        raise ValueError(schema.explain(message)) from ex
+
+
+class ZooCLI(LightningCLI):
+    """Builds what a recipe describes; runs nothing by itself.
+
+    Args:
+        recipe: a complete recipe.
+        folder: where checkpoints go.
+        callbacks: added to those of the recipe.
+        with_tracker: False where nothing is trained.
+        run_id: MLflow's, of the run that a resume goes on with.
+    """
+
+    def __init__(
+        self,
+        recipe: Mapping[str, Any],
+        folder: Path,
+        callbacks: list[Callback],
+        with_tracker: bool = True,
+        run_id: str | None = None,
+    ) -> None:
+        self._folder = folder
+        self._callbacks = callbacks
+        self._with_tracker = with_tracker
+        self._run_id = run_id
+        quiet()
+        super().__init__(
+            DetectionModule,
+            DetectionDataModule,
+            save_config_callback=None,
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+            },
+            seed_everything_default=0,
+            parser_class=RecipeParser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=copy.deepcopy(dict(recipe)),  # the parser writes into what it is given
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys that are ours."""
+        parser.add_argument("--about", type=dict, default={}, help="What the recipe claims; trains nothing.")
+        parser.add_argument("--init_from", type=InitFrom, required=True)
+        parser.add_argument("--tracking", type=Tracking, required=True)
+        parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the recipe; sys.argv, which Lightning would warn about, was read before."""
+        schema.check(args)
+        self.config = parser.parse_object(args)
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer.
+
+        Raises:
+            ValueError: what an argument's own check says, without the parser's frame around it.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException, ImportError) as error:
+            raise ValueError(schema.explain(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with our tracker, checkpoint writer and callbacks."""
+        config = self.config_init.trainer
+        tracking = self.config_init.tracking
+        if config.logger in (None, True) and self._with_tracker:
+            kwargs["logger"] = MLflowTracker(
+                experiment=tracking.experiment,
+                run_name=tracking.run_name,
+                run_id=self._run_id or tracking.run_id,
+            )
+        elif not self._with_tracker:
+            kwargs["logger"] = False
+        kwargs["plugins"] = [*_as_list(config.plugins), AtomicCheckpointIO()]
+        kwargs["callbacks"] = [*_as_list(config.callbacks), *self._callbacks]
+        kwargs["use_distributed_sampler"] = False
+        if config.profiler is not None:
+            kwargs["profiler"] = profiler(config.profiler, self._folder)
+        if config.sync_batchnorm and not trainer_options.on_gpu(config.accelerator):
+            kwargs["sync_batchnorm"] = False
+            if config.devices not in ("auto", 1, "1"):
+                log.warning(
+                    "sync_batchnorm needs GPUs: on CPUs every process takes the statistics of its own images, "
+                    "so this is not equivalent to the training on one device"
+                )
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, CheckpointSaver):
+                callback.folder = self._folder
+        return trainer
+
+
+def profiler(name: str, folder: Path) -> Profiler:
+    """Lightning's profiler of this name; it writes `profile` files into the run's folder, where they are seen."""
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    return kinds[name](dirpath=folder, filename="profile")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def quiet() -> None:
+    """Silences what Lightning says on every run and nobody can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not is_rank_zero():
+        logging.getLogger("datamodules").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in (
+        r".*does not have many workers.*",
+        r".*GPU available but not used.*",
+        r".*smaller than the logging interval.*",
+        r".*LeafSpec.*",
+        r".*isinstance\(treespec.*",
+        r".*tried to call `self.log\(.*",
+        r".*litlogger.*",
+        r"It is recommended to use `self.log\('(val|test)/A.*",  # the scores are equal on all ranks
+        r"Found \d+ module\(s\) in eval mode.*",
+        r".*Lightning couldn't infer the batch size.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning)\..*")

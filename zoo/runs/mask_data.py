@@ -1,0 +1,120 @@
+"""Which data a model with masks trains and is evaluated on: panoptic folders, and folders with outlines."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import DetectionDataModule
+from datamodules.formats import panoptic_file
+from datamodules.formats.detect import detect
+from datamodules.shards.reader import is_address
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.storage.patterns import compiled
+
+PANOPTIC, OUTLINES = "datamodules.panoptic.CocoPanopticDataModule", "datamodules.custom.CustomDataModule"
+CLASS_HEAD = "class_embed.weight"
+
+
+def learns_masks(recipe: dict[str, Any]) -> bool:
+    """Whether the recipe's model has a mask head."""
+    return "mask_losses" in recipe["model"]["init_args"]
+
+
+def is_panoptic(place: str) -> bool:
+    """Whether a place is a folder that is read as COCO panoptic data."""
+    return not is_address(place) and Path(place).is_dir() and detect(Path(place)) == "coco_panoptic"
+
+
+def panoptic_splits(folder: Path) -> dict[str, str]:
+    """`train_split` and `eval_split` of a panoptic folder, by the names of its files.
+
+    Raises:
+        ValueError: there is no split to train or evaluate on; names those that are there.
+    """
+    files = panoptic_file.annotation_files(folder)
+    absent = [role for role in ("train", "val") if role not in files]
+    if absent:
+        raise ValueError(
+            f"{folder} has panoptic_*.json for {', '.join(files)} and none for {' and '.join(absent)}; add "
+            f"panoptic_{absent[0]}.json with its folder of PNG files"
+        )
+    names = {role: files[role].stem.removeprefix("panoptic_") for role in ("train", "val")}
+    return {"train_split": names["train"], "eval_split": names["val"]}
+
+
+def data_block(place: str, common: dict[str, Any]) -> dict[str, Any]:
+    """The `data:` block of a place: panoptic, or any other format with the outlines of its objects.
+
+    Args:
+        place: absolute folder, or address of shards.
+        common: arguments that both data modules share.
+    """
+    if not is_panoptic(place):
+        return {"class_path": OUTLINES, "init_args": {"root": place, **common, "masks": True}}
+    shared = {k: v for k, v in common.items() if k != "val_fraction"}
+    splits = panoptic_splits(Path(place))
+    arguments = {"root": place, "labels": "contiguous", "ap_objects": "panoptic", **splits, **shared}
+    return {"class_path": PANOPTIC, "init_args": arguments}
+
+
+def suit_model(recipe: dict[str, Any]) -> list[str]:
+    """Fits rule and monitored score to the data that was chosen; what to tell the user."""
+    notes, arguments = [], recipe["model"]["init_args"]
+    rules = arguments["schedule"]["rules"]
+    for rule in [r for r in rules if r.get("freeze") and compiled(r["match"]).search(CLASS_HEAD)]:
+        rules.remove(rule)
+        notes.append(f"{rule['match']} learns instead of being frozen: new classes need it")
+    if recipe["data"]["class_path"] == PANOPTIC and arguments["panoptic"] is not None:
+        recipe["checkpoint"]["monitor"] = "val/PQ"
+        return [
+            *notes,
+            "panoptic data: things and stuff are learned; the best checkpoint is that of the highest PQ",
+        ]
+    arguments["panoptic"] = None
+    recipe["checkpoint"]["monitor"] = "val/segm_AP"
+    return [
+        *notes,
+        "masks of instances are learned; the best checkpoint is that of the highest AP of masks",
+    ]
+
+
+def build(block: dict[str, Any]) -> DetectionDataModule:
+    """The data module of a `data:` block."""
+    module, _, name = block["class_path"].rpartition(".")
+    arguments = dict(block["init_args"])
+    if not isinstance(arguments["input"], InputContract):
+        arguments["input"] = InputContract.from_dict(arguments["input"])
+    data: DetectionDataModule = getattr(importlib.import_module(module), name)(**arguments)
+    return data
+
+
+def refuse_bare_boxes(data: DetectionDataModule, place: str) -> None:
+    """Raises ValueError if objects have no outline: there is nothing to learn their masks from."""
+    bare = sum(fault.kind == "no_outline" for fault in data.read().faults)
+    if bare and not data.skip_broken:
+        total = sum(index.num_objects for index in data.read().splits.values())
+        raise ValueError(
+            f"{place}: {bare} of {total} objects have no outline, and this model learns masks. Draw them (as "
+            "polygons or run-length codes, e.g. in COCO json), set --data.skip_broken true to leave such objects "
+            "out, or finetune a model without masks, e.g. detr_r50"
+        )
+
+
+def evaluation_data(place: str, common: dict[str, Any], labels: LabelMap | None) -> DetectionDataModule:
+    """A place to evaluate a model with masks on; without outlines in it boxes alone can be evaluated.
+
+    Args:
+        place: absolute folder, or address of shards.
+        common: arguments that both data modules share.
+        labels: of the model: whether its head has the ids of the categories, or their positions.
+    """
+    block = data_block(place, common)
+    if block["class_path"] == PANOPTIC and labels is not None and labels.head_indices == labels.source_ids:
+        block["init_args"] |= {"labels": "category_id", "num_classes": labels.num_classes}
+    data = build(block)
+    if block["class_path"] == OUTLINES and any(f.kind == "no_outline" for f in data.read().faults):
+        return build({**block, "init_args": {**block["init_args"], "masks": False}})
+    return data

@@ -1,0 +1,187 @@
+"""`zoo predict`: files, folders, addresses and data URIs to boxes, masks, JSON and drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from datamodules.images.files import SUFFIXES, list_images
+from zoo.contract.segments import Segment
+from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
+from zoo.prediction.image_input import read_picture
+from zoo.runs.console import Console, counted
+from zoo.runs.prediction_files import PredictionFiles
+from zoo.storage.durable import written
+from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
+
+_LONGEST_STEM = 180  # bytes; file systems take 255, with what is added
+PREDICTIONS_FILE = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to look at: how the user named it, a name for its files, its bytes or path."""
+
+    given: str
+    stem: str
+    content: Path | bytes
+
+
+def predict(
+    load: Callable[[], Detector],
+    sources: Sequence[str],
+    threshold: float | None,
+    output: Path,
+    console: Console,
+) -> int:
+    """Detects in every source, prints what is found, writes predictions.json and a picture for each.
+
+    A picture among others that cannot be read is told and left out.
+
+    A model with masks adds results.json or, with a panoptic rule, panoptic.json and the id maps in panoptic/.
+
+    Args:
+        load: gives the detector; called once the pictures are known to be there.
+        sources: files, folders, addresses, data URIs.
+        threshold: scores below it are left out; None for the model's own.
+        output: folder; made if absent.
+        console: for the user.
+
+    Returns:
+        the exit code: 1 if a picture was left out.
+
+    Raises:
+        ValueError, OSError: a source is not there or cannot be reached, or no picture can be read.
+    """
+    if not sources:
+        raise ValueError(
+            "nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
+        )
+    pictures = [picture for source in sources for picture in open_source(source)]
+    unreadable: list[str] = []
+    detector = load()
+    output.mkdir(parents=True, exist_ok=True)
+    documents, files = [], PredictionFiles(output)
+    used: set[str] = set()
+    for picture in pictures:
+        try:
+            image = read_picture(picture.content)
+        except (ValueError, OSError) as error:
+            if len(pictures) == 1:
+                raise
+            unreadable.append(str(error))
+            console.say(f"left out    {error}")
+            continue
+        assert isinstance(image, Image.Image)
+        prediction = detector.predict(image, threshold)
+        stem = _unique(picture.stem, used)
+        drawn = files.draw(image, prediction, stem)
+        image_id = files.add(prediction, stem, picture.given[:200])
+        documents.append(
+            {
+                "source": picture.given[:200],
+                "image_id": image_id,
+                "picture": str(drawn),
+                **prediction.to_dict(),
+            }
+        )
+        say(picture, prediction, drawn, console)
+    if not documents:
+        raise ValueError(f"none of {len(pictures)} pictures can be read; the first: {unreadable[0]}")
+    files_written = {kind: str(path) for kind, path in files.write().items()}
+    result = {
+        "model": detector.name,
+        "threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
+        "predictions": documents,
+        "unreadable": unreadable,
+        "files": files_written,
+    }
+    predictions = output / PREDICTIONS_FILE
+    # a byte of a file name that is no UTF-8 becomes an escape of JSON
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    with written(predictions):
+        predictions.write_text(text, encoding="utf-8", errors="backslashreplace")
+    for path in (*files_written.values(), predictions):
+        console.say(f"{path}")
+    console.result(result)
+    if unreadable:
+        told = f"{counted(len(unreadable), 'picture')} of {len(pictures)} could not be read; the first: {unreadable[0]}"
+        console.say(told)
+    return 1 if unreadable else 0
+
+
+def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:
+    """One line per segment, else per detection; then where the picture is."""
+    console.say(f"{picture.given[:120]}")
+    if prediction.panoptic is not None:
+        lowest = prediction.panoptic_threshold
+        lines = [_segment_line(segment, prediction) for segment in prediction.panoptic.segments]
+    else:
+        lowest = prediction.threshold
+        rows = zip(prediction.labels, prediction.scores, prediction.boxes_xyxy, strict=True)
+        lines = [
+            f"Detected {label} with confidence {score:.3f} at location "
+            f"[{', '.join(f'{value:.2f}' for value in box)}]"
+            for label, score, box in rows
+        ]
+    for line in lines:
+        console.say(line)
+    if not lines:
+        console.say(f"nothing scores {lowest} or more; try a lower --threshold")
+    console.say(f"drawn       {drawn}")
+
+
+def _segment_line(segment: Segment, prediction: Prediction) -> str:
+    name = prediction.label_map.name_of_head[segment.label]
+    share = 100 * segment.area / (prediction.size[0] * prediction.size[1])
+    return f"Segment {segment.id}: {name} with confidence {segment.score:.3f} on {share:.1f} % of the picture"
+
+
+def open_source(source: str) -> Iterator[Source]:
+    """The pictures behind a file, folder, http(s) address or data URI.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without pictures.
+        ValueError: too large, no picture, or an address of another kind.
+        ConnectionError: the server does not answer in time.
+    """
+    scheme = scheme_of(source)
+    if scheme == "data":
+        yield Source(source[:40] + "...", "data_uri", decode_data_uri(source))
+    elif scheme in ("http", "https"):
+        name = _stem(Path(urllib.parse.urlsplit(source).path))
+        yield Source(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
+    elif scheme:
+        raise ValueError(
+            f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file"
+        )
+    elif os.path.isdir(source):
+        found = list_images(Path(source))
+        if not found:
+            raise FileNotFoundError(f"folder {source} holds no picture ({', '.join(sorted(SUFFIXES))})")
+        for path in found:
+            yield Source(str(path), _stem(path), path)
+    elif os.path.isfile(source):
+        yield Source(source, _stem(Path(source)), Path(source))
+    else:
+        raise FileNotFoundError(f"{source[:200]} is neither a file nor a folder")
+
+
+def _stem(path: Path) -> str:
+    """The name of a picture without its ending, short enough to name files after it."""
+    return os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
+
+
+def _unique(stem: str, used: set[str]) -> str:
+    name, number = stem, 2
+    while name in used:
+        name, number = f"{stem}_{number}", number + 1
+    used.add(name)
+    return name

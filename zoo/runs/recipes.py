@@ -1,0 +1,215 @@
+"""Recipes by name or path, dotted overrides, and the nearest key to a mistyped one. Imports no torch."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from zoo.registry.store import builtin_manifest, builtin_manifests
+from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
+
+Recipe = dict[str, Any]
+_OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
+_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+
+def bundled() -> dict[str, Path]:
+    """`<family>/<recipe>` -> file, for every recipe that comes with the package, also from a wheel."""
+    root = Path(str(resources.files("recipes")))
+    return {f"{p.parent.name}/{p.stem}": p for p in sorted(root.glob("*/*.yaml"))}
+
+
+def resolve(name: str) -> Path:
+    """The file of a recipe given as path, as `<family>/<recipe>`, or as zoo name with or without its tag.
+
+    Raises:
+        FileNotFoundError: naming the recipes that come nearest.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    files = bundled()
+    key = name.removeprefix("recipes/").removesuffix(".yaml")
+    if key in files:
+        return files[key]
+    fitting: list[tuple[int, Path]] = []
+    for recipe in files.values():
+        about = load_heading(recipe).about
+        full = f"{about.get('name')}.{about.get('tag')}"
+        if key in (about.get("name"), full) and about.get("tag") != "finetune":
+            fitting.append((_rank(full), recipe))
+    if fitting:  # of several schedules the one that the published weights were trained by
+        return min(fitting)[1]
+    near = nearest(key, [*files, *(k.split("/")[1] for k in files)])
+    raise FileNotFoundError(
+        f"no recipe {name!r}"
+        + (f" (did you mean {near!r}?)" if near else "")
+        + f": neither a file nor one of {', '.join(files)}"
+    )
+
+
+def _rank(full: str) -> int:
+    """0 for the model that the bare name means, 1 for other published weights, 2 for none."""
+    manifests = builtin_manifests()
+    return 2 if full not in manifests else 0 if builtin_manifest(manifests[full]).default else 1
+
+
+def load(path: Path) -> Recipe:
+    """One recipe file as a plain dict.
+
+    Raises:
+        ValueError: if it is no plain YAML (`zoo.storage.plain_yaml`), or no mapping.
+    """
+    recipe = read_yaml(path)
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds {type(recipe).__name__}; a recipe is a mapping of keys to values")
+    return recipe
+
+
+class Heading(NamedTuple):
+    """What a list of recipes tells of one."""
+
+    about: dict[str, Any]
+    class_path: str
+
+
+def load_heading(path: Path) -> Heading:
+    """The heading of a recipe that comes with the package, parsed once until its file changes: there are many."""
+    facts = path.stat()
+    return copy.deepcopy(_heading(path, facts.st_mtime_ns, facts.st_size))
+
+
+@functools.lru_cache(maxsize=256)
+def _heading(path: Path, changed: int, size: int) -> Heading:
+    recipe = load(path)
+    return Heading(recipe["about"], recipe["model"]["class_path"])
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Separates `--a.b.c value` and `--a.b.c=value` from the other arguments.
+
+    Raises:
+        ValueError: if an override has no value.
+    """
+    plain: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        match = _OVERRIDE.match(token)
+        if match is None:
+            plain.append(token)
+        elif match["value"] is not None:
+            overrides.append((match["key"], match["value"]))
+        elif rest and not _OVERRIDE.match(rest[0]):
+            overrides.append((match["key"], rest.pop(0)))
+        else:
+            raise ValueError(f"{token} needs a value: {token} VALUE or {token}=VALUE")
+    return plain, overrides
+
+
+def parse_value(text: str) -> Any:
+    """The value of an override, as YAML; `1e-4` is a number here, as on every command line."""
+    if _FLOAT.match(text) and not re.match(r"^[-+]?\d+$", text):
+        return float(text)
+    try:
+        return parse_yaml(text, "value")
+    except PlainYamlError as error:
+        raise ValueError(f"{text[:60]!r} is not a value: {error}") from error
+
+
+def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> None:
+    """Writes each override into the recipe; `model.x` and `model.init_args.x` mean the same.
+
+    The last part of a key may be new: arguments with a default are not in every recipe. Whether it is
+    one, the signatures tell (`zoo.runs.schema`).
+
+    Raises:
+        ValueError: for a part that leads nowhere, naming the nearest one.
+    """
+    for key, text in overrides:
+        node: Any = recipe
+        *parents, last = key.split(".")
+        if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
+            parents.insert(1, "init_args")
+        for depth, parent in enumerate(parents):
+            if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
+                raise unknown_key(key, parent, node, parents[:depth])
+            node = node[parent]
+        node[last] = parse_value(text)
+
+
+def unknown_key(key: str, part: str, node: Any, parents: Sequence[str]) -> ValueError:
+    """The error for an override whose `part` is no key of `node`."""
+    valid = [str(k) for k in node] if isinstance(node, Mapping) else []
+    near = nearest(part, valid)
+    hint = f"; did you mean {'.'.join([*parents, near]).replace('.init_args', '')!r}?" if near else ""
+    return ValueError(
+        f"the recipe has no key {key!r}{hint or f'; valid here: {chr(44).join(valid) or None}'}"
+    )
+
+
+def nearest(word: str, valid: Iterable[str]) -> str | None:
+    """The valid word that looks most like `word`, or None if none does."""
+    found = difflib.get_close_matches(word, sorted(set(valid)), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as YAML in its own key order, short lists on one line."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
+    flow = all(isinstance(v, (int, float, str)) for v in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flow)
+
+
+_Dumper.add_representer(list, _list)
+
+
+def merge(base: Recipe, over: Recipe) -> Recipe:
+    """`over` on `base`, key by key; lists are replaced, `key+` appends.
+
+    Another class_path drops the arguments of the old one.
+    """
+    merged = dict(base)
+    if "class_path" in over and over["class_path"] != base.get("class_path"):
+        merged.pop("init_args", None)
+    for key, value in over.items():
+        name = key.removesuffix("+")
+        old = merged.get(name)
+        if key != name:
+            merged[name] = [*(old or []), *(value if isinstance(value, list) else [value])]
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[name] = merge(old, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def read(configs: Sequence[str], overrides: Iterable[tuple[str, str]]) -> Recipe:
+    """Several recipes merged in order, then the overrides: one complete recipe.
+
+    Raises:
+        ValueError: if none is given.
+    """
+    if not configs:
+        raise ValueError("--config is missing: a recipe's path or name, as in --config rt_detr/r18_coco_72e")
+    recipe: Recipe = {}
+    for name in configs:
+        recipe = merge(recipe, load(resolve(name)))
+    apply_overrides(recipe, overrides)
+    return recipe

@@ -1,0 +1,211 @@
+"""What a training ends with: AP with its interval, curves, gallery, metrics.json, a registered model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+from torch import Tensor
+
+from datamodules.base import DetectionDataModule
+from zoo.contract.batch import Batch, Detections
+from zoo.contract.labels import LabelMap
+from zoo.contract.segments import PanopticSegmentation
+from zoo.evaluation.coco_ap import Evaluation, score_table, small_set_note
+from zoo.evaluation.coco_evaluator import protocol
+from zoo.evaluation.operating_point import best_f1
+from zoo.pictures.detections import annotations_of, compare, curves, gallery
+from zoo.pictures.segments import compare_panoptic
+from zoo.prediction.masks import PanopticRule, sizes_without_padding
+from zoo.runs.console import Console, is_rank_zero
+from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
+from zoo.runs.run_folder import METRICS_FILE
+from zoo.runs.train import TrainedRun, hardware
+from zoo.storage.checkpoint_io import write_atomically
+from zoo.storage.durable import written
+from zoo.training.module import DetectionModule
+
+PICTURES = 8
+
+
+def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str, Any]:
+    """Evaluates the best checkpoint, writes pictures and metrics.json, and says where everything is."""
+    loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curve ends with the training
+    run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # what is released is scored on all
+    scores = {name: score_split(name, run.trainer, run.module, run.data, console) for name in splits}
+    run.trainer.loggers = loggers
+    document: dict[str, Any] = {
+        "run": run.tracker.run_id if run.tracker else None,
+        "folder": str(run.folder),
+        "checkpoint": str(run.checkpoint),
+        "step": run.step,
+        "seconds": round(run.seconds, 1),
+        "hardware": hardware(run.trainer),
+        "recipe": str(run.folder / "recipe.yaml"),
+        "data_digest": run.data.digest(),
+        "label_map": run.data.label_map.to_dict(),
+        "protocol": protocol(),
+        **scores,
+    }
+    if not is_rank_zero():
+        return document
+    pictures = [write_curves(run, scores), write_gallery(run)]
+    path = write_metrics(document, run.folder)
+    if run.tracker is not None:
+        for picture in pictures:
+            run.tracker.log_figure_file(picture)
+        run.tracker.log_artifact(path)
+        run.tracker.log_dict(measured(document, splits[-1]), "measured.json")
+    console.say(f"best        {run.checkpoint}  (step {run.step})")
+    console.say(f"curves      {pictures[0]}")
+    console.say(f"gallery     {pictures[1]}")
+    console.say(f"metrics     {path}")
+    return document
+
+
+def score_split(
+    name: str, trainer: Trainer, module: DetectionModule, data: DetectionDataModule, console: Console
+) -> dict[str, Any]:
+    """Scores of the module on `val` or `test`: printed as a table, returned as plain values."""
+    run = trainer.validate if name == "val" else trainer.test
+    run(module, datamodule=data, verbose=False)
+    evaluation = module.val_ap.evaluation()
+    interval = evaluation.interval()
+    masks = mask_scores(module, data.label_map)
+    point = best_f1(evaluation)
+    if is_rank_zero():
+        console.say(f"\n{name}: {evaluation.num_images} images, 95 % interval by bootstrap over images")
+        console.say(score_table(evaluation, data.label_map, interval))
+        if point is not None:
+            console.say(f"\n{point.line()}")
+        for line in mask_table(masks):
+            console.say(line)
+        console.say()
+    operating_point = None if point is None else dataclasses.asdict(point)
+    return {**scores_of(evaluation, data.label_map, interval), "operating_point": operating_point, **masks}
+
+
+def scores_of(
+    evaluation: Evaluation, labels: LabelMap, interval: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """The scores of one split as plain values; nan (nothing to score) becomes null."""
+    return {
+        "images": evaluation.num_images,
+        **{key: _number(value) for key, value in evaluation.scores.items()},
+        "interval": {key: [_number(v) for v in band] for key, band in interval.items()},
+        "per_class": {
+            labels.name_of_head.get(head, f"class {head}"): _number(ap)
+            for head, ap in evaluation.per_class.items()
+        },
+        "note": small_set_note(interval["AP"], evaluation.num_images),
+    }
+
+
+def measured(document: dict[str, Any], split: str) -> dict[str, Any]:
+    """The fields of a manifest's `measured` from a metrics document."""
+    keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "interval")
+    return {
+        "step": document["step"],
+        "split": split,
+        "hardware": document["hardware"],
+        "protocol": {**document["protocol"], **mask_protocols(document[split])},
+        **{key: document[split][key] for key in keys},
+        **mask_fields(document[split]),
+    }
+
+
+def write_metrics(document: dict[str, Any], folder: Path) -> Path:
+    """metrics.json in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / METRICS_FILE
+    text = json.dumps(document, indent=2, ensure_ascii=False).encode()
+    write_atomically(path, lambda file: file.write(text))
+    return path
+
+
+def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
+    """Loss and scores over the steps, with the interval of the final AP."""
+    path = run.folder / "curves.png"
+    shown = {
+        n: p
+        for n, p in run.history.series.items()
+        if n in ("train/loss", "val/AP", "val/AP50", "val/AP75", "val/segm_AP", "val/PQ")
+    }
+    bands = {f"val/{key}": tuple(band) for key, band in scores.get("val", {}).get("interval", {}).items()}
+    known = {n: band for n, band in bands.items() if n in shown and None not in band}
+    with written(path):
+        curves(shown, path, bands=known)
+    return path
+
+
+def write_gallery(run: TrainedRun) -> Path:
+    """Predictions beside the ground truth on the first images of the val split."""
+    labels = run.data.label_map
+    rows = []
+    for batch in _first_batches(run.data):
+        pictures = [original_shape(batch, i) for i in range(len(batch))]
+        moved = batch.to(run.module.device)
+        if batch.panoptic is not None and run.module.panoptic is not None:
+            segments = _segments(run.module, run.module.panoptic, moved, labels)
+            compared = zip(pictures, segments, batch.panoptic, strict=True)
+            rows += [compare_panoptic(*each, labels) for each in compared]
+        else:
+            found = _detections(run.module, moved)
+            rows += [
+                compare(pictures[i], found[i], annotations_of(batch, i), labels) for i in range(len(batch))
+            ]
+    path = run.folder / "gallery.png"
+    with written(path):
+        gallery(rows[:PICTURES], columns=2).save(path)
+    return path
+
+
+def original_shape(batch: Batch, index: int) -> Image.Image:
+    """Image `index` of a uint8 batch, without its padding, stretched back to the original size."""
+    inside = ~batch.padding[index]
+    height, width = int(inside.any(1).sum()), int(inside.any(0).sum())
+    pixels: Tensor = batch.images[index, :, :height, :width].permute(1, 2, 0).contiguous().cpu()
+    h, w = batch.original_sizes[index]
+    return Image.fromarray(pixels.numpy()).resize((w, h), Image.Resampling.BICUBIC)
+
+
+def _first_batches(data: DetectionDataModule) -> Iterator[Batch]:
+    seen = 0
+    for batch in data.val_dataloader():
+        yield batch
+        seen += len(batch)
+        if seen >= PICTURES:
+            return
+
+
+def _detections(module: DetectionModule, batch: Batch) -> list[Detections]:
+    """On the CPU, with masks where the model predicts any."""
+    if module.instances is None:
+        found = module.detect(batch)
+    else:
+        predictions = module.predictions(batch)
+        found = module.instances(predictions, sizes_without_padding(batch), batch.original_sizes)
+    return [
+        d._replace(scores=d.scores.cpu(), labels=d.labels.cpu(), boxes_xyxy=d.boxes_xyxy.cpu()) for d in found
+    ]
+
+
+def _segments(
+    module: DetectionModule, rule: PanopticRule, batch: Batch, labels: LabelMap
+) -> list[PanopticSegmentation]:
+    """A picture shows segments where they are: padding is cut off, also where the rule of the score squeezes it."""
+    exact = dataclasses.replace(rule, crop_padding=True)
+    sizes = sizes_without_padding(batch)
+    return exact(module.predictions(batch), sizes, batch.original_sizes, labels.things)
+
+
+def _number(value: float | Tensor) -> float | None:
+    number = float(value) if not isinstance(value, torch.Tensor) else float(value.item())
+    return None if math.isnan(number) else number

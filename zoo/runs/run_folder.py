@@ -1,0 +1,109 @@
+"""The folder of a run: made for it alone, refused where another run lies or lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from zoo.runs.console import is_rank_zero
+
+RUNS = Path("mlruns", "checkpoints")
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"  # MLflow's id of the run, so that a resume continues it
+LAST_FILE = "last.ckpt"
+METRICS_FILE = "metrics.json"
+LOCK_FILE = ".run.lock"
+FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the processes that Lightning starts where rank zero writes
+
+
+def new_folder(name: str) -> Path:
+    """A new run folder, made here and so of no other run; the same one in the processes that Lightning starts."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    first = RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not is_rank_zero():
+        return first  # writes nothing; rank zero tells it the true one
+    number = 1
+    while True:
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a training has left something in `folder` that another would overwrite."""
+    return folder.is_dir() and (any(folder.glob("*.ckpt")) or (folder / METRICS_FILE).exists())
+
+
+def document_of(folder: Path) -> dict[str, Any]:
+    """metrics.json of a finished run, with the checkpoint where it lies now: the folder may have been moved.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+        ValueError: the file is not as a run writes it.
+    """
+    file = folder / METRICS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {METRICS_FILE}: it is no run folder, or its run is not finished; name a "
+            "checkpoint file"
+        )
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        beside = folder / Path(document["checkpoint"]).name
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{file} names no checkpoint ({error!r:.80}); name a checkpoint file") from error
+    return document | ({"checkpoint": str(beside)} if beside.is_file() else {})
+
+
+def refuse_used(folder: Path) -> None:
+    """Raises FileExistsError where a new run may not be written; names the way to go on with the old one."""
+    if FOLDER_VARIABLE in os.environ or not is_rank_zero():
+        return
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--output {folder} is a file; name a folder")
+    if not holds_a_run(folder):
+        return
+    if (folder / LAST_FILE).is_file():
+        way = f"go on with it: zoo fit --ckpt-path last --output {shlex.quote(str(folder))}"
+    else:
+        way = "or remove it"
+    raise FileExistsError(f"--output {folder} holds a run already; name another folder, {way}")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Inside, no other process of this machine trains into `folder`; the system frees it when this one dies.
+
+    Raises:
+        FileExistsError: another does.
+    """
+    if not is_rank_zero() or os.environ.get(FOLDER_VARIABLE) == str(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FileExistsError(f"{folder}: another run is writing there now; name another --output") from None
+    except NotImplementedError:
+        pass  # this file system knows no locks
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(FOLDER_VARIABLE, None)
+        lock.release()

@@ -1,0 +1,173 @@
+"""A recipe against the signatures it is written for, before anything is built.
+
+jsonargparse would find the same faults, but says them in a page of unions. Here a fault is one line
+with the dotted key and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+
+from zoo.runs import recipes, trainer_options
+from zoo.training.saving import CheckpointSaver
+
+# what a recipe may name, and where: a recipe is data, not a way to import
+PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
+TOP = ("about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitFrom:
+    """Weights to start from.
+
+    Attributes:
+        source: `none`, a name in the registry, or a checkpoint file.
+        head: keep every class row, start the class tensors new, or carry rows over by class name.
+    """
+
+    source: str
+    head: Literal["keep", "new", "by_class_name"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """The MLflow run.
+
+    Attributes:
+        experiment: made if it is missing.
+        run_name: shown by MLflow.
+        run_id: resume this run.
+    """
+
+    experiment: str
+    run_name: str | None = None
+    run_id: str | None = None
+
+
+OWN = {"init_from": InitFrom, "tracking": Tracking}  # the top-level keys that are ours
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Raises ValueError at the first fault of a recipe as read from YAML.
+
+    That is an unknown or missing key, or an option of the trainer that would not do what it says.
+    """
+    _known(recipe, TOP, "")
+    for key in ("model", "data", "trainer", "checkpoint", *OWN):
+        if key not in recipe:
+            raise ValueError(f"the recipe lacks {key!r}")
+        if not isinstance(recipe[key], Mapping):
+            raise ValueError(f"{key} is {recipe[key]!r}; it must be a mapping")
+    _known(recipe["trainer"], _parameters(Trainer), "trainer")
+    trainer_options.check(recipe["trainer"])
+    _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
+    for key, kind in OWN.items():
+        _dataclass(recipe[key], kind, key)
+    for key in PLACES:
+        _known(recipe[key], ("class_path", "init_args"), key)
+        _call(recipe[key].get("init_args") or {}, load_class(key, recipe[key].get("class_path")), key)
+
+
+def load_class(key: str, path: Any) -> type:
+    """The class that `model` or `data` names.
+
+    Raises:
+        ValueError: a path outside the package, or one that names nothing.
+    """
+    place = PLACES[key]
+    if not isinstance(path, str) or not re.fullmatch(re.escape(place) + r"[\w.]+", path):
+        raise ValueError(f"{key}.class_path is {path!r}; it must be a class under {place}")
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{key}.class_path {path!r}: there is no module {module_name}") from error
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        near = recipes.nearest(name, [n for n, value in vars(module).items() if inspect.isclass(value)])
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"{key}.class_path {path!r}: {module_name} has no class {name}{hint}")
+    return found
+
+
+def explain(message: str) -> str:
+    """One line out of jsonargparse's nested report: which key, what was expected, what was given."""
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    reasons = [
+        line.strip().removeprefix("- ")
+        for line in message.splitlines()
+        if not re.match(r"\s*(- )?(Parser key|Does not validate|Subtypes:|Errors:|Given value)", line)
+        and "<class 'NoneType'>" not in line
+    ]
+    given = re.findall(r"Given value: (.{1,60})", message) if "Got value" not in message else []
+    where = ".".join(dict.fromkeys(keys))
+    what = "; ".join(dict.fromkeys(r for r in reasons if r)) or " ".join(message.split())[:300]
+    got = f", got {given[0]}" if given and not given[0].startswith(("{", "Namespace")) else ""
+    return f"{where}: {what}{got}" if where else what + got
+
+
+def _parameters(target: Any) -> tuple[str, ...]:
+    return tuple(p for p in inspect.signature(target).parameters if p != "self")
+
+
+def _known(values: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if str(key).removesuffix("+") not in valid:
+            near = recipes.nearest(str(key), valid)
+            dotted = f"{where}.{key}".lstrip(".").replace(".init_args", "")
+            hint = f"did you mean {near!r}?" if near else f"valid: {', '.join(valid)}"
+            raise ValueError(f"{dotted} is no key of a recipe; {hint}")
+
+
+def _call(values: Mapping[str, Any], kind: type, where: str) -> None:
+    parameters = inspect.signature(kind).parameters
+    _known(values, tuple(parameters), f"{where}.init_args")
+    required = [n for n, p in parameters.items() if p.default is p.empty]
+    _complete(values, required, where)
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    for name, value in values.items():
+        _value(value, hints.get(name), f"{where}.{name}")
+
+
+def _dataclass(values: Mapping[str, Any], kind: type, where: str) -> None:
+    fields = [f for f in dataclasses.fields(kind) if f.init]
+    _known(values, tuple(f.name for f in fields), where)
+    required = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    _complete(values, required, where)
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        _value(value, hints.get(name), f"{where}.{name}")
+
+
+def _complete(values: Mapping[str, Any], required: list[str], where: str) -> None:
+    lacking = [name for name in required if name not in values]
+    if lacking:
+        raise ValueError(
+            f"the recipe lacks {', '.join(f'{where}.{name}' for name in lacking)}; it has no default"
+        )
+
+
+def _value(value: Any, hint: Any, where: str) -> None:
+    kinds = [h for h in (hint, *typing.get_args(hint)) if inspect.isclass(h) and dataclasses.is_dataclass(h)]
+    if not kinds:
+        return
+    items = enumerate(value) if isinstance(value, list) else [(None, value)]
+    for index, item in items:
+        at = where if index is None else f"{where}[{index}]"
+        if isinstance(item, Mapping):
+            _dataclass(item, kinds[0], at)
+        elif item is not None:
+            raise ValueError(f"{at} is {item!r}; it must be a mapping of {kinds[0].__name__}'s keys")

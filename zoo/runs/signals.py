@@ -1,0 +1,47 @@
+"""SIGTERM ends a command with exit code 143; a training hears it between two steps (`zoo.training.stopping`)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; a BaseException, so that nothing on the way mistakes it for a fault."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, with what it left; no KeyboardInterrupt, which Typer turns into an exit code without a word."""
+
+
+@contextmanager
+def leaving_nothing(*outputs: Path | None) -> Iterator[None]:
+    """Inside, Ctrl-C says that nothing was written if none of the outputs exists or has anything in it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        written = [out for out in outputs if out is not None and _holds_anything(out)]
+        told = f"; look at {', '.join(map(str, written))}" if written else "; nothing was written"
+        raise Interrupted(f"interrupted{told}") from error
+
+
+def _holds_anything(output: Path) -> bool:
+    place = output.expanduser()
+    return any(place.iterdir()) if place.is_dir() else place.exists()
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`; afterwards it does what it did before."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,110 @@
+"""Trained models by whatever names them: registry name, checkpoint, run folder, or a recipe with weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from datamodules.base import DetectionDataModule
+from datamodules.shards.reader import place_of
+from zoo.detector import Detector, load
+from zoo.registry.store import UnknownModelError, find
+from zoo.runs import mask_data, recipes
+from zoo.runs.init_from import read_weights
+from zoo.runs.lightning import ZooCLI
+from zoo.runs.run_folder import document_of
+from zoo.training.module import DetectionModule
+from zoo.training.transfer import load_weights
+
+
+@dataclass
+class Subject:
+    """What is evaluated: a module bound to nothing yet, its data, and what to call it."""
+
+    name: str
+    module: DetectionModule
+    data: DetectionDataModule
+    trainer: Trainer
+
+
+def load_detector(model: str | Path, registry: str | Path | None) -> Detector:
+    """The detector of a registry name, a checkpoint file, or a run folder.
+
+    A name of the registry is that model, whatever lies in the working directory; a path is written as one.
+
+    Raises:
+        FileNotFoundError: a run folder without a finished run.
+        UnknownModelError: neither a name nor a path.
+    """
+    path = Path(model).expanduser()
+    if not _is_written_as_path(model):
+        try:
+            find(str(model), registry)
+        except (UnknownModelError, ValueError):
+            if not os.path.exists(path):
+                raise
+        else:
+            return load(str(model), registry)
+    if os.path.isdir(path):
+        path = Path(document_of(path)["checkpoint"])
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no checkpoint or run folder {str(path)[:200]}")
+    return Detector.from_checkpoint(path)
+
+
+def _is_written_as_path(model: str | Path) -> bool:
+    if isinstance(model, Path) or os.sep in model or "/" in model or model.startswith((".", "~")):
+        return True
+    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors")
+
+
+def detector_of_recipe(
+    configs: Sequence[str],
+    overrides: Sequence[tuple[str, str]],
+    weights: str | None,
+    registry: Path | None,
+) -> Detector:
+    """The recipe's model with these weights; an official file gets the label map of the recipe's data."""
+    subject = from_recipe(configs, overrides, weights, None, registry)
+    subject.module.adopt(subject.module.label_map or subject.data.label_map, subject.data.input)
+    return Detector(subject.module, subject.name)
+
+
+def from_recipe(
+    configs: Sequence[str], overrides: Sequence[tuple[str, str]], weights: str | None, data: Path | str | None,
+    registry: Path | None,
+) -> Subject:  # fmt: skip
+    """Module, data and trainer of a recipe, with the weights that were named."""
+    recipe = recipes.read(configs, overrides)
+    if weights is None:
+        raise ValueError("which weights? give --ckpt-path, or a registered model's name, beside --config")
+    if data is not None:
+        recipe = with_data(recipe, data)
+    backbone = recipe["model"]["init_args"].get("backbone")
+    if isinstance(backbone, dict):
+        backbone["weights"] = "random"  # the weights that are loaded hold the backbone's
+    cli = ZooCLI(recipe, Path("."), [], with_tracker=False)
+    state, labels = read_weights(weights, cli.model, registry)
+    load_weights(cli.model, state, "keep")
+    cli.model.label_map = labels
+    return Subject(weights, cli.model, cli.datamodule, cli.trainer)
+
+
+def with_data(recipe: recipes.Recipe, folder: Path | str) -> recipes.Recipe:
+    """The recipe on another folder of images; panoptic data stay panoptic, with the recipe's own ids."""
+    changed = copy.deepcopy(recipe)
+    arguments, place = changed["data"]["init_args"], place_of(folder)
+    if changed["data"]["class_path"] == mask_data.PANOPTIC and mask_data.is_panoptic(place):
+        arguments |= {"root": place, **mask_data.panoptic_splits(Path(place))}
+        return changed
+    keep = {
+        k: arguments[k]
+        for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
+    }
+    changed["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
+    return changed

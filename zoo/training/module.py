@@ -1,0 +1,441 @@
+"""DetectionModule: the one training loop that every family shares."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from zoo.contract.batch import Batch, Detections, Outputs, Predictions, Step
+from zoo.contract.input_limits import InputLimits
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.evaluation.coco_ap import CocoAP
+from zoo.evaluation.mask_scores import MaskScores
+from zoo.prediction.masks import InstanceMasks, PanopticRule
+from zoo.prediction.postprocess import Postprocess
+from zoo.training.criterion import SetCriterion
+from zoo.training.ema import EmaConfig, ModelEma
+from zoo.training.position import Position, write_loops
+from zoo.training.schedule import Schedule
+
+CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its steps
+
+
+class DetectionData(Protocol):
+    """What the loop asks of a datamodule; `zoo` never imports one."""
+
+    label_map: LabelMap
+    input: InputContract
+
+    def plan_steps(self, global_batch_size: int, world_size: int, rank: int) -> int:
+        """Micro-batches a device accumulates to keep `global_batch_size`."""
+        ...
+
+    def skip_batches(self, consumed: int) -> None:
+        """Starts the first training epoch after `consumed` micro-batches."""
+        ...
+
+    def digest(self) -> str:
+        """Fingerprint of the annotations."""
+        ...
+
+
+class DetectionModule(LightningModule):
+    """Trains a set-prediction detector: network -> criterion; postprocess -> CocoAP, MaskScores.
+
+    A family subclasses this once, in its own file, builds the parts below and overrides no hook:
+    families differ in their parts, not in how a step runs.
+    """
+
+    network: nn.Module  # Batch with normalised images -> Outputs
+    criterion: SetCriterion
+    postprocess: Postprocess
+    instances: InstanceMasks | None = None  # how masks become those of detections; None predicts no masks
+    panoptic: PanopticRule | None = None  # how masks become one segment a pixel; None for instances only
+    class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
+    added_tensors: ClassVar[str | None] = (
+        None  # regex of those that weights to start from may lack, all of them
+    )
+
+    def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.schedule = schedule
+        self.init_args = {k: plain(v) for k, v in init_args.items() if k not in ("self", "__class__")}
+        self.label_map: LabelMap | None = None
+        self.input: InputContract | None = None
+        self.data_digest: str | None = None
+        self.ema: ModelEma | None = None
+        self.val_ap = CocoAP()
+        self.val_masks = MaskScores()
+        self._losses: dict[str, Tensor] = {}
+        self.begun = Position()  # of this fit
+        self._scored_step = -1  # of the last validation that was finished
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    @classmethod
+    def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
+        """What sizes of input a module with these plain arguments takes, known before it is built."""
+        return InputLimits()
+
+    def average(self, config: EmaConfig | None) -> None:
+        """Starts the moving average of `network`; a subclass calls this last in its `__init__`."""
+        self.ema = None if config is None else ModelEma(self.network, config)
+
+    @property
+    def evaluation_network(self) -> nn.Module:
+        """The network that is evaluated and released: the average if there is one."""
+        return self.network if self.ema is None else self.ema.network
+
+    def model_block(self) -> dict[str, Any]:
+        """Class path and plain arguments, as in a recipe or manifest."""
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": self.init_args,
+        }
+
+    def adopt(self, label_map: LabelMap, contract: InputContract) -> None:
+        """Takes over what an output index means and how images are prepared.
+
+        Raises:
+            ValueError: the head is not as wide as the label map; names both.
+        """
+        if label_map.num_classes != self.num_classes:
+            names = ", ".join(label_map.names[:5]) + (", ..." if len(label_map.names) > 5 else "")
+            raise ValueError(
+                f"the head has num_classes {self.num_classes}, but the data has {label_map.num_classes} "
+                f"({len(label_map.names)} classes: {names}). Set model.init_args.num_classes to "
+                f"{label_map.num_classes}, or use the data the head was made for"
+            )
+        self.label_map, self.input = label_map, contract
+
+    # -- Lightning hooks --------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Binds data and model; for training, freezes what the schedule says and finds the split of the batch."""
+        data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.adopt(data.label_map, data.input)
+        self.data_digest = data.digest()
+        if stage == "fit":
+            self.schedule.freeze(self.network.named_parameters())  # the optimizer comes after DDP, too late
+            self.trainer.accumulate_grad_batches = data.plan_steps(
+                self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
+            )
+            self.begun, self._scored_step = Position(step_size=self.schedule.global_batch_size), -1
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The schedule's groups and learning rate."""
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = self.schedule.optimizer(self.network, fused=not mixed)
+        per_epoch = self.steps_per_epoch()
+        batches, of_step = int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
+        if batches % of_step:
+            raise ValueError(
+                f"trainer.limit_train_batches leaves {batches} micro-batches an epoch, and a step has {of_step}; "
+                f"set it to a multiple of {of_step}"
+            )
+        validate_at_steps(self.trainer, per_epoch)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.schedule.scheduler(optimizer, per_epoch, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Makes up for the validation that the checkpoint was written before."""
+        if self.begun.validated:
+            return
+        loop = self.trainer.fit_loop
+        ended = self.begun.step_in_epoch == 0  # it belongs to the epoch before this one
+        loop.epoch_progress.current.completed -= ended
+        # as Lightning does it between two steps
+        self.trainer.validating = True
+        loop.epoch_loop.val_loop.restarting = False
+        loop.epoch_loop.val_loop.run()
+        self.trainer.training = True
+        loop.epoch_progress.current.completed += ended
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes dropout a function of (seed, step, micro-batch, rank)."""
+        # loggers count by it; Lightning's own count is off by one after some resumes
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+        step = required_step(batch)
+        torch.manual_seed(draw_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The micro-batch's share of the loss of the whole step."""
+        losses = self.losses(batch)
+        total = torch.stack([value.sum() for value in losses.values()]).sum()
+        self._log_losses(losses, total, batch)
+        # Lightning divides by the micro-batches and DDP by the ranks; the loss is normalised already
+        return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Averages the weights after each step, before any callback may save them."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collects detections, and masks of a model that predicts them, from one run of the network."""
+        predictions = self.predictions(batch)
+        self.val_ap.update(self.postprocess(predictions, batch.original_sizes), batch)
+        if self.instances is not None:
+            things = frozenset[int]() if self.label_map is None else self.label_map.things
+            self.val_masks.update(predictions, batch, self.instances, self.panoptic, things)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores over all ranks."""
+        self._log_scores("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._scored_step = self.trainer.global_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last evaluation only now, so that its details can be read until here."""
+        self.val_ap.reset()
+        self.val_masks.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Scores over all ranks."""
+        self._log_scores("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a registry needs to know, plain values only."""
+        checkpoint["zoo"] = {
+            "format": CHECKPOINT_FORMAT,
+            "model": self.model_block(),
+            "label_map": None if self.label_map is None else self.label_map.to_dict(),
+            "input": None if self.input is None else self.input.to_dict(),
+            "data_digest": self.data_digest,
+            **dataclasses.asdict(self.position()),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets loop and data to where the checkpoint stands, in the present cut of a step.
+
+        Raises:
+            ValueError: the checkpoint is not ours, of another label map, or beyond the last epoch.
+        """
+        facts = checkpoint.get("zoo")
+        if facts is None:
+            raise ValueError("not a checkpoint of this project: it has no 'zoo' entry")
+        if self.label_map is not None and facts["label_map"] is not None:
+            difference = self.label_map.difference(LabelMap.from_dict(facts["label_map"]))
+            if difference:
+                raise ValueError(
+                    f"the checkpoint was trained with another label map than this data has: {difference}"
+                )
+        if self.trainer.state.fn == "fit":
+            self._go_to(self._position_in(facts), checkpoint)
+
+    # -- position ---------------------------------------------------------------------------------
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        return max(1, -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches))
+
+    def position(self) -> Position:
+        """Where the training stands, at the end of its last optimizer step."""
+        return self.begun.after(
+            self.trainer.global_step, self.steps_per_epoch(), not self._validation_is_due()
+        )
+
+    def _validation_is_due(self) -> bool:
+        step, fit = self.trainer.global_step, self.trainer.fit_loop
+        if self._scored_step == step:
+            return False
+        if self.begun.step == step:
+            return not self.begun.validated
+        epoch = fit.epoch_progress.current
+        running = epoch.processed < epoch.started  # type: ignore[attr-defined]
+        if not running or fit._data_fetcher is None or fit._should_accumulate():
+            return False
+        return fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
+
+    def _position_in(self, facts: Mapping[str, Any]) -> Position:
+        if "step_in_epoch" in facts:
+            return Position(**{f.name: facts[f.name] for f in dataclasses.fields(Position)})
+        # format 1, whose epochs all had as many steps as they have now
+        return Position(step_size=self.schedule.global_batch_size).after(
+            facts["step"], self.steps_per_epoch(), validated=True
+        )
+
+    def _go_to(self, position: Position, checkpoint: dict[str, Any]) -> None:
+        self.begun = position.of_size(self.schedule.global_batch_size, self.steps_per_epoch())
+        limit = self.trainer.max_epochs
+        if limit not in (None, -1) and self.begun.epoch > limit:
+            raise ValueError(
+                f"the checkpoint has trained {self.begun.epoch} epochs and trainer.max_epochs is {limit}: "
+                "nothing is left to train; set it higher, or take an earlier checkpoint"
+            )
+        accumulation = self.trainer.accumulate_grad_batches
+        write_loops(checkpoint["loops"], self.begun, accumulation)
+        data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.skip_batches(self.begun.step_in_epoch * accumulation)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """{`set/term`: [L]} weighted losses of a training batch; uint8 images are normalised first."""
+        batch = self.normalized(batch)
+        return self.criterion(self.network(batch).supervised, batch.targets, required_step(batch))
+
+    @torch.no_grad()
+    def predictions(self, batch: Batch) -> Predictions:
+        """Raw predictions of the evaluation network, in evaluation mode; uint8 images are normalised first."""
+        network = self.evaluation_network
+        was_training = network.training
+        network.eval()
+        try:
+            outputs: Outputs = network(self.normalized(batch))
+        finally:
+            network.train(was_training)
+        return outputs.final
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Detections of each image, in pixels of the original images, from the evaluation network."""
+        return self.postprocess(self.predictions(batch), batch.original_sizes)
+
+    def normalized(self, batch: Batch) -> Batch:
+        """Float images; those that are float already stay."""
+        if batch.images.dtype != torch.uint8:
+            return batch
+        if self.input is None:
+            raise ValueError("no input contract: fit with a datamodule, or load the model with zoo.load")
+        return self.input.normalize(batch)
+
+    def _log_scores(self, split: str) -> None:
+        scores = {name: torch.tensor(value) for name, value in self.val_ap.compute().items()}
+        if self.instances is not None:
+            scores |= self.val_masks.compute(self.val_ap.evaluation().num_images, self.panoptic)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
+
+    def _log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
+        """Logs the loss of the whole step as this rank sees it, when its last micro-batch is done."""
+        for name, value in {**{k: v.sum() for k, v in losses.items()}, "loss": total}.items():
+            value = value.detach()
+            self._losses[name] = self._losses[name] + value if name in self._losses else value
+        loop = self.trainer.fit_loop.epoch_loop
+        if loop._accumulated_batches_reached() or loop._num_ready_batches_reached():
+            scale = self.trainer.world_size
+            values = {f"train/{name}": value * scale for name, value in self._losses.items()}
+            self.log("train/loss", values.pop("train/loss"), prog_bar=True, batch_size=len(batch))
+            if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                self.log_dict(values, batch_size=len(batch))
+            self._losses = {}
+
+
+def validate_at_steps(trainer: Trainer, steps_per_epoch: int) -> None:
+    """Puts validations inside an epoch at the end of a step; `trainer.val_check_interval` counts steps.
+
+    Lightning counts micro-batches: another cut of a step would validate elsewhere, and inside one.
+
+    Raises:
+        ValueError: an epoch has fewer steps.
+    """
+    interval, every = trainer.val_check_interval, getattr(trainer, "val_check_batch", None)
+    if every is None or every == float("inf"):
+        return
+    whole = isinstance(interval, int)
+    steps = interval if whole else max(1, int(steps_per_epoch * interval))
+    if whole and trainer.check_val_every_n_epoch is not None and steps > steps_per_epoch:
+        raise ValueError(
+            f"trainer.val_check_interval is {steps} steps and an epoch has {steps_per_epoch}; lower it, or "
+            "set trainer.check_val_every_n_epoch to null to count on over epochs"
+        )
+    at = steps * trainer.accumulate_grad_batches
+    trainer.val_check_batch = at if whole else min(at, int(trainer.num_training_batches))
+
+
+def required_step(batch: Batch) -> Step:
+    """The batch's step facts.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if batch.step is None:
+        raise ValueError("training needs Batch.step, the facts of the whole optimizer step")
+    return batch.step
+
+
+def draw_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else."""
+    key = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(key, "little") >> 1
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths to dicts, lists and strings: what a safe loader reads back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = None) -> DetectionModule:
+    """The module of a `{class_path, init_args}` block from a recipe or manifest.
+
+    Args:
+        block: class_path must be under `zoo.architectures.`: a manifest is data, not code to import.
+        backbone_weights: `random` when the weights are loaded afterwards, so nothing is fetched.
+
+    Raises:
+        ValueError: a foreign class path, or arguments that do not fit the signature.
+    """
+    if not isinstance(block, Mapping) or not isinstance(block.get("init_args"), Mapping):
+        raise ValueError(f"the model block is {block!r:.80}; it has class_path and init_args, a mapping")
+    path = str(block.get("class_path"))
+    module_name, _, class_name = path.rpartition(".")
+    if not re.fullmatch(r"zoo\.architectures\.[a-z0-9_]+\.[A-Za-z0-9_]+", path):
+        raise ValueError(f"class_path {path!r} is not under zoo.architectures.; nothing else is imported")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"class_path {path!r} names no architecture of this version: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, DetectionModule)):
+        raise ValueError(f"class_path {path!r} is not a detection module")
+    init_args = copy.deepcopy(dict(block["init_args"]))  # the parser writes into what it is given
+    if backbone_weights is not None:
+        if not isinstance(init_args.get("backbone"), Mapping):
+            raise ValueError(
+                f"the backbone of {path} is {init_args.get('backbone')!r:.80}; it must be a mapping"
+            )
+        init_args["backbone"] = {**init_args["backbone"], "weights": backbone_weights}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "model")
+    try:
+        config = parser.parse_object({"model": init_args})
+    except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
+        raise ValueError(f"init_args do not fit {path}: {error}") from error
+    try:
+        module: DetectionModule = parser.instantiate(config).model
+    except OSError:
+        raise  # the weights of a backbone cannot be had
+    except Exception as error:  # sizes that fit no layer: what torch raises depends on the layer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"no network can be built of init_args of {path}: {reason[:200]}") from error
+    return module

@@ -1,0 +1,126 @@
+"""Optimizer groups, learning rate and batch size of a run, as one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.storage.patterns import compiled
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamRule:
+    """Gives parameters whose name matches its own numbers; the first rule that matches wins.
+
+    Attributes:
+        match: regular expression, searched in names such as `backbone.layer1.0.bn1.weight`.
+        lr, weight_decay: null for the schedule's.
+        freeze: the parameters do not train.
+    """
+
+    match: str
+    lr: float | None = None
+    weight_decay: float | None = None
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        compiled(self.match)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """AdamW and its learning rate over time.
+
+    Attributes:
+        lr, weight_decay: of parameters that no rule matches.
+        rules: see `ParamRule`.
+        warmup_steps: lr of step i is (i + 1) / warmup_steps of the base until it reaches it.
+        drop_epochs: at the start of each of these epochs (from 0) the lr falls to a tenth.
+        global_batch_size: images of an optimizer step, over all devices and micro-batches.
+        decay: `cosine` falls from the base to `final_factor` of it at the last step.
+        final_factor: see `decay`.
+        betas: of AdamW.
+    """
+
+    lr: float
+    weight_decay: float
+    rules: list[ParamRule]
+    warmup_steps: int
+    drop_epochs: list[int]
+    global_batch_size: int
+    decay: Literal["constant", "cosine"] = "constant"
+    final_factor: float = 1.0
+    betas: tuple[float, float] = field(default=(0.9, 0.999))
+
+    def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
+        """Optimizer groups of named parameters, frozen ones switched off and left out.
+
+        Raises:
+            ValueError: a rule matches no parameter.
+        """
+        parameters = list(parameters)
+        self.freeze(parameters)
+        rules = [*self.rules, ParamRule(match="")]
+        members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in rules]
+        used = set()
+        for name, parameter in parameters:
+            matching = [i for i, rule in enumerate(rules) if compiled(rule.match).search(name)]
+            used.update(matching)
+            if parameter.requires_grad:
+                members[matching[0]].append((name, parameter))
+        for i, rule in enumerate(self.rules):
+            if i not in used:
+                raise ValueError(
+                    f"schedule.rules[{i}] (match: {rule.match!r}) matches no parameter of the network"
+                )
+        return [
+            {
+                "params": [p for _, p in group],
+                "param_names": [n for n, _ in group],
+                "lr": self.lr if rule.lr is None else rule.lr,
+                "weight_decay": self.weight_decay if rule.weight_decay is None else rule.weight_decay,
+            }
+            for rule, group in zip(rules, members, strict=True)
+            if group
+        ]
+
+    def freeze(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Stops the parameters that the rules freeze from training.
+
+        To be done before DDP wraps the network: it waits for a gradient of whatever trains at that moment.
+        """
+        for name, parameter in parameters:
+            rule = next((r for r in self.rules if compiled(r.match).search(name)), None)
+            if rule is not None and rule.freeze:
+                parameter.requires_grad_(False)
+
+    def optimizer(self, network: nn.Module, fused: bool = True) -> AdamW:
+        """AdamW over the groups; fused, which is 3x faster than the loop on a CPU.
+
+        Not fused under mixed precision: there the fused one undoes the scale of the gradients itself, too
+        late for clipping, and Lightning refuses the two together.
+        """
+        groups = self.groups(network.named_parameters())
+        return AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused)
+
+    def factor(self, step: int, steps_per_epoch: int, total_steps: int) -> float:
+        """What the base learning rate is multiplied by in optimizer step `step` (from 0)."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        drops = sum(step // steps_per_epoch >= epoch for epoch in self.drop_epochs)
+        factor = warm * 0.1**drops
+        if self.decay == "cosine":
+            progress = min(1.0, step / max(1, total_steps - 1))
+            low = self.final_factor
+            factor *= low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        return factor
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int, total_steps: int) -> LambdaLR:
+        """Stepped once per optimizer step."""
+        return LambdaLR(optimizer, lambda step: self.factor(step, steps_per_epoch, total_steps))
