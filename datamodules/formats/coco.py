@@ -17,14 +17,10 @@ from datamodules.images.files import ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.object_rules import is_id
-from datamodules.index.source import (
-    Source,
-    add_checked_image,
-    class_key,
-    image_overlaps,
-)
+from datamodules.index.source import Source, image_overlaps, similar_names
 from datamodules.progress import Progress, byte_bar
 from datamodules.reading import kinds as sniff
+from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.json_stream import CHUNK, JsonError, JsonStream, converted
 from datamodules.reading.places import ImagePlaces, beside, split_in
@@ -133,23 +129,6 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
         else:
             classes[category.id] = category.name
     return classes, [*faults, *similar_names(shown, classes)]
-
-
-def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
-    """A warning for each class whose name differs from an earlier one by its spelling only."""
-    first: dict[str, int] = {}
-    for source_id, name in classes.items():
-        key = class_key(name)
-        if key in first:
-            yield Fault(
-                "warning",
-                "similar_classes",
-                file,
-                source_id,
-                f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case, "
-                "spaces or Unicode form only; they are kept apart; merge them if they mean the same",
-            )
-        first.setdefault(key, source_id)
 
 
 def read_split(

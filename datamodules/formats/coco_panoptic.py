@@ -21,7 +21,8 @@ from datamodules.formats.panoptic_file import (
 from datamodules.images.files import ImageFolder
 from datamodules.images.id_maps import PngFolder, annotation_id
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.index.source import Source, add_checked_image, image_overlaps
+from datamodules.index.source import Source, image_overlaps
+from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.reader import Evidence, Reader, Signs, claimed
 from zoo.contract.labels import LabelMap
 

@@ -53,7 +53,9 @@ _FEW = 10  # missing files of a folder that are named one by one
 @cache
 def class_names() -> dict[int, str]:
     """category_id (1 to 365) -> name as published."""
-    text = resources.files("datamodules").joinpath("objects365_classes.yaml").read_text(encoding="utf-8")
+    text = (
+        resources.files("datamodules.formats").joinpath("objects365_classes.yaml").read_text(encoding="utf-8")
+    )
     return dict(enumerate(yaml.safe_load(text)["names"], start=1))
 
 

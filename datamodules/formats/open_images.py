@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.index.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.index.source import Source, image_overlaps, split_of
 from datamodules.reading import kinds as sniff
+from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_rows
 from datamodules.reading.reader import Reader, laid_out

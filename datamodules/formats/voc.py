@@ -10,10 +10,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from datamodules.formats import voc_layout
-from datamodules.formats.coco import similar_names
 from datamodules.images.files import SUFFIXES, ImageFolder
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, Severity, shown_path
-from datamodules.index.source import Source, add_checked_image, class_key, image_overlaps
+from datamodules.index.source import Source, class_key, image_overlaps, similar_names
+from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.reader import Evidence, Reader, Signs
 from datamodules.reading.text import decode_xml
 from zoo.storage.opening import read_file

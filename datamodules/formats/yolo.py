@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats import yolo_layout as layout
-from datamodules.formats.coco import similar_names
 from datamodules.formats.yolo_keypoints import KeyPoints, key_points
 from datamodules.formats.yolo_label_files import LabelFiles, is_listing, text_files
 from datamodules.formats.yolo_labels import read_labels
 from datamodules.images.files import frame_size, list_images
 from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
-from datamodules.index.source import Source, image_overlaps
+from datamodules.index.source import Source, image_overlaps, similar_names
 from datamodules.reading import kinds as sniff
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Evidence, Reader, Signs, claimed

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.images.files import ImageFolder, frame_size
-from datamodules.index import AnnotationIndex, Fault, IndexBuilder, by_severity, shown_path
+from datamodules.index import AnnotationIndex, Fault, by_severity, shown_path
 from zoo.contract.labels import LabelMap
 
 _SPLIT_WORDS = {
@@ -71,6 +70,23 @@ def class_key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
+def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
+    """A warning for each class whose name differs from an earlier one by its spelling only."""
+    first: dict[str, int] = {}
+    for source_id, name in classes.items():
+        key = class_key(name)
+        if key in first:
+            yield Fault(
+                "warning",
+                "similar_classes",
+                file,
+                source_id,
+                f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case, "
+                "spaces or Unicode form only; they are kept apart; merge them if they mean the same",
+            )
+        first.setdefault(key, source_id)
+
+
 def split_of(name: str) -> str | None:
     """`train`, `val` or `test` for train2017, instances_val, valid, ...; None for any other word."""
     words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
@@ -87,64 +103,6 @@ def files_by_split(files: Iterable[Path]) -> dict[str, Path]:
         if split:
             found.setdefault(split, file)
     return found
-
-
-def add_checked_image(
-    builder: IndexBuilder,
-    folder: ImageFolder,
-    name: str,
-    image_id: int,
-    declared: tuple[int, int] | None,
-    verify_size: bool,
-) -> tuple[int, int] | None:
-    """Finds the image, reconciles its size and adds it, or excludes it with a fault.
-
-    Returns the (h, w) of the frame of its boxes, None for an image that was excluded.
-
-    Args:
-        builder: the split's index under construction.
-        folder: where the images are.
-        name: file name as the annotations give it.
-        image_id: its id.
-        declared: (h, w) in the annotations, None if they have none.
-        verify_size: read the file's header even if a size is declared.
-    """
-    if declared is not None and not verify_size and folder.holds(name):
-        # as text: a Path would cost more than all else that an image needs
-        builder.add_image(f"{folder.folder}/{name}", image_id, declared)
-        return declared
-    path, remark = folder.find(name)
-    if path is None:
-        builder.exclude_image(image_id)
-        builder.fault(
-            "error",
-            "missing_image",
-            folder.folder / name,
-            image_id,
-            f"there is no such file in {folder.folder}; the image and its objects are left out; put the "
-            "file there or remove it from the annotations",
-        )
-        return None
-    if remark:
-        builder.fault(
-            "warning",
-            "file_name",
-            folder.folder / name,
-            image_id,
-            f"{remark}; correct the name in the annotations",
-        )
-    if verify_size or declared is None:
-        frame = frame_size(path, declared)
-        if frame.size is None:
-            builder.exclude_image(image_id)
-            builder.fault("error", frame.kind, path, image_id, frame.message)
-            return None
-        if frame.kind:
-            builder.fault("warning", frame.kind, path, image_id, frame.message)
-        declared = frame.size
-    assert declared is not None
-    builder.add_image(path, image_id, declared)
-    return declared
 
 
 def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterable[Fault]:

@@ -30,10 +30,7 @@ from zoo.storage.cache import cache_root
 
 _log = logging.getLogger(__name__)
 # the code that decides what is in an index
-_CODE = (
-    "index*.py", "object*.py", "columns.py", "judge.py", "segmentation.py", "images.py", "faults.py", "watch.py",
-    "plain_json.py", "formats/*.py", "objects365_classes.yaml",
-)  # fmt: skip
+_CODE = ("index/*.py", "images/files.py", "kept/watch.py", "reading/*.py", "formats/*.py", "formats/*.yaml")
 
 _STRIDE = 1 << 20  # bytes
 
@@ -150,8 +147,8 @@ def _leads_out(index: AnnotationIndex) -> bool:
 @cache
 def code_digest() -> str:
     """Of the code that decides what is in an index: another version of it makes another."""
-    here = Path(__file__).parent
-    files = sorted(file for pattern in _CODE for file in here.glob(pattern))
+    package = Path(__file__).parents[1]
+    files = sorted(file for pattern in _CODE for file in package.glob(pattern))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -86,7 +86,7 @@ class Publication:
 @cache
 def publications() -> dict[str, Publication]:
     """Name -> data set."""
-    text = resources.files("datamodules").joinpath("downloads.yaml").read_text(encoding="utf-8")
+    text = resources.files("datamodules.published").joinpath("downloads.yaml").read_text(encoding="utf-8")
     return {name: _publication(name, entry) for name, entry in yaml.safe_load(text).items()}
 
 

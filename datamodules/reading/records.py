@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.formats.coco import similar_names
 from datamodules.index import Fault, IndexBuilder, shown_path
-from datamodules.index.source import Source, add_checked_image, image_overlaps, split_of
+from datamodules.index.source import Source, image_overlaps, similar_names, split_of
+from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.image_tree import ImageTree
 
 Box = tuple[float, float, float, float]

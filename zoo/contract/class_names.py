@@ -64,7 +64,7 @@ def _unique(names: Sequence[str]) -> dict[str, str]:
 @cache
 def _table() -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Published -> corrected spelling, and key -> keys of its aliases, in both directions."""
-    text = resources.files("zoo").joinpath("class_names.yaml").read_text(encoding="utf-8")
+    text = resources.files("zoo.contract").joinpath("class_names.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     aliases: dict[str, tuple[str, ...]] = {}
     for one, other in content["aliases"].items():

@@ -13,7 +13,6 @@ from typing import Any
 from datamodules.base import DetectionDataModule
 from datamodules.index import Fault, by_severity
 from datamodules.shards.reader import place_of
-from zoo.cli.data.check import quick_check
 from zoo.contract.input_limits import InputLimits, Size
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
@@ -22,6 +21,7 @@ from zoo.runs import catalogue, mask_data, recipes, schema
 from zoo.runs.console import Console, quoted
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
+from zoo.runs.quick_check import quick_check
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import new_folder, refuse_used
 from zoo.storage.patterns import compiled

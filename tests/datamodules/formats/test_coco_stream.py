@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_index_cache import assert_equal
+from equal_indexes import assert_equal
 from tiny_sets import coco_content, write_coco
 
 from datamodules.formats import coco

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_sets import INDEX_COLUMNS, SQUARE, coco_content, write_coco, write_voc, write_yolo
+from equal_indexes import assert_equal
+from tiny_sets import SQUARE, coco_content, write_coco, write_voc, write_yolo
 
 from datamodules.coco import CocoDataModule
 from datamodules.formats import coco, detect
@@ -62,17 +63,6 @@ def train_of(root: Path) -> AnnotationIndex:
 
 def entries() -> list[str]:
     return sorted(p.name for p in index_cache.cache_folder().iterdir() if p.is_dir())
-
-
-def assert_equal(ours: AnnotationIndex, theirs: AnnotationIndex) -> None:
-    assert ours.files.tolist() == theirs.files.tolist()
-    for name in INDEX_COLUMNS:
-        mine, other = getattr(ours, name), getattr(theirs, name)
-        assert mine.dtype == other.dtype
-        assert np.array_equal(mine, other), name
-    for row in range(len(ours)):
-        found = [[s and s.to_coco() for s in index.segmentations(row)] for index in (ours, theirs)]
-        assert found[0] == found[1]
 
 
 def outlined() -> dict[str, Any]:

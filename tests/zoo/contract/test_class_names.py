@@ -17,7 +17,7 @@ from zoo.registry.store import builtin_manifests
 from zoo.training.transfer import LoadReport, copy_rows
 
 ROOT = Path(__file__).resolve().parents[3]
-TABLE = yaml.safe_load((ROOT / "zoo/class_names.yaml").read_text(encoding="utf-8"))
+TABLE = yaml.safe_load((ROOT / "zoo/contract/class_names.yaml").read_text(encoding="utf-8"))
 PUBLISHED = list(class_names().values())
 
 # Objects365 index of each COCO class in D-FINE's table (src/solver/_solver.py), in COCO's order

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from datamodules.shapes import generate_shapes
-from zoo.cli.data.check import quick_check
 from zoo.cli.main import run_command
 from zoo.runs import recipes
 from zoo.runs.console import Console
@@ -22,6 +21,7 @@ from zoo.runs.finetune import (
     slug,
     starting_point,
 )
+from zoo.runs.quick_check import quick_check
 
 
 @pytest.fixture

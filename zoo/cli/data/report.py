@@ -24,7 +24,7 @@ def write_report(found: Examination, file: Path) -> None:
     """
     # a template beside this file; everything from the data set is escaped
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("data_report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         name=os.path.basename(str(found.source.root).rstrip("/")) or str(found.source.root),
         root=str(found.source.root),
         format=found.source.format,

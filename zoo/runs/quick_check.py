@@ -1,0 +1,38 @@
+"""What the doctor says before a training, from the annotations alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo.runs.console import counted
+
+if TYPE_CHECKING:
+    from datamodules.base import DetectionDataModule
+    from datamodules.index import Fault
+
+_SHOWN = 5  # errors
+
+
+def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
+    """What the doctor says of a data set that is read already, from its annotations alone, errors first.
+
+    Raises:
+        ValueError: if boxes are wrong for certain, unless the data module skips what is broken.
+    """
+    from datamodules.doctor import quick_faults
+    from datamodules.doctor.statistics import measure, view_size
+    from datamodules.index import by_severity
+
+    read = data.read()
+    classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
+    statistics = measure(read.splits, view_size(view), queries)
+    faults = sorted(quick_faults(read.splits, classes, statistics, read.format), key=by_severity)
+    errors = [f for f in faults if f.severity == "error"]
+    if errors and not data.skip_broken:
+        shown = "\n".join(f"  {f}" for f in errors[:_SHOWN])
+        raise ValueError(
+            f"the data set has {counted(len(errors), 'object')} that would be learned wrong:\n{shown}\n"
+            "Correct them (`zoo data check` lists all, --fix leaves them out), or set skip_broken: true to train "
+            "all the same."
+        )
+    return faults
