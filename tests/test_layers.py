@@ -24,6 +24,7 @@ ZOO = (
     "zoo.detector",
     "zoo.verification",
     "zoo.runs",
+    "zoo._moved",
     "zoo",  # the public surface
     "zoo.cli.data",
     "zoo.cli.models",

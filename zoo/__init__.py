@@ -11,10 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo import _moved
+
 if TYPE_CHECKING:
     from zoo.detector import Detector
 
 __all__ = ["available", "load"]
+
+_moved.install()
 
 
 def load(name: str | Path, registry: str | Path | None = None) -> Detector:
