@@ -151,3 +151,21 @@ def test_finetune_says_it_in_one_line_before_training(tmp_path, capsys):
     )
     assert not Path("run").exists()
     shutil.rmtree(shapes)
+
+
+def test_fit_says_it_before_a_run_begins(tmp_path, capsys):
+    shapes = generate_shapes(tmp_path / "shapes", 8, 4, 0, 64)
+    options = [
+        "--data.root",
+        str(shapes),
+        "--data.input.size",
+        "[32, 32]",
+        "--model.decoder.num_queries",
+        "22",
+    ]
+    assert run_command(["fit", "--config", "rt_detr/tiny", *options, "--output", "run"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: rt_detr_tiny has 22 queries, an input of 32x32 has 21 places; use a larger --data.input.size or fewer "
+        "--model.decoder.num_queries"
+    )
+    assert not Path("run", "recipe.yaml").exists()

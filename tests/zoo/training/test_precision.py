@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor
@@ -161,3 +162,46 @@ def test_averaged_weights_stay_float32():
     module.ema.update(module.network)
     kinds = {v.dtype for v in module.ema.network.state_dict().values()}
     assert kinds <= {torch.float32, torch.int64}
+
+
+def test_costs_and_losses_never_run_under_autocast():
+    module, batch = tiny("rt_detr"), batch_of((1, 2), masks=False)
+    seen = []
+
+    class Spy:
+        name, weight = "spy", 1.0
+
+        def __call__(self, matches):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return {}
+
+    cost = module.criterion.matcher.label_cost
+    module.criterion.matcher.label_cost = lambda *given: [
+        seen.append(torch.is_autocast_enabled("cpu")),
+        cost(*given),
+    ][1]
+    module.criterion.terms = (*module.criterion.terms, Spy())
+    step_of(module, batch, torch.bfloat16)
+    assert seen
+    assert not any(seen)
+
+
+def test_the_preflight_runs_in_the_precision_of_the_training(tmp_path, monkeypatch):
+    from zoo.runs import train as training
+    from zoo.runs.console import Console
+    from zoo.training.preflight import PreflightReport, check_one_step
+
+    module, batch = tiny("rt_detr"), batch_of((1, 2), masks=False)
+    given = {}
+    monkeypatch.setattr(
+        training, "run_preflight", lambda *_, **options: given.update(options) or PreflightReport()
+    )
+    trainer = L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False)
+    training.preflight(trainer, module, None, tmp_path, False, Console(as_json=True))
+    kinds = []
+    monkeypatch.setattr(
+        type(module), "losses", lambda self, _: kinds.append(torch.get_autocast_dtype("cpu")
+        if torch.is_autocast_enabled("cpu") else None) or {"x": sum(p.sum() for p in self.network.parameters())}
+    )  # fmt: skip
+    check_one_step(module, batch, given["precision"])
+    assert kinds == [torch.bfloat16]
