@@ -1,7 +1,7 @@
 """Every option of Lightning's Trainer: what it may be here, or why it is refused, before the data are read.
 
 An option that is passed through works. One that this project decides itself, or that would have no effect,
-is refused with the key to use instead. `tests/zoo/cli/test_cli_trainer_options.py` walks over the table and
+is refused with the key to use instead. `tests/zoo/runs/test_cli_trainer_options.py` walks over the table and
 over Trainer's signature, so that an option of a new Lightning is noticed.
 """
 

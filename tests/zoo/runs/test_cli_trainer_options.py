@@ -74,7 +74,7 @@ REFUSED = [
     ("enable_autolog_hparams", ["yes", None], "true or false"),
     ("model_registry", ["x"], "zoo publish"),
 ]  # fmt: skip
-# values that pass; what they do in a training is tests/zoo/cli/test_cli_trainer_options_work.py
+# values that pass; what they do in a training is tests/zoo/runs/test_cli_trainer_options_work.py
 ACCEPTED = {
     "accelerator": ["auto", "cpu"],
     "strategy": ["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"],
