@@ -20,12 +20,12 @@ from datamodules.loading.samplers import (
     Bucketing,
     Key,
     StepBatchSampler,
-    derived_seed,
     epoch_order,
     padding_share,
 )
 from datamodules.transforms.presets import build_transform
 from zoo.contract.preprocess import InputContract
+from zoo.contract.seeds import derived_seed
 
 BATCH_SIZES = (2, 4, 8, 16)
 GLOBAL = 64  # images of a step of DETR's recipes

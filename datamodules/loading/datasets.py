@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from datamodules.images.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
-from datamodules.loading.samplers import Key, derived_seed
+from datamodules.loading.samplers import Key
 from datamodules.transforms.presets import TrainTransform
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.contract.batch import Annotations, Sample
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import Backend, InputContract
+from zoo.contract.seeds import derived_seed
 from zoo.contract.segments import PanopticSegmentation
 
 

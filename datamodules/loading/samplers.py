@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
+
+from zoo.contract.seeds import derived_generator
 
 Key = tuple[int, int]  # (epoch, image row): what a training dataset is indexed with
 FinalSize = Callable[[Key], tuple[int, int]]  # (h, w) of an image after its transform, before it is decoded
@@ -15,15 +16,9 @@ FinalSize = Callable[[Key], tuple[int, int]]  # (h, w) of an image after its tra
 _STRIPS = 8  # of a window; good for windows of 16 to 256 steps
 
 
-def derived_seed(*facts: int) -> int:
-    """A seed in [0, 2**63) that differs between different facts; the same on every machine."""
-    text = "/".join(str(f) for f in facts).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-
 def epoch_order(num_images: int, seed: int, epoch: int) -> list[int]:
     """The order of the images in an epoch."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
+    generator = derived_generator(seed, epoch)
     order: list[int] = torch.randperm(num_images, generator=generator).tolist()
     return order
 
@@ -48,7 +43,7 @@ class Bucketing:
     def reordered(self, rows: Sequence[int], step_size: int, seed: int, epoch: int, window: int) -> list[int]:
         """The images of one window, in steps; a function of its arguments and the sizes alone."""
         by_size = sorted_by_size({row: self.final_size((epoch, row)) for row in rows})
-        generator = torch.Generator().manual_seed(derived_seed(seed, epoch, window))
+        generator = derived_generator(seed, epoch, window)
         steps = torch.randperm(len(rows) // step_size, generator=generator).tolist()
         return [row for s in steps for row in by_size[s * step_size : (s + 1) * step_size]]
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
+from zoo.contract.boxes import inverse_sigmoid
 from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone
 from zoo.layers.deformable_attention import DeformableAttention
-from zoo.layers.denoising import inverse_sigmoid
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step
+from zoo.contract.boxes import inverse_sigmoid
 from zoo.contract.input_limits import InputLimits
+from zoo.contract.seeds import derived_generator
 from zoo.layers.backbone import BackboneConfig, build_backbone, from_presnet
 from zoo.layers.deformable_attention import DeformableAttention
-from zoo.layers.denoising import DenoisingQueries, contrastive_denoising, image_generator, inverse_sigmoid
+from zoo.layers.denoising import DenoisingQueries, contrastive_denoising
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig, HybridEncoder
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
@@ -301,7 +303,9 @@ class RtDetr(nn.Module):
         """The published multi-scale training: the whole step at one square size, drawn from (seed, step)."""
         if not self.multi_scale:
             return images
-        draw = torch.randint(len(self.multi_scale), (), generator=image_generator(step, image_id=-1))
+        draw = torch.randint(
+            len(self.multi_scale), (), generator=derived_generator(step.seed, step.index, -1)
+        )
         side = self.multi_scale[int(draw)]
         # nearest is the default that the official code leaves interpolate at
         return images if images.shape[-2:] == (side, side) else F.interpolate(images, (side, side))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.contract.batch import Batch, Pairs, Step
-from zoo.contract.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from zoo.contract.batch import Batch, Pairs
+from zoo.contract.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from zoo.contract.seeds import derived_generator
 
 
 class DenoisingQueries(NamedTuple):
@@ -20,18 +20,6 @@ class DenoisingQueries(NamedTuple):
     blocked: Tensor  # [K+Q, K+Q] bool, True = may not attend
     pairs: Pairs  # positives and their objects
     groups: int
-
-
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of x in [0, 1], clamped `eps` away from both ends."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
-
-
-def image_generator(step: Step, image_id: int) -> torch.Generator:
-    """CPU generator that depends on (seed, step, image) alone, so a split cannot change a draw."""
-    key = hashlib.blake2b(f"{step.seed}/{step.index}/{image_id}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
 
 
 def contrastive_denoising(
@@ -67,7 +55,8 @@ def contrastive_denoising(
     labels[image, slot] = targets.labels
     boxes[image, slot] = targets.boxes
     noise = [
-        _draw_noise(image_generator(step, i), groups, width, num_classes, label_noise)
+        # (seed, step, image) alone: a split into micro-batches cannot change a draw
+        _draw_noise(derived_generator(step.seed, step.index, i), groups, width, num_classes, label_noise)
         for i in batch.image_ids
     ]
     new_labels = torch.stack([n.labels for n in noise]).to(device, non_blocking=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import importlib
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from zoo.contract.batch import Batch, Detections, Outputs, Predictions, Step
 from zoo.contract.input_limits import InputLimits
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
+from zoo.contract.seeds import derived_seed
 from zoo.evaluation.coco_ap import CocoAP
 from zoo.evaluation.mask_scores import MaskScores
 from zoo.prediction.masks import InstanceMasks, PanopticRule
@@ -172,7 +172,7 @@ class DetectionModule(LightningModule):
         # loggers count by it; Lightning's own count is off by one after some resumes
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
         step = required_step(batch)
-        torch.manual_seed(draw_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
+        torch.manual_seed(derived_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the loss of the whole step."""
@@ -377,12 +377,6 @@ def required_step(batch: Batch) -> Step:
     if batch.step is None:
         raise ValueError("training needs Batch.step, the facts of the whole optimizer step")
     return batch.step
-
-
-def draw_seed(*parts: int) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else."""
-    key = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(key, "little") >> 1
 
 
 def plain(value: Any) -> Any:
