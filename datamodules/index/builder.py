@@ -13,7 +13,7 @@ from datamodules.index.annotation_index import AnnotationIndex
 from datamodules.index.columns import Columns, Ints, name_code, name_text
 from datamodules.index.faults import Fault, Severity, relative, shown_path
 from datamodules.index.growing_columns import Scratch
-from datamodules.index.object_block import Candidate, ObjectBlock
+from datamodules.index.object_block import ObjectBlock, RawObject
 from datamodules.index.object_columns import JudgedObject, ObjectColumns
 from datamodules.index.object_rules import Box, Verdict, is_id, judge_area, judge_box, judge_segmentation
 
@@ -132,8 +132,8 @@ class IndexBuilder:
             segmentation: COCO's value, a list of polygons or an RLE; `[]` and None: there is none.
             file: names the annotation file in faults that are not an image's.
         """
-        candidate = Candidate(image_id, box_xywh, source_id, annotation_id, area, crowd, segmentation, file)
-        judged = self._judge(candidate)
+        raw = RawObject(image_id, box_xywh, source_id, annotation_id, area, crowd, segmentation, file)
+        judged = self._judge(raw)
         if judged is not None:
             if not is_id(annotation_id):
                 told = "its id is no whole number of 64 bits; it gets its place as number; number it anew"
@@ -142,9 +142,9 @@ class IndexBuilder:
             self._objects.append(judged, annotation_id)
             self._kept += 1
 
-    def _judge(self, candidate: Candidate) -> JudgedObject | None:
+    def _judge(self, raw: RawObject) -> JudgedObject | None:
         """The object as it is kept; what is wrong with it becomes a fault."""
-        image_id, box_xywh, source_id, annotation_id, area, crowd, segmentation, file = candidate
+        image_id, box_xywh, source_id, annotation_id, area, crowd, segmentation, file = raw
         row = self._row_of.get(image_id) if is_id(image_id) else None
         if row is None:
             if not is_id(image_id) or image_id not in self._excluded:
@@ -195,9 +195,9 @@ class IndexBuilder:
         doubtful = np.flatnonzero(~good).tolist()
         before = self._kept + np.cumsum(good)
         more = 0
-        for i, candidate in zip(doubtful, block.candidates(doubtful, file), strict=True):
+        for i, raw in zip(doubtful, block.raw_objects(doubtful, file), strict=True):
             self._kept = int(before[i]) + more
-            judged = self._judge(candidate)
+            judged = self._judge(raw)
             if judged is not None:
                 keep[i], areas[i], outlined[i] = True, judged.area, judged.outline is not None
                 more += 1

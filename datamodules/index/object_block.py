@@ -13,7 +13,7 @@ from datamodules.index.columns import Ints, offsets_of
 from datamodules.index.object_rules import surely_good, surely_good_polygons
 
 
-class Candidate(NamedTuple):
+class RawObject(NamedTuple):
     """One object with any values, as its file has it."""
 
     image_id: object
@@ -39,12 +39,12 @@ class ObjectBlock(NamedTuple):
     points: Ints  # [sum(polygons)] number of coordinates
     coordinates: NDArray[np.float64]  # [sum(points)]
 
-    def candidates(self, objects: list[int], file: Path | str) -> Iterator[Candidate]:
+    def raw_objects(self, objects: list[int], file: Path | str) -> Iterator[RawObject]:
         """Some of the objects, one by one."""
         polygons, ends = offsets_of(self.polygons), offsets_of(self.points)
         for i in objects:
             own = range(int(polygons[i]), int(polygons[i + 1]))
-            yield Candidate(
+            yield RawObject(
                 int(self.image_ids[i]),
                 self.boxes_xywh[i].tolist(),
                 int(self.source_ids[i]),

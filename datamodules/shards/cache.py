@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from datamodules.index.image_store import StoreError
-from datamodules.shards.files import FileEntry
+from datamodules.shards.files import PackedFile
 from datamodules.shards.remote import NoRangesError, RemoteFolder
 from zoo.storage.cache import cache_root
 
@@ -84,7 +84,7 @@ class ShardCache:
         """Where the shard lies if it is here."""
         return self.folder / name
 
-    def fetch(self, shard: FileEntry, wait: bool = True) -> bool:
+    def fetch(self, shard: PackedFile, wait: bool = True) -> bool:
         """Makes the shard whole and checked in the cache; whether it is there now.
 
         It is not if it does not fit, or if another process is fetching it and `wait` is false.
@@ -110,11 +110,11 @@ class ShardCache:
         """Throws a damaged shard out, to be fetched again."""
         self.path(name).unlink(missing_ok=True)
 
-    def room_for(self, shards: Sequence[FileEntry]) -> bool:
+    def room_for(self, shards: Sequence[PackedFile]) -> bool:
         """Whether all the shards fit under the limit, other data sets aside."""
         return sum(shard.size for shard in shards) <= self.limit
 
-    def _reserve(self, shard: FileEntry) -> bool:
+    def _reserve(self, shard: PackedFile) -> bool:
         """Counts the shard in before it comes, so that processes that fetch side by side stay below the limit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.path(shard.name)
@@ -200,16 +200,16 @@ class CachedShards:
     A training starts at once, on single images; `fill` brings the shards in behind it.
     """
 
-    def __init__(self, cache: ShardCache, shards: Sequence[FileEntry]) -> None:
+    def __init__(self, cache: ShardCache, shards: Sequence[PackedFile]) -> None:
         self._cache = cache
         self._shards = {shard.name: shard for shard in shards}
         self._touched: dict[str, float] = {}
         self._no_ranges = False
 
-    def __getstate__(self) -> tuple[ShardCache, list[FileEntry]]:
+    def __getstate__(self) -> tuple[ShardCache, list[PackedFile]]:
         return self._cache, list(self._shards.values())
 
-    def __setstate__(self, state: tuple[ShardCache, list[FileEntry]]) -> None:
+    def __setstate__(self, state: tuple[ShardCache, list[PackedFile]]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def read(self, shard: str, offset: int, length: int) -> bytes:

@@ -26,7 +26,7 @@ FORMAT = "detr-zoo shards"
 VERSION = 1
 
 
-class FileEntry(msgspec.Struct, frozen=True):
+class PackedFile(msgspec.Struct, frozen=True):
     """A file beside the manifest."""
 
     name: str
@@ -37,12 +37,12 @@ class FileEntry(msgspec.Struct, frozen=True):
 class SplitEntry(msgspec.Struct, frozen=True):
     """A split and the file of its annotations."""
 
-    file: FileEntry
+    file: PackedFile
     images: int
     objects: int
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class ShardManifest(msgspec.Struct, frozen=True):
     """All files of the data set, and what is known of it as a whole.
 
     Attributes:
@@ -57,14 +57,14 @@ class Manifest(msgspec.Struct, frozen=True):
     source_format: str
     classes: list[tuple[int, str]]
     splits: dict[str, SplitEntry]
-    images: FileEntry
-    shards: list[FileEntry]
+    images: PackedFile
+    shards: list[PackedFile]
     faults: list[Fault]
     format: str = FORMAT
     version: int = VERSION
 
 
-def parse_manifest(content: bytes, where: str) -> Manifest:
+def parse_manifest(content: bytes, where: str) -> ShardManifest:
     """A manifest.json.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             file that does not lie beside it.
     """
     try:
-        manifest = decode(content, Manifest)
+        manifest = decode(content, ShardManifest)
     except ValueError as error:
         raise ValueError(f"{where} is no manifest of shards: {error}") from error
     if manifest.format != FORMAT or manifest.version != VERSION:
@@ -111,7 +111,7 @@ class ImageTable:
             batch.column(name).to_numpy(zero_copy_only=True) for name in _TABLE if name != "name"
         )
 
-    def check(self, shards: Sequence[FileEntry]) -> None:
+    def check(self, shards: Sequence[PackedFile]) -> None:
         """Raises ValueError unless every image lies in one of the shards; for a table that was made elsewhere."""
         sizes = np.array([shard.size for shard in shards] or [0], dtype=np.float64)
         where = np.minimum(self._shards, len(sizes) - 1)

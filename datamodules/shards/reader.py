@@ -23,7 +23,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.index.arrow import check_columns, open_columns
 from datamodules.index.image_store import StoreError
 from datamodules.shards.cache import CachedShards, ShardCache, cache_folder, cache_limit, read_range
-from datamodules.shards.files import MANIFEST, FileEntry, ImageTable, Manifest, parse_manifest
+from datamodules.shards.files import MANIFEST, ImageTable, PackedFile, ShardManifest, parse_manifest
 from datamodules.shards.remote import RemoteFolder
 
 _CACHE_READS = 3  # of an image whose bytes are not those that were packed
@@ -140,7 +140,7 @@ class ShardedData:
     """
 
     address: str
-    manifest: Manifest
+    manifest: ShardManifest
     splits: dict[str, AnnotationIndex] = field(repr=False)
 
 
@@ -202,7 +202,7 @@ def _open_remote(remote: RemoteFolder) -> ShardedData:
     return _opened(remote.address, manifest, cache.folder, CachedShards(cache, manifest.shards))
 
 
-def _opened(address: str, manifest: Manifest, folder: Path, source: ShardSource) -> ShardedData:
+def _opened(address: str, manifest: ShardManifest, folder: Path, source: ShardSource) -> ShardedData:
     for split in manifest.splits.values():
         check_columns(str(folder / split.file.name))
     ImageTable(folder / manifest.images.name).check(manifest.shards)
@@ -214,11 +214,11 @@ def _opened(address: str, manifest: Manifest, folder: Path, source: ShardSource)
     return ShardedData(address, manifest, splits)
 
 
-def _index_files(manifest: Manifest) -> list[FileEntry]:
+def _index_files(manifest: ShardManifest) -> list[PackedFile]:
     return [manifest.images, *(split.file for split in manifest.splits.values())]
 
 
-def _check_size(path: Path, entry: FileEntry) -> None:
+def _check_size(path: Path, entry: PackedFile) -> None:
     size = path.stat().st_size if path.exists() else None
     if size != entry.size:
         found = "is missing" if size is None else f"has {size} bytes"

@@ -26,7 +26,15 @@ from datamodules.index.source import Source
 from datamodules.outputs import require_apart
 from datamodules.progress import Progress
 from datamodules.shards.cache import read_range
-from datamodules.shards.files import IMAGES, MANIFEST, FileEntry, Manifest, SplitEntry, name_hash, write_arrow
+from datamodules.shards.files import (
+    IMAGES,
+    MANIFEST,
+    PackedFile,
+    ShardManifest,
+    SplitEntry,
+    name_hash,
+    write_arrow,
+)
 from zoo.storage.cache import cache_root
 from zoo.storage.durable import sha256_of, sync
 
@@ -34,7 +42,7 @@ SMALLEST_SHARD = 2 * tarfile.RECORDSIZE  # bytes; an empty tar takes half of it
 _SUFFIX = ".tar"
 
 
-def pack(source: Source, output: Path, shard_size: int, progress: Progress | None = None) -> Manifest:
+def pack(source: Source, output: Path, shard_size: int, progress: Progress | None = None) -> ShardManifest:
     """Packs all splits of `source` into the new folder `output`.
 
     Images keep the order of their splits, and the bytes of their files; one that is in two splits is
@@ -94,7 +102,7 @@ def _lock_file(output: Path) -> Path:
     return folder / f"{hashlib.sha256(os.fsencode(output.resolve())).hexdigest()[:24]}.lock"
 
 
-def _write(source: Source, folder: Path, shard_size: int, progress: Progress | None) -> Manifest:
+def _write(source: Source, folder: Path, shard_size: int, progress: Progress | None) -> ShardManifest:
     places = _Places()
     total = len({name for index in source.splits.values() for name in index.files.tolist()})
     with _Shards(folder, shard_size) as shards:
@@ -108,7 +116,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
         file = folder / f"{split}.arrow"
         write_columns(index.columns if index.rows is None else index.columns.take(index.rows), file)
         splits[split] = SplitEntry(_entry(file), len(index), index.num_objects)
-    manifest = Manifest(
+    manifest = ShardManifest(
         source_format=source.format,
         classes=list(source.classes.items()),
         splits=splits,
@@ -123,7 +131,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
     return manifest
 
 
-def verify(folder: Path, manifest: Manifest, places: _Places, progress: Progress | None) -> None:
+def verify(folder: Path, manifest: ShardManifest, places: _Places, progress: Progress | None) -> None:
     """Reads everything back, as a stranger's tar reader and as ours.
 
     Raises:
@@ -246,5 +254,5 @@ def _records(length: int) -> int:
     return -(-length // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(path.name, path.stat().st_size, sha256_of(path))
+def _entry(path: Path) -> PackedFile:
+    return PackedFile(path.name, path.stat().st_size, sha256_of(path))

@@ -1,4 +1,4 @@
-"""The photometric steps: colours change, places do not."""
+"""The photometric operations: colours change, places do not."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Distort(_Colors):
         """Distorts the image."""
         return placed._replace(image=distort(placed.image, self.distortion))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """The same by PIL."""
         d = self.distortion
         if d.brightness != 1:
-            picture = TF.adjust_brightness(picture, d.brightness)
+            image = TF.adjust_brightness(image, d.brightness)
         if d.contrast != 1 and d.contrast_first:
-            picture = TF.adjust_contrast(picture, d.contrast)
+            image = TF.adjust_contrast(image, d.contrast)
         if d.saturation != 1:
-            picture = TF.adjust_saturation(picture, d.saturation)
+            image = TF.adjust_saturation(image, d.saturation)
         if d.hue != 0:
-            picture = TF.adjust_hue(picture, d.hue)
+            image = TF.adjust_hue(image, d.hue)
         if d.contrast != 1 and not d.contrast_first:
-            picture = TF.adjust_contrast(picture, d.contrast)
-        return picture if d.channels == (0, 1, 2) else permuted_picture(picture, d.channels)
+            image = TF.adjust_contrast(image, d.contrast)
+        return image if d.channels == (0, 1, 2) else permuted(image, d.channels)
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,25 @@ class Jitter(_Colors):
     def on_tensor(self, placed: Placed) -> Placed:
         """Equals torchvision on uint8."""
         planes = placed.image.to(torch.float32, memory_format=torch.contiguous_format)
-        for operation in self.order:
-            if operation == 0:
+        for which in self.order:
+            if which == 0:
                 planes.mul_(self.brightness).clamp_(max=255).floor_()
-            elif operation == 1:
+            elif which == 1:
                 _contrast(planes, self.contrast)
             else:
                 _blend(planes, luma(planes), self.saturation)
         return placed._replace(image=interleaved(planes))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """The same by PIL."""
-        for operation in self.order:
-            if operation == 0:
-                picture = TF.adjust_brightness(picture, self.brightness)
-            elif operation == 1:
-                picture = TF.adjust_contrast(picture, self.contrast)
+        for which in self.order:
+            if which == 0:
+                image = TF.adjust_brightness(image, self.brightness)
+            elif which == 1:
+                image = TF.adjust_contrast(image, self.contrast)
             else:
-                picture = TF.adjust_saturation(picture, self.saturation)
-        return picture
+                image = TF.adjust_saturation(image, self.saturation)
+        return image
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class PermuteChannels(_Colors):
         """Reorders the channels."""
         return placed._replace(image=placed.image[list(self.channels)])
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """Reorders the channels."""
-        return permuted_picture(picture, self.channels)
+        return permuted(image, self.channels)
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,14 @@ class Invert(_Colors):
         """255 minus each level."""
         return placed._replace(image=TF.invert(placed.image))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """255 minus each level."""
-        return TF.invert(picture)
+        return TF.invert(image)
 
 
-def permuted_picture(picture: Image.Image, channels: tuple[int, int, int]) -> Image.Image:
-    """A picture with its channels in another order."""
-    bands = picture.split()
+def permuted(image: Image.Image, channels: tuple[int, int, int]) -> Image.Image:
+    """An image with its channels in another order."""
+    bands = image.split()
     return Image.merge("RGB", [bands[c] for c in channels])
 
 

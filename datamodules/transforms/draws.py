@@ -1,4 +1,4 @@
-"""The presets' random numbers: (size, boxes, seed) to steps. No pixel is read here.
+"""The presets' random numbers: (size, boxes, seed) to operations. No pixel is read here.
 
 Each function is a pure one of its arguments and cheap, so that a sampler may call it for every image
 of an epoch before any is decoded. Only `random.Random.random` is drawn from, whose stream Python
@@ -32,7 +32,7 @@ from zoo.contract.preprocess import shortest_side_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datamodules.transforms.plan import Step
+    from datamodules.transforms.plan import Operation
 
 # Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms
 DETR_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -58,21 +58,21 @@ def one_of(random: Random, values: Sequence[_T]) -> _T:
     return values[int(random.random() * len(values))]
 
 
-def draw_detr(random: Random, size: tuple[int, int], longest: int) -> list[Step]:
+def draw_detr(random: Random, size: tuple[int, int], longest: int) -> list[Operation]:
     """Flip, and one of two: a resize; or a resize to a small size, a crop, and that resize.
 
     Source: facebookresearch/detr@29901c5 datasets/coco.py, make_coco_transforms, whose longest side is 1333.
     """
-    steps: list[Step] = [HorizontalFlip(size[1])] if random.random() < 0.5 else []
+    operations: list[Operation] = [HorizontalFlip(size[1])] if random.random() < 0.5 else []
     if random.random() >= 0.5:
         before = shortest_side_size(*size, one_of(random, DETR_SIDES_BEFORE_CROP), _NO_LIMIT)
         crop = draw_size_crop(random, before, *DETR_CROP)
         # a strip of more than 500 to 1 would become 0.5 GB and more, to cut one piece from
         if before[0] * before[1] <= MOST_PIXELS:
-            steps += [Resize(size, before), crop]
+            operations += [Resize(size, before), crop]
             size = (crop.height, crop.width)
-    steps.append(Resize(size, shortest_side_size(*size, one_of(random, DETR_SIDES), longest)))
-    return steps
+    operations.append(Resize(size, shortest_side_size(*size, one_of(random, DETR_SIDES), longest)))
+    return operations
 
 
 def draw_size_crop(random: Random, size: tuple[int, int], smallest: int, largest: int) -> Crop:
@@ -86,27 +86,27 @@ def draw_size_crop(random: Random, size: tuple[int, int], smallest: int, largest
     return Crop(top, left, sides["height"], sides["width"])
 
 
-def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> list[Step]:
+def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> list[Operation]:
     """Distortion, zoom-out, IoU crop, flip.
 
     Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/configs/rtdetr/include/dataloader.yml; the numbers
     are torchvision 0.15.2's defaults, written out because defaults move.
     """
-    steps: list[Step] = [Distort(draw_distortion(random))]
+    operations: list[Operation] = [Distort(draw_distortion(random))]
     if random.random() < 0.5:
         zoom = draw_zoom_out(random, size)
-        steps.append(zoom)
+        operations.append(zoom)
         size = zoom.size
         boxes_xyxy = moved(boxes_xyxy, zoom.left, zoom.top)
     if random.random() < 0.8:
         crop = draw_iou_crop(random, size, boxes_xyxy)
         if crop is not None:
-            steps.append(crop)
+            operations.append(crop)
             size = (crop.height, crop.width)
-    steps.append(Sanitize(1.0))
+    operations.append(Sanitize(1.0))
     if random.random() < 0.5:
-        steps.append(HorizontalFlip(size[1]))
-    return steps
+        operations.append(HorizontalFlip(size[1]))
+    return operations
 
 
 def draw_distortion(random: Random) -> Distortion:
@@ -134,37 +134,37 @@ def draw_zoom_out(random: Random, size: tuple[int, int]) -> ZoomOut:
     return ZoomOut(top, left, (height, width))
 
 
-def draw_flip(random: Random, size: tuple[int, int]) -> list[Step]:
+def draw_flip(random: Random, size: tuple[int, int]) -> list[Operation]:
     """Left to right with probability one half."""
     return [HorizontalFlip(size[1])] if random.random() < 0.5 else []
 
 
-def draw_finetune(random: Random, size: tuple[int, int]) -> list[Step]:
+def draw_finetune(random: Random, size: tuple[int, int]) -> list[Operation]:
     """Flip; a crop of the same aspect with .6 to 1 of each side; brightness, contrast, saturation."""
-    steps = draw_flip(random, size)
+    operations = draw_flip(random, size)
     scale = uniform(random, 0.6, 1.0)
     h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     top, left = integer(random, 0, size[0] - h), integer(random, 0, size[1] - w)
-    steps += [Crop(top, left, h, w, centred=True), Sanitize(1.0)]
+    operations += [Crop(top, left, h, w, centred=True), Sanitize(1.0)]
     brightness, contrast, saturation = (uniform(random, 0.85, 1.15) for _ in range(3))
-    steps.append(Jitter(one_of(random, _ORDERS), brightness, contrast, saturation))
-    return steps
+    operations.append(Jitter(one_of(random, _ORDERS), brightness, contrast, saturation))
+    return operations
 
 
-def draw_shapes(seed: int, size: tuple[int, int]) -> list[Step]:
+def draw_shapes(seed: int, size: tuple[int, int]) -> list[Operation]:
     """Flips, transposition, channels in any order, negative: what drawn shapes bear and photographs do not."""
     generator = torch.Generator().manual_seed(seed)
 
     def half() -> bool:
         return bool(torch.rand(1, generator=generator) < 0.5)
 
-    steps: list[Step] = [HorizontalFlip(size[1])] if half() else []
+    operations: list[Operation] = [HorizontalFlip(size[1])] if half() else []
     if half():
-        steps.append(VerticalFlip(size[0]))
+        operations.append(VerticalFlip(size[0]))
     if half():
-        steps.append(Transpose())
+        operations.append(Transpose())
     first, second, third = torch.randperm(3, generator=generator).tolist()
-    steps.append(PermuteChannels((first, second, third)))
+    operations.append(PermuteChannels((first, second, third)))
     if half():
-        steps.append(Invert())
-    return steps
+        operations.append(Invert())
+    return operations

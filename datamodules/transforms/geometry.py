@@ -1,4 +1,4 @@
-"""The geometric steps: flips, transposition, crops, zoom-out, resize.
+"""The geometric operations: flips, transposition, crops, zoom-out, resize.
 
 Boxes move by the very float32 operations of the official code, masks [n, h, w] bool with them.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.transforms.plan import Placed, Step
+from datamodules.transforms.plan import Operation, Placed
 from datamodules.transforms.targets import ImageTargets, large, moved, resized, solid
 
 
@@ -30,9 +30,9 @@ class HorizontalFlip:
         left = placed.size[1] - placed.left - placed.image.shape[2]
         return Placed(placed.image.flip(-1), placed.top, left, placed.size)
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """Mirrors."""
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Mirrors."""
@@ -58,9 +58,9 @@ class VerticalFlip:
         top = placed.size[0] - placed.top - placed.image.shape[1]
         return Placed(placed.image.flip(-2), top, placed.left, placed.size)
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """Mirrors."""
-        return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Mirrors."""
@@ -84,9 +84,9 @@ class Transpose:
         turned = placed.image.transpose(-1, -2)
         return Placed(turned, placed.left, placed.top, (placed.size[1], placed.size[0]))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """Swaps the axes."""
-        return picture.transpose(Image.Transpose.TRANSPOSE)
+        return image.transpose(Image.Transpose.TRANSPOSE)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Swaps the axes."""
@@ -109,11 +109,11 @@ class Resize:
         """Bilinear with antialias on whole levels, within one level of PIL."""
         return Placed.whole(placed.resized(self.size))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """PIL's bilinear."""
         if self.canvas == self.size:
-            return picture
-        return picture.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+            return image
+        return image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Boxes by the ratios, masks by the nearest pixel."""
@@ -136,10 +136,10 @@ class ZoomOut:
         """Moves; touches no pixel."""
         return Placed(placed.image, placed.top + self.top, placed.left + self.left, self.size)
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
-        """Pastes it on a black picture."""
+    def on_pil(self, image: Image.Image) -> Image.Image:
+        """Pastes it on a black image."""
         canvas = Image.new("RGB", (self.size[1], self.size[0]))
-        canvas.paste(picture, (self.left, self.top))
+        canvas.paste(image, (self.left, self.top))
         return canvas
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
@@ -183,9 +183,9 @@ class Crop:
         columns = slice(max(0, -left), max(0, min(w, self.width - left)))
         return Placed(placed.image[:, rows, columns], max(0, top), max(0, left), (self.height, self.width))
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """Cuts it out."""
-        return picture.crop((self.left, self.top, self.left + self.width, self.top + self.height))
+        return image.crop((self.left, self.top, self.left + self.width, self.top + self.height))
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Moves, clips and drops."""
@@ -221,9 +221,9 @@ class Sanitize:
         """As it is."""
         return placed
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """As it is."""
-        return picture
+        return image
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         """Drops."""
@@ -234,12 +234,14 @@ class Sanitize:
         return size
 
 
-def shown(steps: Sequence[Step], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) in what the steps make of an image of (h, w) `size`: where they leave that image."""
+def shown(operations: Sequence[Operation], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1) in what the operations make of an image of (h, w) `size`: where they leave that image."""
     whole = torch.tensor([[0.0, 0.0, size[1], size[0]]])
     corners = ImageTargets(torch.zeros(1, dtype=torch.int64), whole)
-    for step in steps:
-        corners = (replace(step, centred=False) if isinstance(step, Crop) else step).on_targets(corners)
+    for operation in operations:
+        if isinstance(operation, Crop):
+            operation = replace(operation, centred=False)
+        corners = operation.on_targets(corners)
     if not len(corners.labels):
         return 0.0, 0.0, 0.0, 0.0
     x0, y0, x1, y1 = corners.boxes_xyxy[0].tolist()

@@ -1,4 +1,4 @@
-"""What a training transform does to one image, once everything random is drawn: a list of steps."""
+"""What a training transform does to one image, once everything random is drawn: a list of operations."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def _black(height: int, width: int) -> Tensor:
     return torch.zeros(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
 
 
-class Step(Protocol):
+class Operation(Protocol):
     """One operation with all its numbers drawn, as it acts on each of the three things it may meet."""
 
     def on_tensor(self, placed: Placed) -> Placed:
         """The image of backend `fast`."""
         ...
 
-    def on_picture(self, picture: Image.Image) -> Image.Image:
+    def on_pil(self, image: Image.Image) -> Image.Image:
         """The image of backend `pil`, by PIL's operations, as in the official code."""
         ...
 
@@ -84,25 +84,25 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps for one image, the (h, w) of what comes out, and what is left for the device to do."""
+    """The operations for one image, the (h, w) of what comes out, and what is left for the device to do."""
 
-    steps: tuple[Step, ...]
+    operations: tuple[Operation, ...]
     size: tuple[int, int]
     photometric: Tensor | None = None  # [12], see `zoo.contract.photometric.Distortion.vector`
 
     def pixels(self, image: Tensor | Image.Image) -> Tensor:
-        """The image after all steps: [3, *size] uint8."""
+        """The image after all operations: [3, *size] uint8."""
         if isinstance(image, Tensor):
             placed = Placed.whole(image)
-            for step in self.steps:
-                placed = step.on_tensor(placed)
+            for operation in self.operations:
+                placed = operation.on_tensor(placed)
             return placed.on_canvas()
-        for step in self.steps:
-            image = step.on_picture(image)
+        for operation in self.operations:
+            image = operation.on_pil(image)
         return image_to_tensor(image)
 
     def targets(self, targets: ImageTargets) -> ImageTargets:
-        """The targets after all steps, boxes in pixels of what comes out."""
-        for step in self.steps:
-            targets = step.on_targets(targets)
+        """The targets after all operations, boxes in pixels of what comes out."""
+        for operation in self.operations:
+            targets = operation.on_targets(targets)
         return targets

@@ -20,7 +20,7 @@ from datamodules.transforms.draws import (
     draw_shapes,
 )
 from datamodules.transforms.geometry import Resize, VerticalFlip, shown
-from datamodules.transforms.plan import Plan, Step
+from datamodules.transforms.plan import Operation, Plan
 from datamodules.transforms.targets import ImageTargets, large, unit_boxes
 from zoo.contract.preprocess import InputContract, image_to_tensor
 
@@ -70,21 +70,21 @@ class TrainTransform:
 
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
         """Everything random about an image of (h, w) `size` with boxes [n, 4]: a pure function, no pixels."""
-        steps = PRESETS[self.name](_Draw(self.input, seed, size, boxes_xyxy))
+        operations = PRESETS[self.name](_Draw(self.input, seed, size, boxes_xyxy))
         now = size
-        for step in steps:
-            now = step.size_after(now)
+        for operation in operations:
+            now = operation.size_after(now)
         if self.flip_both and self.name != "shapes" and Random(f"{seed}/flip_both").random() < 0.5:
-            steps.append(VerticalFlip(now[0]))
+            operations.append(VerticalFlip(now[0]))
         if not self._resizes:
             end = self.input.resized_size(*now)
-            steps.append(Resize(now, end))
+            operations.append(Resize(now, end))
             now = end
         if self.photometric == "worker":
-            return Plan(tuple(steps), now)
-        (distort,) = (step for step in steps if isinstance(step, Distort))
-        steps.remove(distort)
-        return Plan(tuple(steps), now, distort.distortion.vector(shown(steps, size)))
+            return Plan(tuple(operations), now)
+        (distort,) = (operation for operation in operations if isinstance(operation, Distort))
+        operations.remove(distort)
+        return Plan(tuple(operations), now, distort.distortion.vector(shown(operations, size)))
 
     def apply(self, image: Image.Image | Tensor, targets: ImageTargets, plan: Plan) -> Transformed:
         """An RGB image, as PIL has it or [3, h, w] uint8, and its targets to what a `Sample` holds."""
@@ -154,32 +154,32 @@ def build_transform(
     return TrainTransform(name, input, flip_both, photometric)
 
 
-def _rt_detr(draw: _Draw) -> list[Step]:
+def _rt_detr(draw: _Draw) -> list[Operation]:
     return draw_rt_detr(draw.random, draw.size, draw.boxes_xyxy)
 
 
-def _detr(draw: _Draw) -> list[Step]:
+def _detr(draw: _Draw) -> list[Operation]:
     longest = draw.input.size[1] if draw.input.resize == "shortest" else DETR_LONGEST
     return draw_detr(draw.random, draw.size, longest)
 
 
-def _flip(draw: _Draw) -> list[Step]:
+def _flip(draw: _Draw) -> list[Operation]:
     return draw_flip(draw.random, draw.size)
 
 
-def _finetune(draw: _Draw) -> list[Step]:
+def _finetune(draw: _Draw) -> list[Operation]:
     return draw_finetune(draw.random, draw.size)
 
 
-def _shapes(draw: _Draw) -> list[Step]:
+def _shapes(draw: _Draw) -> list[Operation]:
     return draw_shapes(draw.seed, draw.size)
 
 
-def _none(draw: _Draw) -> list[Step]:
+def _none(draw: _Draw) -> list[Operation]:
     return []
 
 
-PRESETS: dict[str, Callable[[_Draw], list[Step]]] = {
+PRESETS: dict[str, Callable[[_Draw], list[Operation]]] = {
     "rt_detr": _rt_detr,
     "flip": _flip,
     "finetune": _finetune,

@@ -25,7 +25,7 @@ from datamodules.shapes import generate_shapes
 from datamodules.shards import cache as shard_cache
 from datamodules.shards import remote
 from datamodules.shards.cache import CachedShards, ShardCache, cache_limit, parse_size
-from datamodules.shards.files import FileEntry
+from datamodules.shards.files import PackedFile
 from datamodules.shards.remote import RemoteFolder
 from datamodules.shards.writer import SMALLEST_SHARD, pack
 from zoo.storage.durable import sha256_of
@@ -61,8 +61,8 @@ def contents(index: AnnotationIndex) -> list[bytes]:
     return [index.images.read(name) for name in index.files.tolist()]
 
 
-def entries(folder: Path) -> list[FileEntry]:
-    return [FileEntry(f.name, f.stat().st_size, sha256_of(f)) for f in sorted(folder.glob("*.tar"))]
+def entries(folder: Path) -> list[PackedFile]:
+    return [PackedFile(f.name, f.stat().st_size, sha256_of(f)) for f in sorted(folder.glob("*.tar"))]
 
 
 def cached() -> list[str]:
@@ -289,7 +289,7 @@ def test_a_damaged_copy_in_the_cache_is_thrown_out(packed, server, caplog):
     assert not file.exists()
 
 
-def filled(root: Path, key: str, server: ShardServer, limit: int, shards: list[FileEntry]) -> list[bool]:
+def filled(root: Path, key: str, server: ShardServer, limit: int, shards: list[PackedFile]) -> list[bool]:
     cache = ShardCache(root, key, RemoteFolder(server.url), limit)
     return [cache.fetch(shard) for shard in shards]
 

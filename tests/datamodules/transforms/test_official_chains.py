@@ -56,9 +56,9 @@ def objects(size: tuple[int, int], seed: int) -> ImageTargets:
     return ImageTargets(torch.arange(count), torch.from_numpy(boxes), masks)
 
 
-def step(plan: Plan, kind: type):
-    """The first step of a kind; None if there is none."""
-    return next((s for s in plan.steps if isinstance(s, kind)), None)
+def operation(plan: Plan, kind: type):
+    """The first operation of a kind; None if there is none."""
+    return next((o for o in plan.operations if isinstance(o, kind)), None)
 
 
 def difference(found: torch.Tensor, wanted: Image.Image) -> int:
@@ -81,12 +81,12 @@ def test_detr_training(seed):
     image, targets = picture(size, seed), objects(size, seed)
     transform = build_transform("detr", DETR)
     plan = transform.draw(size, targets.boxes_xyxy, seed)
-    crop, last = step(plan, Crop), plan.steps[-1]
+    crop, last = operation(plan, Crop), plan.operations[-1]
     assert isinstance(last, Resize)
     side = next(s for s in official.SIDES if official.side_rule(*last.canvas[::-1], s, 1333) == last.size)
-    choices = official.DetrChoices(step(plan, HorizontalFlip) is not None, side)
+    choices = official.DetrChoices(operation(plan, HorizontalFlip) is not None, side)
     if crop is not None:
-        before = min(step(plan, Resize).size)
+        before = min(operation(plan, Resize).size)
         region = (crop.top, crop.left, crop.height, crop.width)
         choices = official.DetrChoices(choices.flip, side, before, region)
 
@@ -98,8 +98,8 @@ def test_detr_training(seed):
 
 
 def rt_detr_choices(plan: Plan):
-    d = step(plan, Distort).distortion
-    zoom, crop = step(plan, ZoomOut), step(plan, Crop)
+    d = operation(plan, Distort).distortion
+    zoom, crop = operation(plan, ZoomOut), operation(plan, Crop)
     return official.RtDetrChoices(
         brightness=None if d.brightness == 1 else d.brightness,
         contrast=None if d.contrast == 1 else d.contrast,
@@ -109,7 +109,7 @@ def rt_detr_choices(plan: Plan):
         channels=d.channels,
         zoom=None if zoom is None else (zoom.top, zoom.left, *zoom.size),
         crop=None if crop is None else (crop.top, crop.left, crop.height, crop.width),
-        flip=step(plan, HorizontalFlip) is not None,
+        flip=operation(plan, HorizontalFlip) is not None,
     )
 
 
@@ -170,7 +170,7 @@ def test_every_part_of_the_chains_is_drawn():
         assert 5 <= present <= 35, name
     assert any(c.zoom and c.crop and c.flip for c in drawn)
     detr = [build_transform("detr", DETR).draw((60, 80), torch.zeros(0, 4), seed) for seed in range(24)]
-    assert 6 <= sum(step(plan, Crop) is not None for plan in detr) <= 18
+    assert 6 <= sum(operation(plan, Crop) is not None for plan in detr) <= 18
 
 
 @pytest.mark.parametrize("place", [(0, 0, 40, 60), (13, 7, 200, 150), (100, 0, 141, 61), (30, 90, 91, 300)])

@@ -87,7 +87,7 @@ def test_finetune_crops_a_part_of_the_same_aspect_and_keeps_the_objects_whose_ce
     transform, dropped = build_transform("finetune", InputContract(resize="stretch", size=(120, 180))), 0
     for seed in range(60):
         plan = transform.draw(SIZE, BOXES, seed)
-        (crop,) = [step for step in plan.steps if isinstance(step, Crop)]
+        (crop,) = [o for o in plan.operations if isinstance(o, Crop)]
         assert 0 <= crop.top <= SIZE[0] - crop.height
         assert 0 <= crop.left <= SIZE[1] - crop.width
         assert abs(crop.height / SIZE[0] - crop.width / SIZE[1]) < 0.02
