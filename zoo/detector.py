@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -152,10 +151,12 @@ class Detector:
     def predict(self, image: Picture, threshold: float | None = None) -> Prediction: ...
 
     @overload
-    def predict(self, image: Sequence[Picture], threshold: float | None = None) -> list[Prediction]: ...
+    def predict(
+        self, image: list[Picture] | tuple[Picture, ...], threshold: float | None = None
+    ) -> list[Prediction]: ...
 
     def predict(
-        self, image: Picture | Sequence[Picture], threshold: float | None = None
+        self, image: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
     ) -> Prediction | list[Prediction]:
         """Detections with a score of at least `threshold`, with masks and segments where the model has them.
 

@@ -27,5 +27,12 @@ def decode(raw: bytes, type: type[_T]) -> _T:
     """
     try:
         return msgspec.json.decode(raw, type=type)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.convert(json.loads(raw), type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            return msgspec.convert(json.loads(raw), type)
+        except RecursionError as error:
+            raise ValueError("a value is nested too deeply") from error
+        except ValueError as error:
+            if "set_int_max_str_digits" in str(error):  # Python's words advise to change Python
+                raise ValueError("a number of thousands of digits") from error
+            raise

@@ -34,7 +34,6 @@ from zoo.registry.manifest import (
     read_manifest,
 )
 from zoo.registry.store import (
-    DamagedModelError,
     LocalRegistry,
     find,
     finish_folder,
@@ -43,6 +42,7 @@ from zoo.registry.store import (
 )
 from zoo.storage.cache import cache_root
 from zoo.storage.fetch import DownloadError, Expected, Progress, WrongFileError, fetch, fetch_text
+from zoo.storage.safetensors_file import DamagedModelError
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -41,10 +43,10 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _parse(pattern: str) -> Any:
-    parser = getattr(re, "_parser", None)  # Python 3.11 and later
-    if parser is None:
-        import sre_parse as parser  # type: ignore[no-redef]
-    return parser.parse(pattern)
+    # its place since Python 3.11, and before
+    return importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse").parse(
+        pattern
+    )
 
 
 def _ways(parsed: Any) -> float:

@@ -185,7 +185,7 @@ class _Builder:
         if not self._aliases:
             raise self._error(event, "aliases are not read here", "write the values out")
         if event.anchor not in self._anchored:
-            raise self._error(event, f"*{event.anchor} has no value before it", "write the values out")
+            raise self._error(event, f"*{event.anchor[:40]} has no value before it", "write the values out")
         value, count = self._anchored[event.anchor]
         self._count(event, count)
         if self._expects_key() and not isinstance(value, str):

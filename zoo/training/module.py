@@ -424,7 +424,8 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
     try:
         config = parser.parse_object({"model": init_args})
     except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
-        raise ValueError(f"init_args do not fit {path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"init_args do not fit {path}: {reason[:400]}") from error
     try:
         module: DetectionModule = parser.instantiate(config).model
     except OSError:

@@ -13,9 +13,10 @@ import zoo
 from zoo.architectures import rt_detr
 from zoo.registry import store as store_module
 from zoo.registry.pull import pull
-from zoo.registry.store import DamagedModelError, LocalRegistry, with_files
+from zoo.registry.store import LocalRegistry, with_files
 from zoo.storage.checkpoint_io import UnsafeCheckpointError
 from zoo.storage.fetch import DownloadError, WrongFileError
+from zoo.storage.safetensors_file import DamagedModelError
 
 NAME = "rt_detr_tiny.shapes"
 

@@ -18,6 +18,7 @@ from zoo.registry.store import (
     verify_folder,
     with_files,
 )
+from zoo.runs import catalogue
 
 NAME = "rt_detr_tiny.shapes"
 
@@ -165,3 +166,38 @@ def test_a_manifest_of_the_package_is_parsed_once_until_its_file_changes(tmp_pat
     assert store_module.find("rt_detr_r18").manifest is first
     changed.write_text(path.read_text().replace("Apache-2.0", "another licence"))
     assert store_module.find("rt_detr_r18").manifest.license == "another licence"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b'{"x":1}',
+        b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[]}}',
+        b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}}',
+        b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"F3","shape":[1],"data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"F32","shape":"1","data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b"[" * 2000,
+    ],
+)
+def test_a_header_that_lies_is_no_safetensors_file(tmp_path, header):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    with pytest.raises(DamagedModelError, match="safetensors file"):
+        check_safetensors(file)
+
+
+def test_one_bad_entry_does_not_hide_the_others(tmp_path, caplog):
+    for name in ("good.a", "bad.b"):
+        folder = tmp_path / name / "1"
+        folder.mkdir(parents=True)
+        manifest = tiny_manifest(name=name)
+        (folder / "manifest.yaml").write_text(manifest.to_yaml())
+    bad = tmp_path / "bad.b" / "1" / "manifest.yaml"
+    bad.write_text(bad.read_text().replace("mean: []", "mean: [.nan, .nan, .nan]"))
+    assert [entry["name"] for entry in catalogue.registered(tmp_path)] == ["good.a"]
+    assert "left out of the list" in caplog.text
+    assert ".nan is no finite number" in caplog.text

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from zoo.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
-from zoo.registry.store import DamagedModelError, builtin_manifests, verify_folder
+from zoo.registry.store import builtin_manifests, verify_folder
 from zoo.runs import catalogue
 from zoo.runs.console import Console, format_table
 from zoo.storage.cache import cache_root
+from zoo.storage.safetensors_file import DamagedModelError
 from zoo.verification.proof import Proof, families, prove
 
 HEADER = ("compared", "cases", "numbers", "largest difference", "tolerance", "")

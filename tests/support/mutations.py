@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from datamodules.index.faults import brief
+
 # what the commands turn into one line on stderr; a KeyError or IndexError is a fault of ours
 TOLD = (ValueError, OSError)
 MARK = "@digits@"  # stands for a number that Python's json would not write
@@ -115,7 +117,7 @@ def run(one: Callable[[random.Random], None], inputs: int, slow: bool, seed: int
         try:
             one(random.Random(first + done))
         except TOLD as error:
-            check_words(str(error))
+            check_words(brief(str(error)))
         except Exception as error:
             pytest.fail(f"seed {first + done}: {type(error).__name__}: {str(error)[:300]}")
         assert time.monotonic() - started < 20, f"seed {first + done} took {time.monotonic() - started:.0f} s"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mutations
 import pytest
-import test_broken_tool_files as samples
-from test_panoptic_data import write as write_panoptic
+import tool_samples as samples
+from panoptic_case import panoptic_folder
 from tiny_sets import write_coco, write_image, write_roboflow, write_voc, write_yolo
 
 from datamodules.formats.detect import read
+from datamodules.shards.reader import open_shards
+from datamodules.shards.writer import SMALLEST_SHARD, pack
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -80,7 +85,7 @@ CREATE_TABLE = "image,x1,y1,x2,y2,label\na.png,1,2,9,9,cat\nb.png,2,2,9,9,dog\n"
 SETS: dict[str, Callable[[Path], Path]] = {
     "coco": write_coco,
     "roboflow": write_roboflow,
-    "coco_panoptic": write_panoptic,
+    "coco_panoptic": panoptic_folder,
     "yolo": write_yolo,
     "darknet": darknet,
     "voc": write_voc,
@@ -156,6 +161,79 @@ def test_damaged_annotations_are_told(name, tmp_path):
 def test_damaged_annotations_are_told_for_a_long_time(name, tmp_path):
     fuzz(SETS[name], tmp_path / "set", inputs=0, slow=True)
     shutil.rmtree(tmp_path)
+
+
+# run by itself: what a damaged Arrow file does to its reader may be the end of the process
+READ_SHARDS = """
+import random, sys
+from pathlib import Path
+import mutations, test_fuzz_data
+
+mutations.run(test_fuzz_data.shards(Path(sys.argv[1])), int(sys.argv[2]), slow=sys.argv[3] == "slow")
+"""
+
+
+def shards(root: Path) -> Callable[[random.Random], None]:
+    """Opens damaged shards and takes everything out of them."""
+    whole = {f: f.read_bytes() for f in sorted(root.iterdir()) if f.suffix in (".json", ".arrow")}
+
+    def one(draw: random.Random) -> None:
+        damaged = draw.choice(list(whole))
+        content = whole[damaged]
+        if damaged.suffix == ".json":
+            content = mutations.damaged_json(mutations.json.loads(content), draw)
+        else:
+            for _ in range(draw.choice((1, 2, 8))):  # of the same length: another is told by its size alone
+                at, new = (
+                    draw.randrange(len(content)),
+                    draw.choice((b"\xff", b"\0", b"\x7f", bytes([draw.randrange(256)]))),
+                )
+                new *= draw.choice((1, 1, 4, 8, 64))
+                content = (content[:at] + new + content[at + len(new) :])[: len(content)]
+        damaged.write_bytes(content)
+        try:
+            for index in open_shards(str(root)).splits.values():
+                index.take(range(len(index))).files.tolist()
+                for row in range(len(index)):
+                    index.objects(row)
+                    index.segmentations(row)
+                    index.images.read(index.files[row])
+        finally:
+            damaged.write_bytes(whole[damaged])
+
+    return one
+
+
+def fuzz_shards(folder: Path, inputs: int, slow: str) -> None:
+    pack(read(write_outlined(folder / "plain")), folder / "shards", SMALLEST_SHARD)
+    here, tests = Path(__file__).parent, Path(__file__).parents[2]
+    places = [str(place) for place in (tests.parent, tests / "support", here)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-c", READ_SHARDS, str(folder / "shards"), str(inputs), slow]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def write_outlined(root: Path) -> Path:
+    """COCO with polygons and a run length, so that every column of an index is there."""
+    write_coco(root)
+    file = root / "annotations" / "instances_train.json"
+    content = mutations.json.loads(file.read_bytes())
+    content["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    content["annotations"][1]["segmentation"] = {"size": [30, 40], "counts": [100, 50, 1050]}
+    content["annotations"][1]["iscrowd"] = 1
+    file.write_bytes(mutations.as_json(content))
+    return root
+
+
+def test_damaged_shards_are_told(tmp_path):
+    fuzz_shards(tmp_path, 300, "fast")
+
+
+@pytest.mark.slow
+def test_damaged_shards_are_told_for_a_long_time(tmp_path):
+    fuzz_shards(tmp_path, 0, "slow")
 
 
 @pytest.mark.parametrize("name", SETS)
