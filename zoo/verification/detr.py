@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from zoo.architectures.detr import Detr, detr_criterion, from_published
 from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
+from zoo.contract.pixels import LONGEST_SIDE
 from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.memory_format import to_tokens
@@ -64,7 +65,7 @@ INPUT = InputContract(
     std=(0.229, 0.224, 0.225),
     backend="pil",
 )
-UNLIMITED = 10**9  # a longest side that no image has
+UNLIMITED = LONGEST_SIDE  # no image that is read has a longer one
 # float64 differences come from summation order alone
 EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 

@@ -83,9 +83,9 @@ def test_frozen_parameters_are_frozen_before_ddp_would_wrap_the_network(folder, 
     block["init_args"]["schedule"]["rules"] = [{"match": "^(?!bbox_attention|mask_head)", "freeze": True}]
     made = Schedule.optimizer
 
-    def recorded(schedule: Schedule, network: nn.Module) -> Any:
+    def recorded(schedule: Schedule, network: nn.Module, **options: Any) -> Any:
         learning.extend(name for name, p in network.named_parameters() if p.requires_grad)
-        return made(schedule, network)
+        return made(schedule, network, **options)
 
     monkeypatch.setattr(Schedule, "optimizer", recorded)
     trainer(tmp_path, max_steps=1).fit(build_module(block), data_of(folder))
