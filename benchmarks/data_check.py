@@ -85,12 +85,12 @@ def pil_loop(root: Path, names: list[str]) -> None:
 def leak_search(train: int, val: int) -> tuple[float, float]:
     """CPU and wall of the search for near duplicates among random thumbnails."""
     from datamodules.doctor.duplicates import leaks
-    from datamodules.doctor.pictures import Pictures
+    from datamodules.doctor.image_files import SplitProbes
 
-    def some(number: int, seed: int) -> Pictures:
+    def some(number: int, seed: int) -> SplitProbes:
         thumbnails = np.random.default_rng(seed).integers(0, 256, (number, GRID, GRID), dtype=np.uint8)
         digests = np.zeros(number, dtype="V16")
-        return Pictures(digests, thumbnails, {})
+        return SplitProbes(digests, thumbnails, {})
 
     first, second = some(train, 1), some(val, 2)
     return measured(lambda: leaks(first, second))

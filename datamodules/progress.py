@@ -1,4 +1,4 @@
-"""How far long work is."""
+"""Reports how far the reading, decoding or copying of a data set is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-Progress = Callable[[int, int], None]  # done, in all: bytes of a file, or images
+Meter = Callable[[int, int], None]  # called with (done, total): bytes of a file, or images
 _LARGE = 32 << 20  # bytes; a smaller file is read before a bar would be seen
 
 
 @contextmanager
-def byte_bar(path: Path, asked: Progress | None = None) -> Iterator[Progress | None]:
-    """Told the bytes that were read: `asked` itself, or a bar on stderr where that is a terminal."""
+def byte_bar(path: Path, asked: Meter | None = None) -> Iterator[Meter | None]:
+    """A meter for the bytes of a file: `asked` itself, else, for a large file, a bar on a terminal's stderr."""
     size = path.stat().st_size
     if asked is not None or size < _LARGE:
         yield asked

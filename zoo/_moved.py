@@ -52,6 +52,7 @@ _MOVES = (
     ("datamodules", "datamodules.transforms", "targets"),
     ("datamodules", "datamodules.loading", "datasets loaders samplers masks>mask_truth panoptic_truth"),
     ("datamodules", "datamodules.writers", "convert"),
+    ("datamodules.doctor", "datamodules.doctor", "pictures>image_files"),
     (
         "datamodules.formats",
         "datamodules.writers",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datamodules.doctor.boxes import box_faults, class_faults, limit_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
+from datamodules.doctor.image_files import SplitProbes, depth_faults, file_faults, probe_split, shape_faults
 from datamodules.doctor.ownership import reassigned
-from datamodules.doctor.pictures import Pictures, depth_faults, file_faults, look, shape_faults
 from datamodules.doctor.statistics import (
     Statistics,
     ViewSize,
@@ -22,7 +22,7 @@ from datamodules.formats.detect import Format, read
 from datamodules.images.decodable import FEW_IMAGES, usable_cores
 from datamodules.index import AnnotationIndex, Fault, by_severity
 from datamodules.index.source import Source
-from datamodules.progress import Progress
+from datamodules.progress import Meter
 from datamodules.shards.reader import is_address, place_of
 from datamodules.summary import DataSummary, summarize
 from zoo.contract.labels import LabelMap
@@ -42,7 +42,7 @@ class Examination:
     faults: list[Fault]
     statistics: Statistics
     view: ViewSize  # how the model that is to be trained sees images
-    pictures: dict[str, Pictures] = field(default_factory=dict)  # split -> its images; empty if not decoded
+    probes: dict[str, SplitProbes] = field(default_factory=dict)  # split -> its images; empty if not decoded
     pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
 
     @property
@@ -54,7 +54,7 @@ class Examination:
 
 
 def check(
-    root: str | Path, decode_images: bool = True, progress: Progress | None = None, format: Format = "auto"
+    root: str | Path, decode_images: bool = True, progress: Meter | None = None, format: Format = "auto"
 ) -> DataSummary:
     """Format, splits, classes and faults of a folder: `examine` with its defaults."""
     return examine(root, quick=not decode_images, progress=progress, format=format).summary
@@ -67,7 +67,7 @@ def examine(
     queries: int = QUERIES,
     image_size: str = IMAGE_SIZE,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Meter | None = None,
     format: Format = "auto",
 ) -> Examination:
     """Reads and judges a folder.
@@ -94,17 +94,17 @@ def examine(
     source = read(place if is_address(place) else Path(place), format)
     faults = reassigned(source.faults, source.splits)
     statistics = measure(source.splits, view, queries)
-    pictures: dict[str, Pictures] = {}
+    probes: dict[str, SplitProbes] = {}
     pairs: dict[tuple[str, str], list[Pair]] = {}
     faults += quick_faults(source.splits, source.classes, statistics, source.format)
     if not quick:
-        pictures = look_at_all(source.splits, workers, progress)
-        found, pairs = image_faults(source.splits, pictures)
+        probes = probe_splits(source.splits, workers, progress)
+        found, pairs = image_faults(source.splits, probes)
         faults += found
     faults += stray_faults(source, faults)
     unread = list(unread_folders(source, faults))
     faults += [*unread, *no_train(source.splits, unread), *too_few(source.splits)]
-    return Examination(source, sorted(faults, key=by_severity), statistics, view, pictures, pairs)
+    return Examination(source, sorted(faults, key=by_severity), statistics, view, probes, pairs)
 
 
 def quick_faults(
@@ -142,29 +142,29 @@ def too_few(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
     if any(len(index) for name, index in splits.items() if name in ("val", "test")) or "train" not in splits:
         return
     # augmented copies of one photograph, which share the name before `.rf.`, are held out together
-    pictures = {file.split(".rf.")[0] for file in splits["train"].files.tolist()}
-    if len(pictures) < 2:
+    photographs = {file.split(".rf.")[0] for file in splits["train"].files.tolist()}
+    if len(photographs) < 2:
         yield Fault(
             "warning", TOO_FEW, ".", None,
-            f"the data set has {len(pictures)} picture and no other split, so none can be held out to score on and "
+            f"the data set has {len(photographs)} image and no other split, so none can be held out to score on and "
             "zoo finetune refuses it; add images, or a val split",
         )  # fmt: skip
 
 
 def image_faults(
-    splits: Mapping[str, AnnotationIndex], pictures: Mapping[str, Pictures]
+    splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]
 ) -> tuple[list[Fault], dict[tuple[str, str], list[Pair]]]:
     """What the pixels tell: damage, odd files, copies; and the pairs that are in two splits."""
-    pairs = _pairs(pictures)
-    faults = [*depth_faults(splits, pictures), *leak_faults(splits, pairs)]
-    for split, seen in pictures.items():
+    pairs = _pairs(probes)
+    faults = [*depth_faults(splits, probes), *leak_faults(splits, pairs)]
+    for split, seen in probes.items():
         faults += [*file_faults(splits[split], seen), *twins(splits[split], seen)]
     return faults, pairs
 
 
-def look_at_all(
-    splits: Mapping[str, AnnotationIndex], workers: int | None, progress: Progress | None
-) -> dict[str, Pictures]:
+def probe_splits(
+    splits: Mapping[str, AnnotationIndex], workers: int | None, progress: Meter | None
+) -> dict[str, SplitProbes]:
     """Decodes every image; see `examine` for the arguments."""
     total, done = sum(len(index) for index in splits.values()), 0
     number = usable_cores() if workers is None else workers
@@ -177,16 +177,16 @@ def look_at_all(
 
     enough = workers is not None  # the caller's number is taken as it is
     return {
-        name: look(index, number if enough else min(number, len(index) // FEW_IMAGES), step)
+        name: probe_split(index, number if enough else min(number, len(index) // FEW_IMAGES), step)
         for name, index in splits.items()
     }
 
 
-def _pairs(pictures: Mapping[str, Pictures]) -> dict[tuple[str, str], list[Pair]]:
-    order: Iterable[str] = [s for s in ("train", "val", "test") if s in pictures]
-    names = [*order, *(s for s in pictures if s not in order)]
+def _pairs(probes: Mapping[str, SplitProbes]) -> dict[tuple[str, str], list[Pair]]:
+    order: Iterable[str] = [s for s in ("train", "val", "test") if s in probes]
+    names = [*order, *(s for s in probes if s not in order)]
     return {
-        (first, second): leaks(pictures[first], pictures[second])
+        (first, second): leaks(probes[first], probes[second])
         for k, first in enumerate(names)
         for second in names[k + 1 :]
     }

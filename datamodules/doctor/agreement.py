@@ -1,4 +1,4 @@
-"""Whether two copies of one picture are annotated alike, and which of several copies is worth keeping."""
+"""Whether two copies of one image are annotated alike, and which of several copies is worth keeping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.index import AnnotationIndex
 NEAR = 0.7  # IoU of two drawings of one object
 _PIXELS = 2.0  # by which the edges of a small box may differ, whatever its IoU
 _CLASH = 0.5  # IoU from which two boxes are about one object
-_COMPARED = 64  # different annotations of one picture that are compared with each other
+_COMPARED = 64  # different annotations of one image that are compared with each other
 # how a person is told by which rule one of several copies is kept
 KEPT_RULE = (
     "kept is the copy that most copies agree with, of equals the one with most objects, then the first"
@@ -22,7 +22,7 @@ KEPT_RULE = (
 
 
 class Agreement(NamedTuple):
-    """How two annotations of one picture relate.
+    """How two annotations of one image relate.
 
     Attributes:
         kind: `same`; `near`, each object has one of its class at nearly the same place; `partial`, half of the objects
@@ -72,7 +72,7 @@ def agreement(first: AnnotationIndex, a: int, second: AnnotationIndex, b: int) -
 
 
 def chosen(index: AnnotationIndex, rows: Sequence[int]) -> int:
-    """Which of several copies of one picture to keep, see `KEPT_RULE`; one without objects only if all are."""
+    """Which of several copies of one image to keep, see `KEPT_RULE`; one without objects only if all are."""
     versions: dict[tuple[tuple[float, ...], ...], list[int]] = defaultdict(list)
     for row in rows:
         versions[_listed(index, row)].append(row)

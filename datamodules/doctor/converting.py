@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from datamodules.images.decoding import in_frame
 from datamodules.images.probe import Probe
-from zoo.contract.pixels import declared_bits, open_picture, to_rgb
+from zoo.contract.pixels import declared_bits, open_image, to_rgb
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp"}
 _QUALITY = 95  # of a photograph that has to be written anew; colour is not subsampled
@@ -33,7 +33,7 @@ def suffix_of(probe: Probe | None, name: str) -> str:
 
 
 def converted(data: bytes, probe: Probe, size: tuple[int, int]) -> Converted | None:
-    """The picture as upright 8-bit RGB in the frame (h, w) of its boxes; None if it is fine as it is."""
+    """The image as upright 8-bit RGB in the frame (h, w) of its boxes; None if it is fine as it is."""
     reasons = []
     if probe.orientation in range(2, 9):
         upright = probe.orientation >= 5 and size == probe.size != probe.size[::-1]
@@ -47,17 +47,17 @@ def converted(data: bytes, probe: Probe, size: tuple[int, int]) -> Converted | N
         reasons.append("transparency dropped")
     if not reasons:
         return None
-    with open_picture(io.BytesIO(data)) as opened:
+    with open_image(io.BytesIO(data)) as opened:
         opened.load()
         image = in_frame(opened, size)
         assert image is not None, "the reader has checked the size"
         photograph = probe.format in ("JPEG", "MPO")
-        picture = to_rgb(image, declared_bits(opened))
+        rgb = to_rgb(image, declared_bits(opened))
     buffer = io.BytesIO()
     if photograph:
-        picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+        rgb.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     else:
-        picture.save(buffer, "PNG")
+        rgb.save(buffer, "PNG")
     kind = f"JPEG of quality {_QUALITY}" if photograph else "PNG"
     before = f"{probe.format} {probe.mode}"
     return Converted(buffer.getvalue(), ".jpg" if photograph else ".png", before, kind, "; ".join(reasons))

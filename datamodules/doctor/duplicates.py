@@ -1,4 +1,4 @@
-"""The same picture twice: byte for byte, or nearly, in one split or across splits."""
+"""The same image twice: byte for byte, or nearly, in one split or across splits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.doctor.agreement import agreement, chosen
-from datamodules.doctor.pictures import Pictures
+from datamodules.doctor.image_files import SplitProbes
 from datamodules.index import AnnotationIndex, Fault
 
 # Measured on 907 real photographs and blood smears against their copies (tests/datamodules/test_doctor_leaks.py):
-# re-encoded, halved, stretched, brightened or cut by 5 % a picture keeps more than 0.90 and 0.83; the nearest
-# two different pictures have less than 0.80 of one of them.
+# re-encoded, halved, stretched, brightened or cut by 5 % an image keeps more than 0.90 and 0.83; the nearest
+# two different images have less than 0.80 of one of them.
 SAME = 0.90  # correlation of the thumbnails
 SAME_BITS = 0.83  # share of equal signs of the differences between neighbours
 _CANDIDATES = 4  # best coarse matches of an image in each block that are looked at closely
 _BLOCK = 4096
-_FLAT = 4.0  # grey levels of standard deviation; below, a picture has nothing to be recognised by
+_FLAT = 4.0  # grey levels of standard deviation; below, an image has nothing to be recognised by
 
 
 class Pair(NamedTuple):
-    """Two images that are one picture."""
+    """Two images that show the same."""
 
     train: int  # row in the first split
     other: int  # row in the second split
@@ -33,9 +33,9 @@ class Pair(NamedTuple):
     how: str  # "the same bytes", "nearly the same", "nearly the same, mirrored"
 
 
-def twins(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
+def twins(index: AnnotationIndex, probes: SplitProbes) -> Iterator[Fault]:
     """Files of one split with the same bytes; an error if their objects contradict each other."""
-    for rows in groups(pictures.digests):
+    for rows in groups(probes.digests):
         kept = chosen(index, rows)
         for row in rows:
             if row != kept:
@@ -76,7 +76,7 @@ def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
     return (group for group in rows.values() if len(group) > 1)
 
 
-def leaks(first: Pictures, second: Pictures) -> list[Pair]:
+def leaks(first: SplitProbes, second: SplitProbes) -> list[Pair]:
     """For each image of the second split that is in the first too, its best match there."""
     by_digest: dict[bytes, int] = {}
     for row, digest in enumerate(first.digests.tolist()):
@@ -160,7 +160,7 @@ def leak_faults(
 
 
 def augmented_leaks(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
-    """Roboflow's augmented copies of one picture share the name before `.rf.`; they belong in one split."""
+    """Roboflow's augmented copies of one image share the name before `.rf.`; they belong in one split."""
     seen: dict[str, tuple[str, str]] = {}
     for split, index in splits.items():
         for row, file in enumerate(index.files.tolist()):
@@ -171,6 +171,6 @@ def augmented_leaks(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
             if first != split:
                 yield Fault(
                     "warning", "augmented_leak", file, int(index.image_ids[row]),
-                    f"a copy of the same picture, {where}, is in {first}: the score on {split} is not that of "
+                    f"a copy of the same image, {where}, is in {first}: the score on {split} is not that of "
                     "unseen data; split by the name before .rf.",
                 )  # fmt: skip

@@ -22,12 +22,12 @@ from datamodules.shards.reader import is_address
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
-    from datamodules.progress import Progress
+    from datamodules.progress import Meter
 
 _LARGEST_ID = 2**53 - 1  # what every reader of json keeps exactly
 
 
-def mend(found: Examination, out: str | Path, progress: Progress | None = None) -> ChangeLog:
+def mend(found: Examination, out: str | Path, progress: Meter | None = None) -> ChangeLog:
     """Writes OUT/annotations/instances_SPLIT.json, OUT/SPLIT/ and the logs OUT/fix_log.{jsonl,md}.
 
     Images are copied byte for byte unless they have to be converted. What is ambiguous is left out, or kept
@@ -47,7 +47,7 @@ def mend(found: Examination, out: str | Path, progress: Progress | None = None) 
     if isinstance(source.root, str):
         raise ValueError(f"{source.root} is an address; a cleaned copy is made of a folder")
     root = source.root
-    check_target(root, target, not found.pictures)
+    check_target(root, target, not found.probes)
     verdicts = judge(found)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -87,7 +87,7 @@ def check_target(source: Path | str, out: Path, quick: bool) -> None:
 class _Copy:
     """The copy under construction."""
 
-    def __init__(self, found: Examination, verdicts: Verdicts, work: Path, progress: Progress | None) -> None:
+    def __init__(self, found: Examination, verdicts: Verdicts, work: Path, progress: Meter | None) -> None:
         self._found, self._verdicts, self._work, self._progress = found, verdicts, work, progress
         self._log = ChangeLog(work / "fix_log.jsonl")
         self._total = sum(len(index) for index in found.source.splits.values())
@@ -150,7 +150,7 @@ class _Copy:
 
     def _image(self, split: str, index: AnnotationIndex, row: int, names: _Names) -> str:
         """Writes the file; its name below the split's folder."""
-        source, probe = index.files[row], self._found.pictures[split].odd.get(row)
+        source, probe = index.files[row], self._found.probes[split].odd.get(row)
         data = index.images.read(source)
         made = converted(data, probe, index.size(row)) if probe is not None else None
         suffix = made.suffix if made is not None else suffix_of(probe, source)

@@ -19,8 +19,8 @@ _BESIDE = {
     "voc": (".xml",),
     "yolo": (".txt", ".yaml", ".yml"),
 }
-_PICTURES_OF_A_README = 20  # an example or two beside the set: less than a twentieth of its images
-_OTHER_PICTURES = frozenset({"shards", "coco_panoptic"})  # masks are pictures too
+_IMAGES_OF_A_README = 20  # an example or two beside the set: less than a twentieth of its images
+_WITH_ID_MAPS = frozenset({"shards", "coco_panoptic"})  # their masks are image files too
 _MASKS = frozenset({
     "annotations", "labels", "masks", "mask", "segmentationclass", "segmentationobject", "segmentation", "depth",
     "__macosx",
@@ -61,7 +61,7 @@ def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
 
 def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
     """A warning for each folder of images of which none is in any split, with how many there are."""
-    if isinstance(source.root, str) or source.format in _OTHER_PICTURES:
+    if isinstance(source.root, str) or source.format in _WITH_ID_MAPS:
         return
     if any(f.kind in ("unlisted_image", "unlisted_images") and f.file == "." for f in faults):
         return  # the reader has told of all images below
@@ -88,7 +88,7 @@ def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
             beside.setdefault(place, Counter()).update(x for x in suffixes if x in _ANY)
     read = sum(len(index) for index in source.splits.values())
     for place, number in counts.items():
-        if place == "." and number * _PICTURES_OF_A_README < read:
+        if place == "." and number * _IMAGES_OF_A_README < read:
             continue
         files = ", ".join(f"{n} x {suffix}" for suffix, n in sorted(beside[place].items()))
         also = f", and {files} beside them are not read" if files else ""
@@ -100,7 +100,7 @@ def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
 
 
 def _of_masks(folder: str) -> bool:
-    """Whether pictures in a folder of this name are annotations themselves."""
+    """Whether images in a folder of this name are annotations themselves."""
     return folder.lower() in _MASKS or folder.lower().startswith(("panoptic_", "stuff_"))
 
 
@@ -125,7 +125,7 @@ def _is_image(path: Path) -> bool:
         return False
     if path.suffix:
         return path.suffix.lower() in SUFFIXES
-    try:  # a picture may have lost its suffix
+    try:  # an image may have lost its suffix
         header_size(path)
     except ValueError:
         return False

@@ -71,11 +71,11 @@ def judge(found: Examination) -> Verdicts:
         for row in np.flatnonzero(np.isin(index.image_ids, list(shared))).tolist():
             other = shared[int(index.image_ids[row])]
             out[row] = f"its id is also that of {other}; which of them an annotation means cannot be known"
-        if split in found.pictures:
-            out |= dict(_twins(index, found.pictures[split].digests, set(out)))
+        if split in found.probes:
+            out |= dict(_twins(index, found.probes[split].digests, set(out)))
     for first, second in found.pairs:
         verdicts.images[first] |= _leaked(
-            found.pictures[first].digests, found.source.splits[second], second, found.pictures[second].digests,
+            found.probes[first].digests, found.source.splits[second], second, found.probes[second].digests,
             verdicts.images[second],
         )  # fmt: skip
     return verdicts
@@ -138,7 +138,7 @@ def _twins(index: AnnotationIndex, digests: np.ndarray, left_out: set[int]) -> I
                 "conflict": "other",
             }
             if row != kept:
-                why = f"the same picture with {what[found]} objects as {index.files[kept]}"
+                why = f"the same image with {what[found]} objects as {index.files[kept]}"
                 yield row, why if found == "same" else f"{why}; {KEPT_RULE}"
 
 
@@ -156,9 +156,7 @@ def _leaked(
     """
     files = {d: second.files[row] for row, d in enumerate(digests.tolist()) if any(d) and row not in left_out}
     return {
-        row: f"the same picture is in {name}: {files[d]}"
-        for row, d in enumerate(first.tolist())
-        if d in files
+        row: f"the same image is in {name}: {files[d]}" for row, d in enumerate(first.tolist()) if d in files
     }
 
 

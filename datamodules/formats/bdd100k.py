@@ -11,7 +11,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import MALFORMED, load_json
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _BOX = ("x1", "y1", "x2", "y2")
 
@@ -34,7 +34,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no json of BDD100K (name, labels with category and box2d)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         for number, (name, labels) in enumerate(_images(file), start=1):
             try:
@@ -43,11 +43,11 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 message = "image that cannot be understood; left out; export it again"
                 remarks.add("error", "malformed_labels", file, message, f"image number {number}")
                 continue
-            picture = Picture(name, file, marks=marks)
-            picture.split = split_of_picture(picture, root, tree)
-            pictures.append(picture)
+            record = ImageRecord(name, file, marks=marks)
+            record.split = split_of_image(record, root, tree)
+            records.append(record)
     return assemble(
-        "bdd100k", root, pictures, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "bdd100k", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the BDD100K json does not name; left out",
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Evidence, Reader, Signs
-from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)
@@ -67,7 +67,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no txt of lines `path x1,y1,x2,y2,class ...`")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: dict[tuple[Path, str], Picture] = {}
+    records: dict[tuple[Path, str], ImageRecord] = {}
     names: list[str] = []
     for file in files:
         own = _names(root, file)
@@ -80,17 +80,17 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             if not _is_image(image):
                 remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
                 continue
-            if (file, image) not in pictures:
+            if (file, image) not in records:
                 placed = (near / image.replace("\\", "/")).as_posix()
-                picture = pictures[file, image] = Picture(placed, file, other_names=(image,))
-                picture.split = split_of_picture(picture, root, tree)
+                record = records[file, image] = ImageRecord(placed, file, other_names=(image,))
+                record.split = split_of_image(record, root, tree)
             for box in boxes:
                 if (mark := _mark(box, own, file, remarks)) is None:
                     remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
                 else:
-                    pictures[file, image].marks.append(mark)
+                    records[file, image].marks.append(mark)
     return assemble(
-        "box_list", root, list(pictures.values()), tree, names=names, notes=remarks.faults(),
+        "box_list", root, list(records.values()), tree, names=names, notes=remarks.faults(),
         verify_sizes=verify_sizes, unlisted="image that no list names; left out; list it without a box if it has no "
         "object",
     )  # fmt: skip

@@ -18,7 +18,7 @@ from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.object_rules import is_id
 from datamodules.index.source import Source, image_overlaps, similar_names
-from datamodules.progress import Progress, byte_bar
+from datamodules.progress import Meter, byte_bar
 from datamodules.reading import kinds as sniff
 from datamodules.reading.checked_image import add_checked_image
 from datamodules.reading.image_tree import ImageTree
@@ -56,7 +56,7 @@ class CocoFile:
         self.annotations = Annotations(scratch)
 
 
-def load(path: Path, scratch: Scratch | None = None, progress: Progress | None = None) -> CocoFile:
+def load(path: Path, scratch: Scratch | None = None, progress: Meter | None = None) -> CocoFile:
     """Reads a COCO json in one pass, whatever the order of its parts.
 
     Args:

@@ -9,7 +9,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import MALFORMED, load_list
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -27,7 +27,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no CreateML json (image, annotations with coordinates)")
     remarks = Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         near = file.parent.relative_to(root)
         for number, entry in enumerate(load_list(file, "images"), start=1):
@@ -38,9 +38,11 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 message = f"entry that cannot be understood ({error!r}); left out; export it again"
                 remarks.add("error", "malformed_labels", file, message, f"entry {number}")
                 continue
-            pictures.append(Picture((near / name).as_posix(), file, split_of_file(file, root), None, marks))
+            records.append(
+                ImageRecord((near / name).as_posix(), file, split_of_file(file, root), None, marks)
+            )
     return assemble(
-        "createml", root, pictures, ImageTree(root), notes=remarks.faults(), verify_sizes=verify_sizes,
+        "createml", root, records, ImageTree(root), notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the CreateML file does not name; left out",
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.json_lines import four, objects
 from datamodules.reading.parsing import MALFORMED
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _PERSON = "person"
 
@@ -38,22 +38,22 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no odgt of CrowdHuman")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         for number, line in objects(file, remarks):
             try:
                 marks = [_mark(entry) for entry in line.get("gtboxes") or []]
-                picture = Picture(str(line["ID"]), file, marks=marks)
-                picture.split = split_of_picture(picture, root, tree)
+                record = ImageRecord(str(line["ID"]), file, marks=marks)
+                record.split = split_of_image(record, root, tree)
             except MALFORMED:
                 message = "line that cannot be understood; left out; correct it"
                 remarks.add("error", "malformed_labels", file, message, f"line {number}")
                 continue
-            pictures.append(picture)
+            records.append(record)
     message = "of the three boxes of a person that of the whole body (fbox) is taken, not vbox and hbox; nothing to do"
     note = Fault("note", "whole_body", shown_path(files[0], root), None, message)
     return assemble(
-        "crowdhuman", root, pictures, tree, notes=[note, *remarks.faults()], verify_sizes=verify_sizes,
+        "crowdhuman", root, records, tree, notes=[note, *remarks.faults()], verify_sizes=verify_sizes,
         unlisted="image that no odgt names; left out",
     )  # fmt: skip
 

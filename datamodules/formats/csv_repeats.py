@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.index import Fault, shown_path
-from datamodules.reading.records import Mark, Picture
+from datamodules.reading.records import ImageRecord, Mark
 
 Row = tuple[str, str, str, tuple[float, ...]]  # split, image, class, box
 
@@ -19,21 +19,21 @@ class Table:
     Attributes:
         file: the table.
         divided: whether its name or a column tells splits.
-        pictures: (split, image) -> its objects.
+        records: (split, image) -> its objects.
         notes: what is to be said of it.
     """
 
     file: Path
     divided: bool
-    pictures: dict[tuple[str, str], Picture] = field(default_factory=dict)
+    records: dict[tuple[str, str], ImageRecord] = field(default_factory=dict)
     notes: list[Fault] = field(default_factory=list)
 
     def rows(self, divided: bool) -> set[Row]:
         """What it says, of each split or whatever the split."""
         return {
             (split if divided else "", _name(image), mark.name, _rounded(mark))
-            for (split, image), picture in self.pictures.items()
-            for mark in picture.marks or [Mark("", None)]
+            for (split, image), record in self.records.items()
+            for mark in record.marks or [Mark("", None)]
         }
 
 
@@ -57,7 +57,7 @@ def read_once(root: Path, tables: Sequence[Table]) -> tuple[list[Table], list[Fa
     if len(tables) < 2:
         return kept, notes
     for table in sorted(
-        tables, key=lambda t: -sum(len(p.marks) for p in t.pictures.values())
+        tables, key=lambda t: -sum(len(p.marks) for p in t.records.values())
     ):  # the whole first
         others = [other for other in kept if other is not table and (other.divided or not table.divided)]
         own = table.rows(table.divided)
@@ -73,8 +73,8 @@ def read_once(root: Path, tables: Sequence[Table]) -> tuple[list[Table], list[Fa
 
 
 def _refuse_overlap(root: Path, table: Table, others: Sequence[Table]) -> None:
-    listed = {_name(image) for other in others for _, image in other.pictures}
-    own = {_name(image) for _, image in table.pictures}
+    listed = {_name(image) for other in others for _, image in other.records}
+    own = {_name(image) for _, image in table.records}
     if own & listed:
         raise ValueError(
             f"{root}: {shown_path(table.file, root)} has {len(own & listed)} images that "

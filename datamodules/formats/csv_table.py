@@ -15,7 +15,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_rows
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, told_split
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, told_split
 
 _SUFFIXES = (".csv", ".tsv")
 
@@ -63,15 +63,15 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     remarks = Remarks(root)
     every = [_read_table(file, columns, root, remarks) for file, columns in files.items()]
     tables, notes = read_once(root, every)
-    pictures: dict[tuple[str, str], Picture] = {}
+    records: dict[tuple[str, str], ImageRecord] = {}
     for table in tables:
-        for key, picture in table.pictures.items():
-            known = pictures.setdefault(key, picture)
-            if known is not picture:
-                known.marks += picture.marks
+        for key, record in table.records.items():
+            known = records.setdefault(key, record)
+            if known is not record:
+                known.marks += record.marks
     notes = [*remarks.faults(), *notes, *(note for table in tables for note in table.notes)]
     return assemble(
-        "csv", root, list(pictures.values()), ImageTree(root), ids=_class_table(root),
+        "csv", root, list(records.values()), ImageTree(root), ids=_class_table(root),
         notes=notes, verify_sizes=verify_sizes,
         unlisted="image that no table names; left out; give it a row with an empty box if it has no object",
     )  # fmt: skip
@@ -105,11 +105,11 @@ def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> T
             (split_of(_cell(row, columns.split)) if columns.split is not None else None) or told or "train"
         )
         key = (split, name)
-        if key not in table.pictures:
+        if key not in table.records:
             shown = name if near == Path(".") else (near / name.replace("\\", "/")).as_posix()
-            table.pictures[key] = Picture(shown, file, split, _size(row, columns), [], (name,))
+            table.records[key] = ImageRecord(shown, file, split, _size(row, columns), [], (name,))
         label = ONE_CLASS if columns.name is None else _cell(row, columns.name)
-        table.pictures[key].marks += [Mark(label, box, fraction=fraction) for box in own]
+        table.records[key].marks += [Mark(label, box, fraction=fraction) for box in own]
     return table
 
 

@@ -14,7 +14,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
 from datamodules.reading.parsing import load_xml
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
 
 _BOXED = ("box", "polygon", "ellipse", "mask")
 _UNBOXED = ("polyline", "points", "tag", "skeleton", "cuboid")
@@ -39,29 +39,29 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no CVAT xml (<annotations> with <image> or <track>)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: list[Picture] = []
+    records: list[ImageRecord] = []
     names: list[str] = []
     for file in files:
         document = load_xml(file)
         names += [label.findtext("name") or "" for label in document.iter("label")]
-        pictures += _images(document, file, root, remarks)
-        pictures += _frames(document, file, root, tree, remarks)
+        records += _images(document, file, root, remarks)
+        records += _frames(document, file, root, tree, remarks)
     return assemble(
-        "cvat", root, pictures, tree, names=[n for n in names if n], notes=remarks.faults(),
+        "cvat", root, records, tree, names=[n for n in names if n], notes=remarks.faults(),
         unlisted="image that the CVAT export does not name; left out", verify_sizes=verify_sizes,
     )  # fmt: skip
 
 
-def _images(document: ElementTree.Element, file: Path, root: Path, remarks: Remarks) -> Iterator[Picture]:
+def _images(document: ElementTree.Element, file: Path, root: Path, remarks: Remarks) -> Iterator[ImageRecord]:
     for element in document.iter("image"):
         subset, name = element.get("subset", ""), element.get("name", "")
         split = split_of(subset) or split_of_file(file, root)
-        picture = Picture(f"{subset}/{name}" if subset else name, file, split, _size(element), [])
+        record = ImageRecord(f"{subset}/{name}" if subset else name, file, split, _size(element), [])
         for shape in element:
             mark = _mark(shape, shape.get("label", ""), file, remarks, name)
             if mark is not None:
-                picture.marks.append(mark)
-        yield picture
+                record.marks.append(mark)
+        yield record
 
 
 def _size(element: ElementTree.Element) -> tuple[int, int] | None:
@@ -74,7 +74,7 @@ def _size(element: ElementTree.Element) -> tuple[int, int] | None:
 
 def _frames(
     document: ElementTree.Element, file: Path, root: Path, tree: ImageTree, remarks: Remarks
-) -> Iterator[Picture]:
+) -> Iterator[ImageRecord]:
     tracks = list(document.iter("track"))
     if not tracks and document.find("image") is not None:
         return
@@ -97,7 +97,7 @@ def _frames(
         )
     for frame_number in sorted({*images, *marks}):
         name = images.get(frame_number, f"frame_{frame_number:06d}.png")
-        yield Picture(name, file, split, None, marks.get(frame_number, []))
+        yield ImageRecord(name, file, split, None, marks.get(frame_number, []))
 
 
 def _frame_images(tree: ImageTree, file: Path, root: Path) -> Mapping[int, str]:

@@ -13,7 +13,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.json_lines import first_object, four, objects, whole_size
 from datamodules.reading.parsing import MALFORMED, read_lines, read_rows
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _NAMES = ("file_name", "filename", "image", "image_path")
 _OBJECTS = ("objects", "annotations", "object")
@@ -80,7 +80,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
         raise ValueError(f"{root} has no metadata.jsonl with file_name and objects (bbox, categories)")
     tree, remarks = ImageTree(root), Remarks(root)
     names = _class_names(root)
-    pictures = []
+    records = []
     for file in files:
         near = file.parent.relative_to(root)
         for number, content in _rows(file, remarks):
@@ -92,13 +92,13 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 message = "line that cannot be understood; left out; correct it"
                 remarks.add("error", "malformed_labels", file, message, f"line {number}")
                 continue
-            picture = Picture(
+            record = ImageRecord(
                 (near / image.replace("\\", "/")).as_posix(), file, "train", size, marks, (image,)
             )
-            picture.split = split_of_picture(picture, root, tree)
-            pictures.append(picture)
+            record.split = split_of_image(record, root, tree)
+            records.append(record)
     return assemble(
-        "imagefolder", root, pictures, tree, names=_in_order(pictures, names), notes=remarks.faults(),
+        "imagefolder", root, records, tree, names=_in_order(records, names), notes=remarks.faults(),
         verify_sizes=verify_sizes, unlisted="image that no metadata file names; left out",
     )  # fmt: skip
 
@@ -181,9 +181,9 @@ def _class_names(root: Path) -> dict[int, str]:
     return found
 
 
-def _in_order(pictures: Sequence[Picture], names: Mapping[int, str]) -> list[str]:
+def _in_order(records: Sequence[ImageRecord], names: Mapping[int, str]) -> list[str]:
     """Named classes by number; else those that are numbers by their value, not by alphabet."""
-    used = {mark.name for picture in pictures for mark in picture.marks}
+    used = {mark.name for record in records for mark in record.marks}
     numbers = sorted((n for n in used if n.isascii() and n.isdigit() and len(n) < 10), key=int)
     return [*(name for _, name in sorted(names.items())), *numbers]
 

@@ -14,7 +14,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 _IGNORED = "dontcare"
@@ -64,7 +64,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     bases = {folder: _base(folder) for folder in {file.parent for file in files}}
     tree, remarks = ImageTree(root, within=list(bases.values())), Remarks(root)
     listed = {base: _lists(root, base) for base in bases.values()}
-    pictures = []
+    records = []
     for file in files:
         base = bases[file.parent]
         members = listed[base]
@@ -74,10 +74,10 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             continue
         split = members.get(file.stem) or split_of_file(file, root)
         name = tree.place(base.relative_to(root).as_posix(), _IMAGES, file.stem)
-        pictures.append(Picture(name, file, split, None, list(_marks(file, remarks))))
-    used = {mark.name for picture in pictures for mark in picture.marks}
+        records.append(ImageRecord(name, file, split, None, list(_marks(file, remarks))))
+    used = {mark.name for record in records for mark in record.marks}
     return assemble(
-        "kitti", root, pictures, tree, names=[name for name in CLASSES if name in used],
+        "kitti", root, records, tree, names=[name for name in CLASSES if name in used],
         notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image without a label file; left out; write an empty one if it has no object",
     )  # fmt: skip

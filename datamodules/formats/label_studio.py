@@ -15,12 +15,12 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
 from datamodules.reading.parsing import MALFORMED, load_list
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # put before the name of every uploaded file
 _PAGE = re.compile(r"_(\d+)$")
 _LABEL_KEYS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "keypointlabels", "labels")
-_IMAGE_KEYS = ("image", "images", "img", "image_url", "picture", "photo", "url")
+_IMAGE_KEYS = ("image", "images", "img", "image_url", "record", "photo", "url")
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no Label Studio json (a list of tasks with annotations)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: list[Picture] = []
+    records: list[ImageRecord] = []
     kinds: set[str] = set()
     for file in files:
         for number, task in enumerate(load_list(file, "tasks"), start=1):
@@ -49,17 +49,17 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 results = _results(task, file, remarks)
                 kinds |= {str(r.get("type")) for r in results or []}
                 if results is not None:
-                    pictures += _pictures(task, results, file, root, remarks)
+                    records += _records(task, results, file, root, remarks)
             except MALFORMED as error:
                 message = f"task that cannot be understood ({error!r}); left out; export it again"
                 remarks.add("error", "malformed_labels", file, message, f"task number {number}")
-    if not any(picture.marks for picture in pictures) and kinds and not kinds & _geometry():
+    if not any(record.marks for record in records) and kinds and not kinds & _geometry():
         raise ValueError(
             f"{root}: the Label Studio export has no boxes; its results are of the types {sorted(kinds)}; "
             "detection needs rectanglelabels or polygonlabels"
         )
     return assemble(
-        "label_studio", root, pictures, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "label_studio", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the Label Studio export does not name; left out",
     )  # fmt: skip
 
@@ -96,9 +96,9 @@ def _short_results(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     return results
 
 
-def _pictures(
+def _records(
     task: Mapping[str, Any], results: list[dict[str, Any]], file: Path, root: Path, remarks: Remarks
-) -> Iterator[Picture]:
+) -> Iterator[ImageRecord]:
     split = split_of_file(file, root)
     by_page: dict[int, list[dict[str, Any]]] = {}
     images = _image_urls(task)
@@ -114,7 +114,7 @@ def _pictures(
         if not own and len(images) > 1:
             continue
         names = _names(url, str(task.get("file_upload") or ""))
-        yield Picture(
+        yield ImageRecord(
             names[0], file, split, _size(own), list(_marks(own, file, names[0], remarks)), names[1:]
         )
 

@@ -15,7 +15,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import Points, flat, polygon_box
 from datamodules.reading.parsing import MALFORMED, load_json, load_xml
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
 
 # LabelMe's own words, which stand at the top of its labels.txt and which its exporters leave out
 _IGNORED = frozenset({"__ignore__", "_ignore_"})
@@ -40,20 +40,20 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no LabelMe json (shapes, imagePath) or xml (object/polygon)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         try:
-            reader = _json_picture if file.suffix.lower() == ".json" else _xml_picture
-            pictures.append(reader(file, root, remarks))
+            reader = _json_record if file.suffix.lower() == ".json" else _xml_record
+            records.append(reader(file, root, remarks))
         except MALFORMED as error:
             message = f"cannot be understood: {error}; the image is left out; save it again in LabelMe"
             remarks.add("error", "malformed_labels", file, message, file.stem)
     return assemble(
-        "labelme", root, pictures, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "labelme", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
     )  # fmt: skip
 
 
-def _json_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+def _json_record(file: Path, root: Path, remarks: Remarks) -> ImageRecord:
     content = load_json(file)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -69,7 +69,7 @@ def _json_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
             f"it; put that beside the json as {shlex.quote(f'{file.stem}.png')}"
         )
     # the file itself was often renamed after labelling, together with its json
-    return Picture(
+    return ImageRecord(
         (beside / named).as_posix(), file, split_of_file(file, root), size, marks, (named, own), way_out
     )
 
@@ -111,7 +111,7 @@ def _mark(label: str, box: Box | None, outline: object = None) -> Mark:
     return Mark(label, box, outline)
 
 
-def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+def _xml_record(file: Path, root: Path, remarks: Remarks) -> ImageRecord:
     tree = load_xml(file)
     folder, name = (tree.findtext("folder") or "").strip(), (tree.findtext("filename") or file.stem).strip()
     rows, columns = tree.findtext("imagesize/nrows"), tree.findtext("imagesize/ncols")
@@ -133,7 +133,7 @@ def _xml_picture(file: Path, root: Path, remarks: Remarks) -> Picture:
             message = "object without polygon or box; left out; draw it again"
             remarks.add("error", "no_box", file, message, label)
     named = f"{folder}/{name}" if folder else name
-    return Picture(named, file, split_of_file(file, root), size, marks, (file.stem,))
+    return ImageRecord(named, file, split_of_file(file, root), size, marks, (file.stem,))
 
 
 def _corners(element: ElementTree.Element) -> Points:

@@ -17,7 +17,7 @@ from datamodules.reading.frames import frames_of
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 CLASSES = {
     1: "pedestrian", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non motorized vehicle",
@@ -63,7 +63,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no gt/gt.txt of the MOT challenge")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: list[Picture] = []
+    records: list[ImageRecord] = []
     names: list[str] = []
     for file in _once(files, remarks):
         own = _class_names(file)
@@ -76,11 +76,11 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             )
         )
         marks = list(_marks(file, own, remarks))
-        pictures += frames_of(file, folder, marks, split_of_file(file, root), tree, remarks)
+        records += frames_of(file, folder, marks, split_of_file(file, root), tree, remarks)
     _without_truth(root, files, remarks)
-    used = {mark.name for picture in pictures for mark in picture.marks if not mark.crowd}
+    used = {mark.name for record in records for mark in record.marks if not mark.crowd}
     return assemble(
-        "mot", root, [_of_classes(p, used) for p in pictures], tree, names=[n for n in names if n in used],
+        "mot", root, [_of_classes(p, used) for p in records], tree, names=[n for n in names if n in used],
         notes=remarks.faults(), verify_sizes=verify_sizes,
     )  # fmt: skip
 
@@ -133,17 +133,17 @@ def _marks(file: Path, names: Mapping[int, str], remarks: Remarks) -> Iterator[t
             remarks.add("note", "not_considered", file, message, f"frame {int(row[0])}")
 
 
-def _of_classes(picture: Picture, used: set[str]) -> Picture:
+def _of_classes(record: ImageRecord, used: set[str]) -> ImageRecord:
     """With crowds of classes of the set only; those that look like a pedestrian are crowds of that."""
     alike = {CLASSES[number] for number in _ALIKE}
     marks = []
-    for mark in picture.marks:
+    for mark in record.marks:
         if mark.name in used:
             marks.append(mark)
         elif mark.crowd and mark.name in alike and CLASSES[_PEDESTRIAN] in used:
             marks.append(mark._replace(name=CLASSES[_PEDESTRIAN]))
-    picture.marks = marks
-    return picture
+    record.marks = marks
+    return record
 
 
 def _without_truth(root: Path, files: Sequence[Path], remarks: Remarks) -> None:

@@ -13,7 +13,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 _RULE = "a line is `class left top right bottom` in pixels; left out; correct it"
 
@@ -50,7 +50,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no folder Label with txt of lines `class left top right bottom`")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = []
+    records = []
     seen: dict[tuple[str, str], Path] = {}
     for file in files:
         base = file.parent.parent.relative_to(root).as_posix()
@@ -62,9 +62,9 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 "learns that the others are none; download with --multiclasses 1"
             )
             remarks.add("warning", "copy_for_each_class", root, message, name)
-        pictures.append(Picture(name, file, split, None, list(_marks(file, remarks))))
+        records.append(ImageRecord(name, file, split, None, list(_marks(file, remarks))))
     return assemble(
-        "oidv4", root, pictures, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "oidv4", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image without a file in Label/; left out",
     )  # fmt: skip
 

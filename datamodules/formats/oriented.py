@@ -11,7 +11,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import flat
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, laid_out
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
 
 FOLDERS = ("labeltxt", "labeltxt-v1.0", "labeltxt-v1.5")
 _ROW = "a row is x1 y1 x2 y2 x3 y3 x4 y4 class [difficult] in pixels; left out; correct it"
@@ -32,14 +32,14 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no folder labelTxt with txt files")
     remarks = Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         name = (file.parent.parent.relative_to(root) / "images" / file.stem).as_posix()
-        pictures.append(
-            Picture(name, file, split_of_file(file, root), None, list(_marks(file, root, remarks)))
+        records.append(
+            ImageRecord(name, file, split_of_file(file, root), None, list(_marks(file, root, remarks)))
         )
     return assemble(
-        "oriented", root, pictures, ImageTree(root), notes=remarks.faults(), verify_sizes=verify_sizes,
+        "oriented", root, records, ImageTree(root), notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image without a file in labelTxt; left out; write an empty one if it has no object",
     )  # fmt: skip
 

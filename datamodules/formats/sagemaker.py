@@ -12,7 +12,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.json_lines import four, objects, whole_size
 from datamodules.reading.parsing import MALFORMED
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _METADATA = "-metadata"
 _SUFFIXES = (".manifest", ".jsonl", ".json")
@@ -40,7 +40,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no manifest of lines with a source-ref")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: list[Picture] = []
+    records: list[ImageRecord] = []
     ids: dict[str, int] = {}
     kinds: set[str] = set()
     for file in files:
@@ -50,22 +50,22 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
                 kinds |= _kinds(line)
                 job = _job(line)
                 if job:
-                    pictures.append(_picture(line, job, file, ids))
+                    records.append(_record(line, job, file, ids))
                 else:
                     message = "image without annotations of boxes, or of which the job failed; left out"
                     remarks.add("warning", "unannotated", file, message, where)
             except MALFORMED:
                 message = "line that cannot be understood; left out; export the manifest again"
                 remarks.add("error", "malformed_labels", file, message, where)
-    if not pictures and kinds and not any("object-detection" in kind for kind in kinds):
+    if not records and kinds and not any("object-detection" in kind for kind in kinds):
         raise ValueError(
             f"{root}: the manifest is of the job {', '.join(sorted(kinds))} and has no boxes; detection needs "
             "groundtruth/object-detection"
         )
-    for picture in pictures:
-        picture.split = split_of_picture(picture, root, tree)
+    for record in records:
+        record.split = split_of_image(record, root, tree)
     return assemble(
-        "sagemaker", root, pictures, tree, ids=ids, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "sagemaker", root, records, tree, ids=ids, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that no manifest names; left out",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def _job(line: Mapping[str, Any]) -> str:
     return boxed[-1] if boxed else ""
 
 
-def _picture(line: Mapping[str, Any], job: str, file: Path, ids: dict[str, int]) -> Picture:
+def _record(line: Mapping[str, Any], job: str, file: Path, ids: dict[str, int]) -> ImageRecord:
     labels, metadata = line[job], line.get(job + _METADATA) or {}
     for number, name in (metadata.get("class-map") or {}).items():
         if int(number) not in ids.values():
@@ -99,7 +99,7 @@ def _picture(line: Mapping[str, Any], job: str, file: Path, ids: dict[str, int])
         marks.append(Mark(names.get(number, str(number)), box))
     shapes = labels.get("image_size") or [{}]
     size = whole_size(shapes[0].get("height"), shapes[0].get("width"))
-    return Picture(str(line["source-ref"]), file, size=size, marks=marks)
+    return ImageRecord(str(line["source-ref"]), file, size=size, marks=marks)
 
 
 FORMAT = Reader(

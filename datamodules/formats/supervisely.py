@@ -16,7 +16,7 @@ from datamodules.reading.json_lines import whole_size
 from datamodules.reading.outlines import Points, flat, polygon_box
 from datamodules.reading.parsing import MALFORMED, load_json
 from datamodules.reading.reader import Reader, laid_out
-from datamodules.reading.records import Box, Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _HEAD_OF_PNG = 24  # bytes, up to width and height
 
@@ -39,18 +39,18 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no ann/*.json of Supervisely (size, objects with classTitle)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = []
+    records = []
     for file in files:
         try:
-            picture = _picture(file, root, remarks)
+            record = _record(file, root, remarks)
         except MALFORMED:
             message = "cannot be understood; the image is left out; export it again"
             remarks.add("error", "malformed_labels", file.parent, message, file.name)
             continue
-        picture.split = split_of_picture(picture, root, tree)
-        pictures.append(picture)
+        record.split = split_of_image(record, root, tree)
+        records.append(record)
     return assemble(
-        "supervisely", root, pictures, tree, names=_names(root, remarks), notes=remarks.faults(),
+        "supervisely", root, records, tree, names=_names(root, remarks), notes=remarks.faults(),
         verify_sizes=verify_sizes, unlisted="image without a json in ann/; left out",
     )  # fmt: skip
 
@@ -69,14 +69,14 @@ def _names(root: Path, remarks: Remarks) -> list[str]:
     return names
 
 
-def _picture(file: Path, root: Path, remarks: Remarks) -> Picture:
+def _record(file: Path, root: Path, remarks: Remarks) -> ImageRecord:
     content = load_json(file)
     shape = content.get("size") or {}
     base = file.parent.parent.relative_to(root)
     name = file.stem  # p.jpg.json, of older exports p.json
     marks = [m for entry in content["objects"] for m in _marks(entry, file, remarks)]
     size = whole_size(shape.get("height"), shape.get("width"))
-    return Picture((base / "img" / name).as_posix(), file, "train", size, marks, (name,))
+    return ImageRecord((base / "img" / name).as_posix(), file, "train", size, marks, (name,))
 
 
 _BOXED = ("rectangle", "polygon", "bitmap")

@@ -16,7 +16,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box
 from datamodules.reading.parsing import MALFORMED
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_picture
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
 _ONLY_CLASS = "object"  # where nothing says what the regions are
 # attributes that hold the class, the likelier first; any other is taken where there is none of these
@@ -57,30 +57,30 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             remarks.add("error", "malformed_labels", file, message, where)
     attribute, notes = _class_attribute(every, root)
     tree = ImageTree(root)
-    pictures = list(_pictures(every, attribute, options.get(attribute, {}), root, tree, remarks))
+    records = list(_records(every, attribute, options.get(attribute, {}), root, tree, remarks))
     return assemble(
-        "via", root, pictures, tree, notes=[*notes, *remarks.faults()], verify_sizes=verify_sizes,
+        "via", root, records, tree, notes=[*notes, *remarks.faults()], verify_sizes=verify_sizes,
         unlisted="image that the VIA files do not name; left out",
     )  # fmt: skip
 
 
-def _pictures(
+def _records(
     every: Sequence[Entry], attribute: str, options: Mapping[str, str], root: Path, tree: ImageTree, remarks: Remarks
-) -> Iterator[Picture]:  # fmt: skip
+) -> Iterator[ImageRecord]:  # fmt: skip
     seen: set[tuple[str, str, str]] = set()
     for entry in every:
         near = (entry.source.parent.relative_to(root) / entry.image.replace("\\", "/")).as_posix()
-        picture = Picture(near, entry.source, other_names=(entry.image,))
-        picture.split = split_of_picture(picture, root, tree)
+        record = ImageRecord(near, entry.source, other_names=(entry.image,))
+        record.split = split_of_image(record, root, tree)
         marks = [m for r in entry.regions for m in _marks(r, attribute, options, entry, remarks)]
-        key = (picture.split, entry.image, repr(marks))
+        key = (record.split, entry.image, repr(marks))
         if key in seen:
             message = "image that another VIA file has with the same regions; taken once"
             remarks.add("note", "listed_twice", entry.source, message, entry.image)
             continue
         seen.add(key)
-        picture.marks = marks
-        yield picture
+        record.marks = marks
+        yield record
 
 
 def _class_attribute(every: Sequence[Entry], root: Path) -> tuple[str, list[Fault]]:

@@ -15,7 +15,7 @@ from datamodules.reading.frames import frames_of
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 # category -> name as published; 0 are ignored regions, 11 others, neither is a class of the challenge
 CLASSES = {1: "pedestrian", 2: "people", 3: "bicycle", 4: "car", 5: "van", 6: "truck", 7: "tricycle",
@@ -67,20 +67,20 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no folder of txt with VisDrone's 8 columns (annotations/)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = [picture for file in files for picture in _pictures(file, root, tree, remarks)]
+    records = [record for file in files for record in _records(file, root, tree, remarks)]
     return assemble(
-        "visdrone", root, pictures, tree, ids={name: i for i, name in CLASSES.items()}, notes=remarks.faults(),
+        "visdrone", root, records, tree, ids={name: i for i, name in CLASSES.items()}, notes=remarks.faults(),
         verify_sizes=verify_sizes, unlisted="image without an annotation file; left out",
     )  # fmt: skip
 
 
-def _pictures(file: Path, root: Path, tree: ImageTree, remarks: Remarks) -> Iterator[Picture]:
+def _records(file: Path, root: Path, tree: ImageTree, remarks: Remarks) -> Iterator[ImageRecord]:
     base = file.parent.parent.relative_to(root).as_posix() if file.parent != root else "."
     marks = list(_marks(file, remarks))
     split = split_of_file(file.parent / "x", root)
     if not any(frame for frame, _ in marks):
         name = tree.place(base, ("images", "sequences", ""), file.stem)
-        yield Picture(name, file, split, None, [mark for _, mark in marks])
+        yield ImageRecord(name, file, split, None, [mark for _, mark in marks])
         return
     folder = "sequences" if base == "." else f"{base}/sequences"
     yield from frames_of(file, f"{folder}/{file.stem}", marks, split, tree, remarks)

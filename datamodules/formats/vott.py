@@ -11,7 +11,7 @@ from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import flat, polygon_box
 from datamodules.reading.parsing import MALFORMED, load_json
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no VoTT json (assets with regions)")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures: list[Picture] = []
+    records: list[ImageRecord] = []
     names: list[str] = []
     for file in files:
         content = load_json(file)
@@ -40,24 +40,24 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
             raise ValueError(f"{file} is no VoTT project: {error!r}; export it again") from error
         for key, entry in entries:
             try:
-                pictures.append(_picture(entry, file, split_of_file(file, root)))
+                records.append(_record(entry, file, split_of_file(file, root)))
             except MALFORMED as error:
                 message = f"asset that cannot be understood ({error!r}); left out; export it again"
                 remarks.add("error", "malformed_labels", file, message, key)
     return assemble(
-        "vott_json", root, pictures, tree, names=names, notes=remarks.faults(), verify_sizes=verify_sizes,
+        "vott_json", root, records, tree, names=names, notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that the VoTT export does not name; left out",
     )  # fmt: skip
 
 
-def _picture(entry: dict, file: Path, split: str) -> Picture:
+def _record(entry: dict, file: Path, split: str) -> ImageRecord:
     asset = entry.get("asset") or {}
     shape = asset.get("size") or {}
     size = (int(shape["height"]), int(shape["width"])) if {"height", "width"} <= shape.keys() else None
     name = str(asset.get("name") or "")
     path = unquote(str(asset.get("path") or name)).removeprefix("file:")
     marks = [mark for region in entry.get("regions") or [] for mark in _marks(region)]
-    return Picture(path, file, split, size, marks, (unquote(name),))
+    return ImageRecord(path, file, split, size, marks, (unquote(name),))
 
 
 def _marks(region: dict) -> list[Mark]:

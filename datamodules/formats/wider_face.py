@@ -16,7 +16,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Mark, Picture, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
 CLASS = "face"
 _NAME = re.compile(r"wider_face_\w+_bbx_gt\.txt")
@@ -51,42 +51,42 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if not files:
         raise ValueError(f"{root} has no wider_face_train_bbx_gt.txt")
     tree, remarks = ImageTree(root), Remarks(root)
-    pictures = [picture for file in files for picture in _pictures(file, root, remarks)]
+    records = [record for file in files for record in _records(file, root, remarks)]
     return assemble(
-        "wider_face", root, pictures, tree, names=[CLASS], notes=remarks.faults(), verify_sizes=verify_sizes,
+        "wider_face", root, records, tree, names=[CLASS], notes=remarks.faults(), verify_sizes=verify_sizes,
         unlisted="image that no list of faces names; left out",
     )  # fmt: skip
 
 
-def _pictures(file: Path, root: Path, remarks: Remarks) -> Iterator[Picture]:
+def _records(file: Path, root: Path, remarks: Remarks) -> Iterator[ImageRecord]:
     split = split_of_file(file, root)
-    picture: Picture | None = None
+    record: ImageRecord | None = None
     expected: int | None = None
     for number, line in enumerate((own.strip() for own in read_lines(file)), start=1):
         if _is_image(line):
-            if picture is not None:
-                yield _whole(picture, expected, remarks)
-            picture, expected = (
-                Picture(f"WIDER_{split}/images/{line}", file, split, other_names=(line,)),
+            if record is not None:
+                yield _whole(record, expected, remarks)
+            record, expected = (
+                ImageRecord(f"WIDER_{split}/images/{line}", file, split, other_names=(line,)),
                 None,
             )
-        elif line and picture is not None and expected is None and line.isascii() and line.isdigit():
+        elif line and record is not None and expected is None and line.isascii() and line.isdigit():
             expected = int(line[:9])
         elif line:
             mark = _face(line)
-            if mark is None or picture is None:
+            if mark is None or record is None:
                 remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
             elif expected or any(cell != "0" for cell in line.split()):
-                picture.marks.append(mark)
-    if picture is not None:
-        yield _whole(picture, expected, remarks)
+                record.marks.append(mark)
+    if record is not None:
+        yield _whole(record, expected, remarks)
 
 
-def _whole(picture: Picture, expected: int | None, remarks: Remarks) -> Picture:
-    if expected is None or expected != len(picture.marks):
+def _whole(record: ImageRecord, expected: int | None, remarks: Remarks) -> ImageRecord:
+    if expected is None or expected != len(record.marks):
         message = "image whose number of faces is not that of its lines; the lines are taken; correct it"
-        remarks.add("warning", "face_count", picture.source, message, picture.other_names[0])
-    return picture
+        remarks.add("warning", "face_count", record.source, message, record.other_names[0])
+    return record
 
 
 def _face(line: str) -> Mark | None:

@@ -1,4 +1,4 @@
-"""YOLO: one txt a picture with rows `class cx cy w h` in [0, 1]; classes in data.yaml or obj.names."""
+"""YOLO: one txt an image with rows `class cx cy w h` in [0, 1]; classes in data.yaml or obj.names."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from datamodules.images.probe import probe_all
 from datamodules.index import AnnotationIndex
 from datamodules.index.faults import Fault
 from datamodules.index.source import Source
-from datamodules.progress import Progress
+from datamodules.progress import Meter
 
 FEW_IMAGES = 64  # a worker; below it starting one costs more than it saves
 
@@ -22,7 +22,7 @@ def corrupt_image(file: str, image_id: int, why: str) -> Fault:
 
 
 def corrupt_images(
-    splits: Mapping[str, AnnotationIndex], progress: Progress | None = None
+    splits: Mapping[str, AnnotationIndex], progress: Meter | None = None
 ) -> dict[str, dict[int, Fault]]:
     """Split -> row -> fault of each image that cannot be decoded; one in two splits is decoded once.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.images.files import ORIENTATION, UNREADABLE
 from datamodules.index.image_store import Folder, ImageStore, StoreError
-from zoo.contract.pixels import declared_bits, open_picture, to_rgb
+from zoo.contract.pixels import declared_bits, open_image, to_rgb
 from zoo.contract.preprocess import image_to_tensor
 
 try:
@@ -22,7 +22,7 @@ except ImportError:  # torchvision 0.29 says that a later one is without; PIL's 
 _END_OF_JPEG = b"\xff\xd9"
 
 
-def open_image(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
+def decode_file(path: Path, image_id: int, size: tuple[int, int]) -> Image.Image:
     """`decode` of a plain file."""
     return decode(Folder(str(path.parent)), path.name, image_id, size)
 
@@ -66,7 +66,7 @@ def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
     if not data.endswith(_END_OF_JPEG):
         return False
     try:
-        with open_picture(io.BytesIO(data), ("JPEG",)) as header:
+        with open_image(io.BytesIO(data), ("JPEG",)) as header:
             return (
                 header.format == "JPEG"  # not MPO, a series of pictures
                 and header.mode in ("RGB", "L")
@@ -79,7 +79,7 @@ def _is_ordinary_jpeg(data: bytes, size: tuple[int, int]) -> bool:
 
 def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Image.Image:
     try:
-        with open_picture(io.BytesIO(data)) as opened:
+        with open_image(io.BytesIO(data)) as opened:
             opened.load()
             image = in_frame(opened, size)
             if image is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from zoo.contract.pixels import open_picture
+from zoo.contract.pixels import open_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
@@ -75,7 +75,7 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ValueError: naming the file, if it is no readable image.
     """
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
     except UNREADABLE as error:

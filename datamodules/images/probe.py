@@ -21,7 +21,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.index.image_store import ImageStore, StoreError
-from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_picture, to_rgb
+from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_image, to_rgb
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
 _SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
@@ -71,7 +71,7 @@ def probe(data: bytes) -> Probe:
             warnings.simplefilter(
                 "ignore"
             )  # PIL on odd EXIF and large pictures: not about this file's pixels
-            with open_picture(io.BytesIO(data)) as image:
+            with open_image(io.BytesIO(data)) as image:
                 bits, stored = declared_bits(image), _stored_bits(image)  # before anything decodes it
                 seen = Probe(
                     format=image.format or "",

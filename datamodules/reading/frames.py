@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.records import Mark, Picture, Remarks
+from datamodules.reading.records import ImageRecord, Mark, Remarks
 
 _NUMBER = re.compile(r"(\d{1,12})$")
 
 
 def frames_of(
     file: Path, folder: str, marks: Iterable[tuple[int, Mark]], split: str, tree: ImageTree, remarks: Remarks
-) -> Iterator[Picture]:
+) -> Iterator[ImageRecord]:
     """Every frame that lies in the folder, also one without an object. Objects of absent frames are told.
 
     Args:
@@ -31,7 +31,7 @@ def frames_of(
     for name in tree.inside(folder):
         found = _NUMBER.search(PurePosixPath(name).stem)
         if found:
-            yield Picture(name, file, split, None, of_frame.pop(int(found[1]), []))
+            yield ImageRecord(name, file, split, None, of_frame.pop(int(found[1]), []))
     for number in of_frame:
         message = f"frame without an image in {folder}; its objects are left out; put it there"
         remarks.add("error", "missing_frame", file, message, f"frame {number}")

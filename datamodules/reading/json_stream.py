@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from datamodules.progress import Progress
+from datamodules.progress import Meter
 from datamodules.reading.text import encoding_of
 from zoo.storage.opening import open_file
 
@@ -61,7 +61,7 @@ class JsonStream:
     For each name that `members` gives, the caller takes the value with `elements` or `skip`.
     """
 
-    def __init__(self, path: Path, chunk: int = CHUNK, progress: Progress | None = None) -> None:
+    def __init__(self, path: Path, chunk: int = CHUNK, progress: Meter | None = None) -> None:
         self._file = open_file(path)
         self._total = path.stat().st_size
         self._chunk = chunk

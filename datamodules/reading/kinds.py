@@ -56,23 +56,23 @@ class _Walk:
     def __init__(self, root: Path) -> None:
         self.files: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
         self.folders: list[Path] = []
-        self.pictured: list[Path] = []
+        self.with_images: list[Path] = []
         for folder, below, names in walk(root):
             here = Path(folder)
             self.folders.append(here)
             deep = len(here.relative_to(root).parts) >= _DEPTH
             below[:] = [] if deep else sorted(d for d in below if not d.startswith("."))
-            pictured, texts = False, 0
+            has_image, texts = False, 0
             for name in sorted(names):
                 suffix = os.path.splitext(name)[1].lower()
                 if name.startswith("."):
                     continue
-                pictured = pictured or suffix in SUFFIXES
+                has_image = has_image or suffix in SUFFIXES
                 texts += suffix == ".txt"
                 listed = suffix in _SUFFIXES and (suffix != ".txt" or texts <= _TEXTS)
                 if listed and os.path.isfile(f"{folder}/{name}"):  # a pipe is no file: reading one never ends
                     self.files[suffix].append(here / name)
-            self.pictured += [here] if pictured else []
+            self.with_images += [here] if has_image else []
 
 
 _WALKS: ContextVar[dict[Path, _Walk] | None] = ContextVar("walks", default=None)
@@ -130,7 +130,7 @@ def folders(root: Path, names: Collection[str]) -> list[Path]:
 
 def image_folders(root: Path) -> list[Path]:
     """Folders in `root` and a few levels below that have image files in them."""
-    return _walked(root).pictured
+    return _walked(root).with_images
 
 
 def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Path]:

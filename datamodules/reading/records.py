@@ -1,4 +1,4 @@
-"""Pictures and marks as an annotation tool has them, and how they become a `Source`.
+"""Images and their marks as an annotation tool has them, and how they become a `Source`.
 
 Readers of tools that know classes by name share this: they parse, it finds the images, numbers classes,
 images and objects, and lets the index judge the boxes.
@@ -43,7 +43,7 @@ class Mark(NamedTuple):
 
 
 @dataclass
-class Picture:
+class ImageRecord:
     """One image with its marks.
 
     Attributes:
@@ -101,22 +101,22 @@ def told_split(file: Path, root: Path) -> str | None:
     return next((split for split in map(split_of, names) if split), None)
 
 
-def split_of_picture(picture: Picture, root: Path, tree: ImageTree) -> str:
+def split_of_image(record: ImageRecord, root: Path, tree: ImageTree) -> str:
     """The split the annotation file is for; if nothing there tells, that of the folder of the image."""
-    below = picture.source.relative_to(root)
-    for name in (picture.file, *picture.other_names):
+    below = record.source.relative_to(root)
+    for name in (record.file, *record.other_names):
         found = tree.candidates(name)
         if found:
             folders = Path(found[0]).parent.parts if len(found) == 1 else ()
             told = [below.stem, *reversed(below.parent.parts), *reversed(folders)]
             return next((split for split in map(split_of, told) if split), "train")
-    return split_of_file(picture.source, root)
+    return split_of_file(record.source, root)
 
 
 def assemble(
     format: str,
     root: Path,
-    pictures: Sequence[Picture],
+    records: Sequence[ImageRecord],
     tree: ImageTree,
     *,
     names: Sequence[str] = (),
@@ -130,7 +130,7 @@ def assemble(
     Args:
         format: of the source.
         root: folder of the data set.
-        pictures: all of them; one listed twice in a split keeps the marks of both.
+        records: all of them; one listed twice in a split keeps the marks of both.
         tree: where the images are.
         names: class names in the order of the tool; others follow by alphabet. Ids are positions.
         ids: class ids where the format has them, instead of positions.
@@ -138,42 +138,42 @@ def assemble(
         unlisted: what to say of images that nothing names; empty says nothing.
         verify_sizes: read each image's header even if the annotations give its size.
     """
-    id_of = _class_ids(pictures, names, ids)
+    id_of = _class_ids(records, names, ids)
     classes = {source_id: name for name, source_id in sorted(id_of.items(), key=lambda item: item[1])}
     remarks = Remarks(root)
     builders: dict[str, IndexBuilder] = {}
     placed: dict[tuple[str, str], tuple[int, tuple[int, int] | None]] = {}
-    regions: list[Picture] = []
+    regions: list[ImageRecord] = []
     number = 0
-    for image_id, picture in enumerate(pictures):
-        builder = builders.setdefault(picture.split, IndexBuilder(root, classes))
-        name = _name_on_disk(tree, picture, builder, image_id)
-        own_id, size = placed.get((picture.split, name), (image_id, None))
-        if (picture.split, name) in placed:
+    for image_id, record in enumerate(records):
+        builder = builders.setdefault(record.split, IndexBuilder(root, classes))
+        name = _name_on_disk(tree, record, builder, image_id)
+        own_id, size = placed.get((record.split, name), (image_id, None))
+        if (record.split, name) in placed:
             message = "image listed twice; the objects of both are taken; merge them"
-            remarks.add("warning", "listed_twice", picture.source, message, picture.file)
+            remarks.add("warning", "listed_twice", record.source, message, record.file)
         elif name:
-            size = add_checked_image(builder, tree, name, image_id, picture.size, verify_sizes)
-            placed[picture.split, name] = (image_id, size)
-            if size is None and picture.way_out and builder.faults[-1].kind == "missing_image":
-                builder.faults[-1] = replace(builder.faults[-1], message=picture.way_out)
-        for mark in picture.marks:
+            size = add_checked_image(builder, tree, name, image_id, record.size, verify_sizes)
+            placed[record.split, name] = (image_id, size)
+            if size is None and record.way_out and builder.faults[-1].kind == "missing_image":
+                builder.faults[-1] = replace(builder.faults[-1], message=record.way_out)
+        for mark in record.marks:
             number += 1
             if mark.region:
-                regions.append(picture)
+                regions.append(record)
                 for source_id in classes:
                     number += 1
                     builder.add_object(
-                        own_id, _pixels(mark, size), source_id, number, crowd=True, file=picture.source
+                        own_id, _pixels(mark, size), source_id, number, crowd=True, file=record.source
                     )
                 continue
             if not mark.name:
                 message = "object without a class; left out; name it"
-                remarks.add("error", "unlabelled", picture.source, message, picture.file)
+                remarks.add("error", "unlabelled", record.source, message, record.file)
                 continue
             builder.add_object(
                 own_id, _pixels(mark, size), id_of[mark.name], number, crowd=mark.crowd,
-                segmentation=mark.segmentation, file=picture.source,
+                segmentation=mark.segmentation, file=record.source,
             )  # fmt: skip
     order: tuple[str, ...] = ("train", "val", "test")
     splits = {s: builders[s].build() for s in order if s in builders}
@@ -188,29 +188,29 @@ def assemble(
     return Source(format, root, classes, splits, (*every, *image_overlaps(root, splits)))
 
 
-def _ignored(pictures: Sequence[Picture], root: Path) -> Iterable[Fault]:
-    """One note for all regions that are to be ignored, given the picture of each."""
-    if pictures:
-        few = ", ".join(p.file for p in pictures[:_FEW]) + (", ..." if len(pictures) > _FEW else "")
+def _ignored(records: Sequence[ImageRecord], root: Path) -> Iterable[Fault]:
+    """One note for all regions that are to be ignored, given the image of each."""
+    if records:
+        few = ", ".join(p.file for p in records[:_FEW]) + (", ..." if len(records) > _FEW else "")
         message = (
-            f"{len(pictures)} x region to ignore, which is no object; it becomes a crowd of each class: not trained "
+            f"{len(records)} x region to ignore, which is no object; it becomes a crowd of each class: not trained "
             f"on, and what is found there counts neither way; nothing to do ({few})"
         )
-        yield Fault("note", "ignore_region", shown_path(pictures[0].source, root), None, message)
+        yield Fault("note", "ignore_region", shown_path(records[0].source, root), None, message)
 
 
 def _class_ids(
-    pictures: Sequence[Picture], names: Sequence[str], ids: Mapping[str, int] | None
+    records: Sequence[ImageRecord], names: Sequence[str], ids: Mapping[str, int] | None
 ) -> dict[str, int]:
-    used = sorted({mark.name for picture in pictures for mark in picture.marks if mark.name})
+    used = sorted({mark.name for record in records for mark in record.marks if mark.name})
     known = dict(ids) if ids is not None else {name: i for i, name in enumerate(dict.fromkeys(names))}
     following = max(known.values(), default=-1) + 1
     return {**known, **{n: following + i for i, n in enumerate(u for u in used if u not in known)}}
 
 
-def _name_on_disk(tree: ImageTree, picture: Picture, builder: IndexBuilder, image_id: int) -> str:
+def _name_on_disk(tree: ImageTree, record: ImageRecord, builder: IndexBuilder, image_id: int) -> str:
     """The path below the tree's folder; the given name if there is none, empty if there are several."""
-    for name in (picture.file, *picture.other_names):
+    for name in (record.file, *record.other_names):
         found = tree.candidates(name)
         if len(found) == 1:
             return found[0]
@@ -219,13 +219,13 @@ def _name_on_disk(tree: ImageTree, picture: Picture, builder: IndexBuilder, imag
             builder.fault(
                 "error",
                 "ambiguous_image",
-                picture.source,
+                record.source,
                 image_id,
                 f"{len(found)} files are called {name!r}: {', '.join(found[:_FEW])}; the image is left out; "
                 "give the annotations the folder too",
             )
             return ""
-    return picture.file
+    return record.file
 
 
 def _pixels(mark: Mark, size: tuple[int, int] | None) -> object:

@@ -30,8 +30,6 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 _log = logging.getLogger(__name__)
 _jitter = random.Random()  # its own: the draws of a training are no business of the network
 
-Progress = Callable[[int], None]  # bytes that came
-
 
 class NoRangesError(StoreError):
     """The server answers a request for a range with the whole file, which `content` is."""
@@ -90,7 +88,7 @@ class RemoteFolder:
         return self._patiently(name, lambda: self._cat(name, None, None), min(_KNOCKS, self.attempts))
 
     def fetch(
-        self, name: str, target: Path, size: int, sha256: str, progress: Progress | None = None
+        self, name: str, target: Path, size: int, sha256: str, progress: Callable[[int], None] | None = None
     ) -> None:
         """Makes `target` the whole file, checked; goes on where a cut fetch of it ended.
 
@@ -118,7 +116,7 @@ class RemoteFolder:
             "file is damaged or of another packing; upload it again, with the manifest it belongs to"
         )
 
-    def _complete(self, name: str, part: Path, size: int, progress: Progress | None) -> None:
+    def _complete(self, name: str, part: Path, size: int, progress: Callable[[int], None] | None) -> None:
         with open(part, "ab") as file:
             if file.tell() > size:
                 file.truncate(0)

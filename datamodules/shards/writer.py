@@ -24,7 +24,7 @@ from datamodules.index.columns import name_code
 from datamodules.index.plain_json import encode
 from datamodules.index.source import Source
 from datamodules.outputs import require_apart
-from datamodules.progress import Progress
+from datamodules.progress import Meter
 from datamodules.shards.cache import read_range
 from datamodules.shards.files import (
     IMAGES,
@@ -42,7 +42,7 @@ SMALLEST_SHARD = 2 * tarfile.RECORDSIZE  # bytes; an empty tar takes half of it
 _SUFFIX = ".tar"
 
 
-def pack(source: Source, output: Path, shard_size: int, progress: Progress | None = None) -> ShardManifest:
+def pack(source: Source, output: Path, shard_size: int, progress: Meter | None = None) -> ShardManifest:
     """Packs all splits of `source` into the new folder `output`.
 
     Images keep the order of their splits, and the bytes of their files; one that is in two splits is
@@ -102,7 +102,7 @@ def _lock_file(output: Path) -> Path:
     return folder / f"{hashlib.sha256(os.fsencode(output.resolve())).hexdigest()[:24]}.lock"
 
 
-def _write(source: Source, folder: Path, shard_size: int, progress: Progress | None) -> ShardManifest:
+def _write(source: Source, folder: Path, shard_size: int, progress: Meter | None) -> ShardManifest:
     places = _Places()
     total = len({name for index in source.splits.values() for name in index.files.tolist()})
     with _Shards(folder, shard_size) as shards:
@@ -131,7 +131,7 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Progress | N
     return manifest
 
 
-def verify(folder: Path, manifest: ShardManifest, places: _Places, progress: Progress | None) -> None:
+def verify(folder: Path, manifest: ShardManifest, places: _Places, progress: Meter | None) -> None:
     """Reads everything back, as a stranger's tar reader and as ours.
 
     Raises:

@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pictured:
+class LabelledImage:
     """One image with its objects.
 
     Attributes:
@@ -65,7 +65,7 @@ class Writer(Protocol):
         """Where the image belongs."""
         ...
 
-    def add(self, split: str, picture: Pictured) -> None:
+    def add(self, split: str, image: LabelledImage) -> None:
         """Writes one image."""
         ...
 
@@ -74,14 +74,14 @@ class Writer(Protocol):
         ...
 
 
-def pictures(index: AnnotationIndex, names: list[str]) -> Iterator[Pictured]:
+def labelled_images(index: AnnotationIndex, names: list[str]) -> Iterator[LabelledImage]:
     """The images of a split in order, under their new names."""
     image_ids, offsets, annotation_ids = index.image_ids, index.offsets, index.annotation_ids
     for row, name in enumerate(names):
         objects = index.objects(row)
         outlines = index.segmentations(row)
         own = annotation_ids[int(offsets[row]) : int(offsets[row + 1])].tolist()
-        yield Pictured(
+        yield LabelledImage(
             name,
             int(image_ids[row]),
             index.size(row),
@@ -101,21 +101,21 @@ def same_names(classes: Mapping[int, str]) -> int:
 
 
 def plain_objects(
-    picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
+    image: LabelledImage, split: str, losses: Counter[str], dropped: Counter[str]
 ) -> list[Labelled]:
     """The objects that a format of boxes alone can hold; counts what is lost of and with the others."""
-    kept = without_crowds(picture, split, losses, dropped)
+    kept = without_crowds(image, split, losses, dropped)
     losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
     unheld_areas(kept, losses)
     return kept
 
 
 def without_crowds(
-    picture: Pictured, split: str, losses: Counter[str], dropped: Counter[str]
+    image: LabelledImage, split: str, losses: Counter[str], dropped: Counter[str]
 ) -> list[Labelled]:
     """The objects that are one each; counts the others."""
-    kept = [labelled for labelled in picture.objects if not labelled.crowd]
-    number = len(picture.objects) - len(kept)
+    kept = [labelled for labelled in image.objects if not labelled.crowd]
+    number = len(image.objects) - len(kept)
     losses["crowd regions, left out"] += number
     dropped[split] += number
     return kept

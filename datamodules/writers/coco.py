@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from datamodules.index.plain_json import encode
-from datamodules.writers.base import Pictured
+from datamodules.writers.base import LabelledImage
 
 
 class CocoWriter:
@@ -33,15 +33,15 @@ class CocoWriter:
         """In the folder of the split."""
         return self._root / split / name
 
-    def add(self, split: str, picture: Pictured) -> None:
+    def add(self, split: str, image: LabelledImage) -> None:
         """Ids, areas, crowds and outlines as they are."""
-        height, width = picture.size
-        image = {"id": picture.image_id, "file_name": picture.name, "width": width, "height": height}
-        _append(self._images[split], image, b'{"images": [')
-        for labelled in picture.objects:
+        height, width = image.size
+        entry = {"id": image.image_id, "file_name": image.name, "width": width, "height": height}
+        _append(self._images[split], entry, b'{"images": [')
+        for labelled in image.objects:
             annotation: dict[str, Any] = {
                 "id": labelled.annotation_id,
-                "image_id": picture.image_id,
+                "image_id": image.image_id,
                 "category_id": labelled.source_id,
                 "bbox": list(labelled.box),
                 "area": labelled.area,

@@ -20,14 +20,14 @@ from datamodules.images.files import header_size
 from datamodules.index import AnnotationIndex
 from datamodules.index.source import Source
 from datamodules.outputs import require_apart
-from datamodules.progress import Progress
-from datamodules.writers.base import Pictured, Writer, pictures
+from datamodules.progress import Meter
+from datamodules.writers.base import LabelledImage, Writer, labelled_images
 from datamodules.writers.coco import CocoWriter
 from datamodules.writers.csv import CsvWriter
 from datamodules.writers.names import new_names, renamed
 from datamodules.writers.voc import VocWriter
 from datamodules.writers.yolo import YoloWriter
-from zoo.contract.pixels import open_picture
+from zoo.contract.pixels import open_image
 
 Target = Literal["coco", "yolo", "voc", "csv"]
 Images = Literal["copy", "link", "symlink"]
@@ -81,7 +81,7 @@ def convert(
     target: Target,
     output: str | Path,
     images: Images = "copy",
-    progress: Progress | None = None,
+    progress: Meter | None = None,
 ) -> Conversion:
     """Writes `source` as `target` into `output`, which appears only when it is complete and read back.
 
@@ -137,20 +137,20 @@ def _write(
     writer: Writer,
     names: Mapping[str, list[str]],
     images: Images,
-    progress: Progress | None,
+    progress: Meter | None,
 ) -> Skipped:
     """Writes all images under their new names; returns those that were left out."""
     total, done = sum(map(len, names.values())), 0
     skipped = Skipped(Counter(), Counter())
     for split, index in source.splits.items():
-        for row, picture in enumerate(pictures(index, names[split])):
-            if target not in _KEEPS_FRAME and not _in_displayed_frame(index, row, picture):
+        for row, image in enumerate(labelled_images(index, names[split])):
+            if target not in _KEEPS_FRAME and not _in_displayed_frame(index, row, image):
                 writer.losses["images whose boxes ignore the photograph's EXIF rotation, left out"] += 1
                 skipped.images[split] += 1
-                skipped.objects[split] += len(picture.objects)
+                skipped.objects[split] += len(image.objects)
             else:
-                _place(index, row, writer.image_path(split, picture.name), images)
-                writer.add(split, picture)
+                _place(index, row, writer.image_path(split, image.name), images)
+                writer.add(split, image)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -167,12 +167,12 @@ def _write(
     return skipped
 
 
-def _in_displayed_frame(index: AnnotationIndex, row: int, picture: Pictured) -> bool:
+def _in_displayed_frame(index: AnnotationIndex, row: int, image: LabelledImage) -> bool:
     if index.store is None:
-        return header_size(index.path(row))[0] == picture.size
-    with open_picture(io.BytesIO(index.images.read(index.files[row]))) as image:
-        turned = ImageOps.exif_transpose(image)
-        return (turned.height, turned.width) == picture.size
+        return header_size(index.path(row))[0] == image.size
+    with open_image(io.BytesIO(index.images.read(index.files[row]))) as opened:
+        turned = ImageOps.exif_transpose(opened)
+        return (turned.height, turned.width) == image.size
 
 
 def _place(index: AnnotationIndex, row: int, path: Path, images: Images) -> None:

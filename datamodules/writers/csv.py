@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.writers.base import SPACED, Pictured, one_line, plain_objects, same_names, spaced_names
+from datamodules.writers.base import SPACED, LabelledImage, one_line, plain_objects, same_names, spaced_names
 
 _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -36,17 +36,17 @@ class CsvWriter:
         """In the folder of the split."""
         return self._root / split / name
 
-    def add(self, split: str, picture: Pictured) -> None:
+    def add(self, split: str, image: LabelledImage) -> None:
         """Its rows, corners with all digits."""
-        height, width = picture.size
+        height, width = image.size
         rows = csv.writer(self._streams[split])
-        objects = plain_objects(picture, split, self.losses, self.dropped)
+        objects = plain_objects(image, split, self.losses, self.dropped)
         for labelled in objects:
             x, y, w, h = labelled.box
             corners = [repr(float(v)) for v in (x, y, x + w, y + h)]
-            rows.writerow((picture.name, width, height, self._classes[labelled.source_id], *corners))
+            rows.writerow((image.name, width, height, self._classes[labelled.source_id], *corners))
         if not objects:
-            rows.writerow((picture.name, width, height, "", "", "", "", ""))
+            rows.writerow((image.name, width, height, "", "", "", "", ""))
 
     def close(self) -> None:
         """Closes the tables."""

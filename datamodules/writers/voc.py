@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from datamodules.writers.base import (
     SPACED,
     Labelled,
-    Pictured,
+    LabelledImage,
     one_line,
     plain_objects,
     same_names,
@@ -38,18 +38,18 @@ class VocWriter:
         """In JPEGImages, whatever its split."""
         return self._root / "JPEGImages" / name
 
-    def add(self, split: str, picture: Pictured) -> None:
+    def add(self, split: str, image: LabelledImage) -> None:
         """One xml; fractions of a pixel are written as such."""
-        height, width = picture.size
+        height, width = image.size
         tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = picture.name
+        ElementTree.SubElement(tree, "filename").text = image.name
         size = ElementTree.SubElement(tree, "size")
         for word, value in (("width", width), ("height", height), ("depth", 3)):
             ElementTree.SubElement(size, word).text = str(value)
-        for labelled in plain_objects(picture, split, self.losses, self.dropped):
+        for labelled in plain_objects(image, split, self.losses, self.dropped):
             self._add_object(tree, split, labelled, height, width)
         ElementTree.indent(tree)
-        stem = Path(picture.name).stem
+        stem = Path(image.name).stem
         file = self._root / "Annotations" / f"{stem}.xml"
         ElementTree.ElementTree(tree).write(file, encoding="utf-8", xml_declaration=True)
         self._stems[split].append(stem)

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from datamodules.writers.base import Labelled, Pictured, unheld_areas, without_crowds
+from datamodules.writers.base import Labelled, LabelledImage, unheld_areas, without_crowds
 
 _FAR = 1.5  # readers take larger numbers for pixels
 _FITS = 0.01  # pixels; COCO's boxes are rounded to it
@@ -43,15 +43,15 @@ class YoloWriter:
         """In images/<split>."""
         return self._root / "images" / split / name
 
-    def add(self, split: str, picture: Pictured) -> None:
+    def add(self, split: str, image: LabelledImage) -> None:
         """Rows with all digits."""
         rows: dict[str, None] = {}
-        kept = without_crowds(picture, split, self.losses, self.dropped)
+        kept = without_crowds(image, split, self.losses, self.dropped)
         unheld_areas(kept, self.losses)
         outlines = [self._outline(labelled) for labelled in kept]
         outlined = any(outline is not None for outline in outlines)
         for labelled, outline in zip(kept, outlines, strict=True):
-            values = self._box(labelled, picture.size) if outline is None else _shares(outline, picture.size)
+            values = self._box(labelled, image.size) if outline is None else _shares(outline, image.size)
             if outlined and outline is None:
                 self.losses[
                     "boxes without an outline beside objects that have one, written as their corners"
@@ -62,7 +62,7 @@ class YoloWriter:
                 self.losses["second copies of the same box of the same class, left out"] += 1
                 self.dropped[split] += 1
             rows[row] = None
-        path = (self._root / "labels" / split / picture.name).with_suffix(".txt")
+        path = (self._root / "labels" / split / image.name).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 

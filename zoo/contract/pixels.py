@@ -43,7 +43,7 @@ class Reading(NamedTuple):
     lost: float
 
 
-def open_picture(source: BinaryIO | Path | str, formats: tuple[str, ...] = ()) -> Image.Image:
+def open_image(source: BinaryIO | Path | str, formats: tuple[str, ...] = ()) -> Image.Image:
     """Opens a picture without decoding it; its limits are tested before anything is made of its size.
 
     Args:

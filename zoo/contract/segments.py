@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.contract.labels import LabelMap
-from zoo.contract.pixels import open_picture
+from zoo.contract.pixels import open_image
 
 VOID = 0
 _IDS = 256**3  # that a colour can name
@@ -144,7 +144,7 @@ def ids_of_png(png: bytes) -> npt.NDArray[np.int32]:
         ValueError: if it is no PNG of that kind.
     """
     try:
-        with open_picture(io.BytesIO(png), ("PNG",)) as image:
+        with open_image(io.BytesIO(png), ("PNG",)) as image:
             image.load()
             mode, pixels = image.mode, np.asarray(image).astype(np.int32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from zoo.contract.pixels import LONGEST_SIDE, MOST_PIXELS, declared_bits, open_picture, to_rgb
+from zoo.contract.pixels import LONGEST_SIDE, MOST_PIXELS, declared_bits, open_image, to_rgb
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
@@ -71,7 +71,7 @@ def _of_place(image: str | os.PathLike[str]) -> Image.Image:
 
 def _decoded(source: io.BytesIO | Path, name: str) -> Image.Image:
     try:
-        with open_picture(source) as opened:
+        with open_image(source) as opened:
             return to_rgb(ImageOps.exif_transpose(opened), declared_bits(opened))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not a picture that can be read: {error}") from error

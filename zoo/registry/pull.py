@@ -41,7 +41,7 @@ from zoo.registry.store import (
     with_files,
 )
 from zoo.storage.cache import cache_root
-from zoo.storage.fetch import DownloadError, Expected, Progress, WrongFileError, fetch, fetch_text
+from zoo.storage.fetch import ByteMeter, DownloadError, Expected, WrongFileError, fetch, fetch_text
 from zoo.storage.safetensors_file import DamagedModelError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def pull(
     registry: str | Path | None = None,
     source: str | None = None,
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ByteMeter | None = None,
     attempts: int = 4,
 ) -> Pulled:
     """Makes the files of a model ready on this machine and checks every hash.
@@ -130,7 +130,7 @@ class Fetched:
 class _Fetcher:
     """How to fetch; tries addresses in turn."""
 
-    progress: Progress | None
+    progress: ByteMeter | None
     attempts: int
 
     def first(self, options: Sequence[Option], advice: str = "") -> Fetched:

@@ -77,7 +77,7 @@ def _size(data: DetectionDataModule) -> int:
 
 
 def _found(data: DetectionDataModule) -> list[Fault]:
-    from datamodules.doctor import image_faults, look_at_all
+    from datamodules.doctor import image_faults, probe_splits
 
     splits = data.read().splits
-    return image_faults(splits, look_at_all(splits, None, None))[0]
+    return image_faults(splits, probe_splits(splits, None, None))[0]

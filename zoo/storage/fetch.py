@@ -29,7 +29,7 @@ _FIRST_PAUSE = 0.5  # seconds; doubles
 _LONGEST_PAUSE = 30.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+ByteMeter = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
 
 class DownloadError(OSError):
@@ -53,7 +53,7 @@ def fetch(
     target: Path,
     expected: Expected,
     *,
-    progress: Progress | None = None,
+    progress: ByteMeter | None = None,
     attempts: int = _ATTEMPTS,
     first_pause: float = _FIRST_PAUSE,
     largest: int | None = _LARGEST,
@@ -136,7 +136,7 @@ def _fetch_http(
     url: str,
     part: Path,
     expected: Expected,
-    progress: Progress | None,
+    progress: ByteMeter | None,
     attempts: int,
     first_pause: float,
     limit: int | None,
@@ -152,7 +152,7 @@ def _fetch_http(
 
 
 def _fetch_once(
-    url: str, part: Path, expected: Expected, progress: Progress | None, limit: int | None
+    url: str, part: Path, expected: Expected, progress: ByteMeter | None, limit: int | None
 ) -> None:
     """One request; appends to the part file if the server resumes it, else starts again."""
     have = part.stat().st_size if part.exists() else 0
@@ -189,7 +189,7 @@ def _fetch_once(
 
 
 def _pump(
-    reply: Any, file: Any, start: int, total: int | None, limit: int | None, progress: Progress | None
+    reply: Any, file: Any, start: int, total: int | None, limit: int | None, progress: ByteMeter | None
 ) -> None:
     done = start
     while chunk := reply.read(_CHUNK):

@@ -15,7 +15,7 @@ from tiny_sets import coco_content, write_coco, write_image, write_voc, write_yo
 from datamodules.doctor import examine
 from datamodules.doctor.fix import mend
 from datamodules.formats.detect import read
-from datamodules.images.decoding import open_image
+from datamodules.images.decoding import decode_file
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -151,7 +151,7 @@ def test_turned_photograph_is_written_upright(orientation, tmp_path):
     raw.save(root / "images/train/a.jpg", exif=exif, quality=95)
     (root / "labels/train/a.txt").write_text("0 .5 .5 .2 .2")
     size = (60, 80) if orientation < 5 else (80, 60)
-    seen = np.asarray(open_image(root / "images/train/a.jpg", 0, size)).astype(int)
+    seen = np.asarray(decode_file(root / "images/train/a.jpg", 0, size)).astype(int)
     fixed(root, out)
     with Image.open(out / "train/a.jpg") as image:
         assert image.getexif().get(0x0112) is None

@@ -10,15 +10,15 @@ from dirty_more import jpeg, scene
 from PIL import Image, ImageEnhance, ImageOps
 
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leaks
-from datamodules.doctor.pictures import Pictures
+from datamodules.doctor.image_files import SplitProbes
 from datamodules.images.probe import GRID, Probe, probe
 from datamodules.index import IndexBuilder
 
 
-def pictures(probes: list[Probe]) -> Pictures:
+def pictures(probes: list[Probe]) -> SplitProbes:
     thumbnails = np.stack([np.frombuffer(p.thumbnail, np.uint8).reshape(GRID, GRID) for p in probes])
     digests = np.array([np.void(p.digest) for p in probes], dtype="V16")
-    return Pictures(digests, thumbnails, {})
+    return SplitProbes(digests, thumbnails, {})
 
 
 def found(train: list[Probe], other: list[Probe]) -> list[tuple[int, int, str]]:
@@ -103,9 +103,9 @@ def test_different_real_pictures_are_not_called_one(test_data):
     rows = np.arange(len(every))
     pairs: set[tuple[int, int]] = set()
     for shift in (1, 2, 3):  # the best match of each among all that are not itself
-        other = Pictures(seen.digests[shift::4], seen.thumbnails[shift::4], {})
+        other = SplitProbes(seen.digests[shift::4], seen.thumbnails[shift::4], {})
         rest = np.setdiff1d(rows, rows[shift::4])
-        for pair in leaks(Pictures(seen.digests[rest], seen.thumbnails[rest], {}), other):
+        for pair in leaks(SplitProbes(seen.digests[rest], seen.thumbnails[rest], {}), other):
             pairs.add(tuple(sorted((int(rest[pair.train]), int(rows[shift::4][pair.other])))))
     # BloodImage_00037 and 00038: one field of view, focused anew
     assert len(pairs) == 1

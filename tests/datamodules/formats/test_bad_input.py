@@ -10,7 +10,7 @@ from tiny_sets import coco_content, module, write_coco, write_image, write_voc, 
 
 from datamodules.doctor import check
 from datamodules.formats.detect import read
-from datamodules.images.decoding import open_image
+from datamodules.images.decoding import decode_file
 from zoo.contract.pixels import to_rgb
 
 
@@ -199,7 +199,7 @@ def test_damaged_image_in_training_names_file_and_id(tmp_path):
 def test_image_of_another_size_names_both(tmp_path):
     write_image(tmp_path / "a.jpg", (40, 30))
     with pytest.raises(ValueError, match=r"a.jpg \(image id 5\) is 40x30 but its annotations are for 50x30"):
-        open_image(tmp_path / "a.jpg", 5, (30, 50))
+        decode_file(tmp_path / "a.jpg", 5, (30, 50))
 
 
 YOLO_ROWS: dict[str, tuple[str, str, str]] = {
@@ -359,10 +359,10 @@ def rotated_photo(path, orientation: int) -> Image.Image:
 def test_rotation_follows_the_size_of_the_annotations(tmp_path):
     raw = np.asarray(rotated_photo(tmp_path / "a.png", 6))
     turned = np.rot90(raw, -1)
-    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png", 0, (20, 10))), turned)
-    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png", 0, (10, 20))), raw)
+    assert np.array_equal(np.asarray(decode_file(tmp_path / "a.png", 0, (20, 10))), turned)
+    assert np.array_equal(np.asarray(decode_file(tmp_path / "a.png", 0, (10, 20))), raw)
     rotated_photo(tmp_path / "b.png", 3)
-    assert np.array_equal(np.asarray(open_image(tmp_path / "b.png", 0, (10, 20))), raw[::-1, ::-1])
+    assert np.array_equal(np.asarray(decode_file(tmp_path / "b.png", 0, (10, 20))), raw[::-1, ::-1])
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "I", "F"])

@@ -14,7 +14,7 @@ from datamodules.images.decoding import decode
 from datamodules.images.files import header_size
 from datamodules.images.probe import probe
 from datamodules.index.image_store import Folder
-from zoo.contract.pixels import LONGEST_SIDE, declared_bits, levels, open_picture, to_rgb
+from zoo.contract.pixels import LONGEST_SIDE, declared_bits, levels, open_image, to_rgb
 from zoo.detector import read_picture
 
 # a scene whose brightest part is well below white, as scenes are
@@ -175,7 +175,7 @@ def test_a_size_that_no_picture_has_is_refused_before_decoding(size, tmp_path, m
 
 
 def test_a_tile_of_a_satellite_is_opened():
-    assert open_picture(io.BytesIO(bare_png(10_980, 10_980))).size == (10_980, 10_980)
+    assert open_image(io.BytesIO(bare_png(10_980, 10_980))).size == (10_980, 10_980)
 
 
 def test_only_pixels_are_opened(tmp_path):
@@ -204,7 +204,7 @@ def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path):
 
 
 def test_depths_come_from_the_file_alone():
-    with open_picture(io.BytesIO(saved(Image.fromarray(SCENE.astype(np.uint16))))) as image:
+    with open_image(io.BytesIO(saved(Image.fromarray(SCENE.astype(np.uint16))))) as image:
         assert declared_bits(image) is None
-    with open_picture(io.BytesIO(saved(Image.fromarray(SCENE)))) as image:
+    with open_image(io.BytesIO(saved(Image.fromarray(SCENE)))) as image:
         assert declared_bits(image) is None

@@ -144,7 +144,7 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
 
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
     line = ", ".join(counted(number, severity) for severity, number in counts.items())
-    lines = [line if found.pictures else f"{line}; no image was decoded (--quick)"]
+    lines = [line if found.probes else f"{line}; no image was decoded (--quick)"]
     if report is not None:
         lines.append(f"the page: {report}")
     place = shlex.quote(folder)

@@ -62,7 +62,7 @@ def _tiles(found: Examination) -> list[tuple[str, str, str]]:
 
 
 def _verdict(found: Examination) -> str:
-    seen = "" if found.pictures else " Images were not decoded (--quick): damage and copies stay unseen."
+    seen = "" if found.probes else " Images were not decoded (--quick): damage and copies stay unseen."
     if any(f.severity == "error" for f in found.faults):
         return (
             f"Errors would stop or spoil a training: correct them, or write a cleaned copy with --fix.{seen}"

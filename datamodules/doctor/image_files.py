@@ -1,4 +1,4 @@
-"""Faults of the image files themselves, from what `image_probe` saw in them."""
+"""Faults of the image files themselves, from what `datamodules.images.probe` found in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOST = 1e-3  # share of values
 _LONG = 10.0  # longer over shorter side
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),  # a JPEG with a second picture after it, from phones
+    "MPO": (".jpg", ".jpeg", ".mpo"),  # a JPEG with a second image after it, from phones
     "PNG": (".png",),
     "WEBP": (".webp",),
     "GIF": (".gif",),
@@ -34,15 +34,15 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What the images of one split look like, in columns: small enough for millions of them."""
+class SplitProbes:
+    """What the probes of all images of one split found, in columns: small enough for millions of images."""
 
     digests: NDArray[np.void]  # [N] 16 bytes of the file's bytes each
     thumbnails: NDArray[np.uint8]  # [N, GRID, GRID] grey levels as displayed; 0 where there are no pixels
     odd: Mapping[int, Probe]  # row -> probe, of all that is no plain upright RGB JPEG or PNG
 
 
-def look(index: AnnotationIndex, workers: int, progress: Callable[[], None] | None) -> Pictures:
+def probe_split(index: AnnotationIndex, workers: int, progress: Callable[[], None] | None) -> SplitProbes:
     """Decodes every image of a split."""
     number = len(index)
     digests = np.zeros(number, dtype="V16")
@@ -56,7 +56,7 @@ def look(index: AnnotationIndex, workers: int, progress: Callable[[], None] | No
             odd[row] = probe._replace(thumbnail=b"")
         if progress is not None:
             progress()
-    return Pictures(digests, thumbnails, odd)
+    return SplitProbes(digests, thumbnails, odd)
 
 
 def _plain(probe: Probe, name: str) -> bool:
@@ -74,9 +74,9 @@ def _suffix_fits(probe: Probe, name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _SUFFIXES.get(probe.format, ())
 
 
-def file_faults(index: AnnotationIndex, pictures: Pictures) -> Iterator[Fault]:
+def file_faults(index: AnnotationIndex, probes: SplitProbes) -> Iterator[Fault]:
     """What is odd or wrong about the files of a split."""
-    for row, probe in pictures.odd.items():
+    for row, probe in probes.odd.items():
         if probe.error:
             yield corrupt_image(str(index.files[row]), int(index.image_ids[row]), probe.error)
             continue
@@ -93,7 +93,7 @@ def _damaged(probe: Probe) -> Iterable[_Finding]:
         yield (
             "warning",
             "damaged_image",
-            f"it decodes, but the decoder says {probe.damage!r}: part of the picture may be garbage; look at "
+            f"it decodes, but the decoder says {probe.damage!r}: part of the image may be garbage; look at "
             "it and replace it",
         )
 
@@ -106,13 +106,13 @@ def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
             "warning",
             "rotation_unclear",
             f"EXIF orientation {probe.orientation} keeps the size, so whether the boxes were drawn on the turned "
-            "picture cannot be told; they are taken to be; look at the boxes, then save the picture upright",
+            "image cannot be told; they are taken to be; look at the boxes, then save the image upright",
         )
     elif probe.size[0] != probe.size[1] and frame == probe.size[::-1]:
         yield (
             "note",
             "exif_rotation",
-            f"EXIF orientation {probe.orientation}; the boxes are those of the turned picture and it is read so",
+            f"EXIF orientation {probe.orientation}; the boxes are those of the turned image and it is read so",
         )
 
 
@@ -131,7 +131,7 @@ def _levels(probe: Probe) -> Iterable[_Finding]:
             "warning",
             "few_levels",
             f"it has more than 8 bits and becomes {looks}: 98 % of its pixels are read as levels {low} to {high} of "
-            "0 to 255; save it as 8 bits, or stretched to all of its bits, as its pictures are to be seen",
+            "0 to 255; save it as 8 bits, or stretched to all of its bits, as it is to be seen",
         )
 
 
@@ -151,10 +151,10 @@ def _deep(probe: Probe, reading: Reading) -> Iterable[_Finding]:
         )
 
 
-def depth_faults(splits: Mapping[str, AnnotationIndex], pictures: Mapping[str, Pictures]) -> Iterator[Fault]:
-    """Pictures whose depth only their values tell, and tell differently: one value is another level in each."""
+def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]) -> Iterator[Fault]:
+    """Images whose bit depth only their values show, and show differently: one value is another level in each."""
     found: dict[str, list[str]] = defaultdict(list)
-    for split, seen in pictures.items():
+    for split, seen in probes.items():
         for row, probe in seen.odd.items():
             if probe.reading is not None and not probe.reading.declared:
                 found[probe.reading.range].append(str(splits[split].files[row]))
@@ -178,11 +178,11 @@ def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
     if probe.reading is not None:
         yield from _deep(probe, probe.reading)
     elif probe.mode in ("L", "1", "LA"):
-        yield "note", "grayscale", "a grey picture; it is read as RGB with equal channels"
+        yield "note", "grayscale", "a grey image; it is read as RGB with equal channels"
     elif probe.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         yield "note", "colour_space", f"{probe.mode} pixels are converted to RGB when read"
     elif probe.mode in ("P", "PA") and probe.format != "GIF":
-        yield "note", "palette", "a picture with a palette; it is read as RGB"
+        yield "note", "palette", "an image with a palette; it is read as RGB"
     if probe.transparent:
         yield (
             "note",
