@@ -324,7 +324,9 @@ def verify(
     golden: Annotated[
         Path | None, typer.Option("--golden", help="Other official numbers; default: the package's.")
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of README.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of zoo/verification/README.md.")
+    ] = False,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:

@@ -38,7 +38,7 @@ def verify(
         name: model of the zoo, name in the registry, or a family.
         every: all families instead.
         golden: directory of official numbers; None for those that come with the package.
-        markdown: print README's table.
+        markdown: print the table of zoo/verification/README.md.
         registry: the user's.
         console: for the user.
 

@@ -1,4 +1,4 @@
-"""`zoo verify` is green on what is equal, red on what is not, and README shows its table."""
+"""`zoo verify` is green on what is equal, red on what is not, and its page shows its table."""
 
 import json
 from pathlib import Path
@@ -68,8 +68,8 @@ def tiny_manifest(**changes) -> Manifest:
     return parse_manifest(msgspec.json.encode({**plain, **changes}))
 
 
-def readme_rows() -> list[str]:
-    text = (ROOT / "README.md").read_text()
+def page_rows() -> list[str]:
+    text = (ROOT / "zoo" / "verification" / "README.md").read_text()
     rows = text[text.index(TABLE_HEADER) :].split("\n\n")[0].splitlines()
     return rows[2:]
 
@@ -250,7 +250,7 @@ def test_a_pulled_model_is_hashed_and_compared_with_the_packages_manifest(tmp_pa
 def test_the_table_of_the_readme_names_every_committed_case():
     """Without running them; that each is equal is what the slow test below and tests/golden show."""
     counts = {}
-    for row in readme_rows():
+    for row in page_rows():
         family, _, subject, cases, _, result = (cell.strip() for cell in row.strip("|").split("|"))
         counts[family] = counts.get(family, 0) + int(cases)
         assert result == "equal"
@@ -268,4 +268,4 @@ def test_every_family_passes_and_the_table_of_the_readme_is_what_the_command_pri
     proofs = [prove(family) for family in families()]
     for proof in proofs:
         assert proof.passed, [f for s in proof.subjects for f in s.failures]
-    assert readme_table(proofs).splitlines()[2:] == readme_rows()
+    assert readme_table(proofs).splitlines()[2:] == page_rows()
