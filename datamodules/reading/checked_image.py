@@ -26,6 +26,7 @@ def add_checked_image(
         declared: (h, w) in the annotations, None if they have none.
         verify_size: read the file's header even if a size is declared.
     """
+    verify_size = verify_size or (declared is not None and not 0 < min(declared) <= max(declared) < 1 << 31)
     if declared is not None and not verify_size and folder.holds(name):
         # as text: a Path would cost more than all else that an image needs
         builder.add_image(f"{folder.folder}/{name}", image_id, declared)

@@ -408,3 +408,10 @@ def test_a_copy_in_another_format_says_that_it_has_no_segments(tmp_path):
     assert losses["masks of panoptic segments, and which classes are things"] == sum(
         index.num_objects for index in source.splits.values()
     )
+
+
+@pytest.mark.parametrize("height", [10**30, 2**31, -5])
+def test_a_declared_size_that_cannot_be_gives_way_to_that_of_the_image(tmp_path, height):
+    root = write(tmp_path, lambda made: made["images"][0].update(height=height))
+    index = read(root, "coco_panoptic").splits["val"]
+    assert index.sizes[0].tolist() == list(SIZE)

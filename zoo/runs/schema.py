@@ -66,7 +66,9 @@ def check(recipe: Mapping[str, Any]) -> None:
         if key not in recipe:
             raise ValueError(f"the recipe lacks {key!r}")
         if not isinstance(recipe[key], Mapping):
-            raise ValueError(f"{key} is {recipe[key]!r}; it must be a mapping")
+            raise ValueError(f"{key} is {recipe[key]!r:.60}; it must be a mapping")
+    if not isinstance(recipe.get("about", {}), Mapping):
+        raise ValueError(f"about is {recipe['about']!r:.60}; it must be a mapping")
     _known(recipe["trainer"], _parameters(Trainer), "trainer")
     trainer_options.check(recipe["trainer"])
     _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
@@ -120,6 +122,8 @@ def _parameters(target: Any) -> tuple[str, ...]:
 
 
 def _known(values: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {values!r:.60}; it must be a mapping of keys to values")
     for key in values:
         if str(key).removesuffix("+") not in valid:
             near = recipes.nearest(str(key), valid)
@@ -170,4 +174,4 @@ def _value(value: Any, hint: Any, where: str) -> None:
         if isinstance(item, Mapping):
             _dataclass(item, kinds[0], at)
         elif item is not None:
-            raise ValueError(f"{at} is {item!r}; it must be a mapping of {kinds[0].__name__}'s keys")
+            raise ValueError(f"{at} is {item!r:.60}; it must be a mapping of {kinds[0].__name__}'s keys")

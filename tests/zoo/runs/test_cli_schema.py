@@ -106,3 +106,29 @@ def test_a_mistyped_override_names_the_nearest_key(capsys):
     assert run_command(["fit", *arguments]) == 2
     said = capsys.readouterr().err
     assert said == "error: model.schedule.drop_epoch is no key of a recipe; did you mean 'drop_epochs'?\n"
+
+
+@pytest.mark.parametrize("value", [3, "x", [1, 2], None])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "about",
+        "model",
+        "data",
+        "trainer",
+        "checkpoint",
+        "tracking",
+        "init_from",
+        "model.init_args",
+        "data.init_args",
+    ],
+)
+def test_a_block_that_is_no_mapping_is_told(place, value):
+    recipe = recipes.load(recipes.resolve("rt_detr/tiny"))
+    node = recipe
+    *above, last = place.split(".")
+    for key in above:
+        node = node[key]
+    node[last] = value
+    with pytest.raises(ValueError, match=r"must be a mapping|lacks"):
+        check(recipe)
