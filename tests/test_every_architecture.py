@@ -6,7 +6,10 @@ A family is found by its file and its recipes; `tests/tiny/<family>.yaml` makes 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import re
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,13 @@ from zoo.cli.main import run_command
 from zoo.contract.batch import Batch, Sample, Step, collate
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
+from zoo.layers.backbone import BackboneConfig
+from zoo.prediction.masks import PanopticRule
 from zoo.registry.weights import load_strictly
 from zoo.runs import recipes
+from zoo.training.ema import EmaConfig
 from zoo.training.module import DetectionModule, build_module
+from zoo.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = sorted(p.stem for p in (ROOT / "zoo" / "architectures").glob("[a-z]*.py"))
@@ -116,6 +123,77 @@ def test_no_hook_is_overridden(key: str) -> None:
     kind = type(tiny_module(key))
     assert "training_step" in HOOKS
     assert [n for n in HOOKS if getattr(kind, n) is not getattr(DetectionModule, n)] == []
+
+
+# arguments that the pipeline knows by name, and what each is
+KNOWN = {"schedule": Schedule, "backbone": BackboneConfig, "ema": EmaConfig, "panoptic": PanopticRule}
+
+
+@every_recipe
+def test_arguments_that_the_pipeline_knows_have_their_names(key: str) -> None:
+    module = tiny_module(key)
+    hints = typing.get_type_hints(type(module).__init__)
+    kinds = {name: {hint, *typing.get_args(hint)} for name, hint in hints.items()}
+    parameters = inspect.signature(type(module)).parameters
+    assert {"num_classes", "schedule"} <= set(parameters)
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
+    for name, kind in KNOWN.items():
+        assert {n for n, of in kinds.items() if kind in of} == {name} & set(kinds)
+    if "backbone" in parameters:
+        assert any(n.startswith("backbone.") for n, _ in module.network.named_parameters())
+
+
+@every_recipe
+def test_it_finds_as_many_objects_as_it_says_it_has_queries(key: str) -> None:
+    module = tiny_module(key).eval()
+    queries = module.num_queries(module.init_args)
+    assert queries == type(module).num_queries(small_arguments(key))
+    with torch.no_grad():
+        assert module.network(batch_of(1)).final.boxes.shape[1] == queries
+    assert module.limits_of(module.init_args).queries in (None, queries)
+
+
+@every_recipe
+def test_class_rows_are_named_and_start_as_it_says(key: str) -> None:
+    """Only tensors with a row a class change their shape with the classes; biases of logits tell the prior."""
+    module = tiny_module(key)
+    wider = build_module(
+        module.model_block() | {"init_args": module.init_args | {"num_classes": CLASSES + 2}}
+    )
+    before, after = module.network.state_dict(), wider.network.state_dict()
+    assert before.keys() == after.keys()
+    of_classes = {n for n in before if re.search(module.class_tensors, n)}
+    assert {n for n in before if before[n].shape != after[n].shape} == of_classes != set()
+    assert all(len(after[n]) - len(before[n]) == 2 for n in of_classes)
+    biases = torch.cat([before[n] for n in of_classes if n.endswith("bias")]).sigmoid()
+    if module.class_prior is None:
+        assert biases.std() > 0
+    else:
+        assert (biases - module.class_prior).abs().max() < 1e-6
+
+
+@every_recipe
+def test_masks_are_learned_where_it_says_so(key: str) -> None:
+    module = tiny_module(key)
+    assert module.learns_masks == (module.instances is not None)
+    assert module.learns_masks or module.panoptic is None
+    if module.added_tensors is not None:
+        assert any(re.search(module.added_tensors, n) for n in module.network.state_dict())
+
+
+@every_recipe
+def test_fewer_decoder_layers_are_evaluated_where_it_says_so(key: str) -> None:
+    module, batch = tiny_module(key).eval(), batch_of(2)
+    whole = module.decoder_layers
+    if whole is None:
+        with pytest.raises(NotImplementedError):
+            module.set_decoder_layers(1)
+        return
+    expected = module.detect(batch)[0].boxes_xyxy
+    before = module.set_decoder_layers(1)
+    assert not torch.equal(module.detect(batch)[0].boxes_xyxy, expected)
+    assert module.set_decoder_layers(before) == 1
+    assert torch.equal(module.detect(batch)[0].boxes_xyxy, expected)
 
 
 @every_recipe

@@ -441,6 +441,8 @@ class DeformableDetrModule(DetectionModule):
     """
 
     class_tensors = r"^class_embed\.\d+\."
+    queries_key = "transformer.num_queries"
+    class_prior = PRIOR
 
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:

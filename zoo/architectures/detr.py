@@ -198,6 +198,7 @@ class DetrModule(DetectionModule):
     """
 
     class_tensors = r"^class_embed\."
+    queries_key = "transformer.num_queries"
 
     def __init__(
         self,
@@ -235,6 +236,8 @@ class DetrSegmentationModule(DetectionModule):
     """
 
     class_tensors = r"^class_embed\."
+    queries_key = "transformer.num_queries"
+    learns_masks = True
     added_tensors = r"^(bbox_attention|mask_head)\."
 
     def __init__(

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -336,7 +336,6 @@ def input_limits(num_queries: int, multi_scale: Sequence[int]) -> InputLimits:
     return InputLimits(
         multiple_of=32,
         queries=num_queries,
-        part="decoder",
         strides=(8, 16, 32),
         training_sizes=tuple((side, side) for side in multi_scale),
     )
@@ -356,6 +355,8 @@ class RtDetrModule(DetectionModule):
     """
 
     class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
+    queries_key = "decoder.num_queries"
+    class_prior = PRIOR
 
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
@@ -383,6 +384,20 @@ class RtDetrModule(DetectionModule):
         )
         self.postprocess = TopKSigmoid(decoder.num_queries)
         self.average(ema)
+
+    @property
+    def decoder_layers(self) -> int:
+        """See `DetectionModule.decoder_layers`."""
+        return len(self._decoder.decoder.layers)
+
+    def set_decoder_layers(self, count: int) -> int:
+        """See `DetectionModule.set_decoder_layers`."""
+        before, self._decoder.eval_layers = self._decoder.eval_layers, count
+        return before
+
+    @property
+    def _decoder(self) -> Decoder:
+        return cast(RtDetr, self.evaluation_network).decoder
 
 
 # -- published checkpoints ------------------------------------------------------------------------

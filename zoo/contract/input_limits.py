@@ -15,7 +15,6 @@ class InputLimits:
     Attributes:
         multiple_of: both sides are multiples of it.
         queries: how many are chosen among the places of the feature maps; None where queries are learned.
-        part: of the model, in a recipe, that has num_queries.
         strides: of the maps whose places are chosen from; a side of n has ceil(n / stride) of them.
         training_sizes: sizes that the network itself resizes training images to.
         largest: side that is taken for a mistake beyond.
@@ -23,7 +22,6 @@ class InputLimits:
 
     multiple_of: int = 1
     queries: int | None = None
-    part: str = "transformer"
     strides: tuple[int, ...] = ()
     training_sizes: tuple[Size, ...] = ()
     largest: int = 8192

@@ -128,8 +128,7 @@ def parse_layers(text: str, module: DetectionModule) -> list[int]:
     Raises:
         ValueError: not numbers, or not between 1 and the layers that were trained.
     """
-    decoder = getattr(module.evaluation_network, "decoder", None)
-    trained = getattr(getattr(decoder, "config", None), "num_layers", None)
+    trained = module.decoder_layers
     if trained is None:
         raise ValueError("--decoder-layers: this architecture does not evaluate with fewer decoder layers")
     parts = [p.strip() for p in text.split(",")]
@@ -142,16 +141,15 @@ def parse_layers(text: str, module: DetectionModule) -> list[int]:
 
 def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Console) -> list[dict[str, Any]]:
     """AP with its interval and milliseconds an image, for each number of decoder layers."""
-    decoder: Any = subject.module.evaluation_network.decoder
-    before, rows = decoder.eval_layers, []
+    before, rows = subject.module.set_decoder_layers(counts[0]), []
     silent = Console(as_json=True) if console.as_json else _Quiet()
     try:
         for count in counts:
-            decoder.eval_layers = count
+            subject.module.set_decoder_layers(count)
             scores = score_split(split, subject.trainer, subject.module, subject.data, silent)
             rows.append({"layers": count, "ms_per_image": milliseconds(subject), **scores})
     finally:
-        decoder.eval_layers = before
+        subject.module.set_decoder_layers(before)
     table = [
         (
             r["layers"],

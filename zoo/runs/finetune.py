@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 import re
 from dataclasses import dataclass, field, replace
@@ -25,14 +24,12 @@ from zoo.runs.quick_check import quick_check
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import new_folder, refuse_used
 from zoo.storage.patterns import compiled
-from zoo.training.module import DetectionModule
+from zoo.training.module import parameter_names
 from zoo.training.preflight import queries_advice
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
 ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
-STRIDE = 32
-# parameters by which a rule of the schedule is known to be about a trained backbone
-OF_A_BACKBONE = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer4.0.conv1.weight")
+STRIDE = 32  # of the coarsest feature map: where the shortest side is resized, images have one place at least
 LONGEST_TO_SHORTEST = 1333 / 800
 
 
@@ -85,7 +82,7 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
         refuse_used(choices.output)
     data = read_data(recipe)
     refuse_too_few_places(recipe, data, start.family_name)
-    faults = quick_check(data, seen_as(recipe), queries_of(recipe)[1])
+    faults = quick_check(data, seen_as(recipe), queries_of(recipe))
     seen, looked = image_check(data, place_of(choices.data))
     faults += seen
     notes += [*fit_to_data(recipe, data, choices), head_note(recipe), *looked]
@@ -175,14 +172,14 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
     place = place_of(choices.data)
-    if mask_data.learns_masks(recipe):
+    if schema.module_class(recipe).learns_masks:
         recipe["data"] = mask_data.data_block(place, keep)
         notes += mask_data.suit_model(recipe)
     else:
         recipe["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
     if choices.image_size is not None:
         contract = recipe["data"]["init_args"]["input"]
-        contract["size"] = parse_size(choices.image_size, contract["resize"])
+        contract["size"] = parse_size(choices.image_size, contract["resize"], limits_of(recipe).multiple_of)
         if contract["resize"] == "shortest":
             notes.append(
                 "--image-size of this family: shorter side x the longest that the longer side may be"
@@ -217,13 +214,14 @@ def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[st
         ValueError: published weights of a model that has none.
         FileNotFoundError: a path that is none.
     """
-    backbone = recipe["model"]["init_args"]["backbone"]
+    backbone = recipe["model"]["init_args"].get("backbone")
     recipe["init_from"] = {"source": "none", "head": "keep"}
     if weights is None and start.weights is None:
         weights = "random"
     if weights == "random":
         return ["weights: random; the whole network learns from your images alone", *_from_scratch(recipe)]
-    backbone["weights"] = "random"  # the detector's weights hold the backbone's too
+    if backbone is not None:
+        backbone["weights"] = "random"  # the detector's weights hold the backbone's too
     if weights in (None, "published"):
         if start.weights is None:
             raise ValueError(
@@ -251,16 +249,19 @@ def _head_for(path: Path) -> str:
 def _from_scratch(recipe: Recipe) -> list[str]:
     """Undoes what is meant for trained weights: slow or frozen parts would never learn."""
     arguments, notes = recipe["model"]["init_args"], []
-    backbone, schedule = arguments["backbone"], arguments["schedule"]
+    backbone, schedule = arguments.get("backbone"), arguments["schedule"]
+    if backbone is None:
+        return []
     backbone["weights"] = "random"
     frozen = [k for k in ("freeze_stem", "frozen_norm") if backbone.get(k)]  # of the backbone alone
     for key in frozen:
         backbone[key] = False
     if frozen:
         notes.append(f"backbone {' and '.join(frozen)} switched off: random weights have to learn")
+    of_backbone = [name for name in parameter_names(recipe["model"]) if name.startswith("backbone.")]
     kept = []
     for rule in schedule["rules"]:
-        if not any(compiled(rule["match"]).search(name) for name in OF_A_BACKBONE):
+        if not any(map(compiled(rule["match"]).search, of_backbone)):
             kept.append(rule)  # part of the method, not of starting from trained weights
             continue
         if rule.pop("freeze", False):
@@ -283,13 +284,13 @@ def scale_learning_rate(schedule: dict[str, Any], lr: float) -> None:
             rule["lr"] = rule["lr"] * ratio
 
 
-def parse_size(text: str, resize: str = "stretch") -> list[int]:
+def parse_size(text: str, resize: str = "stretch", multiple: int = STRIDE) -> list[int]:
     """`640` or `480x640` (height x width) to [h, w]; where the shortest side is resized, [shorter, longer].
 
     There one number is the shorter side, and the longer may have DETR's 1333 to 800 of it.
 
     Raises:
-        ValueError: not of that form, or no multiples of 32 where the image is stretched.
+        ValueError: not of that form, or no multiples of `multiple` where the image is stretched.
     """
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
     if match is None:
@@ -301,10 +302,10 @@ def parse_size(text: str, resize: str = "stretch") -> list[int]:
         _refuse_huge(text, sides)
         return sorted(sides)
     size = [int(match[1]), int(match[2] or match[1])]
-    if any(side % STRIDE or not side for side in size):
-        near = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in size)
+    if any(side % multiple or not side for side in size):
+        near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
         raise ValueError(
-            f"--image-size {text}: both sides must be multiples of {STRIDE}; the nearest is {near}"
+            f"--image-size {text}: both sides must be multiples of {multiple}; the nearest is {near}"
         )
     _refuse_huge(text, size)
     return size
@@ -320,8 +321,7 @@ def _refuse_huge(text: str, sides: list[int]) -> None:
 
 def head_note(recipe: Recipe) -> str:
     """How class rows that no weights fill start, by the family's own rule."""
-    module = importlib.import_module(recipe["model"]["class_path"].rpartition(".")[0])
-    prior = getattr(module, "PRIOR", None)
+    prior = schema.module_class(recipe).class_prior
     if prior is None:
         return "class head: new rows start as torch starts a linear layer, as the official code leaves them"
     return f"class head: new rows start at a probability of {prior:g} for every class (the focal prior)"
@@ -334,7 +334,7 @@ def read_data(recipe: Recipe) -> DetectionDataModule:
     before = noticed.level
     noticed.setLevel(logging.ERROR)  # `announce` tells every fault
     try:
-        if mask_data.learns_masks(recipe):
+        if schema.module_class(recipe).learns_masks:
             mask_data.refuse_bare_boxes(data, recipe["data"]["init_args"]["root"])
         data.setup("fit")
     finally:
@@ -364,19 +364,17 @@ def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> 
         notes.append(f"warmup_steps {schedule['warmup_steps']} -> {shorter}: a tenth of {steps} steps")
         schedule["warmup_steps"] = shorter
     fullest = data.most_objects()
-    part, queries = queries_of(recipe)
+    queries = queries_of(recipe)
     if fullest > queries:
-        notes.append(
-            queries_advice(part, fullest, queries, most_places(limits_of(recipe), sizes_of(recipe, data)))
-        )
+        places = most_places(limits_of(recipe), sizes_of(recipe, data))
+        notes.append(queries_advice(schema.module_class(recipe).queries_key, fullest, queries, places))
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
     return notes
 
 
 def limits_of(recipe: Recipe) -> InputLimits:
     """What sizes of input the recipe's model takes."""
-    cls: type[DetectionModule] = schema.load_class("model", recipe["model"]["class_path"])
-    return cls.limits_of(recipe["model"]["init_args"])
+    return schema.module_class(recipe).limits_of(recipe["model"]["init_args"])
 
 
 def sizes_of(recipe: Recipe, data: DetectionDataModule) -> set[Size]:
@@ -386,16 +384,13 @@ def sizes_of(recipe: Recipe, data: DetectionDataModule) -> set[Size]:
 
 def refuse_too_few_places(recipe: Recipe, data: DetectionDataModule, name: str) -> None:
     """Raises ValueError where the images are too small for the queries, or of a size that no model takes."""
-    limits = limits_of(recipe)
-    advice = f"use a larger --image-size or fewer --model.{limits.part}.num_queries"
-    limits.refuse_any(sizes_of(recipe, data), name, advice)
+    advice = f"use a larger --image-size or fewer --model.{schema.module_class(recipe).queries_key}"
+    limits_of(recipe).refuse_any(sizes_of(recipe, data), name, advice)
 
 
-def queries_of(recipe: Recipe) -> tuple[str, int]:
-    """The part of the model that has the queries, and how many."""
-    arguments = recipe["model"]["init_args"]
-    part = "decoder" if "decoder" in arguments else "transformer"
-    return part, arguments[part]["num_queries"]
+def queries_of(recipe: Recipe) -> int:
+    """How many queries the recipe's model has."""
+    return schema.module_class(recipe).num_queries(recipe["model"]["init_args"])
 
 
 def seen_as(recipe: Recipe) -> str:

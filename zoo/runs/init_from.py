@@ -50,7 +50,11 @@ def read_weights(
         state = read_published(path)
         if state.keys() == module.network.state_dict().keys():
             return state, None
-        convert = importlib.import_module(type(module).__module__).from_published
+        convert = getattr(importlib.import_module(type(module).__module__), "from_published", None)
+        if convert is None:
+            raise ValueError(
+                f"{path} has other tensors than {type(module).__name__}, which has no published files"
+            )
         try:
             return convert(state), None
         except KeyError as error:

@@ -44,7 +44,7 @@ def refuse_sizes(module: DetectionModule, data: DetectionDataModule, recipe: Map
     limits = module.limits_of(module.init_args)
     sizes = input_sizes(data, recipe["data"]["init_args"], ("train", "val", "test"))
     name = str(recipe.get("about", {}).get("name", "the model"))
-    advice = f"use a larger --data.input.size or fewer --model.{limits.part}.num_queries"
+    advice = f"use a larger --data.input.size or fewer --model.{module.queries_key}"
     limits.refuse_any(sizes, name, advice)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,11 @@ from datamodules.formats.detect import detect
 from datamodules.shards.reader import is_address
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
+from zoo.runs import schema
 from zoo.storage.patterns import compiled
+from zoo.training.module import parameter_names
 
 PANOPTIC, OUTLINES = "datamodules.panoptic.CocoPanopticDataModule", "datamodules.custom.CustomDataModule"
-CLASS_HEAD = "class_embed.weight"
-
-
-def learns_masks(recipe: dict[str, Any]) -> bool:
-    """Whether the recipe's model has a mask head."""
-    return "mask_losses" in recipe["model"]["init_args"]
 
 
 def is_panoptic(place: str) -> bool:
@@ -64,16 +61,20 @@ def suit_model(recipe: dict[str, Any]) -> list[str]:
     """Fits rule and monitored score to the data that was chosen; what to tell the user."""
     notes, arguments = [], recipe["model"]["init_args"]
     rules = arguments["schedule"]["rules"]
-    for rule in [r for r in rules if r.get("freeze") and compiled(r["match"]).search(CLASS_HEAD)]:
-        rules.remove(rule)
-        notes.append(f"{rule['match']} learns instead of being frozen: new classes need it")
-    if recipe["data"]["class_path"] == PANOPTIC and arguments["panoptic"] is not None:
+    if any(rule.get("freeze") for rule in rules):
+        of_classes = schema.module_class(recipe).class_tensors
+        heads = [name for name in parameter_names(recipe["model"]) if re.search(of_classes, name)]
+        for rule in [r for r in rules if r.get("freeze") and any(map(compiled(r["match"]).search, heads))]:
+            rules.remove(rule)
+            notes.append(f"{rule['match']} learns instead of being frozen: new classes need it")
+    if recipe["data"]["class_path"] == PANOPTIC and arguments.get("panoptic") is not None:
         recipe["checkpoint"]["monitor"] = "val/PQ"
         return [
             *notes,
             "panoptic data: things and stuff are learned; the best checkpoint is that of the highest PQ",
         ]
-    arguments["panoptic"] = None
+    if "panoptic" in arguments:
+        arguments["panoptic"] = None
     recipe["checkpoint"]["monitor"] = "val/segm_AP"
     return [
         *notes,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 
 from zoo.runs import recipes, trainer_options
+from zoo.training.module import DetectionModule
 from zoo.training.saving import CheckpointSaver
 
 # what a recipe may name, and where: a recipe is data, not a way to import
@@ -98,6 +99,19 @@ def load_class(key: str, path: Any) -> type:
         near = recipes.nearest(name, [n for n, value in vars(module).items() if inspect.isclass(value)])
         hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{key}.class_path {path!r}: {module_name} has no class {name}{hint}")
+    return found
+
+
+def module_class(recipe: Mapping[str, Any]) -> type[DetectionModule]:
+    """The family's module that a recipe names, to ask what it is like before it is built.
+
+    Raises:
+        ValueError: it names another class.
+    """
+    path = recipe["model"]["class_path"]
+    found = load_class("model", path)
+    if not issubclass(found, DetectionModule):
+        raise ValueError(f"model.class_path {path!r} is not a detection module")
     return found
 
 

@@ -56,8 +56,22 @@ class DetectionData(Protocol):
 class DetectionModule(LightningModule):
     """Trains a set-prediction detector: network -> criterion; postprocess -> CocoAP, MaskScores.
 
-    A family subclasses this once, in its own file, builds the parts below and overrides no hook:
-    families differ in their parts, not in how a step runs.
+    What a family must give, in a file of its own, is a subclass that overrides no hook (families differ in their
+    parts, not in how a step runs) and has:
+
+    * `__init__` with keyword arguments alone, whose signature is the schema of the recipe's `model:` block. Names
+      that the pipeline knows mean the same in every family. All have `num_classes` and `schedule`; those that need
+      them have `backbone` (with `weights`, where `random` fetches none; it becomes `network.backbone`), `ema`,
+      `multi_scale` (square sizes that training images are resized to, empty for none) and `panoptic`. Other names
+      are the family's own.
+    * `network`, `criterion` and `postprocess`, and for masks `instances` and `panoptic`, set by `__init__`.
+    * `class_tensors` and `queries_key`; `class_prior`, `learns_masks` and `added_tensors` where their default is not
+      right.
+    * `limits_of`, where the network does not take every size of input.
+    * `decoder_layers` and `set_decoder_layers`, where fewer decoder layers can be evaluated than were trained.
+
+    Beside it, a function `from_published(state)` that turns published state dicts into `network`'s, if there are some.
+    `tests/test_every_architecture.py` asserts this for every family.
     """
 
     network: nn.Module  # Batch with normalised images -> Outputs
@@ -66,9 +80,12 @@ class DetectionModule(LightningModule):
     instances: InstanceMasks | None = None  # how masks become those of detections; None predicts no masks
     panoptic: PanopticRule | None = None  # how masks become one segment a pixel; None for instances only
     class_tensors: ClassVar[str]  # regex of the tensors whose rows are classes, in `network`'s names
-    added_tensors: ClassVar[str | None] = (
-        None  # regex of those that weights to start from may lack, all of them
-    )
+    queries_key: ClassVar[str]  # where the number of queries stands in the arguments: `decoder.num_queries`
+    # probability of every class at which new class rows start; None where they start as torch starts a linear layer
+    class_prior: ClassVar[float | None] = None
+    learns_masks: ClassVar[bool] = False  # whether it trains on masks, and so sets `instances`
+    # regex of the tensors that weights to start from may lack, all of them or none
+    added_tensors: ClassVar[str | None] = None
 
     def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:
         super().__init__()
@@ -91,6 +108,29 @@ class DetectionModule(LightningModule):
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """What sizes of input a module with these plain arguments takes, known before it is built."""
         return InputLimits()
+
+    @classmethod
+    def num_queries(cls, init_args: Mapping[str, Any]) -> int:
+        """Objects that a module with these plain arguments finds in an image at most.
+
+        Raises:
+            ValueError: the arguments have no such key.
+        """
+        value: Any = init_args
+        for part in cls.queries_key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ValueError(f"the recipe lacks model.{cls.queries_key}, the number of queries")
+            value = value[part]
+        return int(value)
+
+    @property
+    def decoder_layers(self) -> int | None:
+        """Decoder layers that were trained, if any first few of them can be evaluated; None if all have to."""
+        return None
+
+    def set_decoder_layers(self, count: int) -> int:
+        """Evaluates with the first `count` decoder layers from now on; returns how many it was before."""
+        raise NotImplementedError(f"{type(self).__name__} evaluates with all its decoder layers")
 
     def average(self, config: EmaConfig | None) -> None:
         """Starts the moving average of `network`; a subclass calls this last in its `__init__`."""
@@ -413,7 +453,7 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
     if not (isinstance(cls, type) and issubclass(cls, DetectionModule)):
         raise ValueError(f"class_path {path!r} is not a detection module")
     init_args = copy.deepcopy(dict(block["init_args"]))  # the parser writes into what it is given
-    if backbone_weights is not None:
+    if backbone_weights is not None and "backbone" in init_args:
         if not isinstance(init_args.get("backbone"), Mapping):
             raise ValueError(
                 f"the backbone of {path} is {init_args.get('backbone')!r:.80}; it must be a mapping"
@@ -434,3 +474,10 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"no network can be built of init_args of {path}: {reason[:200]}") from error
     return module
+
+
+def parameter_names(block: Mapping[str, Any]) -> list[str]:
+    """Names of the parameters of the network that a `{class_path, init_args}` block builds."""
+    with torch.random.fork_rng(devices=[]):
+        module = build_module(block, backbone_weights="random")
+    return [name for name, _ in module.network.named_parameters()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -93,7 +94,7 @@ def run_preflight(
         training_gallery(batches[0], module.label_map, module.input).save(report.picture)
     report.checks.append(f"{len(batches[0])} training images as the network sees them: {report.picture}")
     report.checks.append(check_one_step(module, batches[0], precision))
-    report.checks.append(check_queries(module, batches[0], data.most_objects(), precision))
+    report.checks.append(check_queries(module, batches[0], data.most_objects()))
     report.checks.append(check_dropped(*data.dropped_object_share(DROP_SAMPLE)))
     if overfit:
         report.checks.append(
@@ -140,14 +141,14 @@ def check_one_step(module: DetectionModule, batch: Batch, precision: Precision =
     )
 
 
-def queries_advice(part: str, most_objects: int, queries: int, places: int | None = None) -> str:
-    """What to do about an image with more objects than queries; `part` of the model has these.
+def queries_advice(key: str, most_objects: int, queries: int, places: int | None = None) -> str:
+    """What to do about an image with more objects than queries, whose number is the model's `key`.
 
     `places` of the feature maps are the most queries that the images can give, None where any number can.
     """
     enough = -(-most_objects // 50) * 50
     if places is not None and most_objects > places:
-        more = f"up to {places} with --model.{part}.num_queries {places}, and " if places > queries else ""
+        more = f"up to {places} with --model.{key} {places}, and " if places > queries else ""
         return (
             f"an image has {most_objects} objects, {queries} queries find at most {queries}, and the feature maps "
             f"have {places} places to take queries from: give the model {more}more places with a larger "
@@ -155,27 +156,19 @@ def queries_advice(part: str, most_objects: int, queries: int, places: int | Non
         )
     return (
         f"an image has {most_objects} objects, {queries} queries find at most {queries}: give the model more with "
-        f"--model.{part}.num_queries {enough if places is None else min(enough, places)}, or cut such images into "
+        f"--model.{key} {enough if places is None else min(enough, places)}, or cut such images into "
         "tiles"
     )
 
 
-@torch.no_grad()
-def check_queries(
-    module: DetectionModule, batch: Batch, most_objects: int, precision: Precision = nullcontext
-) -> str:
+def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> str:
     """Compares the objects of the fullest image with the queries that could find them."""
-    with precision():
-        outputs = trial_copy(module).network(module.normalized(batch.to(module.device)))
-    queries = outputs.final.boxes.shape[1]
+    queries = module.num_queries(module.init_args)
     if most_objects > queries:
         limits = module.limits_of(module.init_args)
-        places = (
-            None
-            if limits.queries is None
-            else limits.places((batch.images.shape[-2], batch.images.shape[-1]))
-        )
-        return "WARNING: " + queries_advice(limits.part, most_objects, queries, places)
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        places = None if limits.queries is None else limits.places(size)
+        return "WARNING: " + queries_advice(module.queries_key, most_objects, queries, places)
     return f"{queries} queries for at most {most_objects} objects an image"
 
 
@@ -278,8 +271,7 @@ def frozen_heads(module: DetectionModule) -> list[str]:
     trial = trial_copy(module)
     trial.schedule.groups(trial.network.named_parameters())
     named = dict(trial.network.named_parameters())
-    heads = [n for n in named if "head" in n or "class_embed" in n]
-    return [n for n in heads if not named[n].requires_grad]
+    return [n for n in named if re.search(module.class_tensors, n) and not named[n].requires_grad]
 
 
 def ap50(detections: list[Detections], batch: Batch) -> float:

@@ -275,6 +275,6 @@ def test_the_doctor_speaks_before_training(shapes):
         starting_point("rt_detr_tiny", None), Choices(model="rt_detr_tiny", data=shapes, image_size="32")
     )
     data = read_data(recipe)
-    assert (seen_as(recipe), queries_of(recipe)[0]) == ("32x32", "decoder")
+    assert (seen_as(recipe), queries_of(recipe)) == ("32x32", 20)
     kinds = {f.kind for f in quick_check(data, seen_as(recipe), 1)}
     assert {"duplicate_object", "more_objects_than_queries", "below_stride"} <= kinds

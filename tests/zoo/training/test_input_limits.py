@@ -132,12 +132,12 @@ def test_images_of_their_own_size_count_at_the_smallest_that_they_become(tmp_pat
 
 
 def test_advice_on_queries_stays_below_the_places():
-    assert "num_queries 400" in queries_advice("decoder", 361, 20)
-    assert "num_queries 380" in queries_advice("decoder", 361, 20, 380)
-    few = queries_advice("decoder", 361, 20, 336)
+    assert "num_queries 400" in queries_advice("decoder.num_queries", 361, 20)
+    assert "num_queries 380" in queries_advice("decoder.num_queries", 361, 20, 380)
+    few = queries_advice("decoder.num_queries", 361, 20, 336)
     assert "num_queries 336" in few
     assert "larger --image-size" in few
-    assert "num_queries" not in queries_advice("decoder", 361, 336, 336)
+    assert "num_queries" not in queries_advice("decoder.num_queries", 361, 336, 336)
 
 
 def test_finetune_says_it_in_one_line_before_training(tmp_path, capsys):

@@ -12,7 +12,7 @@ from datamodules.shapes import generate_shapes
 from zoo.contract.preprocess import InputContract
 from zoo.training import preflight
 from zoo.training.module import build_module
-from zoo.training.preflight import PreflightError, check_dropped, run_preflight
+from zoo.training.preflight import PreflightError, check_dropped, frozen_heads, run_preflight
 from zoo.training.schedule import ParamRule
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "rt_detr" / "tiny.yaml"
@@ -94,6 +94,11 @@ def test_a_frozen_head_is_named(model, data, tmp_path):
     model.schedule = replace(model.schedule, rules=[ParamRule(match="dec_score_head", freeze=True)])
     with pytest.raises(PreflightError, match=r"class head does not train \(decoder.dec_score_head"):
         run_preflight(model, data, tmp_path, overfit=True)
+
+
+def test_a_frozen_part_whose_name_has_head_in_it_is_no_class_head(model):
+    model.schedule = replace(model.schedule, rules=[ParamRule(match="query_pos_head|bbox_head", freeze=True)])
+    assert frozen_heads(model) == []
 
 
 def test_a_loss_that_is_not_finite_is_named(model, data, tmp_path):
