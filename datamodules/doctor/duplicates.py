@@ -14,7 +14,7 @@ from datamodules.doctor.agreement import agreement, chosen
 from datamodules.doctor.image_files import SplitProbes
 from datamodules.index import AnnotationIndex, Fault
 
-# Measured on 907 real photographs and blood smears against their copies (tests/datamodules/doctor/test_doctor_leaks.py):
+# Measured on 907 real photographs and blood smears against their copies (test_doctor_leaks.py):
 # re-encoded, halved, stretched, brightened or cut by 5 % an image keeps more than 0.90 and 0.83; the nearest
 # two different images have less than 0.80 of one of them.
 SAME = 0.90  # correlation of the thumbnails
