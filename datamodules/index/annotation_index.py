@@ -34,15 +34,15 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotationIndex:
-    """Images and objects of one split, or a choice of its images.
+    """Images and objects of one split, or of some of its images.
 
     Sizes are those of the frame in which the boxes are given: the displayed one, unless the
     annotation file gives the size of the raw pixels of a photograph with an EXIF rotation.
 
     Attributes:
         root: folder that the file names are relative to, with forward slashes.
-        columns: of the whole split, in memory or mapped from a file, which then is all that a worker
-            process gets of them.
+        columns: those of the whole split, in memory or mapped from a file; a worker process then gets only the
+            path of that file.
         rows: the images of this index as rows of `columns`, in order; None: all.
         faults: what was wrong with the split.
         store: where the images lie; None: plain files below `root`.
@@ -55,7 +55,7 @@ class AnnotationIndex:
     store: ImageStore | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in self.__dataclass_fields__}  # nothing that was worked out
+        return {name: vars(self)[name] for name in self.__dataclass_fields__}  # no cached property
 
     def __len__(self) -> int:
         return len(self.columns.image_ids) if self.rows is None else len(self.rows)
@@ -205,7 +205,7 @@ class AnnotationIndex:
         return replace(self, rows=_compact(own))
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds file names and every annotation column; the folder's place does not count."""
+        """Adds file names and every annotation column to `digest`, but not where the folder lies."""
         for name in self.files:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         for whole in (self.image_ids, self.sizes, self.offsets):
@@ -223,7 +223,7 @@ class AnnotationIndex:
 
 
 def _compact(rows: Ints) -> Rows:
-    """Consecutive rows as a range, others as the array: workers are spawned with it."""
+    """Consecutive rows as a range, others as an array: they are pickled for each worker process."""
     if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
         return range(int(rows[0]), int(rows[0]) + rows.size)
     return rows.astype(np.int32) if rows.size and rows.max() < 2**31 else rows
@@ -234,13 +234,13 @@ def _update_with_outlines(digest: hashlib._Hash, index: AnnotationIndex) -> None
     assert index.rows is not None
     outlines = index.columns.outlines.take(ragged(index.columns.offsets, index.rows)[0])
     if not len(outlines.coordinates) and not len(outlines.rle_bytes):
-        return  # as in a set without any
+        return  # the digest of a set without outlines
     for column in vars(outlines).values():
         digest.update(np.ascontiguousarray(column).data)
 
 
 def concatenate(indices: Sequence[AnnotationIndex]) -> AnnotationIndex:
-    """Several splits as one, in memory. Images are renumbered if ids collide, for an id names one image.
+    """Several splits as one, in memory. Images are renumbered if two have the same id.
 
     Raises:
         ValueError: if the splits lie under different roots.

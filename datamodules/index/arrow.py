@@ -55,12 +55,12 @@ def write_columns(columns: Columns, path: Path) -> None:
 
 
 def open_columns(path: str) -> Columns:
-    """Maps the file; nothing is read but what is asked for, and processes share what is.
+    """Maps the file: only the pages that are used are read, and processes share them.
 
-    What the columns hold is believed: `check_columns` is for a file of someone else.
+    The values are not checked; `check_columns` does that for a file that was made elsewhere.
 
     Raises:
-        ValueError: naming the file, if it is none of ours.
+        ValueError: naming the file, if `write_columns` did not write it.
         OSError: if it cannot be opened.
     """
     try:
@@ -79,7 +79,7 @@ def open_columns(path: str) -> Columns:
 
 
 def check_columns(path: str) -> None:
-    """Reads every column of a file that was made elsewhere, once, so that none leads out of another.
+    """Checks every column of a file that was made elsewhere: no offset may point outside the column it is for.
 
     Raises:
         ValueError: naming the file and the column.

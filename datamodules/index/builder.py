@@ -1,4 +1,4 @@
-"""Builds the annotation index of one split: every format hands its images and objects in here."""
+"""Builds the annotation index of one split from the images and objects that a format's reader gives."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from datamodules.index.object_rules import Box, Verdict, is_id, judge_area, judg
 
 
 class IndexBuilder:
-    """Collects images and objects of one split and judges every object once, for all formats alike.
+    """Collects images and objects of one split and checks every object by the same rules for all formats.
 
     Args:
         root: folder of the data set; file names are relative to it.
         classes: source id -> name of the classes that are kept.
-        ignored: ids of images whose objects are left out without a word.
-        scratch: where the columns of objects grow; memory is bounded by the images if they do so on a disk.
+        ignored: ids of images whose objects are left out without a fault.
+        scratch: makes the columns of objects, in memory or on a disk.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class IndexBuilder:
 
     @property
     def faults(self) -> list[Fault]:
-        """Those of images and single objects so far; `build` adds the annotation ids that repeat."""
+        """Faults of images and single objects so far; `build` adds those of repeated annotation ids."""
         return self._faults
 
     def fault(
@@ -64,14 +64,14 @@ class IndexBuilder:
         message: str,
         box: Box | None = None,
     ) -> None:
-        """Writes down one fault."""
+        """Adds one fault."""
         self._faults.append(Fault(severity, kind, shown_path(file, self._root), id, message, box))
         self._fault_places.append(self._kept)
 
     # ------------------------------------------------------------------ images
 
     def exclude_image(self, image_id: int) -> None:
-        """Its objects are left out without a fault each: the image's own fault tells it."""
+        """Leaves out the objects of an image that has a fault of its own, without a fault for each object."""
         self._excluded.add(image_id)
 
     def add_image(self, path: Path | str, image_id: int, size: tuple[int, int]) -> None:
@@ -94,7 +94,7 @@ class IndexBuilder:
     def _relative(self, path: str) -> str:
         folder, _, name = path.rpartition(os.sep)
         shown = self._shown_folders.get(folder)
-        if shown is None:  # worked out once a folder: it costs more than all else that an image needs
+        if shown is None:  # once a folder: it costs more than everything else that is done for an image
             shown = (
                 relative(folder or os.sep, self._root) if os.path.isabs(path) else relative(path, self._root)
             )
@@ -136,8 +136,10 @@ class IndexBuilder:
         judged = self._judge(raw)
         if judged is not None:
             if not is_id(annotation_id):
-                told = "its id is no whole number of 64 bits; it gets its place as number; number it anew"
-                self.fault("warning", "invalid_annotation_id", file, str(annotation_id)[:40], told)
+                message = (
+                    "its id is no whole number of 64 bits; its place in the file is taken; number it anew"
+                )
+                self.fault("warning", "invalid_annotation_id", file, str(annotation_id)[:40], message)
                 annotation_id = self._kept
             self._objects.append(judged, annotation_id)
             self._kept += 1
@@ -170,16 +172,16 @@ class IndexBuilder:
             return None
         size = (self._sizes[2 * row], self._sizes[2 * row + 1])
         box, verdict = judge_box(box_xywh, size)
-        self._tell(verdict, where, annotation_id)
+        self._add_verdict(verdict, where, annotation_id)
         if box is None:
             return None
         kept_area, verdict = judge_area(area, box)
-        self._tell(verdict, where, annotation_id)
+        self._add_verdict(verdict, where, annotation_id)
         outline, verdict = judge_segmentation(segmentation, box, size, crowd)
-        self._tell(verdict, where, annotation_id)
+        self._add_verdict(verdict, where, annotation_id)
         return JudgedObject(row, box, source_id, kept_area, crowd, outline)
 
-    def _tell(self, verdict: Verdict | None, where: str, annotation_id: int) -> None:
+    def _add_verdict(self, verdict: Verdict | None, where: str, annotation_id: int) -> None:
         if verdict is not None:
             self.fault(verdict.severity, verdict.kind, where, annotation_id, verdict.message, verdict.box)
 

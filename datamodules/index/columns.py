@@ -42,8 +42,8 @@ class Columns:
 
     Attributes:
         name_offsets: [N + 1] into `name_bytes`, the file names as the file system encodes them.
-        reopen: function and argument that give these columns again in another process; columns that lie
-            in memory only have none and are copied to it.
+        reopen: function and argument that give these columns again in another process; None for columns that
+            lie in memory only, which are copied to it.
     """
 
     name_offsets: Ints
@@ -89,7 +89,7 @@ class Columns:
 
 
 def check(columns: Columns) -> None:
-    """Raises ValueError where a column leads out of another, or holds what it cannot: a file of a stranger may."""
+    """Raises ValueError where offsets point outside their column or a value is impossible, as in a forged file."""
     images, objects = len(columns.image_ids), len(columns.source_ids)
     lengths = (len(columns.sizes), *(len(c) for c in (columns.name_offsets[1:], columns.offsets[1:])))
     if any(length != images for length in lengths):
@@ -121,7 +121,7 @@ def _check_offsets(what: str, offsets: Ints, length: int, rows: int | None = Non
 
 
 class Names(Sequence[str]):
-    """The file names of some images, made when asked for."""
+    """The file names of some images, decoded when they are asked for."""
 
     def __init__(self, columns: Columns, rows: Rows | None) -> None:
         self._columns = columns
@@ -178,7 +178,7 @@ def offsets_of(counts: NDArray[Any]) -> Ints:
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """Several splits one after the other, copied."""
+    """The columns of several splits one after the other, copied."""
 
     def flat(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part, name) for part in parts])

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, one entry a thing."""
+"""What is wrong with a data set, as a list of faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067
 _RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 
-# kinds of which each fault leaves out one image of its split at reading
+# each fault of one of these kinds leaves out one image when its split is read
 NOT_READ = frozenset({
     "missing_image", "unreadable_image", "wrong_size", "duplicate_image_id", "malformed_xml", "unsafe_xml",
     "foreign_xml", "missing_annotation", "invalid_image",
@@ -33,13 +33,13 @@ class Fault:
     """One thing wrong with the data, and what to do about it.
 
     Attributes:
-        severity: `error` refuses to train unless `skip_broken` is set; `warning` is worth a look, counted
-            and told; `note` is an oddity that is read as it is meant, told only by `zoo data check`.
+        severity: `error`: training is refused unless `skip_broken` is set; `warning`: counted and named when a
+            training starts; `note`: an oddity that is read as it is meant, listed only by `zoo data check`.
         kind: short machine-readable name, e.g. `zero_area`.
         file: image or annotation file, relative to the data set's folder where it lies inside.
-        id: annotation, image or category id, or line; None where the file says all.
+        id: annotation, image or category id, or line; None where the file is enough.
         message: what is wrong, what was done, and what to do.
-        box: x, y, width, height of the object, where that is known, to be drawn.
+        box: x, y, width, height of the object, where that is known, to be painted in a report.
     """
 
     severity: Severity
@@ -59,12 +59,12 @@ class Fault:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether an image or object is not in what was read because of it; every reader says so in these words."""
+        """Whether an image or object was left out because of it; every reader then says `left out` in the message."""
         return "left out" in self.message or self.kind in NOT_READ
 
     @property
     def where(self) -> str:
-        """File and id; an id with a space in it, as in `object 3`, says itself what it counts."""
+        """File and id: a number as `id 3`; an id in words, such as `object 3`, as it is."""
         if self.id is None:
             return visible(brief(self.file))
         given = self.id if " " in str(self.id) else f"id {self.id}"
@@ -75,15 +75,15 @@ class Fault:
 
 
 def brief(text: str, most: int = 1200) -> str:
-    """A text without the middle of what is too long to be read: of a word, as names can be, and of all of it."""
+    """The text with its middle replaced by `...` if it is too long to be read, and so for each of its words."""
     text = _WORD.sub(lambda word: f"{word[0][:100]}...{word[0][-20:]}", text)
     return text if len(text) <= most else f"{text[: 2 * most // 3]} ... {text[-most // 4 :]}"
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Control characters, which a terminal would obey, as `\\x1b` and the like, except those in `keep`.
+    """The text with control characters, which a terminal would obey, written as `\\x1b`, except those in `keep`.
 
-    So are the marks that turn the direction of what follows, with which a name can look like another.
+    Marks that reverse the direction of writing are written so too: with them a name can look like another.
     """
     if text.isprintable():
         return text
@@ -107,7 +107,7 @@ def by_kind(faults: Iterable[Fault]) -> list[list[Fault]]:
 
 
 def relative(path: Path | str, root: Path) -> str:
-    """`path` relative to `root` with forward slashes, also where it lies beside it."""
+    """`path` relative to `root` with forward slashes, also if it lies outside `root`."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 

@@ -13,7 +13,7 @@ BLOCK = 1 << 18  # entries that are worked on at a time
 
 
 class Scratch:
-    """Makes columns of one kind.
+    """Makes growing columns, all in memory or all on the disk.
 
     Args:
         folder: where temporary files go, a real disk; None: columns lie in memory.
@@ -28,7 +28,7 @@ class Scratch:
 
 
 class Column:
-    """A column that grows at its end. `array` is a view of it; do not grow it any more after that."""
+    """A column that grows at its end. `array` is a view of it: do not grow the column after taking one."""
 
     def __init__(self, folder: Path | None, dtype: DTypeLike, width: int = 1) -> None:
         self._dtype = np.dtype(dtype)

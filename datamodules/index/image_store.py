@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class StoreError(OSError):
-    """The bytes of a file cannot be had, or are not those that were stored; the message is whole advice."""
+    """The bytes of a file cannot be had, or are not those that were stored; the message says what to do."""
 
 
 class ImageStore(Protocol):

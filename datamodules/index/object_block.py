@@ -14,7 +14,7 @@ from datamodules.index.object_rules import surely_good, surely_good_polygons
 
 
 class RawObject(NamedTuple):
-    """One object with any values, as its file has it."""
+    """One object as its file has it, its values not checked yet."""
 
     image_id: object
     box_xywh: object

@@ -34,7 +34,7 @@ class JudgedObject(NamedTuple):
 
 
 class SortedObjects(NamedTuple):
-    """The columns of `Columns` that are the objects'."""
+    """The columns of `Columns` that have an entry for each object."""
 
     offsets: Ints
     boxes_xywh: NDArray[np.float64]
@@ -133,7 +133,7 @@ class ObjectColumns:
         )
 
     def _order(self, rows: Ints, offsets: Ints) -> Ints | None:
-        """Positions of the objects sorted by image, equal ones in file order; None: they are so already."""
+        """Positions of the objects sorted by image, then in file order; None: they are in this order already."""
         if all(
             (rows[i + 1 : i + BLOCK + 1] >= rows[i : i + BLOCK][: len(rows) - 1 - i]).all()
             for i in _starts(rows)

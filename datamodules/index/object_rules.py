@@ -70,7 +70,7 @@ def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict |
 def surely_good(
     boxes: NDArray[np.float64], areas: NDArray[np.float64], sizes: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which objects `judge_box` and `judge_area` keep without a word; the others are to be asked about.
+    """Which objects `judge_box` and `judge_area` accept without a fault; the others have to be given to both.
 
     Args:
         boxes: [n, 4] x, y, w, h.
@@ -90,7 +90,7 @@ def surely_good(
 def surely_good_polygons(
     boxes: NDArray[np.float64], lengths: NDArray[np.int64], coordinates: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which polygons `judge_segmentation` keeps without a word.
+    """Which polygons `judge_segmentation` accepts without a fault.
 
     Args:
         boxes: [p, 4] of the object of each polygon.
@@ -138,7 +138,7 @@ def judge_area(raw: object, box: Box) -> tuple[float, Verdict | None]:
 def judge_segmentation(
     raw: object, box: Box, size: tuple[int, int], crowd: bool
 ) -> tuple[Segmentation | None, Verdict | None]:
-    """The outline if it can be drawn, and what is wrong with it. `[]` and None: the object has none."""
+    """The outline if it is well formed, and what is wrong with it. `[]` and None: the object has none."""
     if raw is None or raw == []:
         return None, None
     if isinstance(raw, Segmentation):

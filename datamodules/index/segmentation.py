@@ -28,7 +28,7 @@ class Segmentation:
         return [p.tolist() for p in self.polygons] if self.rle is None else dict(self.rle)
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The pixels inside, as pycocotools draws them: [height, width].
+        """The pixels inside, by the rule of pycocotools: [height, width].
 
         Raises:
             ValueError: if an RLE is that of another image size.
@@ -39,8 +39,8 @@ class Segmentation:
         size = [int(side) for side in self.rle["size"]]
         if size != [height, width]:
             raise ValueError(
-                f"an RLE of {size[0]}x{size[1]} (height x width) cannot be drawn at {height}x{width}; "
-                "draw it at its own size and resize the mask"
+                f"an RLE of {size[0]}x{size[1]} (height x width) cannot be decoded at {height}x{width}; "
+                "decode it at its own size and resize the mask"
             )
         counts = self.rle["counts"]
         runs = counts if isinstance(counts, list) else run_lengths(counts).tolist()

@@ -1,4 +1,4 @@
-"""What every format reader returns, and the steps they share."""
+"""What every format reader returns, and what the readers share."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def split_of(name: str) -> str | None:
     """`train`, `val` or `test` for train2017, instances_val, valid, ...; None for any other word."""
     words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
     if words[-2:] == ["test", "dev"]:
-        return "test"  # not a set to develop on, but a part of the test
+        return "test"  # COCO's test-dev is a part of its test images
     return next((_SPLIT_WORDS[w] for w in reversed(words) if w in _SPLIT_WORDS), None)
 
 
 def files_by_split(files: Iterable[Path]) -> dict[str, Path]:
-    """The first file of each split that a name tells."""
+    """The first file of each split, by the names of the files."""
     found: dict[str, Path] = {}
     for file in files:
         split = split_of(file.stem)
@@ -124,11 +124,11 @@ def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterabl
 
 
 def _repeated(indices: Iterable[AnnotationIndex]) -> NDArray[np.int64]:
-    """Hashes of file names that occur twice: names themselves would take memory by the million."""
+    """Hashes of the file names that occur twice; millions of names would take too much memory."""
     every = np.sort(np.concatenate([np.zeros(0, np.int64), *(name_hashes(index) for index in indices)]))
     return np.unique(every[1:][every[1:] == every[:-1]])
 
 
 def name_hashes(index: AnnotationIndex) -> NDArray[np.int64]:
-    """[N] hash of each file name, of this process only."""
+    """[N] hash of each file name; another process gives others."""
     return np.fromiter(map(hash, index.files), np.int64, len(index))

@@ -135,7 +135,7 @@ def test_masks_are_those_of_pycocotools():
     assert Segmentation(rle=KEPT["counts"]).mask(30, 40).sum() == 7
     drawn = Segmentation(rle=KEPT["string"]).mask(30, 40)
     assert np.array_equal(drawn, np.arange(1200).reshape(30, 40) % 7 == 0)
-    with pytest.raises(ValueError, match=r"30x40 .*cannot be drawn at 40x30"):
+    with pytest.raises(ValueError, match=r"30x40 .*cannot be decoded at 40x30"):
         Segmentation(rle=KEPT["counts"]).mask(40, 30)
 
 
