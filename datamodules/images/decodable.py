@@ -24,7 +24,7 @@ def corrupt_image(file: str, image_id: int, why: str) -> Fault:
 def corrupt_images(
     splits: Mapping[str, AnnotationIndex], progress: Meter | None = None
 ) -> dict[str, dict[int, Fault]]:
-    """Split -> row -> fault of each image that cannot be decoded; one in two splits is decoded once.
+    """Split -> row -> fault of each image that cannot be decoded; an image that is in two splits is decoded once.
 
     Raises:
         OSError: if a process that decodes is killed.
@@ -48,7 +48,7 @@ def corrupt_images(
 
 
 def without(source: Source, corrupt: Mapping[str, Mapping[int, Fault]]) -> Source:
-    """The data set without these images and their objects."""
+    """The data set without the images in `corrupt` (split -> row -> fault) and their objects."""
     splits = {
         split: index.take([row for row in range(len(index)) if row not in corrupt[split]])
         if corrupt[split]

@@ -16,7 +16,7 @@ from zoo.contract.preprocess import image_to_tensor
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # torchvision 0.29 says that a later one is without; PIL's pixels are the same
+except ImportError:  # torchvision 0.29 announces the end of its decoders; PIL gives the same pixels
     decode_jpeg = None
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -48,7 +48,7 @@ def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, 
         try:
             return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
         except RuntimeError:
-            pass  # damaged: PIL says in which way, or can still read it
+            pass  # damaged: PIL can still read it, or its error says what is wrong
     return image_to_tensor(_decoded(data, store.where(name), image_id, size))
 
 
@@ -56,7 +56,7 @@ def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
     try:
         return store.read(name)
     except StoreError:
-        raise  # not the file is at fault but the way to it, and the message says so
+        raise  # the store is at fault, not the file, and the message says so
     except OSError as error:
         raise _undecodable(store.where(name), image_id, error) from error
 
@@ -96,7 +96,7 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
 
 def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
     # PIL's own message shows the address of the buffer
-    reason = "it is of no known image format" if isinstance(error, UnidentifiedImageError) else error
+    reason = "its format is none that can be read" if isinstance(error, UnidentifiedImageError) else error
     return ValueError(
         f"{path} (image id {image_id}) cannot be decoded: {reason}; replace the file or remove it from "
         "the annotations; `zoo data check` lists all such files"

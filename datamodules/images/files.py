@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from zoo.contract.pixels import open_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
-_LISTED_AT_MOST = 400_000  # names of files in subfolders that are kept in memory, some 60 MB
+_LISTED_AT_MOST = 400_000  # names of files in subfolders that are held in memory, some 60 MB
 _MOST_LINKED = 10_000  # folders that links lead to
 ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
@@ -31,7 +31,7 @@ class FrameSize(NamedTuple):
 
 
 def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` through links, but not through one to a folder above it, which would give its files again.
+    """`os.walk` that follows links, except a link to a folder above it, which would give the same files again.
 
     Raises:
         ValueError: links lead to more folders than a data set has, as links to one another do.
@@ -90,7 +90,7 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
     except ValueError as error:
         reason = error.__cause__
         if isinstance(reason, UnidentifiedImageError):
-            reason = ValueError("its bytes are no image that is known here")
+            reason = ValueError("its bytes are in no image format that can be read")
         message = f"it is no readable image: {reason}; the image is left out; replace or remove it"
         return FrameSize(None, "unreadable_image", message)
     if declared is None or declared == displayed:
@@ -100,7 +100,7 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
             raw,
             "rotation_ignored",
             "the annotation gives the size before the photograph's EXIF rotation, so its boxes are taken "
-            "to be in that frame; check them in a picture",
+            "to be in that frame; check them with `zoo data show`",
         )
     if declared == displayed[::-1]:
         return FrameSize(
@@ -119,12 +119,12 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
 
 
 def _spelling(name: str) -> str:
-    """What names have in common that differ by case, or by how Unicode writes their accents (macOS does)."""
+    """The same text for names that differ only by case, or by how Unicode writes accents (macOS does)."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 class ImageFolder:
-    """Finds images by the names an annotation file gives them, also where the spelling is a little off."""
+    """Finds images by the names an annotation file gives them, also if case, accents or suffix differ."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

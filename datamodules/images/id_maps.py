@@ -28,7 +28,7 @@ class PngFolder:
 
     Attributes:
         root: the folder.
-        others: image id -> file name, of those that are not called as their image, with .png.
+        others: image id -> file name, of the id maps whose name is not that of their image with .png.
     """
 
     root: str

@@ -14,7 +14,7 @@ Rows = NDArray[np.int64]
 
 
 def identical_files(index: AnnotationIndex) -> list[Rows]:
-    """The rows of each image file that is there more than once, byte for byte.
+    """The rows of each group of image files that are equal byte for byte.
 
     Raises:
         OSError: if a file cannot be read.

@@ -1,4 +1,4 @@
-"""One look at an image file by a worker process: can it be decoded, is it damaged, what does it look like.
+"""A probe of an image file by a worker process: can it be decoded, is it damaged, what does it look like.
 
 This module imports no torch, so that a spawned worker starts at once.
 """
@@ -24,7 +24,7 @@ from datamodules.index.image_store import ImageStore, StoreError
 from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_image, to_rgb
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
-_SMALLEST = 4 * GRID  # a JPEG is decoded no smaller than this, so that its thumbnail stays an average
+_SMALLEST = 4 * GRID  # pixels; a JPEG is decoded no smaller than this, so that its thumbnail stays an average
 _CHUNK = 32  # images a task
 _ORIENTATION = 0x0112  # EXIF tag
 # libjpeg's warnings about the coded pixels themselves
@@ -43,7 +43,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 
 class Probe(NamedTuple):
-    """What a worker says about one file."""
+    """What a worker found out about one image file."""
 
     error: str = ""  # why it cannot be decoded
     damage: str = ""  # what the decoder complained of although it gave pixels
@@ -54,7 +54,9 @@ class Probe(NamedTuple):
     frames: int = 1
     size: tuple[int, int] = (0, 0)  # h, w of the raw pixels
     reading: Reading | None = None  # how more than 8 bits of grey were read
-    darkest: int = 0  # grey levels, as read, that 1 and 99 % of the pixels are below; of more than 8 bits
+    darkest: int = (
+        0  # grey levels, as read, that 1 % (99 %) of the pixels are below: of more than 8 bits only
+    )
     brightest: int = 255
     digest: bytes = b""  # of the file's bytes; 16 bytes
     thumbnail: bytes = b""  # [GRID, GRID] grey levels as displayed; empty if there are no pixels
@@ -64,7 +66,7 @@ Probes = Iterator[tuple[int, Probe]]
 
 
 def probe(data: bytes) -> Probe:
-    """Looks at the bytes of one file."""
+    """Probes the bytes of one file."""
     digest = hashlib.blake2b(data, digest_size=16).digest()
     try:
         with warnings.catch_warnings():
@@ -97,7 +99,7 @@ def probe(data: bytes) -> Probe:
                         if stored > 8:
                             seen = seen._replace(darkest=_share(grey, 0.01), brightest=_share(grey, 0.99))
     except UnidentifiedImageError:
-        return Probe(error="its bytes are no image that is known here", digest=digest)
+        return Probe(error="its bytes are in no image format that can be read", digest=digest)
     except _UNREADABLE as error:
         return Probe(error=str(error) or type(error).__name__, digest=digest)
     return seen._replace(damage=damage, thumbnail=_thumbnail(grey, seen.orientation))
@@ -111,8 +113,8 @@ def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:
         )
     except ValueError as error:
         # odd headers, and what TurboJPEG does not support, are no damage of the pixels: there PIL decides
-        told = str(error)
-        return None, told if told.startswith(_DAMAGE) else ""
+        complaint = str(error)
+        return None, complaint if complaint.startswith(_DAMAGE) else ""
     return Image.fromarray(pixels[..., 0]), ""
 
 
@@ -139,13 +141,13 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _share(grey: Image.Image, share: float) -> int:
-    """The level that this share of the pixels of an 8-bit grey picture is not above."""
+    """The lowest level that this share of the pixels of an 8-bit grey image do not exceed."""
     counts = np.cumsum(grey.histogram())
     return int(np.searchsorted(counts, share * counts[-1]))
 
 
 def probe_file(store: ImageStore, name: str) -> Probe:
-    """Looks at one file of a store; a file that cannot be read is an error of its own.
+    """Probes one file of a store; if it cannot be read, the probe's `error` says why.
 
     Raises:
         StoreError: the way to the file is at fault, not the file.
@@ -186,8 +188,8 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
             yield from _finished(*waiting.pop(0))
     except BrokenProcessPool as error:
         raise OSError(
-            "a process that looks at images was killed, most likely for want of memory; free some, or have "
-            "zoo data check --workers 1 look at them in one process"
+            "a process that decodes images was killed, most likely for want of memory; free some, or have "
+            "zoo data check --workers 1 decode them in one process"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -195,10 +197,10 @@ def probe_all(store: ImageStore, names: Sequence[str], workers: int) -> Probes:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes that start within do not hear Ctrl-C from their first moment on: it is for this process alone.
+    """Processes that start within this context never receive Ctrl-C: this process alone handles it.
 
-    It is held back here, not ignored: one that comes meanwhile is heard at the end, or at once if this process
-    has another thread to take it.
+    Here the signal is blocked, not ignored: it is delivered at the end, or at once to another thread of this
+    process.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -219,7 +221,7 @@ _stores: list[ImageStore] = []  # of this worker; one at most
 
 
 def _start(store: ImageStore) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where the parent could not see to it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems on which the parent cannot block it
     _stores[:] = [store]
 
 
