@@ -1,8 +1,8 @@
 """Keeps what was read of a large data set as mapped files, and makes them anew when the data set changes.
 
 In ZOO_CACHE (else detr-zoo below the user's cache folder), folder index/: `<place>.json` says which files a
-data set had and which entry was made of them; `<place>-<digest>/` is the entry, see `index_files`. A place is
-a folder read in one way by one version of the code. Entries are renamed into place whole, under a lock.
+data set had and which entry was made of them; `<place>-<digest>/` is the entry (`datamodules.kept.files`). A place
+is a folder read in one way by one version of the code. Entries are renamed into place when whole, under a lock.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def cached(way: tuple[object, ...], watch: Watch, build: Build) -> Source:
 
 
 def _opened(folder: Path, place: str, watch: Watch) -> Source | None:
-    """What is stored, if it is whole and of the files as they are."""
+    """The stored data set if it is whole and its files have not changed since; else None."""
     note = _read_note(folder, place)
     if note is None or not watch.unchanged(note.record):
         return None
@@ -92,7 +92,7 @@ def _opened(folder: Path, place: str, watch: Watch) -> Source | None:
 
 
 def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
-    """Under the lock: the entry of the files as they are, stored before or made now."""
+    """The entry for the files as they are now, stored before or made now; the caller holds the lock."""
     record = watch.record()
     entry = f"{place}-{watch.digest()[:24]}"
     found = _entry(folder / entry)
@@ -103,7 +103,7 @@ def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
         try:
             source = build(Scratch(making))
             if any(_leads_out(index) for index in source.splits.values()):
-                return source  # of pictures that nobody watches
+                return source  # not kept: images outside the folder are not watched
             write_source(source, making / entry)
             if watch.record().facts != record.facts:
                 raise ValueError("the data set was changed while it was read; start again when it is at rest")
@@ -134,19 +134,19 @@ def _entry(folder: Path) -> Source | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        _log.warning("a stored index is made again: %s", error)
+        _log.warning("a stored index is damaged and made again: %s", error)
         return None
 
 
 def _leads_out(index: AnnotationIndex) -> bool:
-    """Whether a picture lies outside the folder of the data set."""
+    """Whether an image lies outside the folder of the data set."""
     letters = index.columns.name_bytes
     return any(b"../" in letters[i : i + _STRIDE + 2].tobytes() for i in range(0, len(letters), _STRIDE))
 
 
 @cache
 def code_digest() -> str:
-    """Of the code that decides what is in an index: another version of it makes another."""
+    """Digest of the code that decides what is in an index: a new version of it reads the data set again."""
     package = Path(__file__).parents[1]
     files = sorted(file for pattern in _CODE for file in package.glob(pattern))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -154,7 +154,7 @@ def code_digest() -> str:
 
 @cache
 def _of_this_process() -> Path:
-    """A folder that goes when the process ends."""
+    """A temporary folder that is removed when the process ends."""
     folder = tempfile.mkdtemp(prefix="detr-zoo-index-")
     owner = os.getpid()
 

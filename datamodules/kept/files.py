@@ -1,4 +1,4 @@
-"""A data set as a folder of files: an Arrow file of columns a split, its faults, and what ties them together."""
+"""A data set as a folder of files: columns (Arrow) and faults of each split, and a json that names them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from datamodules.index.plain_json import decode, encode
 from datamodules.index.source import Source
 
 _PAGE = 4096
-_PAGES = 64  # of a file that is larger, those that its check covers
+_PAGES = 64  # of a large file, covered by its check
 _NAME = "source.json"
 
 
@@ -79,7 +79,7 @@ def open_source(folder: Path) -> Source:
 
     Raises:
         OSError: if a file is not there.
-        ValueError: if one is damaged: it has another size or check than it was written with.
+        ValueError: if one is damaged: its size or check is not that of the file as it was written.
     """
     try:
         stored = decode((folder / _NAME).read_bytes(), _Stored)
@@ -120,7 +120,7 @@ def check_of(file: Path) -> int:
 
 
 def write_safely(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, also after a power cut."""
+    """Writes a file so that it is there whole or not at all, also after a power cut."""
     making = path.with_name(f".{path.name}.{os.getpid()}")
     with making.open("wb") as file:
         file.write(content)

@@ -20,13 +20,15 @@ Build = Callable[[Scratch], Source]
 def keep_layout(
     way: tuple[object, ...], files: Sequence[Path], folders: Sequence[Path], build: Build
 ) -> Source:
-    """A published layout, whose pictures are not looked into: see `LayoutWatch` for what is checked later.
+    """Reads a published layout whose images are not opened, and keeps its index if it is large.
+
+    See `LayoutWatch` for how a change of the data set is noticed.
 
     Args:
         way: names the folder and how it is read.
         files: the annotation files.
-        folders: those of the images.
-        build: reads it.
+        folders: the folders of the images.
+        build: reads the data set.
     """
     if sum(file.stat().st_size for file in files) < LARGE_BYTES:
         return build(Scratch())
@@ -34,7 +36,7 @@ def keep_layout(
 
 
 def keep_tree(way: tuple[object, ...], root: Path, build: Build) -> Source:
-    """A folder of any format, whose pictures are looked into: see `TreeWatch` for what is checked later."""
+    """Reads a folder of any format whose images are opened, and keeps its index if it is large; see `TreeWatch`."""
     return cached(way, TreeWatch(root), build) if _is_large(root) else build(Scratch())
 
 

@@ -2,7 +2,7 @@
 
 What is compared: size, time of change, inode of files, and the same of folders, whose times change when an
 entry comes, goes or is renamed. A file system that does not keep the times of folders (some that show object
-stores as folders) cannot tell of such a change; there, remove the cached index by hand.
+stores as folders) does not show such a change; there, remove the cached index by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Facts = list[int]  # size (0 for a folder), mtime_ns, ctime_ns, inode; empty: it
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was there when an index was made.
+    """The files and folders as they were when an index was made.
 
     Attributes:
         facts: path -> its facts; of many files one entry with a digest instead of a path.
@@ -37,18 +37,18 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Watch(Protocol):
-    """The files that an index depends on, as they are known now."""
+    """The files that an index depends on."""
 
     def record(self) -> Record:
-        """The facts now."""
+        """The facts of the files as they are now."""
         ...
 
     def unchanged(self, record: Record) -> bool:
-        """Whether they are those of `record`."""
+        """Whether the files are still as in `record`."""
         ...
 
     def digest(self) -> str:
-        """Of what the index depends on; equal digests make equal indices."""
+        """Digest of what the index depends on; equal digests make equal indices."""
         ...
 
 
@@ -56,13 +56,13 @@ class Watch(Protocol):
 class LayoutWatch:
     """Annotation files, and folders of images of which only the names matter: sizes are those of the annotations.
 
-    Looking costs a system call for each annotation file and image folder. A picture that is overwritten in
-    its place is not noticed, for nothing of it is in the index.
+    A check costs a system call for each annotation file and image folder. An image that is overwritten in
+    place is not noticed, for nothing of its content is in the index.
 
     Attributes:
         files: annotation files; their content counts.
-        folders: folders of images, with those in them; the names of their entries count. One that is not
-            there counts too, for it may come.
+        folders: folders of images and their subfolders; the names of their entries count. A missing folder
+            counts too, for it may be made later.
     """
 
     files: Sequence[Path]
@@ -96,7 +96,7 @@ class LayoutWatch:
 
 @dataclass(frozen=True)
 class TreeWatch:
-    """Everything below a folder, for formats whose images are looked into: each file's facts count."""
+    """Everything below a folder, for formats whose images are opened: each file's facts count."""
 
     root: Path
 
@@ -119,7 +119,7 @@ class TreeWatch:
         return record.settled and self.record().facts == record.facts
 
     def digest(self) -> str:
-        """That of the facts: contents are not read twice."""
+        """Digest of the facts: file contents are not read a second time."""
         return next(iter(self.record().facts))
 
 
