@@ -1,7 +1,7 @@
 """The bounded local cache of shards that lie elsewhere, shared by all processes of a machine.
 
-An epoch wants every image once, in random order: a cache that throws out the shard used longest ago would
-throw out each one just before its next use. So a shard that is in stays in while its data set is in use,
+An epoch reads every image once, in random order: a cache that throws out the shard used longest ago would
+throw out each one just before its next use. So a cached shard stays as long as its data set is in use,
 what does not fit is read image by image, and the share of reads from the local disk is the share of the
 data set that fits, the best that any rule can reach. Shards of other data sets leave, the one used longest
 ago first, unless they were used within the last hour.
@@ -28,7 +28,7 @@ from zoo.storage.cache import cache_root
 
 LIMIT_VARIABLE = "ZOO_SHARD_CACHE_SIZE"
 _DEFAULT_LIMIT = 100 << 30  # bytes
-_DISK_MARGIN = 1 << 30  # bytes of the disk that the cache leaves free
+_DISK_MARGIN = 1 << 30  # bytes of the disk that the cache leaves unused
 _IN_USE = 3600.0  # seconds since the last use in which another data set's shard stays
 _TOUCH_EVERY = 600.0  # seconds between two notes of use by one process
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -77,17 +77,17 @@ class ShardCache:
 
     @property
     def folder(self) -> Path:
-        """Of this data set."""
+        """The folder of this data set's shards."""
         return self.root / self.key
 
     def path(self, name: str) -> Path:
-        """Where the shard lies if it is here."""
+        """Where the shard lies if it is in the cache."""
         return self.folder / name
 
     def fetch(self, shard: PackedFile, wait: bool = True) -> bool:
-        """Makes the shard whole and checked in the cache; whether it is there now.
+        """Fetches the shard into the cache and checks it; returns whether it is there now.
 
-        It is not if it does not fit, or if another process is fetching it and `wait` is false.
+        It is not there if it does not fit, or if another process is fetching it and `wait` is false.
 
         Raises:
             StoreError: it cannot be fetched, or comes damaged at every attempt; names shard and address.
@@ -107,15 +107,15 @@ class ShardCache:
         return True
 
     def discard(self, name: str) -> None:
-        """Throws a damaged shard out, to be fetched again."""
+        """Removes a damaged shard from the cache, so that it is fetched again."""
         self.path(name).unlink(missing_ok=True)
 
     def room_for(self, shards: Sequence[PackedFile]) -> bool:
-        """Whether all the shards fit under the limit, other data sets aside."""
+        """Whether all the shards fit under the limit, not counting those of other data sets."""
         return sum(shard.size for shard in shards) <= self.limit
 
     def _reserve(self, shard: PackedFile) -> bool:
-        """Counts the shard in before it comes, so that processes that fetch side by side stay below the limit."""
+        """Reserves space before the shard is fetched, so that processes that fetch at once stay below the limit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.path(shard.name)
         with FileLock(self.root / ".lock"):
@@ -139,7 +139,7 @@ class ShardCache:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A shard in the cache, or one that is coming.
+    """A shard in the cache, or one that is being fetched.
 
     Attributes:
         path: of the shard when whole.
@@ -154,7 +154,7 @@ class _Entry:
     idle: float
 
     def evict(self) -> bool:
-        """Removes it unless a process is fetching it. Who has it open reads on; who comes later fetches."""
+        """Removes the shard unless a process is fetching it. A process that has it open can read on."""
         try:
             with FileLock(_lock_file(self.path), timeout=0):
                 for file in (self.path, _part(self.path), _reservation(self.path)):
@@ -175,7 +175,7 @@ def _entries(folder: Path) -> list[_Entry]:
             status = present.stat()
             whole = present == path
             size = status.st_size if whole else int(_reservation(path).read_text() or 0)
-        except FileNotFoundError:  # it became whole, or left, since the listing
+        except FileNotFoundError:  # fetched whole or removed since the listing
             continue
         written = status.st_size if whole or present == _part(path) else 0
         found.append(_Entry(path, size, min(written, size), now - status.st_mtime))
@@ -197,7 +197,7 @@ def _reservation(target: Path) -> Path:
 class CachedShards:
     """Reads ranges of remote shards: from the cache where a shard is in it, else over the network.
 
-    A training starts at once, on single images; `fill` brings the shards in behind it.
+    A training starts at once by reading single images; `fill` fetches the shards in the background.
     """
 
     def __init__(self, cache: ShardCache, shards: Sequence[PackedFile]) -> None:
@@ -242,15 +242,15 @@ class CachedShards:
         return self._cache.remote.where(shard)
 
     def damaged(self, shard: str) -> None:
-        """Called with a shard that gave other bytes than were packed: its local copy is not used again."""
+        """Removes the local copy of a shard that gave other bytes than were packed."""
         if self._cache.path(shard).exists():
             _log.warning("%s: the copy in the cache is damaged; it is fetched again", self.where(shard))
             self._cache.discard(shard)
 
     def fill(self, threads: int, first: int = 0) -> threading.Event:
-        """Fetches what fits, in the background, from shard `first` on; the event stops it.
+        """Fetches the shards that fit in the background, from shard `first` on; setting the event stops it.
 
-        A shard that cannot be fetched is told, once, and left to `read`, which has to have it.
+        A shard that cannot be fetched is logged once; `read` tries again when it needs the shard.
         """
         stop = threading.Event()
         waiting = list(self._shards.values())

@@ -1,6 +1,6 @@
 """The files of a sharded data set, and what each must be.
 
-manifest.json   what this page's structs say
+manifest.json   `ShardManifest`
 images.arrow    where each image lies: name, shard, offset, length, crc32; sorted by name_hash
 <split>.arrow   the annotations of a split
 00000.tar ...   the image files, as plain uncompressed tar: `tar xf` gives them back
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class PackedFile(msgspec.Struct, frozen=True):
-    """A file beside the manifest."""
+    """A file that lies beside the manifest."""
 
     name: str
     size: int
@@ -43,7 +43,7 @@ class SplitEntry(msgspec.Struct, frozen=True):
 
 
 class ShardManifest(msgspec.Struct, frozen=True):
-    """All files of the data set, and what is known of it as a whole.
+    """The contents of manifest.json: all files of the data set, its classes, splits and faults.
 
     Attributes:
         source_format: the format it was packed from.
@@ -51,7 +51,7 @@ class ShardManifest(msgspec.Struct, frozen=True):
         splits: by name.
         images: file of the images' places.
         shards: in the order of their numbers.
-        faults: warnings of the source, so that a training hears the same from either.
+        faults: warnings of the source, so that a training reports the same from shards as from the source.
     """
 
     source_format: str
@@ -65,10 +65,10 @@ class ShardManifest(msgspec.Struct, frozen=True):
 
 
 def parse_manifest(content: bytes, where: str) -> ShardManifest:
-    """A manifest.json.
+    """Parses a manifest.json.
 
     Raises:
-        ValueError: naming the file, if it is none, of a version that this code does not know, or names a
+        ValueError: naming the file, if it is no such manifest, is of a version that this code does not know, or names a
             file that does not lie beside it.
     """
     try:
@@ -91,7 +91,7 @@ def parse_manifest(content: bytes, where: str) -> ShardManifest:
 
 
 def name_hash(name: str) -> int:
-    """64 bits of an image's name: what `images.arrow` is searched by."""
+    """A 64-bit hash of an image's name, by which `images.arrow` is sorted and searched."""
     return int.from_bytes(hashlib.blake2b(name_code(name), digest_size=8).digest(), "little")
 
 
@@ -102,7 +102,7 @@ _TABLE = {
 
 
 class ImageTable:
-    """`images.arrow`, memory-mapped: a worker pays for the pages it touches, and shares them."""
+    """`images.arrow`, memory-mapped: workers share the pages that they read."""
 
     def __init__(self, path: Path) -> None:
         batch = read_arrow(path, _TABLE)
@@ -112,7 +112,7 @@ class ImageTable:
         )
 
     def check(self, shards: Sequence[PackedFile]) -> None:
-        """Raises ValueError unless every image lies in one of the shards; for a table that was made elsewhere."""
+        """Raises ValueError unless every image lies inside one of the shards; for a table that was made elsewhere."""
         sizes = np.array([shard.size for shard in shards] or [0], dtype=np.float64)
         where = np.minimum(self._shards, len(sizes) - 1)
         ends = self._offsets.astype(np.float64) + self._lengths  # whole numbers would wrap around
@@ -148,7 +148,7 @@ def read_arrow(path: Path, types: Mapping[str, pa.DataType]) -> pa.RecordBatch:
     """What `write_arrow` wrote, memory-mapped.
 
     Raises:
-        ValueError: naming the file, if it is none of those, or has other columns.
+        ValueError: naming the file, if `write_arrow` did not write it, or its columns are others.
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))

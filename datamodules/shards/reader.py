@@ -2,7 +2,7 @@
 
 Access is map-style: an image is found by its name in a memory-mapped table and read by one positioned
 read, so order, samples and results are those of the plain files. Every image is checked against the crc32
-it was packed with; PIL decodes damaged JPEG data to grey areas without a word.
+it was packed with, for PIL decodes damaged JPEG data to grey areas without an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class ShardSource(Protocol):
-    """Hands out ranges of shards. Pickles small."""
+    """Reads ranges of shards. Its pickle is small, for each worker gets one."""
 
     def read(self, shard: str, offset: int, length: int) -> bytes:
         """The bytes [offset, offset + length) of a shard."""
@@ -43,7 +43,7 @@ class ShardSource(Protocol):
         ...
 
     def damaged(self, shard: str) -> None:
-        """Told that a read gave other bytes than were packed."""
+        """Called when a read gave other bytes than were packed."""
         ...
 
 
@@ -131,7 +131,7 @@ class ShardStore:
 
 @dataclass(frozen=True)
 class ShardedData:
-    """A sharded data set, opened.
+    """A sharded data set that has been opened.
 
     Attributes:
         address: of its folder.
@@ -145,13 +145,13 @@ class ShardedData:
 
 
 def is_address(root: Path | str) -> bool:
-    """Whether `root` is no path of this machine but an address such as s3://bucket/folder."""
+    """Whether `root` is an address such as s3://bucket/folder and not a path of this machine."""
     root = str(root)
     return "://" in root and not root.startswith("file://")
 
 
 def local_path(root: Path | str) -> Path:
-    """The path of a root that is none of `is_address`, absolute."""
+    """The absolute path of a root that is no address."""
     root = str(root)
     path = url2pathname(urlsplit(root).path) if root.startswith("file://") else root
     return Path(path).expanduser().resolve()
@@ -165,10 +165,10 @@ def place_of(root: Path | str) -> str:
 def open_shards(root: str) -> ShardedData:
     """A folder written by `zoo data shard`, or the address of one.
 
-    Of a remote one the manifest is read each time; index files come into the cache and stay there.
+    The manifest of an address is read each time; its index files are kept in the cache.
 
     Raises:
-        ValueError: the manifest is none, or a file is not what the manifest says.
+        ValueError: the manifest is damaged, or a file is not as the manifest says.
         StoreError: a file cannot be had.
     """
     if is_address(root):

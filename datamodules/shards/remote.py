@@ -1,8 +1,8 @@
-"""Reading files at any fsspec address (http, https, s3, gs, memory, ...) with patience.
+"""Reading files at any fsspec address (http, https, s3, gs, memory, ...), with retries.
 
-Every request is for a byte range of known length, so a cut reply is seen and only its block is asked
-for again. `zoo.storage.fetch` fetches single files of unknown length over plain http; what is here
-needs other file systems, and many small ranges of few files.
+Every request is for a byte range of known length, so a cut reply is noticed and only its block is asked
+for again. `zoo.storage.fetch` fetches single files of unknown length over plain http; shards
+need other file systems, and many small ranges of few files.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from datamodules.index.image_store import StoreError
 from zoo.storage.durable import sha256_of
 
 _BLOCK = 8 << 20  # bytes of a request while a whole file is fetched; what a cut connection can cost
-_KNOCKS = 3  # at an address where nobody has answered yet: most likely it is mistyped
+_FIRST_ATTEMPTS = 3  # at an address that has never answered: most likely it is mistyped
 _FETCHES = 3  # of a file that comes whole but with another hash
-_MAY_PASS = frozenset({408, 425, 429})  # of the 4xx answers; every other one is final
+_TEMPORARY = frozenset({408, 425, 429})  # answers 4xx that are tried again; every other one is final
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
 
 _log = logging.getLogger(__name__)
-_jitter = random.Random()  # its own: the draws of a training are no business of the network
+_jitter = random.Random()  # a generator for the network alone, so that a training's draws stay what they are
 
 
 class NoRangesError(StoreError):
@@ -80,17 +80,17 @@ class RemoteFolder:
         return self._patiently(name, once)
 
     def read_all(self, name: str) -> bytes:
-        """A small file of unknown size, the first that is asked of an address: a dead one is soon told.
+        """Reads a small file of unknown size, the first one of an address: if nothing answers there, this fails soon.
 
         Raises:
             StoreError: as `read`.
         """
-        return self._patiently(name, lambda: self._cat(name, None, None), min(_KNOCKS, self.attempts))
+        return self._patiently(name, lambda: self._cat(name, None, None), min(_FIRST_ATTEMPTS, self.attempts))
 
     def fetch(
         self, name: str, target: Path, size: int, sha256: str, progress: Callable[[int], None] | None = None
     ) -> None:
-        """Makes `target` the whole file, checked; goes on where a cut fetch of it ended.
+        """Fetches the whole file to `target` and checks it; goes on where an interrupted fetch ended.
 
         The caller holds a lock on `target`. A file with another hash is fetched anew, all of it, since
         nobody can say which of its blocks is the bad one.
@@ -151,16 +151,16 @@ class RemoteFolder:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout)
         return {"client_kwargs": {"timeout": timeout}}
 
-    def _patiently(self, name: str, once: Callable[[], bytes], knocks: int | None = None) -> bytes:
-        """The result of `once`, which may fail for a while; `knocks`: attempts where nobody answers."""
+    def _patiently(self, name: str, once: Callable[[], bytes], first_attempts: int | None = None) -> bytes:
+        """The result of `once`, tried again while it fails; `first_attempts`: attempts if nothing has ever answered."""
         for attempt in range(self.attempts):
             try:
                 return once()
             except NoRangesError:
                 raise
-            except Exception as error:  # every file system has exceptions of its own
+            except Exception as error:  # every file system raises other exceptions
                 silent = _nobody_answers(error)
-                attempts = knocks if silent and knocks is not None else self.attempts
+                attempts = first_attempts if silent and first_attempts is not None else self.attempts
                 reason = f"nobody answers at {_host(self.address)}" if silent else self._reason(error)
                 if _is_final(error) or attempt + 1 >= attempts:
                     tried = "" if attempt == 0 else f" ({attempt + 1} attempts)"
@@ -175,14 +175,14 @@ class RemoteFolder:
         raise AssertionError("attempts must be at least 1")
 
     def _length_of_pause(self, attempt: int) -> float:
-        # the workers of many ranks lose a server at one moment; they are not to come back at one moment
+        # the workers of many ranks lose a server at one moment; they must not all come back at one moment
         return self.first_pause * 2**attempt * _jitter.uniform(0.5, 1.0)
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def _reason(self, error: Exception) -> str:
-        """What happened, without the names of the libraries between."""
+        """What happened, in words that name no library."""
         if isinstance(error, FileNotFoundError):
             return "there is no such file"
         status = getattr(error, "status", None)
@@ -199,10 +199,10 @@ class RemoteFolder:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether no later attempt can succeed: no such file, no permission, no such protocol."""
+    """Whether a later attempt cannot succeed either: no such file, no permission, no such protocol."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return 400 <= status < 500 and status not in _MAY_PASS
+        return 400 <= status < 500 and status not in _TEMPORARY
     return isinstance(error, _FINAL)
 
 

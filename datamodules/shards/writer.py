@@ -1,4 +1,4 @@
-"""Packing a data set into tar shards: whole and verified, or not there at all."""
+"""Packing a data set into tar shards. The output appears only when it is whole and verified."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def pack(source: Source, output: Path, shard_size: int, progress: Meter | None =
     """Packs all splits of `source` into the new folder `output`.
 
     Images keep the order of their splits, and the bytes of their files; one that is in two splits is
-    packed once. All is written beside `output`, read back, compared, and renamed at the end.
+    packed once. Everything is written beside `output`, read back, compared, and renamed at the end.
 
     Args:
-        source: the data set as read; what was at fault in it is left out, as in a training.
+        source: the data set as read; faulty images and objects are left out, as in a training.
         output: folder to make.
         shard_size: bytes after which a shard is closed; only an image larger than that passes it.
         progress: called after each image, once while packing and once while verifying.
@@ -88,9 +88,9 @@ def pack(source: Source, output: Path, shard_size: int, progress: Meter | None =
 
 
 def _lock_file(output: Path) -> Path:
-    """In the cache, for it stays: a lock that others may wait for cannot be removed.
+    """The lock file. It lies in the cache, for it stays: a lock that others may wait for cannot be removed.
 
-    Beside `output` where the cache cannot be written.
+    It lies beside `output` if the cache cannot be written.
     """
     folder = cache_root() / "locks"
     try:
@@ -126,13 +126,13 @@ def _write(source: Source, folder: Path, shard_size: int, progress: Meter | None
     )
     (folder / MANIFEST).write_bytes(encode(manifest, indent=1))
     verify(folder, manifest, places, progress)
-    for path in (*folder.iterdir(), folder):  # before the rename says that it is there
+    for path in (*folder.iterdir(), folder):  # before the rename, which makes the output appear
         sync(path)
     return manifest
 
 
 def verify(folder: Path, manifest: ShardManifest, places: _Places, progress: Meter | None) -> None:
-    """Reads everything back, as a stranger's tar reader and as ours.
+    """Reads everything back, with Python's tar reader and with `datamodules.shards.reader`.
 
     Raises:
         OSError: naming the shard, if anything is not what was written.
@@ -182,10 +182,10 @@ class _Places:
         self.checks.append(zlib.crc32(content))
 
     def write(self, path: Path) -> None:
-        """Sorted by hash.
+        """Writes the table of the images' places, sorted by hash.
 
         Raises:
-            ValueError: two names have one hash, which happens to one data set of this size in millions.
+            ValueError: two names have the same hash, which happens to one data set in millions.
         """
         hashes = np.asarray([name_hash(name) for name in self.names], dtype=np.uint64)
         order = np.argsort(hashes)
