@@ -89,10 +89,30 @@ def test_recipe_is_complete_and_flat(path: Path) -> None:
         "about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking",
     ]  # fmt: skip
     assert recipe["about"]["family"] == path.parent.name
-    assert recipe["model"]["init_args"]["backbone"]["weights"], (
-        "absent weights would train from scratch in silence"
-    )
+    backbone = recipe["model"]["init_args"].get("backbone")
+    assert backbone is None or backbone["weights"], "absent weights would train from scratch in silence"
     assert not re.search(r"(?m)^\s*(__include__|_base_|defaults)\s*:", path.read_text())
+
+
+PRINTED = ("params", "file_size", "AR", "counting", "macs_per_flop", "speed_on")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_what_authors_print_beside_their_scores_is_near_what_is_counted(path: Path) -> None:
+    about = load(path)["about"]
+    published, printed = about["published"] or {}, about.get("printed", {})
+    assert set(printed) <= set(PRINTED)
+    if "params" in printed:
+        assert re.fullmatch(r"\d+ M", printed["params"])
+        assert about["params"] / 1e6 == pytest.approx(int(printed["params"].split()[0]), rel=0.03)
+    if "gflops" in published and printed:
+        # DETR's figure is a mean over images of many sizes, ours is of one size
+        macs = published["gflops"] * printed["macs_per_flop"]
+        assert about["macs"] / 1e9 == pytest.approx(macs, rel=0.08)
+    if "file_size" in printed:
+        # float32 weights; with them the integer buffers and names, in MB of 2^20 bytes
+        assert about["params"] * 4 / 2**20 == pytest.approx(int(printed["file_size"].split()[0]), rel=0.02)
+    assert all(0 < value < 100 for value in printed.get("AR", {}).values())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")

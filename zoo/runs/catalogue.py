@@ -8,11 +8,12 @@ from typing import Any
 
 from zoo.registry.manifest import MANIFEST_FILE, Manifest
 from zoo.registry.names import Reference, base_name, parse_reference
-from zoo.registry.published import CONVENTIONS, FILE_SIZES, PARAMS, RECALLS
 from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifests
 from zoo.runs import recipes
 from zoo.storage.cache import cache_root
 
+# of `about`: told with the details of one model, or to the tests alone
+NOT_LISTED = ("printed", "macs_left_out")
 log = logging.getLogger(__name__)
 Entry = dict[str, Any]
 
@@ -41,7 +42,7 @@ def models() -> dict[str, Entry]:
         name = full if full in manifests and not manifests[full].default else about["name"]
         entry = entries.setdefault(name, {"name": name, "full_name": full, "recipes": []})
         entry["recipes"].append(key)
-        entry |= {k: v for k, v in about.items() if k not in entry}
+        entry |= {k: v for k, v in about.items() if k not in (*entry, *NOT_LISTED)}
         if full in manifests and len(entry["recipes"]) == 1:
             entry |= _with_manifest(entry, manifests[full])
     for entry in entries.values():
@@ -92,22 +93,20 @@ def with_details(entry: Entry) -> Entry:
 
     Without a recipe the schedule is None and the input is the manifest's.
     """
-    name = entry["name"]
     schedule, contract = _schedule_and_input(entry)
-    convention = CONVENTIONS.get(entry["family"])
-    published = None
-    if entry["published"] is not None and convention is not None:
+    published = entry["published"]
+    if published is not None:
+        printed = _printed(entry)
+        flops, macs_per_flop = published.get("gflops"), printed.get("macs_per_flop")
         published = {
-            **entry["published"],
-            "params": PARAMS.get(name),
-            "AR": RECALLS.get(name),
-            "gflops_convention": convention.counting,
-            "gmacs": entry["published"]["gflops"] * convention.macs_per_flop
-            if "gflops" in entry["published"]
-            else None,
-            "speed_device": convention.device,
+            **published,
+            "params": printed.get("params"),
+            "AR": printed.get("AR"),
+            "gflops_convention": printed.get("counting"),
+            "gmacs": None if flops is None or macs_per_flop is None else flops * macs_per_flop,
+            "speed_device": printed.get("speed_on"),
             "file": (entry.get("origin") or {}).get("file"),
-            "file_size": FILE_SIZES.get(name),
+            "file_size": printed.get("file_size"),
         }
     folder = cache_root() / entry["full_name"] / str(entry.get("version"))
     return {
@@ -154,6 +153,16 @@ def find_registered(name: str, registry: Path | None) -> Entry | None:
 def manifest_of(entry: Entry) -> dict[str, Any]:
     """The manifest of a model of the zoo that has one, as plain values."""
     return builtin_manifest(builtin_manifests()[entry["full_name"]]).to_dict()
+
+
+def _printed(entry: Entry) -> dict[str, Any]:
+    """What the authors print beside the scores, from the recipe of the published weights; empty without one."""
+    if not entry["recipes"]:
+        return {}
+    printed: dict[str, Any] = recipes.load_heading(recipes.resolve(entry["recipes"][0])).about.get(
+        "printed", {}
+    )
+    return printed
 
 
 def _schedule_and_input(entry: Entry) -> tuple[dict[str, Any] | None, dict[str, Any]]:

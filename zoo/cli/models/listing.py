@@ -166,9 +166,9 @@ def _flops(published: dict[str, Any]) -> str:
     """The published figure in its own convention, and in ours where they differ."""
     if "gflops" not in published:
         return ""
-    macs = published["gmacs"]
-    same = "" if macs == published["gflops"] else f", so {macs:g} G multiply-adds"
-    return f"; published {published['gflops']} GFLOPs{same} ({published['gflops_convention']})"
+    macs, convention = published["gmacs"], published["gflops_convention"]
+    same = "" if macs in (None, published["gflops"]) else f", so {macs:g} G multiply-adds"
+    return f"; published {published['gflops']} GFLOPs{same}" + (f" ({convention})" if convention else "")
 
 
 def _scores(scores: dict[str, Any]) -> str:
@@ -191,7 +191,8 @@ def _speed(published: dict[str, Any]) -> str:
     if not parts:
         return "not published"
     more = f"; {published['fps_batch4']} FPS at batch 4" if "fps_batch4" in published else ""
-    return f"{', '.join(parts)} ({published['speed_device']}){more}"
+    where = f" ({published['speed_device']})" if published["speed_device"] else ""
+    return f"{', '.join(parts)}{where}{more}"
 
 
 def _schedule(schedule: dict[str, Any] | None, unpublished: list[str]) -> str:
