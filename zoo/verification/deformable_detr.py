@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from zoo.architectures.deformable_detr import DeformableDetr, TransformerConfig, from_published, our_name
-from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
+from zoo.contract.batch import Batch, OutputSet, Predictions, Targets
 from zoo.layers.backbone import ResNet, freeze_batch_norm
 from zoo.layers.deformable_attention import sample_maps, sample_rows
 from zoo.layers.position import sine_2d
-from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, Matches, SetCriterion
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
 from zoo.training.losses import SigmoidFocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.training.schedule import ParamRule, Schedule
@@ -31,7 +29,16 @@ from zoo.verification.cases import (
     find_runner,
     with_weights,
 )
+from zoo.verification.criterion import (
+    EXACT,
+    SINGLE,
+    SINGLE_GRADIENT,
+    OfficialLosses,
+    compare_criterion,
+    compare_train_steps,
+)
 from zoo.verification.detections import compare_top_k
+from zoo.verification.network import compare_layers, official_layers, padded_batch
 from zoo.verification.structure import compare_structure
 
 FOLDER = "deformable"
@@ -44,7 +51,7 @@ STRUCTURES = {
     "deformable_r50_two_stage": "deformable_detr/r50_two_stage_coco_50e",
 }
 WEIGHTS = {"label": 2.0, "l1": 5.0, "giou": 2.0}
-OFFICIAL_TERM = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+OFFICIAL = OfficialLosses({"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}, WEIGHTS)
 SCHEDULE = Schedule(
     lr=2e-4,
     weight_decay=1e-4,
@@ -57,8 +64,6 @@ SCHEDULE = Schedule(
     drop_epochs=[40],
     global_batch_size=32,
 )
-# float64 differences come from summation order alone
-EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
 
 def criterion() -> SetCriterion:
@@ -73,124 +78,14 @@ def criterion() -> SetCriterion:
     )
 
 
-def whole_step(targets: Targets) -> Step:
-    """Facts of a step that is one batch on one device."""
-    return Step(torch.tensor(targets.counts, dtype=torch.int64), (0, 0), 0)
-
-
-def place_of_official(name: str, num_layers: int) -> tuple[str, int]:
-    """`final`, `aux_1`, `enc` to (our set, layer)."""
-    if name == "enc":
-        return "encoder", 0
-    return "decoder", num_layers - 1 if name == "final" else int(name.removeprefix("aux_"))
-
-
-def official_losses(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Ours, weighted, under the official names."""
-    named = {}
-    for key, values in losses.items():
-        output_set, kind = key.split("/")
-        for layer, value in enumerate(values):
-            suffix = "" if layer == len(values) - 1 else f"_{layer}"
-            named[OFFICIAL_TERM[kind] + ("_enc" if output_set == "encoder" else suffix)] = value
-    return named
-
-
-def unweighted_and_logged(losses: Mapping[str, Tensor], matches: Matches) -> dict[str, Tensor]:
-    """Official entries before their weight, with the two that are only logged, in float32 as there."""
-    weight = {OFFICIAL_TERM[kind]: value for kind, value in WEIGHTS.items()}
-    entries = {n: v / weight["_".join(n.split("_")[:2])] for n, v in official_losses(losses).items()}
-    for matched in matches.sets:
-        logits = matched.outputs.predictions.logits.detach()
-        counts = torch.tensor(matches.targets.counts, dtype=torch.float32)
-        for layer in range(len(logits)):
-            suffix = "" if layer == len(logits) - 1 else f"_{layer}"
-            suffix = "_enc" if matched.outputs.name == "encoder" else suffix
-            # the official code takes the last real class for "no object"
-            taken = (logits[layer].argmax(-1) != logits.shape[-1] - 1).sum(1).float()
-            entries[f"cardinality_error{suffix}"] = (taken - counts).abs().mean()
-    final = matches["decoder"]
-    rows = final.rows.view(final.num_layers, -1)[-1]
-    labels = final.labels(matches.targets).view(final.num_layers, -1)[-1]
-    best = final.outputs.predictions.logits.detach().flatten(0, 2)[rows].argmax(-1)
-    right = (best == labels).float().sum() * (100.0 / max(len(labels), 1))
-    entries["class_error"] = 100 - right
-    return entries
-
-
-# -- criterion ------------------------------------------------------------------------------------
-
-
 def run_criterion(case: Case) -> list[Comparison]:
-    """Matched pairs, every loss before and after its weight, total, gradient of every input."""
-    results = []
-    for precision, dtype, value, gradient in (
-        ("f64", torch.float64, EXACT, EXACT),
-        ("f32", torch.float32, SINGLE, SINGLE_GRADIENT),
-    ):
-        if f"{precision}/total" in case:
-            results += _criterion_in(case, precision, dtype, value, gradient)
-    return results
+    """The criterion, of the decoder and of the encoder's proposals."""
+    return compare_criterion(case, criterion(), OFFICIAL, output_set)
 
 
-def _criterion_in(
-    case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
-) -> list[Comparison]:
-    names = sorted({k.split("/")[1] for k in case.arrays if k.startswith("in/")})
-    num_layers = sum(n != "enc" for n in names)
-    inputs = {
-        n: Predictions(
-            case[f"in/{n}/logits"].to(dtype).requires_grad_(),
-            case[f"in/{n}/boxes"].to(dtype).requires_grad_(),
-        )
-        for n in names
-    }
-    targets = case.targets()
-    order = [*(f"aux_{i}" for i in range(num_layers - 1)), "final"]
-    decoder = Predictions(
-        torch.stack([inputs[n].logits for n in order]), torch.stack([inputs[n].boxes for n in order])
-    )
-    sets = [OutputSet("decoder", decoder)]
-    if "enc" in inputs:
-        encoder = Predictions(inputs["enc"].logits[None], inputs["enc"].boxes[None])
-        sets.append(OutputSet("encoder", encoder, class_agnostic=True))
-    step = whole_step(targets)
-    losses = criterion()(sets, targets, step)
-    total = torch.stack([v.sum() for v in losses.values()]).sum()
-    total.backward()
-    matches = criterion().match(sets, targets, step)
-    results = [compare(f"{precision} total", total, case[f"{precision}/total"], tolerance)]
-    for kind, values, ours in (
-        ("loss_weighted", "values", official_losses(losses)),
-        ("loss", "unweighted", unweighted_and_logged(losses, matches)),
-    ):
-        wanted = case.strings(f"{precision}/{kind}/names")
-        results.append(compare_exact(f"{precision} {kind} entries", set(ours), set(wanted)))
-        named = torch.stack([ours[n].double() for n in wanted])
-        results.append(compare(f"{precision} {kind}", named, case[f"{precision}/{kind}/{values}"], tolerance))
-    for n, predictions in inputs.items():
-        for kind in ("logits", "boxes"):
-            tensor = getattr(predictions, kind)
-            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            key = f"{precision}/grad/{n}/{kind}"
-            results.append(compare(key, gradient, case[key], gradient_tolerance))
-    pairs = [_compare_pairs(case, precision, matches, n, num_layers) for n in names]
-    return results + pairs
-
-
-def _compare_pairs(case: Case, precision: str, matches: Matches, name: str, num_layers: int) -> Comparison:
-    key = f"{precision}/match/{name}"
-    output_set, layer = place_of_official(name, num_layers)
-    matched = matches[output_set]
-    _, images, queries = matched.outputs.predictions.logits.shape[:3]
-    rows = matched.rows.view(matched.num_layers, -1)[layer]
-    objects = matched.objects.view(matched.num_layers, -1)[layer]
-    starts = torch.tensor([0, *np.cumsum(matches.targets.counts).tolist()])
-    image, query = rows // queries % images, rows % queries
-    ours = set(zip(image.tolist(), query.tolist(), (objects - starts[image]).tolist(), strict=True))
-    of_image = torch.arange(images).repeat_interleave(case[f"{key}/count"]).tolist()
-    official = zip(of_image, case[f"{key}/pred"].tolist(), case[f"{key}/target"].tolist(), strict=True)
-    return compare_exact(key, ours, set(official))
+def output_set(name: str, predictions: Predictions) -> OutputSet:
+    """Every object is one of class 0 to the proposals."""
+    return OutputSet(name, predictions, class_agnostic=name == "encoder")
 
 
 # -- network --------------------------------------------------------------------------------------
@@ -223,60 +118,19 @@ def build(case: Case) -> DeformableDetr:
     return with_weights(make, from_published(weights | case.weights()))
 
 
-def batch_of(case: Case, dtype: torch.dtype, prefix: str = "") -> Batch:
-    """The case's images, zero-padded to the largest height and width, and targets if there are."""
-    images: list[Tensor] = []
-    while f"{prefix}image/{len(images)}" in case:
-        images.append(case.images(f"{prefix}image/{len(images)}").to(dtype))
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    grow = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
-    nothing = Targets(torch.empty(0, dtype=torch.int64), torch.empty(0, 4), (0,) * len(images))
-    targets = case.targets(prefix) if f"{prefix}targets/count" in case else nothing
-    return Batch(
-        images=torch.stack([F.pad(i, g) for i, g in zip(images, grow, strict=True)]),
-        padding=torch.stack(
-            [F.pad(torch.zeros_like(i[0]), g, value=1.0) > 0 for i, g in zip(images, grow, strict=True)]
-        ),
-        targets=targets,
-        image_ids=tuple(range(len(images))),
-        original_sizes=tuple((i.shape[1], i.shape[2]) for i in images),
-        step=whole_step(targets),
-    )
-
-
-def official_layers(outputs: Outputs) -> dict[str, Predictions]:
-    """{key prefix: predictions} of the last layer, the others, and the proposals."""
-    layers = {"": outputs.final}
-    for supervised in outputs.supervised:
-        logits, boxes = supervised.predictions.logits, supervised.predictions.boxes
-        if supervised.name == "encoder":
-            layers["enc_outputs/"] = Predictions(logits[0], boxes[0])
-        else:
-            others = range(len(logits) - 1)
-            layers |= {f"aux_{i}/": Predictions(logits[i], boxes[i]) for i in others}
-    return layers
-
-
 @torch.no_grad()
 def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, projected maps, masks, positions, memory, first references."""
     results = []
     official = build(case)
-    for precision, dtype, logits, boxes in (
-        ("f64", torch.float64, 1e-9, 1e-9),
-        ("f32", torch.float32, 1e-3, 1e-4),
-    ):
-        network, batch = copy.deepcopy(official).to(dtype), batch_of(case, dtype)
+    for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
+        network, batch = copy.deepcopy(official).to(dtype), padded_batch(case, dtype)
         layers = official_layers(network.train()(batch))  # dropout is 0 and every norm constant
         final = network.eval()(batch).final
         same = torch.equal(final.logits, layers[""].logits) and torch.equal(final.boxes, layers[""].boxes)
         results.append(compare_exact(f"{precision} evaluation is the last layer", same, True))
-        for name, predictions in layers.items():
-            key = f"{precision}/{name}pred"
-            results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
-            results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
-    return results + _intermediates(case, official, batch_of(case, torch.float64))
+        results += compare_layers(case, precision, layers)
+    return results + _intermediates(case, official, padded_batch(case, torch.float64))
 
 
 def _intermediates(case: Case, network: DeformableDetr, batch: Batch) -> list[Comparison]:
@@ -317,48 +171,24 @@ def _intermediates(case: Case, network: DeformableDetr, batch: Batch) -> list[Co
 def run_train_steps(case: Case) -> list[Comparison]:
     """Five optimizer steps: losses, gradients, norm, parameters."""
     network = build(case).train()
-    shared = not network.config.refine_boxes
+    name = partial(our_name, shared_heads=not network.config.refine_boxes)
     optimizer = SCHEDULE.optimizer(network)
-    results = [_compare_groups(case.facts["param_groups"], optimizer.param_groups, shared)]
-    loss = criterion()
-    for index, number in enumerate(case["batch_schedule"].tolist()):
-        batch = batch_of(case, torch.float64, f"batch{number}/")
-        sets = network(batch).supervised
-        losses = loss(sets, batch.targets, whole_step(batch.targets))
-        total = torch.stack([v.sum() for v in losses.values()]).sum()
-        optimizer.zero_grad()
-        total.backward()
-        step, tolerance = f"step{index + 1}", 1e-9 if index == 0 else 1e-7
-        with torch.no_grad():
-            entries = unweighted_and_logged(
-                losses, loss.match(sets, batch.targets, whole_step(batch.targets))
-            )
-        wanted = case.strings(f"{step}/loss/names")
-        results.append(compare_exact(f"{step} loss entries", set(entries), set(wanted)))
-        ours = torch.stack([entries[n].double() for n in wanted])
-        results.append(compare(f"{step} losses", ours, case[f"{step}/loss/values"], tolerance))
-        results.append(compare(f"{step} total", total, case["total_loss"][index], tolerance))
-        if index == 0:
-            gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
-            results += _compare_named(case, "step1/grad", gradients, shared)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
-        results.append(compare(f"{step} norm", norm, case["grad_norm_before_clip"][index], 1e-7))
-        optimizer.step()
-        if f"after_{step}/param/names" in case:
-            trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
-            results += _compare_named(case, f"after_{step}/param", trained, shared)
-    return results
+
+    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
+        batch = padded_batch(case, torch.float64, prefix)
+        return network(batch).supervised, batch.targets
+
+    return [
+        _compare_groups(case.facts["param_groups"], optimizer.param_groups, name),
+        *compare_train_steps(case, network, optimizer, outputs, criterion(), OFFICIAL, name),
+    ]
 
 
-def _compare_named(case: Case, key: str, ours: Mapping[str, Tensor], shared: bool) -> list[Comparison]:
-    """Every tensor of ours against the official one; an official name that we lack is a difference."""
-    official = {our_name(n, shared): n for n in case.strings(f"{key}/names")}
-    return compare_summary(case, key, {official.get(n, n): v for n, v in ours.items()}, 1e-8)
-
-
-def _compare_groups(official: Mapping[str, list[str]], ours: list[dict], shared: bool) -> Comparison:
+def _compare_groups(
+    official: Mapping[str, list[str]], ours: list[dict], name: Callable[[str], str]
+) -> Comparison:
     rates = {"0": 2e-4, "1": 2e-5, "2": 2e-5}
-    wanted = {(rates[group], our_name(n, shared)) for group, names in official.items() for n in names}
+    wanted = {(rates[group], name(n)) for group, names in official.items() for n in names}
     return compare_exact("optimizer groups", {(g["lr"], n) for g in ours for n in g["param_names"]}, wanted)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -12,17 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from zoo.architectures.detr import Detr, detr_criterion, from_published
-from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions, Step, Targets
+from zoo.contract.batch import Batch, OutputSet, Predictions, Targets, collate
 from zoo.contract.pixels import LONGEST_SIDE
 from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.transformer import TransformerConfig
 from zoo.prediction.postprocess import BestClassSoftmax
-from zoo.training.criterion import LossWeights, MaskLossWeights, Matches, SetCriterion
+from zoo.training.criterion import LossWeights, MaskLossWeights, SetCriterion
 from zoo.training.matcher import MatchCosts
 from zoo.training.schedule import ParamRule, Schedule
 from zoo.verification.cases import (
@@ -35,7 +33,9 @@ from zoo.verification.cases import (
     find_runner,
     with_weights,
 )
-from zoo.verification.masks import StoredMasks, run_instances, run_mask_losses, run_panoptic
+from zoo.verification.criterion import OfficialLosses, compare_criterion, compare_train_steps
+from zoo.verification.masks import run_instances, run_mask_losses, run_panoptic
+from zoo.verification.network import compare_layers, official_layers, one_image, padded_batch
 from zoo.verification.structure import compare_structure
 
 FOLDER = "detr"
@@ -50,10 +50,16 @@ COSTS = MatchCosts(label=1, l1=5, giou=2)
 WEIGHTS = LossWeights(label=1, l1=5, giou=2)
 NO_OBJECT = 0.1
 MASK_WEIGHTS = MaskLossWeights(focal=1, dice=1)
-TERMS = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
-MASK_TERMS = {"mask_focal": "loss_mask", "dice": "loss_dice"}  # of the last layer alone
-OFFICIAL_WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
-LOGGED = ("class_error", "cardinality_error")
+OFFICIAL = OfficialLosses(
+    terms={
+        "label": "loss_ce",
+        "l1": "loss_bbox",
+        "giou": "loss_giou",
+        "mask_focal": "loss_mask",
+        "dice": "loss_dice",
+    },
+    weights={"label": 1.0, "l1": 5.0, "giou": 2.0, "mask_focal": 1.0, "dice": 1.0},
+)
 RULES = [
     ParamRule(match=r"^backbone\.(conv1|bn1|layer1)\.", freeze=True),
     ParamRule(match=r"^backbone\.", lr=1e-5),
@@ -66,8 +72,6 @@ INPUT = InputContract(
     backend="pil",
 )
 UNLIMITED = LONGEST_SIDE  # no image that is read has a longer one
-# float64 differences come from summation order alone
-EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
 
 def criterion(masks: bool) -> SetCriterion:
@@ -87,144 +91,9 @@ def schedule(drop_epoch: int) -> Schedule:
     )
 
 
-def whole_step(targets: Targets) -> Step:
-    """Facts of a step that is one batch on one device."""
-    return Step(torch.tensor(targets.counts, dtype=torch.int64), (0, 0), 0)
-
-
-# -- criterion ------------------------------------------------------------------------------------
-
-
-def official_losses(losses: Mapping[str, Tensor], matches: Matches) -> dict[str, Tensor]:
-    """Our weighted losses, and the two quantities that are only logged, under the official names."""
-    matched = matches["decoder"]
-    logits = matched.outputs.predictions.logits.detach()
-    last = len(logits) - 1
-    named = {}
-    for layer in range(len(logits)):
-        suffix = "" if layer == last else f"_{layer}"
-        for kind, official in TERMS.items():
-            named[official + suffix] = losses[f"decoder/{kind}"][layer]
-        named["cardinality_error" + suffix] = cardinality_error(logits[layer], matches.targets.counts)
-    named |= {o: losses[f"decoder/{n}"][0] for n, o in MASK_TERMS.items() if f"decoder/{n}" in losses}
-    named["class_error"] = class_error(matches, last)
-    return named
-
-
-def cardinality_error(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mean difference of detected and present objects, detected meaning: not "no object"."""
-    found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
-    return (found - torch.tensor(counts)).abs().float().mean()
-
-
-def class_error(matches: Matches, layer: int) -> Tensor:
-    """Percent of the matched queries of a layer whose best logit is not their object's."""
-    matched = matches["decoder"]
-    logits = matched.outputs.predictions.logits.detach()
-    rows = matched.rows.view(len(logits), -1)[layer]
-    labels = matched.labels(matches.targets).view(len(logits), -1)[layer]
-    # of equal logits, which stored ones can have, topk may name another than argmax; the official code has topk
-    right = (logits.flatten(0, 2)[rows].topk(1).indices[:, 0] == labels).float()
-    return 100 - 100 * right.sum() / max(1, len(right))
-
-
 def run_criterion(case: Case) -> list[Comparison]:
-    """Matched pairs, every loss before and after its weight, total, gradient of every input."""
-    results = []
-    for precision, dtype, value, gradient in (
-        ("f32", torch.float32, SINGLE, SINGLE_GRADIENT),
-        ("f64", torch.float64, EXACT, EXACT),
-    ):
-        if f"{precision}/total" in case:
-            results += _criterion_in(case, precision, dtype, value, gradient)
-    return results
-
-
-def _criterion_in(
-    case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
-) -> list[Comparison]:
-    aux = [name for name in case.arrays if re.fullmatch(r"in/aux_\d+/logits", name)]
-    layers = [*(f"aux_{i}" for i in range(len(aux))), "final"]
-    inputs: dict[str, tuple[Tensor, ...]] = {
-        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes"))
-        for n in layers
-    }
-    masks = StoredMasks(case["in/final/masks"].to(dtype)) if "in/final/masks" in case else None
-    predictions = Predictions(
-        torch.stack([inputs[n][0] for n in layers]), torch.stack([inputs[n][1] for n in layers]), masks=masks
-    )
-    targets = case.targets()
-    sets, step, ours = [OutputSet("decoder", predictions)], whole_step(targets), criterion(masks is not None)
-    losses = ours(sets, targets, step)
-    total = torch.stack([v.sum() for v in losses.values()]).sum()
-    total.backward()
-    results = [compare(f"{precision} total", total, case[f"{precision}/total"], tolerance)]
-    with torch.no_grad():
-        matches = ours.match(sets, targets, step)
-    results += _compare_losses(case, precision, official_losses(losses, matches), tolerance)
-    if masks is not None:
-        inputs["final"] += (masks.logits,)
-    for name, tensors in inputs.items():
-        for kind, tensor in zip(("logits", "boxes", "masks"), tensors, strict=False):
-            key = f"{precision}/grad/{name}/{kind}"
-            if key in case:
-                gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                results.append(compare(key, gradient, case[key], gradient_tolerance))
-    return results + _compare_pairs(case, precision, matches, layers)
-
-
-def _compare_losses(
-    case: Case, precision: str, named: Mapping[str, Tensor], tolerance: float
-) -> list[Comparison]:
-    results = []
-    for kind, values in (("loss_weighted", "values"), ("loss", "unweighted")):
-        names = case.strings(f"{precision}/{kind}/names")
-        ours = torch.stack([named[n] / (1.0 if kind == "loss_weighted" else _weight_of(n)) for n in names])
-        expected = {n for n in named if kind == "loss" or not n.startswith(LOGGED)}
-        results.append(compare_exact(f"{precision} {kind} entries", set(names), expected))
-        what = f"{precision} {kind}"
-        results += _compare_named(what, names, ours, case[f"{what.replace(' ', '/')}/{values}"], tolerance)
-    return results
-
-
-def _compare_named(
-    what: str, names: Sequence[str], ours: Tensor, official: Tensor, tolerance: float
-) -> list[Comparison]:
-    """Loss entries, and apart from them the logged ones: a class error of 100 would set the scale of all.
-
-    The official code computes those in float32.
-    """
-    logged = torch.tensor([n.startswith(LOGGED) for n in names])
-    results = [compare(what, ours[~logged], official[~logged], tolerance)]
-    if logged.any():
-        results.append(compare(f"{what}, logged only", ours[logged], official[logged], max(tolerance, 1e-6)))
-    return results
-
-
-def _weight_of(name: str) -> float:
-    return next((w for n, w in OFFICIAL_WEIGHTS.items() if name.startswith(n)), 1.0)
-
-
-def _compare_pairs(case: Case, precision: str, matches: Matches, layers: Sequence[str]) -> list[Comparison]:
-    matched, results = matches["decoder"], []
-    _, images, queries = matched.outputs.predictions.logits.shape[:3]
-    starts = torch.tensor([0, *np.cumsum(matches.targets.counts).tolist()])
-    for layer, name in enumerate(layers):
-        key = f"{precision}/match/{name}"
-        if f"{key}/count" not in case:
-            continue
-        rows = matched.rows.view(len(layers), -1)[layer]
-        objects = matched.objects.view(len(layers), -1)[layer]
-        image = rows // queries % images
-        ours = torch.stack([image, rows % queries, objects - starts[image]], dim=1)
-        official_image = torch.arange(images).repeat_interleave(case[f"{key}/count"])
-        official = torch.stack([official_image, case[f"{key}/pred"], case[f"{key}/target"]], dim=1)
-        results.append(compare_exact(key, _as_set(ours), _as_set(official)))
-    return results
-
-
-def _as_set(rows: Tensor) -> set[tuple[int, ...]]:
-    return {tuple(row) for row in rows.tolist()}
+    """The criterion; with masks where the case has some."""
+    return compare_criterion(case, criterion("in/final/masks" in case), OFFICIAL)
 
 
 # -- network --------------------------------------------------------------------------------------
@@ -270,52 +139,25 @@ def our_name(key: str) -> str:
     return next(iter(from_published({key: torch.empty(0)})))
 
 
-def batch_of(case: Case, prefix: str, targets: Targets, dtype: torch.dtype) -> Batch:
-    """The case's images, zero-padded to the largest."""
-    images: list[Tensor] = []
-    while f"{prefix}image/{len(images)}" in case:
-        images.append(case.images(f"{prefix}image/{len(images)}").to(dtype))
-    height, width = (max(i.shape[axis] for i in images) for axis in (1, 2))
-    sizes = [(i.shape[1], i.shape[2]) for i in images]
-    padding = torch.ones(len(images), height, width, dtype=torch.bool)
-    for row, (h, w) in enumerate(sizes):
-        padding[row, :h, :w] = False
-    return Batch(
-        images=torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images]),
-        padding=padding,
-        targets=targets,
-        image_ids=tuple(range(len(images))),
-        original_sizes=tuple(sizes),
-        step=whole_step(targets),
-    )
-
-
+@torch.no_grad()
 def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, in training (all layers) and evaluation (the last one); masks."""
-    nothing = Targets(torch.empty(0), torch.empty(0, 4), ())
     results = []
     official = build(case)
-    for precision, dtype, logits, boxes in (
-        ("f64", torch.float64, 1e-9, 1e-9),
-        ("f32", torch.float32, 1e-3, 1e-4),
-    ):
-        network, batch = copy.deepcopy(official).to(dtype), batch_of(case, "", nothing, dtype)
-        with torch.no_grad():
-            evaluated, trained = network.eval()(batch), network.train()(batch)
-        layers = _layers(evaluated, trained)
-        for name, predictions in layers.items():
-            key = f"{precision}/{name}pred"
-            results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
-            results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
+    for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
+        network, batch = copy.deepcopy(official).to(dtype), padded_batch(case, dtype)
+        evaluated, trained = network.eval()(batch), network.train()(batch)
+        layers = {**official_layers(trained), "": evaluated.final}
+        results += compare_layers(case, precision, layers)
         if f"{precision}/pred_masks" in case:
             masks = all_masks(evaluated.final)
-            results.append(compare("masks", masks, case[f"{precision}/pred_masks"], logits))
+            tolerance = 1e-9 if precision == "f64" else 1e-3
+            results.append(compare("masks", masks, case[f"{precision}/pred_masks"], tolerance))
         if precision == "f64":
             results += _compare_inside(case, network.eval(), batch)
     return results
 
 
-@torch.no_grad()
 def all_masks(predictions: Predictions) -> Tensor:
     """[B, Q, h, w] logits of every query, which the official model always computes."""
     assert predictions.masks is not None
@@ -324,16 +166,6 @@ def all_masks(predictions: Predictions) -> Tensor:
     return predictions.masks(image, query).unflatten(0, (images, queries))
 
 
-def _layers(evaluated: Outputs, trained: Outputs) -> dict[str, Predictions]:
-    supervised = trained.supervised[0].predictions
-    layers = {
-        f"aux_{i}/": Predictions(supervised.logits[i], supervised.boxes[i])
-        for i in range(len(supervised.logits) - 1)
-    }
-    return {"": evaluated.final, **layers}
-
-
-@torch.no_grad()
 def _compare_inside(case: Case, network: Detr, batch: Batch) -> list[Comparison]:
     """Feature map, padding at its size, position encoding, projection, encoder memory, decoder outputs."""
     stages = network.backbone(batch.images)
@@ -386,42 +218,20 @@ def run_train_steps(case: Case) -> list[Comparison]:
         for group, lr in (("1", 1e-5), ("0", 1e-4))
     ]
     results = [compare_exact("groups", [(set(g["param_names"]), g["lr"]) for g in groups], official_groups)]
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    official = {our_name(k): k for k in _official_keys(case)}
-    for index, batch_number in enumerate(case["batch_schedule"].tolist()):
-        prefix, number = f"batch{batch_number}/", index + 1
-        targets = case.targets(prefix)
-        batch = batch_of(case, prefix, targets, torch.float64)
-        ours = criterion(case.facts["config"].get("masks", False))
-        sets = network(batch).supervised
-        losses = ours(sets, targets, whole_step(targets))
-        total = torch.stack([v.sum() for v in losses.values()]).sum()
-        optimizer.zero_grad()
-        total.backward()
-        with torch.no_grad():
-            named = official_losses(losses, ours.match(sets, targets, whole_step(targets)))
-        tolerance = 1e-9 if number == 1 else 1e-7
-        names = case.strings(f"step{number}/loss/names")
-        values = torch.stack([named[n] / _weight_of(n) for n in names])
-        official_values = case[f"step{number}/loss/values"]
-        results += _compare_named(f"step {number} losses", names, values, official_values, tolerance)
-        results.append(compare(f"step {number} total", total, case["total_loss"][index], tolerance))
-        if number == 1:
-            gradients = {official[n]: p.grad for n, p in network.named_parameters() if p.grad is not None}
-            results += compare_summary(case, "step1/grad", gradients, 1e-8)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
-        results.append(compare(f"step {number} norm", norm, case["grad_norm_before_clip"][index], 1e-7))
-        optimizer.step()
-        key = f"after_step{number}/param"
-        if f"{key}/names" in case:
-            state = {official[n]: p for n, p in network.named_parameters()}
-            results += compare_summary(case, key, {n: state[n] for n in case.strings(f"{key}/names")}, 1e-8)
-    return results
 
+    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
+        batch = padded_batch(case, torch.float64, prefix)
+        return network(batch).supervised, batch.targets
 
-def _official_keys(case: Case) -> list[str]:
-    backbone = case.shared_weights(f"weights_{case.facts['config'].get('backbone', 'resnet50')}")
-    return [*(f"{official_prefix(case)}backbone.0.body.{k}" for k in backbone), *case.weights()]
+    return results + compare_train_steps(
+        case,
+        network,
+        torch.optim.AdamW(groups, fused=True),
+        outputs,
+        criterion(case.facts["config"].get("masks", False)),
+        OFFICIAL,
+        our_name,
+    )
 
 
 def run_schedule(case: Case) -> list[Comparison]:
@@ -496,24 +306,13 @@ def run_preprocess(case: Case) -> list[Comparison]:
         for backend in ("pil", "fast"):
             pixels = INPUT.with_backend(backend).resize_image(image)  # type: ignore[arg-type]
             results.append(compare_exact(f"{prefix}size {backend}", tuple(pixels.shape[-2:]), size))
-            normalized = INPUT.normalize(_one_image(pixels)).images[0]
+            normalized = INPUT.normalize(collate([one_image(pixels)])).images[0]
             sampled = normalized[:, rows][:, :, columns]
             # relative to the largest value; one grey level is 1/255/.224 after normalisation
             level = 1.001 / 255 / min(INPUT.std) / float(official.abs().max())
             tolerance = 1e-5 if backend == "pil" else level
             results.append(compare(f"{prefix}pixels {backend}", sampled, official, tolerance))
     return results
-
-
-def _one_image(pixels: Tensor) -> Batch:
-    height, width = pixels.shape[-2:]
-    return Batch(
-        images=pixels[None],
-        padding=torch.zeros(1, height, width, dtype=torch.bool),
-        targets=Targets(torch.empty(0, dtype=torch.int64), torch.empty(0, 4), (0,)),
-        image_ids=(0,),
-        original_sizes=((height, width),),
-    )
 
 
 def run_postprocess(case: Case) -> list[Comparison]:

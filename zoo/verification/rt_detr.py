@@ -11,16 +11,15 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from zoo.architectures.rt_detr import DecoderConfig, RtDetr, from_published
-from zoo.contract.batch import Batch, OutputSet, Pairs, Predictions, Step, Targets
+from zoo.contract.batch import Batch, OutputSet, Pairs, Predictions, Targets
 from zoo.contract.boxes import cxcywh_to_xyxy
 from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
 from zoo.layers.hybrid_encoder import EncoderConfig
-from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, Matches, SetCriterion
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
 from zoo.training.losses import BinaryCrossEntropy, LabelLoss, SigmoidFocal, Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
@@ -35,7 +34,17 @@ from zoo.verification.cases import (
     find_runner,
     with_weights,
 )
+from zoo.verification.criterion import (
+    EXACT,
+    SINGLE,
+    OfficialLosses,
+    compare_criterion,
+    compare_stored,
+    compare_train_steps,
+    whole_step,
+)
 from zoo.verification.detections import compare_top_k
+from zoo.verification.network import compare_layers
 from zoo.verification.structure import compare_structure
 
 FOLDER = "rtdetr"
@@ -54,8 +63,6 @@ COSTS = MatchCosts(label=2, l1=5, giou=2)
 WEIGHTS = {"label": 1.0, "l1": 5.0, "giou": 2.0}
 EMA = EmaConfig(decay=0.9999, warmup_steps=2000)
 INPUT = InputContract(resize="stretch", size=(640, 640), backend="pil")
-# float64 differences come from summation order alone
-EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
 
 def criterion(label_loss: str = "vfl") -> SetCriterion:
@@ -73,109 +80,47 @@ def criterion(label_loss: str = "vfl") -> SetCriterion:
     return SetCriterion(HungarianMatcher(COSTS, focal_cost), terms)
 
 
-def whole_step(targets: Targets) -> Step:
-    """Facts of a step that is one batch on one device."""
-    return Step(torch.tensor(targets.counts, dtype=torch.int64), (0, 0), 0)
-
-
-def layer_of_official(name: str, num_layers: int) -> tuple[str, int]:
+def place_of_official(name: str, num_aux: int) -> tuple[str, int]:
     """`final`, `aux_1`, `dn_0` to (our set, layer); the last aux is the encoder's selection in v1."""
     if name == "final":
-        return "decoder", num_layers - 1
+        return "decoder", num_aux - 1
     kind, index = name.split("_")
     if kind == "dn":
         return "denoising", int(index)
-    return ("encoder", 0) if int(index) == num_layers - 1 else ("decoder", int(index))
+    return ("encoder", 0) if int(index) == num_aux - 1 else ("decoder", int(index))
 
 
-def official_losses(losses: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Ours under the official names."""
-    term = {"label": "loss_vfl", "l1": "loss_bbox", "giou": "loss_giou"}
-    named = {}
-    for key, values in losses.items():
-        output_set, kind = key.split("/")
-        for layer, value in enumerate(values):
-            if output_set == "decoder":
-                suffix = "" if layer == num_layers - 1 else f"_aux_{layer}"
-            else:
-                suffix = f"_aux_{num_layers - 1}" if output_set == "encoder" else f"_dn_{layer}"
-            named[term[kind] + suffix] = value
-    return named
+def suffix_of_official(output_set: str, layer: int, num_layers: int) -> str:
+    """The end of a loss's name; the encoder's selection counts as the last layer."""
+    if output_set == "denoising":
+        return f"_dn_{layer}"
+    return "" if (output_set, layer) == ("decoder", num_layers - 1) else f"_aux_{layer}"
+
+
+def official_losses(label_loss: str = "vfl") -> OfficialLosses:
+    """Names, with one of the label losses."""
+    terms = {"label": f"loss_{label_loss}", "l1": "loss_bbox", "giou": "loss_giou"}
+    return OfficialLosses(terms, WEIGHTS, place_of_official, suffix_of_official, errors=False)
 
 
 # -- criterion ------------------------------------------------------------------------------------
 
 
 def run_criterion(case: Case) -> list[Comparison]:
-    """Matched pairs, every loss before and after its weight, total, gradient of every input."""
+    """The criterion of a case's label loss; denoising has its stored pairs."""
+    label = (re.findall(r"'(\w+)'", case.facts["config"].get("losses", "")) or ["vfl"])[0]
     # the official BCE subtracts in place from a float32 one-hot, so its float64 run is rounded to float32
-    exact = SINGLE if "bce" in case.facts["config"].get("losses", "") else EXACT
-    results = []
-    for precision, dtype, value, gradient in (
-        ("f32", torch.float32, SINGLE, SINGLE_GRADIENT),
-        ("f64", torch.float64, exact, exact),
-    ):
-        if f"{precision}/total" in case:
-            results += _criterion_in(case, precision, dtype, value, gradient)
-    return results
+    exact = SINGLE if label == "bce" else EXACT
+    return compare_criterion(
+        case, criterion(label), official_losses(label), partial(_output_set, case), exact
+    )
 
 
-def _criterion_in(
-    case: Case, precision: str, dtype: torch.dtype, tolerance: float, gradient_tolerance: float
-) -> list[Comparison]:
-    names = sorted({k.split("/")[1] for k in case.arrays if k.startswith("in/")})
-    num_layers = sum(n.startswith("aux") for n in names)
-    inputs = {
-        n: tuple(case[f"in/{n}/{kind}"].to(dtype).requires_grad_() for kind in ("logits", "boxes"))
-        for n in names
-    }
-    targets = case.targets()
-    sets = _sets(case, inputs, num_layers, targets)
-    label = "vfl" if "losses" not in case.facts["config"] else _label_loss(case.facts["config"]["losses"])
-    ours = criterion(label)
-    step = whole_step(targets)
-    losses = ours(sets, targets, step)
-    total = torch.stack([v.sum() for v in losses.values()]).sum()
-    total.backward()
-    results = [compare(f"{precision} total", total, case[f"{precision}/total"], tolerance)]
-    named = official_losses(losses, num_layers)
-    results += _compare_losses(case, precision, named, tolerance, label)
-    for n, (logits, boxes) in inputs.items():
-        for kind, tensor in (("logits", logits), ("boxes", boxes)):
-            key = f"{precision}/grad/{n}/{kind}"
-            if key in case:
-                results.append(compare(key, _gradient(tensor), case[key], gradient_tolerance))
-    with torch.no_grad():
-        matches = ours.match(sets, targets, step)
-    return results + _compare_pairs(case, precision, matches, names, num_layers, targets)
-
-
-def _gradient(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def _label_loss(losses: str) -> str:
-    return str(re.findall(r"'(\w+)'", losses)[0])
-
-
-def _sets(
-    case: Case, inputs: Mapping[str, Sequence[Tensor]], num_layers: int, targets: Targets
-) -> list[OutputSet]:
-    layers: dict[str, list[str]] = {}
-    for name in sorted(inputs, key=lambda n: layer_of_official(n, num_layers)[1]):
-        layers.setdefault(layer_of_official(name, num_layers)[0], []).append(name)
-    sets = []
-    for output_set, members in layers.items():
-        predictions = Predictions(
-            torch.stack([inputs[n][0] for n in members]), torch.stack([inputs[n][1] for n in members])
-        )
-        if output_set == "denoising":
-            groups = int(case["dn/num_group"])
-            pairs = _positive_pairs(case, "dn/", targets, groups)
-            sets.append(OutputSet(output_set, predictions, pairs, divisor=groups))
-        else:
-            sets.append(OutputSet(output_set, predictions))
-    return sets
+def _output_set(case: Case, name: str, predictions: Predictions) -> OutputSet:
+    if name != "denoising":
+        return OutputSet(name, predictions)
+    groups = int(case["dn/num_group"])
+    return OutputSet(name, predictions, _positive_pairs(case, "dn/", case.targets(), groups), divisor=groups)
 
 
 def _positive_pairs(case: Case, prefix: str, targets: Targets, groups: int) -> Pairs:
@@ -185,53 +130,6 @@ def _positive_pairs(case: Case, prefix: str, targets: Targets, groups: int) -> P
     target = [torch.arange(starts[i], starts[i + 1]).repeat(groups) for i in range(len(counts))]
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return Pairs(image, case[f"{prefix}positive_idx"], torch.cat(target))
-
-
-def _compare_losses(
-    case: Case, precision: str, named: Mapping[str, Tensor], tolerance: float, label: str
-) -> list[Comparison]:
-    results = []
-    for kind, values in (("loss_weighted", "values"), ("loss", "unweighted")):
-        names = [n.replace(f"loss_{label}", "loss_vfl") for n in case.strings(f"{precision}/{kind}/names")]
-        ours = torch.stack([named[n] / _weight_of(n, kind) for n in names])
-        results.append(compare_exact(f"{precision} {kind} entries", set(names), set(named)))
-        results.append(compare(f"{precision} {kind}", ours, case[f"{precision}/{kind}/{values}"], tolerance))
-    return results
-
-
-def _weight_of(name: str, kind: str) -> float:
-    if kind == "loss_weighted":
-        return 1.0
-    return {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}["_".join(name.split("_")[:2])]
-
-
-def _compare_pairs(
-    case: Case, precision: str, matches: Matches, names: Sequence[str], num_layers: int, targets: Targets
-) -> list[Comparison]:
-    results = []
-    starts = torch.tensor([0, *np.cumsum(targets.counts).tolist()])
-    for name in names:
-        key = f"{precision}/match/{name}"
-        if f"{key}/count" not in case:
-            continue
-        output_set, layer = layer_of_official(name, num_layers)
-        matched = matches[output_set]
-        _, images, queries = matched.outputs.predictions.logits.shape[:3]
-        rows = matched.rows.view(matched.num_layers, -1)[layer]
-        objects = matched.objects.view(matched.num_layers, -1)[layer]
-        image, query = rows // queries % images, rows % queries
-        ours = set(zip(image.tolist(), query.tolist(), (objects - starts[image]).tolist(), strict=True))
-        official_image = torch.arange(images).repeat_interleave(case[f"{key}/count"])
-        official = set(
-            zip(
-                official_image.tolist(),
-                case[f"{key}/pred"].tolist(),
-                case[f"{key}/target"].tolist(),
-                strict=True,
-            )
-        )
-        results.append(compare_exact(key, ours, official))
-    return results
 
 
 # -- network --------------------------------------------------------------------------------------
@@ -292,23 +190,17 @@ def run_forward(case: Case) -> list[Comparison]:
     official = build(case, freeze_stem=False)
     training = "train_mode" in case.name
     # float32 against float64 of the official code itself differs this much with batch statistics
-    logit_tolerance, box_tolerance = (2e-3, 2e-4) if training else (1e-3, 1e-4)
+    single = (2e-3, 2e-4) if training else (1e-3, 1e-4)
     results = []
     for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
-        logits, boxes = (1e-9, 1e-9) if precision == "f64" else (logit_tolerance, box_tolerance)
         network = copy.deepcopy(official).to(dtype).train(training)
-        results += _forward_in(case, network, precision, dtype, logits, boxes)
+        results += _forward_in(case, network, precision, dtype, single)
     return results
 
 
 @torch.no_grad()
 def _forward_in(
-    case: Case,
-    network: RtDetr,
-    precision: str,
-    dtype: torch.dtype,
-    logit_tolerance: float,
-    box_tolerance: float,
+    case: Case, network: RtDetr, precision: str, dtype: torch.dtype, single: tuple[float, float]
 ) -> list[Comparison]:
     targets = case.targets() if "targets/count" in case else Targets(torch.empty(0), torch.empty(0, 4), ())
     denoising = stored_denoising(case, "dn/", targets)
@@ -326,11 +218,7 @@ def _forward_in(
     if outputs.supervised:  # the last decoder layer is the final prediction, the encoder follows it
         last = _decoder_layers(network)
         layers[f"aux_{last - 1}/"] = layers.pop(f"aux_{last}/")
-    results = []
-    for name, predictions in layers.items():
-        key = f"{precision}/{name}pred"
-        results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logit_tolerance))
-        results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], box_tolerance))
+    results = compare_layers(case, precision, layers, single)
     if precision == "f64":
         for part, tensors in (("backbone", features), ("encoder", maps)):
             names = case.strings(f"f64/inter/{part}/names")
@@ -338,9 +226,9 @@ def _forward_in(
                 case, f"f64/inter/{part}", dict(zip(names, tensors, strict=True)), 1e-9
             )
         if "f64/bn_after_forward/names" in case:
-            ours = {our: b for our, b in network.named_buffers()}
-            official = {n: ours[our_name(n)] for n in case.strings("f64/bn_after_forward/names")}
-            results += compare_summary(case, "f64/bn_after_forward", official, 1e-9)
+            results += compare_stored(
+                case, "f64/bn_after_forward", dict(network.named_buffers()), our_name, 1e-9
+            )
     return results
 
 
@@ -355,44 +243,26 @@ def run_train_steps(case: Case) -> list[Comparison]:
     """Five optimizer steps: losses, gradients, norm, parameters, BatchNorm buffers, EMA."""
     stem = "backbone.conv1.conv1_1.conv.weight"
     network = build(case, freeze_stem=stem not in case.strings("step1/grad/names")).train()
-    official = {our_name(k): k for k in _official_keys(case)}
-    optimizer = torch.optim.AdamW(_official_groups(case, network), lr=1e-4, weight_decay=1e-4)
     ema = ModelEma(network, EMA)
-    results: list[Comparison] = []
-    for index, batch in enumerate(case["batch_schedule"].tolist()):
-        targets = case.targets(f"batch{batch}/")
-        denoising = stored_denoising(case, f"batch{batch}/dn/", targets)
-        images = case.images(f"batch{batch}/images")
-        outputs = network.decoder(network.encoder(network.backbone(images)), denoising)
-        losses = criterion()(outputs.supervised, targets, whole_step(targets))
-        total = torch.stack([v.sum() for v in losses.values()]).sum()
-        optimizer.zero_grad()
-        total.backward()
-        number = index + 1
-        tolerance = 1e-9 if number == 1 else 1e-7
-        names = case.strings(f"step{number}/loss/names")
-        named = official_losses(losses, _decoder_layers(network))
-        ours = torch.stack([named[n] for n in names])
-        results.append(compare(f"step {number} losses", ours, case[f"step{number}/loss/values"], tolerance))
-        results.append(compare(f"step {number} total", total, case["total_loss"][index], tolerance))
-        if number == 1:
-            gradients = {official[n]: p.grad for n, p in network.named_parameters() if p.grad is not None}
-            results += compare_summary(case, "step1/grad", gradients, 1e-8)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
-        results.append(compare(f"step {number} norm", norm, case["grad_norm_before_clip"][index], 1e-7))
-        optimizer.step()
-        ema.update(network)
-        if number in (1, 5):
-            results += _compare_state(case, network, official, number)
-    averaged = {official[n]: v for n, v in ema.network.state_dict().items()}
-    wanted = case.strings("after_step5/ema/names")
-    return results + compare_summary(case, "after_step5/ema", {n: averaged[n] for n in wanted}, 1e-8)
 
+    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
+        targets = case.targets(prefix)
+        denoising = stored_denoising(case, f"{prefix}dn/", targets)
+        maps = network.encoder(network.backbone(case.images(f"{prefix}images")))
+        return network.decoder(maps, denoising).supervised, targets
 
-def _official_keys(case: Case) -> list[str]:
-    depth = int(case.name.split("_r")[1][:2])
-    backbone = case.shared_weights(f"weights_presnet{depth}")
-    return [*(f"backbone.{k}" for k in backbone), *case.weights()]
+    results = compare_train_steps(
+        case,
+        network,
+        torch.optim.AdamW(_official_groups(case, network), lr=1e-4, weight_decay=1e-4),
+        outputs,
+        criterion(),
+        official_losses(),
+        our_name,
+        weighted=True,
+        after_step=ema.update,
+    )
+    return results + compare_stored(case, "after_step5/ema", ema.network.state_dict(), our_name)
 
 
 def _official_groups(case: Case, network: RtDetr) -> list[dict]:
@@ -404,16 +274,6 @@ def _official_groups(case: Case, network: RtDetr) -> list[dict]:
         }
         for group in case.facts["param_groups"]
     ]
-
-
-def _compare_state(case: Case, network: RtDetr, official: Mapping[str, str], number: int) -> list[Comparison]:
-    state = {official[n]: v for n, v in network.state_dict().items()}
-    results = []
-    for kind in ("param", "buffers"):
-        names = case.strings(f"after_step{number}/{kind}/names")
-        ours = {n: state[n] for n in names}
-        results += compare_summary(case, f"after_step{number}/{kind}", ours, 1e-8)
-    return results
 
 
 def run_schedule(case: Case) -> list[Comparison]:
