@@ -54,10 +54,10 @@ class LocalShards:
     folder: str
 
     def read(self, shard: str, offset: int, length: int) -> bytes:
-        """As `ShardSource`.
+        """The bytes [offset, offset + length) of a shard.
 
         Raises:
-            StoreError: naming the shard, if it is not there.
+            StoreError: naming the shard, if it is missing.
         """
         try:
             return read_range(Path(self.folder, shard), offset, length)
@@ -67,11 +67,11 @@ class LocalShards:
             ) from error
 
     def where(self, shard: str) -> str:
-        """As `ShardSource`."""
+        """The path of the shard."""
         return str(Path(self.folder, shard))
 
     def damaged(self, shard: str) -> None:
-        """As `ShardSource`; nothing to be done."""
+        """Does nothing: there is no other copy of the shard to read."""
 
 
 class ShardStore:

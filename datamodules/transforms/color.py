@@ -1,4 +1,4 @@
-"""The photometric operations: colours change, places do not."""
+"""The photometric operations: they change colours and leave places as they are."""
 
 from __future__ import annotations
 
@@ -19,31 +19,27 @@ class _Colors:
     """Neither targets nor sizes change."""
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """As they are."""
         return targets
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The same."""
         return size
 
 
 @dataclass(frozen=True)
 class Distort(_Colors):
-    """RandomPhotometricDistort with its numbers drawn. Must come before any zoom-out.
+    """RandomPhotometricDistort with its random numbers drawn. Must come before any zoom-out.
 
-    On tensors it equals torchvision's on uint8 to the level, but for hue, whose float arithmetic is
-    another: there a level in some thousands of pixels differs. The official code's is PIL's, which works on
-    256 hues and so differs from either by half a level in the mean.
+    On uint8 tensors it gives the very levels of torchvision's, except for hue, whose float arithmetic is not
+    torchvision's: there one pixel in some thousands differs by a level. The official code uses PIL's, which
+    works on 256 hues and so differs from both by half a level in the mean.
     """
 
     distortion: Distortion
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Distorts the image."""
         return placed._replace(image=distort(placed.image, self.distortion))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """The same by PIL."""
         d = self.distortion
         if d.brightness != 1:
             image = TF.adjust_brightness(image, d.brightness)
@@ -85,7 +81,6 @@ class Jitter(_Colors):
         return placed._replace(image=interleaved(planes))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """The same by PIL."""
         for which in self.order:
             if which == 0:
                 image = TF.adjust_brightness(image, self.brightness)
@@ -98,16 +93,14 @@ class Jitter(_Colors):
 
 @dataclass(frozen=True)
 class PermuteChannels(_Colors):
-    """Which channel each of the three new ones is."""
+    """Puts the channels in another order: `channels` are the old positions of the three new ones."""
 
     channels: tuple[int, int, int]
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Reorders the channels."""
         return placed._replace(image=placed.image[list(self.channels)])
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Reorders the channels."""
         return permuted(image, self.channels)
 
 
@@ -116,11 +109,9 @@ class Invert(_Colors):
     """The negative."""
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """255 minus each level."""
         return placed._replace(image=TF.invert(placed.image))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """255 minus each level."""
         return TF.invert(image)
 
 
@@ -162,7 +153,7 @@ def _levels(levels: Tensor) -> Tensor:
 
 
 def interleaved(planes: Tensor, channels: tuple[int, int, int] = (0, 1, 2)) -> Tensor:
-    """[3, h, w] float levels to uint8 on HWC memory, which the resize is quick on."""
+    """[3, h, w] float levels to uint8 in HWC memory order, on which the resize is quick."""
     _, height, width = planes.shape
     image = np.empty((height, width, 3), dtype=np.uint8)
     for new, old in enumerate(channels):

@@ -1,8 +1,8 @@
 """The presets' random numbers: (size, boxes, seed) to operations. No pixel is read here.
 
-Each function is a pure one of its arguments and cheap, so that a sampler may call it for every image
-of an epoch before any is decoded. Only `random.Random.random` is drawn from, whose stream Python
-promises to keep; `shapes` draws from torch, as it always has.
+Each function depends on its arguments alone and is cheap, so that a sampler may call it for every image
+of an epoch before any is decoded. All numbers come from `random.Random.random`, whose stream Python
+promises to keep; those of `shapes` come from torch, as they always have.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> l
     """Distortion, zoom-out, IoU crop, flip.
 
     Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/configs/rtdetr/include/dataloader.yml; the numbers
-    are torchvision 0.15.2's defaults, written out because defaults move.
+    are torchvision 0.15.2's defaults, written out because defaults change.
     """
     operations: list[Operation] = [Distort(draw_distortion(random))]
     if random.random() < 0.5:
@@ -152,7 +152,7 @@ def draw_finetune(random: Random, size: tuple[int, int]) -> list[Operation]:
 
 
 def draw_shapes(seed: int, size: tuple[int, int]) -> list[Operation]:
-    """Flips, transposition, channels in any order, negative: what drawn shapes bear and photographs do not."""
+    """Flips, transposition, channels in any order, negative: the demo's shapes stay what they are under all these."""
     generator = torch.Generator().manual_seed(seed)
 
     def half() -> bool:

@@ -1,6 +1,6 @@
 """The geometric operations: flips, transposition, crops, zoom-out, resize.
 
-Boxes move by the very float32 operations of the official code, masks [n, h, w] bool with them.
+Boxes are computed by the float32 arithmetic of the official code; masks [n, h, w] bool move with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datamodules.transforms.targets import ImageTargets, large, moved, resized, 
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Left becomes right, on a canvas of so many columns.
+    """Mirrors left to right a canvas of `width` columns.
 
     Source: facebookresearch/detr@29901c5 datasets/transforms.py, hflip; torchvision's gives the same.
     """
@@ -26,16 +26,13 @@ class HorizontalFlip:
     width: int
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Mirrors the image and its place."""
         left = placed.size[1] - placed.left - placed.image.shape[2]
         return Placed(placed.image.flip(-1), placed.top, left, placed.size)
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Mirrors."""
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """Mirrors."""
         boxes = targets.boxes_xyxy.numpy().copy()
         boxes[:, [0, 2]] = np.float32(self.width) - boxes[:, [2, 0]]
         return ImageTargets(
@@ -43,27 +40,23 @@ class HorizontalFlip:
         )
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The same."""
         return size
 
 
 @dataclass(frozen=True)
 class VerticalFlip:
-    """Top becomes bottom, on a canvas of so many rows."""
+    """Mirrors top to bottom a canvas of `height` rows."""
 
     height: int
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Mirrors the image and its place."""
         top = placed.size[0] - placed.top - placed.image.shape[1]
         return Placed(placed.image.flip(-2), top, placed.left, placed.size)
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Mirrors."""
         return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """Mirrors."""
         boxes = targets.boxes_xyxy.numpy().copy()
         boxes[:, [1, 3]] = np.float32(self.height) - boxes[:, [3, 1]]
         return ImageTargets(
@@ -71,36 +64,31 @@ class VerticalFlip:
         )
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The same."""
         return size
 
 
 @dataclass(frozen=True)
 class Transpose:
-    """Rows become columns."""
+    """Exchanges rows and columns."""
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Swaps the axes."""
         turned = placed.image.transpose(-1, -2)
         return Placed(turned, placed.left, placed.top, (placed.size[1], placed.size[0]))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Swaps the axes."""
         return image.transpose(Image.Transpose.TRANSPOSE)
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """Swaps the axes."""
         masks = None if targets.masks is None else targets.masks.transpose(-1, -2)
         return ImageTargets(targets.labels, targets.boxes_xyxy[:, [1, 0, 3, 2]], masks)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Swapped."""
         return size[1], size[0]
 
 
 @dataclass(frozen=True)
 class Resize:
-    """A canvas of (h, w) `canvas` to `size`; without effect where they are equal."""
+    """Resizes a canvas of (h, w) `canvas` to `size`; does nothing where they are equal."""
 
     canvas: tuple[int, int]
     size: tuple[int, int]
@@ -110,7 +98,6 @@ class Resize:
         return Placed.whole(placed.resized(self.size))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """PIL's bilinear."""
         if self.canvas == self.size:
             return image
         return image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
@@ -120,7 +107,6 @@ class Resize:
         return resized(targets, self.canvas, self.size)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The new one."""
         return self.size
 
 
@@ -133,11 +119,10 @@ class ZoomOut:
     size: tuple[int, int]
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Moves; touches no pixel."""
+        """Moves the image without copying a pixel."""
         return Placed(placed.image, placed.top + self.top, placed.left + self.left, self.size)
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Pastes it on a black image."""
         canvas = Image.new("RGB", (self.size[1], self.size[0]))
         canvas.paste(image, (self.left, self.top))
         return canvas
@@ -153,7 +138,6 @@ class ZoomOut:
         return ImageTargets(targets.labels, moved(targets.boxes_xyxy, self.left, self.top), masks)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The new one."""
         return self.size
 
 
@@ -176,7 +160,7 @@ class Crop:
     centred: bool = False
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """Cuts a view; what is black is left out of it."""
+        """Takes a view of the image inside the window; the black rest of the canvas stays implied."""
         _, h, w = placed.image.shape
         top, left = placed.top - self.top, placed.left - self.left
         rows = slice(max(0, -top), max(0, min(h, self.height - top)))
@@ -184,11 +168,9 @@ class Crop:
         return Placed(placed.image[:, rows, columns], max(0, top), max(0, left), (self.height, self.width))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """Cuts it out."""
         return image.crop((self.left, self.top, self.left + self.width, self.top + self.height))
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """Moves, clips and drops."""
         if self.centred:
             targets = targets.only(self._holds_centre(targets.boxes_xyxy.numpy()))
         boxes = moved(targets.boxes_xyxy, -self.left, -self.top)
@@ -207,7 +189,6 @@ class Crop:
         return across & (self.top < y) & (y < self.top + self.height)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The window's."""
         return self.height, self.width
 
 
@@ -218,24 +199,20 @@ class Sanitize:
     smallest: float
 
     def on_tensor(self, placed: Placed) -> Placed:
-        """As it is."""
         return placed
 
     def on_pil(self, image: Image.Image) -> Image.Image:
-        """As it is."""
         return image
 
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
-        """Drops."""
         return large(targets, self.smallest)
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The same."""
         return size
 
 
 def shown(operations: Sequence[Operation], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) in what the operations make of an image of (h, w) `size`: where they leave that image."""
+    """(x0, y0, x1, y1): where an image of (h, w) `size` lies in the result of the operations."""
     whole = torch.tensor([[0.0, 0.0, size[1], size[0]]])
     corners = ImageTargets(torch.zeros(1, dtype=torch.int64), whole)
     for operation in operations:

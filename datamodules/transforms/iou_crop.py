@@ -18,7 +18,7 @@ ASPECT = (0.5, 2.0)
 
 
 def draw_iou_crop(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> Crop | None:
-    """A crop that holds the centre of an object and overlaps one such by a drawn IoU; None for none.
+    """A crop that holds centres of objects and overlaps one of these by a drawn IoU; None: the image stays whole.
 
     Draws an overlap and then up to 40 windows, until a window is accepted or the overlap is 1. An image
     without objects has no acceptable window, so nothing is tried for it.
@@ -69,7 +69,7 @@ def candidate_windows(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def acceptable(windows: np.ndarray, boxes: _Boxes, overlap: float) -> np.ndarray:
-    """[t] bool: windows of fair aspect and with area that hold a centre and overlap its box enough.
+    """[t] bool: windows of allowed aspect and with area that hold a centre and overlap its box enough.
 
     Args:
         windows: [t, 4] int64 xyxy.

@@ -14,7 +14,7 @@ from zoo.contract.preprocess import image_to_tensor, resize_pixels
 
 
 class Placed(NamedTuple):
-    """A tensor image on a black canvas that is not there yet: zoom-out costs nothing, a crop is a view."""
+    """A tensor image on a black canvas that is not allocated yet: zoom-out costs nothing, a crop is a view."""
 
     image: Tensor  # [3, h, w] uint8, on the decoder's HWC memory where it can be
     top: int  # of the image on the canvas
@@ -41,7 +41,7 @@ class Placed(NamedTuple):
         return canvas
 
     def resized(self, size: tuple[int, int]) -> Tensor:
-        """[3, *size] uint8: what `on_canvas` resized is, to the last bit, without most of the canvas.
+        """[3, *size] uint8: to the last bit what resizing `on_canvas()` gives, without computing most of the canvas.
 
         The resize goes over the rows first, rounds to whole levels, then over the columns: rows
         without a pixel of the image are black after the first pass and are not computed in it.
@@ -63,7 +63,7 @@ def _black(height: int, width: int) -> Tensor:
 
 
 class Operation(Protocol):
-    """One operation with all its numbers drawn, as it acts on each of the three things it may meet."""
+    """One operation with all its random numbers drawn: what it does to a tensor, to a PIL image and to targets."""
 
     def on_tensor(self, placed: Placed) -> Placed:
         """The image of backend `fast`."""
@@ -78,13 +78,13 @@ class Operation(Protocol):
         ...
 
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of what becomes of an image of (h, w) `size`."""
+        """(h, w) of the result for an image of (h, w) `size`."""
         ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The operations for one image, the (h, w) of what comes out, and what is left for the device to do."""
+    """The operations for one image, the (h, w) of the result, and the distortion that is left to the device."""
 
     operations: tuple[Operation, ...]
     size: tuple[int, int]
@@ -102,7 +102,7 @@ class Plan:
         return image_to_tensor(image)
 
     def targets(self, targets: ImageTargets) -> ImageTargets:
-        """The targets after all operations, boxes in pixels of what comes out."""
+        """The targets after all operations, boxes in pixels of the result."""
         for operation in self.operations:
             targets = operation.on_targets(targets)
         return targets

@@ -1,4 +1,4 @@
-"""The presets: what is drawn at random, then the deterministic tail that the input contract gives."""
+"""The presets: random operations, then the resize that the input contract asks for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Draw:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A preset on one image: draws a plan, and carries it out.
+    """A preset: draws a plan for an image, and carries it out.
 
     Attributes:
         name: of the preset.
@@ -69,7 +69,7 @@ class TrainTransform:
     photometric: Photometric = "worker"
 
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
-        """Everything random about an image of (h, w) `size` with boxes [n, 4]: a pure function, no pixels."""
+        """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
         operations = PRESETS[self.name](_Draw(self.input, seed, size, boxes_xyxy))
         now = size
         for operation in operations:
@@ -87,7 +87,7 @@ class TrainTransform:
         return Plan(tuple(operations), now, distort.distortion.vector(shown(operations, size)))
 
     def apply(self, image: Image.Image | Tensor, targets: ImageTargets, plan: Plan) -> Transformed:
-        """An RGB image, as PIL has it or [3, h, w] uint8, and its targets to what a `Sample` holds."""
+        """Carries out the plan on an RGB image, PIL's or [3, h, w] uint8, and its targets."""
         if self.input.backend == "pil" and isinstance(image, Tensor):
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
         elif self.input.backend == "fast" and isinstance(image, Image.Image):
@@ -135,7 +135,7 @@ def build_transform(
         name: `rt_detr`, `detr`, `flip`, `finetune`, `shapes` or `none`.
         input: the contract whose resize ends every preset but `detr`, which draws the shorter side itself
             where the contract resizes the shortest side.
-        flip_both: also flip top to bottom; for images without an upright, as from a microscope.
+        flip_both: also flip top to bottom; for images that have no upright, as from a microscope.
         photometric: `worker` distorts colours before the geometry, as published; `device` leaves it to
             `InputContract.normalize`, behind the resize: less work for the workers, and slightly other
             pixels, see `zoo.contract.photometric.distort_batch`.
