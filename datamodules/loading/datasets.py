@@ -57,29 +57,29 @@ def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> A
 
 
 class Evaluated(NamedTuple):
-    """What evaluation needs of an image."""
+    """What evaluation needs to know about an image."""
 
-    targets: ImageTargets  # their masks are not used
+    targets: ImageTargets  # without masks or with, which are not used
     annotations: Annotations
     panoptic: PanopticSegmentation | None = None
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about an image, as boxes; subclasses read masks or segments too. Pickles small."""
+    """Reads the ground truth of an image: boxes; subclasses also read masks or segments. Its pickle is small."""
 
     def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
         """Training targets of an image, labels as head indices."""
         return read_targets(index, row, label_map)
 
     def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
-        """What evaluation needs of an image."""
+        """What evaluation needs to know about an image."""
         targets = read_targets(index, row, label_map)
         return Evaluated(targets, read_annotations(index, row, label_map))
 
 
 class TrainingDataset(Dataset[Sample]):
-    """Augmented images. dataset[(epoch, row)] is a pure function of (seed, epoch, row)."""
+    """Augmented images. dataset[(epoch, row)] depends on (seed, epoch, row) alone."""
 
     def __init__(
         self,

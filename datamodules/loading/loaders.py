@@ -1,6 +1,6 @@
 """Loaders: micro-batches that know their whole optimizer step, and evaluation batches.
 
-Neither is a torch DataLoader to Lightning, which would put a sampler of its own into one.
+Neither is a torch DataLoader: Lightning would put its own sampler into one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def one_thread(worker: int) -> None:
 
 
 def collate_in_place(samples: list[Sample]) -> Batch:
-    """`collate`; in a worker right into the memory that the main process will read.
+    """`collate`; in a worker it writes into the shared memory that the main process reads.
 
     A batch of images is tens of megabytes, and the copy into shared memory that a worker makes of anything
     else costs as much as the collating itself.
@@ -42,19 +42,19 @@ def _shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 class WorkerDiedError(OSError):
-    """A worker process ended without a word; mostly the kernel killed it for want of memory."""
+    """A worker process was killed, mostly by the kernel for want of memory."""
 
 
 def batches_of(loader: DataLoader[Sample]) -> Iterator[Batch]:
     """The loader's batches; its workers start now, not at the first batch.
 
     Raises:
-        WorkerDiedError: a worker was killed; says what to do. Exceptions inside a worker come as they are.
+        WorkerDiedError: a worker was killed. Exceptions that are raised inside a worker are raised as they are.
     """
-    return _told_if_killed(loader, iter(loader))
+    return _checked(loader, iter(loader))
 
 
-def _told_if_killed(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[Batch]:
+def _checked(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[Batch]:
     while True:
         try:
             batch = next(batches)
@@ -83,9 +83,9 @@ def gather_over_ranks(facts: Tensor) -> Tensor:
 
 
 class StepLoader:
-    """Training micro-batches with `Batch.step` filled: reads a whole step ahead, then hands it out.
+    """Training micro-batches with `Batch.step` filled: reads all batches of a step before it yields the first.
 
-    The epoch is asked for when the first batch is, not before: on a resume Lightning restores it
+    The epoch is read when the first batch is asked for, not before: on a resume Lightning restores it
     after it has made the iterator.
     """
 
@@ -120,20 +120,20 @@ class StepLoader:
         return len(self._sampler)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: the position is in our own part of the checkpoint and comes back by `skip_batches`.
+        """Empty: the position is in another part of the checkpoint and is restored by `skip_batches`.
 
-        That there is one tells Lightning that a resume within an epoch is exact.
+        Lightning takes this method as the sign that a resume within an epoch is exact.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """See `state_dict`."""
+        """Does nothing, see `state_dict`."""
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, skip = self._current_epoch(), self._take_skip()
         first_step, skip_inside = divmod(skip, self._sampler.accumulation)
         self._sampler.epoch = epoch
-        # a step that was interrupted is read whole, for its facts, and its used part left out
+        # an interrupted step is read whole, for its object counts and sizes; the batches already used are left out
         self._sampler.skip = first_step * self._sampler.accumulation
         batches = batches_of(self._loader)  # before the cache's threads: workers are forked
         with self._filled_cache():
@@ -146,7 +146,7 @@ class StepLoader:
 
     @contextmanager
     def _filled_cache(self) -> Iterator[None]:
-        """Remote shards come into the cache in the background for as long as an epoch runs."""
+        """Fetches remote shards into the cache in the background while an epoch runs."""
         stop = None
         if isinstance(self._images, ShardStore):
             stop = self._images.fill_cache(self._sampler.rank, self._sampler.world_size)
@@ -179,8 +179,8 @@ class EvaluationLoader:
         rank: int = 0,
     ) -> None:
         sampler = EvaluationBatchSampler(len(dataset), batch_size, world_size, rank)
-        # A rank without images would leave validation before the others and block them. It takes the
-        # first image: the metric counts an image id once.
+        # A rank without images would end validation before the others and block them, so it takes the
+        # first image; the metric counts an image id once.
         share = sampler if len(sampler) else EvaluationBatchSampler(1, 1)
         self._loader: DataLoader[Sample] = DataLoader(
             dataset,

@@ -20,12 +20,12 @@ from zoo.contract.labels import LabelMap
 
 @dataclass(frozen=True)
 class MaskTruth(Truth):
-    """Boxes and masks: polygons and run-length codes, drawn by pycocotools, the parts of an object as one.
+    """Boxes and masks: pycocotools turns polygons and run-length codes into pixels, an object's parts into one mask.
 
     Source: facebookresearch/detr@29901c5 datasets/coco.py, convert_coco_poly_to_mask
 
     Attributes:
-        lenient: leave objects without an outline out of the evaluation, boxes included, instead of refusing them.
+        lenient: leave objects without an outline out of the evaluation, with their boxes, instead of refusing them.
     """
 
     lenient: bool = False

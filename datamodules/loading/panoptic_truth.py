@@ -25,9 +25,9 @@ class PanopticTruth(Truth):
 
     Attributes:
         pngs: the id maps.
-        lenient: leave out segments without pixels and pixels without a segment instead of refusing them.
-        instances: objects for box and mask AP, its rows those of the panoptic index; None: the things.
-        masks: whether training gets the masks beside the boxes that are made of them.
+        lenient: leave out segments without pixels and pixels without a segment instead of refusing the image.
+        instances: objects for box and mask AP, with the same rows as the panoptic index; None: the segments of things.
+        masks: whether training gets the masks too, or only the boxes that are computed from them.
     """
 
     pngs: PngFolder
@@ -63,7 +63,7 @@ class PanopticTruth(Truth):
     def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
         """With the segmentation; annotations are the instances, or the things with masks from the PNG."""
         found = self.panoptic(index, row, label_map)
-        targets = _targets(found, False)  # of no use here, and a resize of each mask
+        targets = _targets(found, False)  # masks are not used here and cost a resize each
         if self.instances is None:
             return Evaluated(targets, _things(found, index, row, label_map), found)
         if self.instances.image_id(row) != index.image_id(row):
@@ -134,7 +134,7 @@ def read_segmentation(
 
 
 def _agreed(found: PanopticSegmentation) -> PanopticSegmentation:
-    """Without what only the map or only the list has."""
+    """Only the segments that are both in the PNG and in the json."""
     segments: dict[int, Segment] = {}
     for segment in found.segments:
         if segment.area:

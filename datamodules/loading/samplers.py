@@ -1,4 +1,4 @@
-"""Which images make a step, a micro-batch, an evaluation share: pure functions, no state of any process."""
+"""Which images make a step, a micro-batch, a rank's share of the evaluation: pure functions of seed and position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bucketing:
     """Images of like final size in one step: less padding, and batches that correlate in shape and scale.
 
     Attributes:
-        window: steps that are reordered together. Within them the images are sorted by size, cut into
+        window: number of steps that are reordered together. Within them the images are sorted by size, cut into
             steps, and the steps shuffled; so an image moves by less than a window.
         final_size: sizes after the transform.
     """
@@ -41,7 +41,7 @@ class Bucketing:
             raise ValueError(f"bucketing is {self.window} steps; it must be at least 1, or null for none")
 
     def reordered(self, rows: Sequence[int], step_size: int, seed: int, epoch: int, window: int) -> list[int]:
-        """The images of one window, in steps; a function of its arguments and the sizes alone."""
+        """The images of one window in their new order; depends on the arguments and the final sizes alone."""
         by_size = sorted_by_size({row: self.final_size((epoch, row)) for row in rows})
         generator = derived_generator(seed, epoch, window)
         steps = torch.randperm(len(rows) // step_size, generator=generator).tolist()
@@ -66,7 +66,7 @@ def sorted_by_size(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
 class EpochOrder:
     """The images of an epoch, step by step; images left over at its end are not used in it.
 
-    Windows of a bucketed order are made when they are reached: a start waits for one of them, not for all.
+    The windows of a bucketed order are made when they are reached, so a training waits for the first one only.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class StepBatchSampler(Sampler[list[Key]]):
 class EvaluationBatchSampler(Sampler[list[int]]):
     """Every image once over all ranks, without padding duplicates; ranks differ by one image at most.
 
-    In the order of the data set: sorting by shape would save padding, but padding leaks into DETR's
-    logits, so scores would no longer be those of the published order.
+    Images are in the order of the data set: sorting by shape would save padding, but padding changes DETR's
+    logits, so scores would no longer be the published ones.
     """
 
     def __init__(self, num_images: int, batch_size: int, world_size: int = 1, rank: int = 0) -> None:
