@@ -1,4 +1,4 @@
-"""One image of a data set enters its index: found on disk, its size reconciled with what the annotations say."""
+"""Adds an image to an index: finds it on disk and reconciles its size with what the annotations say."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_checked_image(
     """
     verify_size = verify_size or (declared is not None and not 0 < min(declared) <= max(declared) < 1 << 31)
     if declared is not None and not verify_size and folder.holds(name):
-        # as text: a Path would cost more than all else that an image needs
+        # text, for making a Path costs more than everything else that is done for an image
         builder.add_image(f"{folder.folder}/{name}", image_id, declared)
         return declared
     path, remark = folder.find(name)

@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(\d{1,12})$")
 def frames_of(
     file: Path, folder: str, marks: Iterable[tuple[int, Mark]], split: str, tree: ImageTree, remarks: Remarks
 ) -> Iterator[ImageRecord]:
-    """Every frame that lies in the folder, also one without an object. Objects of absent frames are told.
+    """Every frame that lies in the folder, also one without an object. Objects of missing frames become a remark.
 
     Args:
         file: the annotations.

@@ -13,7 +13,7 @@ from datamodules.images.files import SUFFIXES, ImageFolder, walk
 class ImageTree(ImageFolder):
     """All images below a folder, found by the longest common end of their path and a given one.
 
-    Annotation tools write absolute paths of another machine, `../images/x.jpg`, back slashes or a bare
+    Annotation tools write absolute paths of another machine, `../images/x.jpg`, backslashes or a bare
     file name. What they share with the file here is the end of the path.
     """
 
@@ -35,7 +35,7 @@ class ImageTree(ImageFolder):
     def __len__(self) -> int:
         return len(self._files)
 
-    # each of these is made when a name first needs it: there may be millions of images
+    # each of these tables is made when a name first needs it, for there may be millions of images
 
     @cached_property
     def _all(self) -> set[str]:
@@ -61,7 +61,7 @@ class ImageTree(ImageFolder):
         return name in self._all
 
     def candidates(self, name: str) -> list[str]:
-        """The files that fit `name` best, relative to the folder; several if the name does not decide.
+        """The files that fit `name` best, relative to the folder; several if the name fits them equally.
 
         A name without the suffix of an image fits any image of that stem.
         """
@@ -108,7 +108,7 @@ class ImageTree(ImageFolder):
 
     @cached_property
     def _suffixes(self) -> list[str]:
-        """Those of the images, as they are spelled."""
+        """The suffixes of the images, as they are spelled."""
         return sorted({os.path.splitext(file)[1] for file in self._files})
 
     def all(self) -> list[str]:
@@ -117,7 +117,7 @@ class ImageTree(ImageFolder):
 
 
 def _likeness(file: str, wanted: list[str]) -> tuple[int, bool]:
-    """How many folders before the file name are equal, from the end; whether the name is to the letter."""
+    """How many folders before the file name are equal, from the end; whether the name is equal letter by letter."""
     *folders, name = file.split("/")
     count = 0
     for ours, theirs in zip(reversed(folders), reversed(wanted[:-1]), strict=False):

@@ -1,4 +1,4 @@
-"""Files with a json object a line: what is wrong with a line is told, the others are read."""
+"""Files with a json object a line: a bad line becomes a remark, the others are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datamodules.reading.records import Remarks
 
 
 def objects(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the line from 1, object). Empty lines are passed over, others that are none are told.
+    """(number of the line from 1, object). Empty lines are skipped, other lines that are no object become remarks.
 
     Raises:
         ValueError: naming the file, if it is no text.
@@ -32,7 +32,7 @@ def objects(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def first_object(line: str) -> dict[str, Any]:
-    """A line as an object, empty if it is none or was cut."""
+    """A line as an object; empty if it is none or was cut off."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):

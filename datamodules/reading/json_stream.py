@@ -39,7 +39,7 @@ _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class JsonError(ValueError):
-    """The file is no such json; `offset` is the byte where that shows."""
+    """The file is no json of this form; `offset` is the byte where the error was found."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(f"{message} (byte {offset})")
@@ -47,10 +47,10 @@ class JsonError(ValueError):
 
 
 class Piece(NamedTuple):
-    """Some elements of a list, decoded by the first decoder that takes them, or as plain values."""
+    """Some elements of a list, decoded by the caller's decoder, or as plain values if they do not fit it."""
 
     values: list[Any]
-    typed: bool  # by the decoder of the caller
+    typed: bool  # whether the caller's decoder took them
     text: bytes  # of the list
     offset: int  # of its first element
 
@@ -122,7 +122,7 @@ class JsonStream:
             yield piece
 
     def skip(self) -> None:
-        """Passes over the value, which must be json all the same."""
+        """Skips the value, which must be valid json nevertheless."""
         if self._peek() == b"[":
             for _ in self.elements(_RAW):
                 pass
@@ -163,7 +163,7 @@ class JsonStream:
         return piece, last
 
     def _guess(self) -> tuple[int, int]:
-        """(end of the last element that is followed by an object, start of that), by the look of it."""
+        """A guess at (end of the last element that an object follows, start of that object)."""
         position = len(self._buffer)
         for _ in range(_GUESSES):
             position = self._buffer.rfind(b"}", 0, position)
@@ -264,7 +264,7 @@ def decode(text: bytes, offset: int) -> Any:
         raise JsonError(f"no UTF-8 ({error.reason}); save it as UTF-8", offset + error.start) from error
     except RecursionError as error:
         raise JsonError("a value is nested too deeply", offset) from error
-    except ValueError as error:  # Python's words of it advise to change Python
+    except ValueError as error:  # Python's own message advises to change a setting of Python
         raise JsonError("a number of thousands of digits", offset) from error
 
 

@@ -1,4 +1,4 @@
-"""What an annotation file is, told by its content: names of files lie, keys and tags do not."""
+"""What kind an annotation file is, by its content: names of files can mislead, keys and tags do not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUFFIXES = (
     ".parquet", ".arrow", ".mat", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".lmdb",
 )  # fmt: skip
 _TEXTS = 40  # of a folder that are kept: YOLO has one an image
-_LOOKED_AT = 20  # files of a folder that tell what the others are
+_LOOKED_AT = 20  # files of a folder that are taken as a sample of all
 _DEPTH = 4  # folders below the data set's own that are looked into
 _FIRST_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)")
 _NO_ELEMENT = re.compile(rb"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>", re.DOTALL)
@@ -70,7 +70,7 @@ class _Walk:
                 has_image = has_image or suffix in SUFFIXES
                 texts += suffix == ".txt"
                 listed = suffix in _SUFFIXES and (suffix != ".txt" or texts <= _TEXTS)
-                if listed and os.path.isfile(f"{folder}/{name}"):  # a pipe is no file: reading one never ends
+                if listed and os.path.isfile(f"{folder}/{name}"):  # not a pipe, for reading one never ends
                     self.files[suffix].append(here / name)
             self.with_images += [here] if has_image else []
 
@@ -80,9 +80,9 @@ _WALKS: ContextVar[dict[Path, _Walk] | None] = ContextVar("walks", default=None)
 
 @contextmanager
 def one_walk() -> Iterator[None]:
-    """Inside, every folder is walked once however many formats ask for its files."""
+    """Within this context every folder is walked once, however many formats ask for its files."""
     if _WALKS.get() is not None:
-        yield  # within another one
+        yield  # inside another such context
         return
     token = _WALKS.set({})
     try:
@@ -101,15 +101,15 @@ def _walked(root: Path) -> _Walk:
 
 
 def files(root: Path, suffix: str) -> list[Path]:
-    """Files with the suffix in `root` and a few levels below, by folder and name; no hidden ones.
+    """Files with the suffix in `root` and a few levels below, by folder and name, without hidden ones.
 
-    Of txt files the first few of each folder only.
+    Only the first few txt files of each folder are listed.
     """
     return _walked(root).files[suffix]
 
 
 def text_folders(root: Path, of_kind: Callable[[Sequence[str]], bool]) -> list[Path]:
-    """Folders of which most of the first few txt files that are not empty are of a kind, by their first lines."""
+    """Folders in which `of_kind` holds for the first lines of most of the first few txt files that are not empty."""
     found = []
     for folder, group in groupby(files(root, ".txt"), key=lambda file: file.parent):
         heads = (head for file in group if (head := first_lines(file, 3)))
@@ -134,7 +134,7 @@ def image_folders(root: Path) -> list[Path]:
 
 
 def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Path]:
-    """The files of a kind. A folder of which none of the first files is of that kind has none."""
+    """The files of a kind. A folder counts as having none if none of its first files is of that kind."""
     kind_of = json_kind if suffix == ".json" else xml_kind
     found = []
     for _, group in groupby(files(root, suffix), key=lambda file: file.parent):
@@ -180,7 +180,7 @@ def table_head(file: Path) -> tuple[list[str], list[str], str]:
     """The first two rows of a table and its delimiter; empty rows if it has fewer or is no table."""
     with open_file(file) as stream:
         head = stream.read(_HEAD)
-    # what is no text is told when the table is read
+    # a file that is no text is reported when the table is read
     text = head.decode(encoding_of(head) or "utf-8", errors="replace")
     lines = [line for line in islice(io.StringIO(text.removeprefix("\ufeff"), newline=""), 2) if line.strip()]
     if not lines:
@@ -194,7 +194,7 @@ def table_head(file: Path) -> tuple[list[str], list[str], str]:
 
 
 def first_lines(file: Path, count: int) -> list[str]:
-    """The first lines that are not empty, cut where they are very long; what is no text is replaced."""
+    """The first lines that are not empty, very long ones cut; bytes that are no text are replaced."""
     lines: list[str] = []
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         while len(lines) < count and (line := stream.readline(_HEAD)):

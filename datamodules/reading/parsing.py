@@ -1,4 +1,4 @@
-"""Parses annotation files of tools; what is wrong with one names the file."""
+"""Parses annotation files of tools; every error names the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from datamodules.reading.text import decode_text, decode_xml, encoding_of, read_text
 from zoo.storage.opening import open_file, read_file
 
-# what taking a value of an unexpected kind apart raises: the file is at fault, the entry becomes a fault
+# raised while an entry with a value of an unexpected type is read: the entry then becomes a fault
 MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 _AT_ONCE = 64 << 20  # bytes of a table up to which it is taken into memory to tell its encoding
 
@@ -29,11 +29,11 @@ def load_json(file: Path) -> Any:
     except RecursionError as error:
         raise ValueError(f"{file} is nested deeper than any annotation file; export it again") from error
     except ValueError as error:
-        # what Python says of it advises to change Python
-        told = (
+        # Python's own message advises to change a setting of Python
+        reason = (
             "it has a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
         )
-        raise ValueError(f"{file} is no json that can be read: {told}; export it again") from error
+        raise ValueError(f"{file} is no json that can be read: {reason}; export it again") from error
 
 
 def load_list(file: Path, what: str) -> list[Any]:
@@ -64,7 +64,7 @@ def read_rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """The rows of a table, without those of empty cells.
 
     Raises:
-        ValueError: naming the file, if it is no table or its encoding cannot be told.
+        ValueError: naming the file, if it is no table or its encoding is not certain.
     """
     try:
         with _open_table(file) as stream:
@@ -85,6 +85,6 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a text file, without ends.
 
     Raises:
-        ValueError: naming the file, if it is no text or its encoding cannot be told.
+        ValueError: naming the file, if it is no text or its encoding is not certain.
     """
     return read_text(file).splitlines()

@@ -1,4 +1,4 @@
-"""Where data sets keep annotations and images: places of annotations x places of images x words for splits.
+"""Where data sets keep annotations and images: names of annotation folders, of image folders and of splits.
 
 Readers whose annotation files lie apart from the images share this: VOC's `annotations/` beside `images/`, COCO's
 json in each split folder, whatever the letter case and the order of split and kind in the path.
@@ -31,7 +31,7 @@ _SPELLED = 40  # folders in which names are looked for whatever their spelling; 
 
 
 def split_in(folder: Path, root: Path) -> str | None:
-    """The split that the folders of a path tell, the nearest first."""
+    """The split that a folder of the path is named after, the nearest folder first."""
     return next((s for part in reversed(folder.relative_to(root).parts) if (s := split_of(part))), None)
 
 
@@ -41,7 +41,7 @@ def set_folder(folder: Path, root: Path, plain: bool = False) -> Path:
     Args:
         folder: `root` or below.
         root: the folder that was given.
-        plain: take as folders of splits only those whose names say nothing else.
+        plain: take only folders as those of a split whose names have no other word.
     """
     parts = list(folder.relative_to(root).parts)
     first = next((i for i, part in enumerate(parts) if part.lower() in ANNOTATION_WORDS), len(parts))
@@ -62,12 +62,12 @@ def _of_split(name: str, plain: bool) -> bool:
 def one_set(root: Path, folders: Iterable[Path]) -> tuple[Path, list[Path]] | None:
     """The data set of these annotation folders and which of them are its own: `root`, or the only one below.
 
-    None if there is none, or several below `root`, none of which is meant more than the others.
+    None if there is none, or if there are several below `root` of which none is the likeliest.
     """
     every = list(folders)
     groups = _grouped(root, every, plain=False)
-    told = {split_in(f, root) for own in groups.values() for f in own} - {None}
-    if told and "train" not in told:  # test_samples/ may be a name and no split
+    named = {split_in(f, root) for own in groups.values() for f in own} - {None}
+    if named and "train" not in named:  # test_samples/ may be a name and no split
         groups = _grouped(root, every, plain=True)
     if root in groups:
         return root, groups[root]
@@ -87,9 +87,9 @@ def _grouped(root: Path, folders: Iterable[Path], plain: bool) -> dict[Path, lis
 
 
 def beside(root: Path) -> str:
-    """What to say of a folder that is one part of a data set, annotations or images, with the other beside it.
+    """A message about a folder that is one part of a data set, annotations or images, with the other beside it.
 
-    Empty where it is none, or nothing lies beside it. Looks no further than that: above may be anything.
+    Empty if it is no such part, or nothing lies beside it. Folders further up are not looked at.
     """
     here = root.resolve()
     word = here.name.lower()
@@ -118,7 +118,7 @@ class ImagePlaces:
 
     @cached_property
     def _candidates(self) -> list[Path]:
-        """Folders with images, and those above them: a name may begin with a folder."""
+        """Folders with images, and those above them, for a file name may begin with a folder."""
         found: dict[Path, None] = {}
         for folder in sniff.image_folders(self._root):
             found[folder] = None
@@ -129,7 +129,7 @@ class ImagePlaces:
         return [self._root, *(f for f in found if f != self._root)]
 
     def best(self, file: Path, split: str | None, names: Sequence[str]) -> tuple[Path, int, int]:
-        """(folder, names of a sample that are there, size of the sample); the likeliest if none has any.
+        """(folder, names of a sample that it has, size of the sample); the likeliest folder if none has any.
 
         Args:
             file: the annotation file, or one of the folder.

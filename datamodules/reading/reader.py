@@ -1,4 +1,4 @@
-"""What each format tells of itself: its name, what of it a folder holds, and the function that reads it."""
+"""A format as one value: its name, how a folder of it is recognised, and the function that reads it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from datamodules.index.source import Source
 
 
 class Signs(NamedTuple):
-    """What of a format a folder holds.
+    """The files of a folder that show that it has a format.
 
     Attributes:
-        files: those that tell, none if the folder is of another format.
-        layout: whether these are laid out as the format demands. Loose files beside such a layout are
-            taken for leftovers.
+        files: these files; none if the folder is of another format.
+        layout: whether they are laid out as the format demands. Loose files of another format beside such a
+            layout are taken for leftovers.
     """
 
     files: Sequence[Path]
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
     Attributes:
         format: the format.
-        files: the files that tell.
+        files: the files that show it.
         layout: as in `Signs`.
         what: the files in words.
     """
@@ -48,9 +48,9 @@ class Reader:
 
     Attributes:
         name: of the format.
-        look: what of it a folder holds; it is given what the formats before it found there, for some
-            share files and one of them must give way.
-        read: the folder as a `Source`: (root, *, verify_sizes), and `scratch` where it is streamed.
+        look: finds its signs in a folder; it is given what the formats before it found there, for some
+            formats share files and one of them must give way.
+        read: reads the folder into a `Source`: (root, *, verify_sizes), and `scratch` where it is streamed.
         title: of the format, as people call it.
         places: where its files lie.
         streamed: whether its files may be of any size: it takes a `Scratch` for its working columns.
@@ -65,12 +65,12 @@ class Reader:
 
 
 def laid_out(find: Callable[[Path], Iterable[Path]]) -> Look:
-    """Of a format whose files, where there are any, are a layout."""
+    """`look` of a format whose files always count as a layout."""
     return lambda root, _: Signs(list(find(root)), True)
 
 
 def loose(find: Callable[[Path], Iterable[Path]]) -> Look:
-    """Of a format whose files may lie anywhere."""
+    """`look` of a format whose files may lie anywhere and so are no layout."""
     return lambda root, _: Signs(list(find(root)), False)
 
 

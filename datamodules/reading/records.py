@@ -1,4 +1,4 @@
-"""Images and their marks as an annotation tool has them, and how they become a `Source`.
+"""Images and their marks as an annotation tool writes them, and how they become a `Source`.
 
 Readers of tools that know classes by name share this: they parse, it finds the images, numbers classes,
 images and objects, and lets the index judge the boxes.
@@ -53,7 +53,7 @@ class ImageRecord:
         size: (h, w) in the annotations, None if they have none.
         marks: its objects.
         other_names: further names to look for if `file` is nowhere.
-        way_out: what to say if there is no such image; empty says the usual.
+        way_out: the message if there is no such image; empty: the usual message.
     """
 
     file: str
@@ -66,7 +66,7 @@ class ImageRecord:
 
 
 class Remarks:
-    """Faults of a kind are counted and told once, with the first few places."""
+    """Collects faults that repeat: each kind is reported once, with its count and the first few places."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -74,7 +74,7 @@ class Remarks:
         self._severity: dict[tuple[str, str, str], str] = {}
 
     def add(self, severity: str, kind: str, file: Path, message: str, where: str) -> None:
-        """One more case, `where` of which belongs into the list of places."""
+        """Counts one more case, at the place `where`."""
         key = (kind, shown_path(file, self._root), message)
         self._severity[key] = severity
         self._seen[key].append(where)
@@ -96,20 +96,20 @@ def split_of_file(file: Path, root: Path) -> str:
 
 
 def told_split(file: Path, root: Path) -> str | None:
-    """As `split_of_file`, None where no name tells."""
+    """As `split_of_file`, but None if no name is that of a split."""
     names = [file.stem, *reversed(file.relative_to(root).parent.parts)]
     return next((split for split in map(split_of, names) if split), None)
 
 
 def split_of_image(record: ImageRecord, root: Path, tree: ImageTree) -> str:
-    """The split the annotation file is for; if nothing there tells, that of the folder of the image."""
+    """The split the annotation file is for; if no name there is that of a split, the one of the image's folder."""
     below = record.source.relative_to(root)
     for name in (record.file, *record.other_names):
         found = tree.candidates(name)
         if found:
             folders = Path(found[0]).parent.parts if len(found) == 1 else ()
-            told = [below.stem, *reversed(below.parent.parts), *reversed(folders)]
-            return next((split for split in map(split_of, told) if split), "train")
+            names = [below.stem, *reversed(below.parent.parts), *reversed(folders)]
+            return next((split for split in map(split_of, names) if split), "train")
     return split_of_file(record.source, root)
 
 
@@ -135,7 +135,7 @@ def assemble(
         names: class names in the order of the tool; others follow by alphabet. Ids are positions.
         ids: class ids where the format has them, instead of positions.
         notes: faults of the folder as a whole.
-        unlisted: what to say of images that nothing names; empty says nothing.
+        unlisted: the message about images that no annotation file names; empty: none.
         verify_sizes: read each image's header even if the annotations give its size.
     """
     id_of = _class_ids(records, names, ids)
@@ -209,7 +209,7 @@ def _class_ids(
 
 
 def _name_on_disk(tree: ImageTree, record: ImageRecord, builder: IndexBuilder, image_id: int) -> str:
-    """The path below the tree's folder; the given name if there is none, empty if there are several."""
+    """The path of the image below the tree's folder; the given name if there is none, empty if there are several."""
     for name in (record.file, *record.other_names):
         found = tree.candidates(name)
         if len(found) == 1:

@@ -1,4 +1,4 @@
-"""Text of annotation files in the encoding that they have: declared, marked, or told by the bytes alone.
+"""Text of annotation files in their encoding: declared, marked, or evident from the bytes alone.
 
 Nothing is guessed. Bytes of an old code page are taken only where every code page that gives plausible text gives
 the same one; a class name or a file name that is read wrong would pass for another.
@@ -34,20 +34,20 @@ def decode_text(data: bytes) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: saying which encoding it is not, if none can be told for certain.
+        ValueError: if the encoding is not certain, with the encodings that it may be.
     """
     encoding = encoding_of(data)
     try:
         return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
         if encoding is not None:
-            told = f"it begins as {encoding.upper()} and is cut or damaged ({error.reason}); save it again"
-            raise ValueError(told) from error
+            message = f"it begins as {encoding.upper()} and is cut or damaged ({error.reason}); save it again"
+            raise ValueError(message) from error
         return _of_code_page(data, error)
 
 
 def encoding_of(data: bytes) -> str | None:
-    """`utf-8-sig`, `utf-16...`, `utf-32` by a byte order mark or by where zero bytes stand; None: no sign."""
+    """`utf-8-sig`, `utf-16...`, `utf-32` by a byte order mark or by the places of zero bytes; None: neither."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return encoding
@@ -70,12 +70,12 @@ def decode_xml(data: bytes) -> str:
     if encoding is None and (match := _DECLARED.match(data[:_LOOKED_AT].decode("latin-1"))):
         encoding = match[1].lower()
         if encoding.startswith(("utf-16", "utf16", "ucs-2", "utf-8", "utf8")):
-            encoding = None  # programs that write text of their own memory declare UTF-16 and save UTF-8
+            encoding = None  # some programs declare UTF-16 and save UTF-8
     try:
         text = data.decode(encoding or "utf-8")
     except LookupError as error:
-        told = f"it declares the encoding {encoding!r}, which is not known; save it as UTF-8"
-        raise ValueError(told) from error
+        message = f"it declares the encoding {encoding!r}, which is not known; save it as UTF-8"
+        raise ValueError(message) from error
     except UnicodeDecodeError as error:
         known = (
             f"it declares {encoding} and is not that" if encoding else "it is not UTF-8 and declares no other"
@@ -88,7 +88,7 @@ def read_text(file: Path) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: naming the file, if its encoding cannot be told.
+        ValueError: naming the file, if its encoding is not certain.
     """
     try:
         return decode_text(read_file(file))
@@ -97,7 +97,7 @@ def read_text(file: Path) -> str:
 
 
 def as_utf8(data: bytes) -> bytes:
-    """The beginning of a file as UTF-8, as well as can be: to look for keys and tags, not to be read."""
+    """The beginning of a file as UTF-8, wrong bytes replaced: to look for keys and tags, not to read values."""
     encoding = encoding_of(data)
     if encoding is None:
         return data
@@ -105,15 +105,15 @@ def as_utf8(data: bytes) -> bytes:
 
 
 def _of_code_page(data: bytes, why: UnicodeDecodeError) -> str:
-    """The text that all code pages agree on which make words of the bytes."""
+    """The text on which all code pages agree that turn the bytes into plausible words."""
     readings = {text: page for page in reversed(_CODE_PAGES) if (text := _plausible(data, page)) is not None}
     if len(readings) == 1:
         return next(iter(readings))
-    told = f"it is not UTF-8 (byte 0x{data[why.start]:02X} at {why.start})"
+    message = f"it is not UTF-8 (byte 0x{data[why.start]:02X} at {why.start})"
     if readings:
         words = {page: _first_word(text) for text, page in readings.items()}
-        told += "; it may be " + " or ".join(f"{page} ({word!r})" for page, word in sorted(words.items()))
-    raise ValueError(f"{told}, which its bytes do not tell; save it as UTF-8")
+        message += "; it may be " + " or ".join(f"{page} ({word!r})" for page, word in sorted(words.items()))
+    raise ValueError(f"{message}, which its bytes do not tell; save it as UTF-8")
 
 
 def _plausible(data: bytes, page: str) -> str | None:
@@ -142,7 +142,7 @@ def _script(letter: str) -> str:
 
 
 def _shouts_within(word: str) -> bool:
-    """Whether a capital outside ASCII follows a small letter: no language writes so, wrong code pages do."""
+    """Whether a capital outside ASCII follows a small letter: no language does so, a wrong code page does."""
     return any(b.isupper() and not b.isascii() and a.islower() for a, b in pairwise(word))
 
 
