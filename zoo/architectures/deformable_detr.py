@@ -26,6 +26,7 @@ from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_to, full
+from zoo.layers.published_keys import from_hugging_face
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.training.losses import SigmoidFocal
@@ -488,7 +489,6 @@ _HUGGING_FACE = (
     (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
     (r"(decoder\.layers\.\d+\.self_attn)\.o(ut)?_proj\.", r"\1.out_proj."),
 )
-_QUERY_KEY_VALUE = re.compile(r"(transformer\.decoder\.layers\.\d+\.self_attn)\.([qkv])_proj\.(weight|bias)")
 _HEAD = re.compile(r"(?:transformer\.decoder\.)?((?:class|bbox)_embed)\.(\d+)\.(.+)")
 
 
@@ -500,7 +500,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: copies of a tied tensor differ.
     """
     if any(key.startswith("model.") for key in state):
-        state = _from_hugging_face(state)
+        state = from_hugging_face(state, _HUGGING_FACE)
     # without refinement all layers share one head; the file has it once a layer
     refined = any(key.startswith("transformer.decoder.bbox_embed.") for key in state)
     converted: dict[str, Tensor] = {}
@@ -526,22 +526,6 @@ def our_name(key: str, shared_heads: bool) -> str:
     if key.startswith(("transformer.", "input_proj.", "query_embed.")):
         return key
     raise KeyError(f"{key!r} is not a key of an official Deformable DETR checkpoint")
-
-
-def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    attention: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        for pattern, replacement in _HUGGING_FACE:
-            key = re.sub(pattern, replacement, key)
-        match = _QUERY_KEY_VALUE.fullmatch(key)
-        if match:
-            attention.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = value
-        else:
-            renamed[key] = value
-    for key, parts in attention.items():
-        renamed[key] = torch.cat([parts[part] for part in "qkv"])
-    return renamed
 
 
 def _spread_tied_labels(state: dict[str, Tensor]) -> dict[str, Tensor]:

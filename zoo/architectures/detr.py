@@ -21,6 +21,7 @@ from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_dtype
+from zoo.layers.published_keys import from_hugging_face, renamed
 from zoo.layers.transformer import Transformer, TransformerConfig
 from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import BestClassSoftmax
@@ -291,6 +292,29 @@ _WITH_MASKS = "detr."  # a checkpoint with masks has the detector below this, be
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 
 
+# DetrForObjectDetection with a timm backbone, to the official names; the files on the hub were saved by
+# transformers 4 and have its names, a running model of transformers 5 has the others
+_HUGGING_FACE = (
+    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
+    (r"^model\.query_position_embeddings\.", "query_embed."),
+    (r"^model\.input_projection\.", "input_proj."),
+    (r"^model\.(encoder|decoder)\.layernorm\.", r"transformer.\1.norm."),
+    (r"^class_labels_classifier\.", "class_embed."),
+    (r"^bbox_predictor\.", "bbox_embed."),
+    (
+        r"^model\.((?:encoder|decoder)\.layers\.\d+)\.(?=self_attn|encoder_attn|mlp\.fc|fc|final_layer_norm)",
+        r"transformer.\1.",
+    ),
+    (r"\.(mlp\.)?fc([12])\.", r".linear\2."),
+    (r"\.self_attn_layer_norm\.", ".norm1."),
+    (r"\.encoder_attn_layer_norm\.", ".norm2."),
+    (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
+    (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
+    (r"\.encoder_attn\.", ".multihead_attn."),
+    (r"_attn\.o_proj\.", "_attn.out_proj."),
+)
+
+
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published state dict to ours: the official layout, or the Hugging Face one if its keys say so.
 
@@ -306,16 +330,23 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not key.startswith(_MASK_PARTS)
     }
     if any(key.startswith(("model.", "class_labels_classifier.")) for key in detector):
-        return from_hugging_face(detector) | masks
+        detector = {
+            key: value
+            for key, value in from_hugging_face(detector, _HUGGING_FACE).items()
+            if not key.endswith("num_batches_tracked")  # frozen norms count nothing
+        }
     return {_from_official_key(key): value for key, value in detector.items()} | masks
 
 
 # DetrForSegmentation of transformers 5; transformers 4, and so the files on the hub, kept the official names
 _HUGGING_FACE_MASKS = (
-    (r"bbox_attention\.([qk])_proj\.(\w+)", r"bbox_attention.\1_linear.\2"),
-    (r"mask_head\.conv([12])\.conv\.(\w+)", r"mask_head.lay\1.\2"),
-    (r"mask_head\.conv([12])\.norm\.(\w+)", r"mask_head.gn\1.\2"),
-    (r"mask_head\.output_conv\.(\w+)", r"mask_head.out_lay.\1"),
+    (r"^bbox_attention\.([qk])_proj\.", r"bbox_attention.\1_linear."),
+    (r"^mask_head\.conv([12])\.conv\.", r"mask_head.lay\1."),
+    (r"^mask_head\.conv([12])\.norm\.", r"mask_head.gn\1."),
+    (r"^mask_head\.output_conv\.", "mask_head.out_lay."),
+    *((rf"^mask_head\.fpn_stages\.{n}\.fpn_adapter\.", f"mask_head.adapter{n + 1}.") for n in range(3)),
+    *((rf"^mask_head\.fpn_stages\.{n}\.refine\.conv\.", f"mask_head.lay{n + 3}.") for n in range(3)),
+    *((rf"^mask_head\.fpn_stages\.{n}\.refine\.norm\.", f"mask_head.gn{n + 3}.") for n in range(3)),
 )
 _OFFICIAL_MASKS = (
     r"(bbox_attention\.[qk]_linear|mask_head\.((lay|gn)[1-5]|out_lay|adapter[1-3]))\.(weight|bias)"
@@ -323,23 +354,10 @@ _OFFICIAL_MASKS = (
 
 
 def _from_mask_key(key: str) -> str:
-    if re.fullmatch(_OFFICIAL_MASKS, key):
-        return key
-    for pattern, replacement in _HUGGING_FACE_MASKS:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return match.expand(replacement)
-    match = re.fullmatch(
-        r"mask_head\.fpn_stages\.([012])\.(fpn_adapter|refine\.conv|refine\.norm)\.(\w+)", key
-    )
-    if match:
-        stage, part, leaf = int(match[1]), match[2], match[3]
-        name = f"adapter{stage + 1}" if part == "fpn_adapter" else f"{_REFINE[part]}{stage + 3}"
-        return f"mask_head.{name}.{leaf}"
-    raise KeyError(f"{key!r} is not a key of a published DETR with masks")
-
-
-_REFINE = {"refine.conv": "lay", "refine.norm": "gn"}
+    name = renamed(key, _HUGGING_FACE_MASKS)
+    if not re.fullmatch(_OFFICIAL_MASKS, name):
+        raise KeyError(f"{key!r} is not a key of a published DETR with masks")
+    return name
 
 
 def _from_official_key(key: str) -> str:
@@ -349,73 +367,3 @@ def _from_official_key(key: str) -> str:
     if key.startswith(_OFFICIAL_PARTS):
         return key
     raise KeyError(f"{key!r} is not a key of an official DETR checkpoint")
-
-
-# DetrForObjectDetection with a timm backbone; the files on the hub were saved by transformers 4 and have
-# its names, a running model of transformers 5 has the others.
-_HUGGING_FACE = (
-    (r"model\.backbone\.(?:conv_encoder\.)?model\.(.+)", r"backbone.\1"),
-    (r"model\.query_position_embeddings\.(weight)", r"query_embed.\1"),
-    (r"model\.input_projection\.(\w+)", r"input_proj.\1"),
-    (r"model\.(encoder|decoder)\.layernorm\.(\w+)", r"transformer.\1.norm.\2"),
-    (r"class_labels_classifier\.(\w+)", r"class_embed.\1"),
-    (r"bbox_predictor\.(layers\.\d\.\w+)", r"bbox_embed.\1"),
-)
-_HUGGING_FACE_LAYER = {
-    "self_attn": "self_attn",
-    "encoder_attn": "multihead_attn",
-    "self_attn_layer_norm": "norm1",
-    "encoder_attn_layer_norm": "norm2",
-    "fc1": "linear1",
-    "fc2": "linear2",
-    "mlp.fc1": "linear1",
-    "mlp.fc2": "linear2",
-}
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")  # in the order of the packed matrix
-
-
-def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of `DetrForObjectDetection`, transformers 4 or 5, to ours; query, key and value are packed.
-
-    Raises:
-        KeyError: a key that it does not have, or a projection without its two others.
-    """
-    converted, packed = {}, {}
-    for key, value in state.items():
-        if key.endswith("num_batches_tracked"):
-            continue  # frozen norms count nothing
-        name = _from_hugging_face_key(key)
-        if name.endswith(_PROJECTIONS_OF_LEAVES):
-            packed[name] = value
-        else:
-            converted[name] = value
-    for attention in {name.rpartition(".")[0].rpartition(".")[0] for name in packed}:
-        for leaf in ("weight", "bias"):
-            names = [f"{attention}.{part}.{leaf}" for part in _PROJECTIONS]
-            absent = [n for n in names if n not in packed]
-            if absent:
-                raise KeyError(f"the checkpoint has a part of {attention} only; {absent[0]} is missing")
-            converted[f"{attention}.in_proj_{leaf}"] = torch.cat([packed[n] for n in names])
-    return converted
-
-
-_PROJECTIONS_OF_LEAVES = tuple(f".{part}.{leaf}" for part in _PROJECTIONS for leaf in ("weight", "bias"))
-
-
-def _from_hugging_face_key(key: str) -> str:
-    for pattern, replacement in _HUGGING_FACE:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return match.expand(replacement)
-    match = re.fullmatch(r"model\.((encoder|decoder)\.layers\.\d+)\.(.+)\.(\w+)", key)
-    if match:
-        layer, kind, part, leaf = match.groups()
-        module, _, inner = part.rpartition(".")
-        if inner in (*_PROJECTIONS, "o_proj", "out_proj") and module in _HUGGING_FACE_LAYER:
-            inner = "out_proj" if inner == "o_proj" else inner
-            return f"transformer.{layer}.{_HUGGING_FACE_LAYER[module]}.{inner}.{leaf}"
-        if part == "final_layer_norm":
-            return f"transformer.{layer}.{'norm2' if kind == 'encoder' else 'norm3'}.{leaf}"
-        if part in _HUGGING_FACE_LAYER:
-            return f"transformer.{layer}.{_HUGGING_FACE_LAYER[part]}.{leaf}"
-    raise KeyError(f"{key!r} is not a key of DetrForObjectDetection with a timm backbone")

@@ -7,7 +7,6 @@ network are its state-dict keys, so only the backbone needs a table.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -26,6 +25,7 @@ from zoo.layers.denoising import DenoisingQueries, contrastive_denoising
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig, HybridEncoder
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
+from zoo.layers.published_keys import from_hugging_face
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.training.ema import EmaConfig
@@ -437,7 +437,6 @@ _HUGGING_FACE = (
     (r"^(decoder\..*layers\.\d)\.final_layer_norm\.", r"\1.norm3."),
     (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
 )
-_QUERY_KEY_VALUE = re.compile(r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)")
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -447,7 +446,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         KeyError: a key that the official network does not have.
     """
     if any(key.startswith("model.") for key in state):
-        state = _from_hugging_face(state)
+        state = from_hugging_face(state, _HUGGING_FACE)
     converted = {}
     backbone = {}
     for key, value in state.items():
@@ -459,24 +458,3 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             raise KeyError(f"{key!r} is not a key of an official RT-DETR checkpoint")
     return {f"backbone.{key}": value for key, value in from_presnet(backbone).items()} | converted
-
-
-def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of `RTDetrForObjectDetection` to the official ones; query, key and value are packed."""
-    renamed: dict[str, Tensor] = {}
-    attention: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        for pattern, replacement in _HUGGING_FACE:
-            key = re.sub(pattern, replacement, key)
-        match = _QUERY_KEY_VALUE.fullmatch(key)
-        if match:
-            attention.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = value
-        elif key in renamed and not torch.equal(renamed[key], value):
-            raise ValueError(f"two copies of {key} differ; they are one tensor, so the file is damaged")
-        else:
-            renamed[key] = value
-    for key, parts in attention.items():
-        if len(parts) < 3:
-            raise KeyError(f"{key} has {', '.join(sorted(parts))} only, of q, k and v")
-        renamed[key] = torch.cat([parts[part] for part in "qkv"])
-    return renamed

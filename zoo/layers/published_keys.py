@@ -1,0 +1,46 @@
+"""Keys of published checkpoints: Hugging Face names to those of the official code, attention packed as there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Names = Iterable[tuple[str, str]]  # (pattern, replacement), applied in turn
+
+_QUERY_KEY_VALUE = re.compile(r"(.+\.(?:self|multihead)_attn)\.([qkv])_proj\.(weight|bias)")
+
+
+def renamed(key: str, names: Names) -> str:
+    """`key` with every pattern replaced."""
+    for pattern, replacement in names:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def from_hugging_face(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """A state dict under the official names; q, k and v of an attention become its `in_proj`.
+
+    Raises:
+        KeyError: an attention lacks one of the three.
+        ValueError: tensors that get the same name differ.
+    """
+    converted: dict[str, Tensor] = {}
+    attentions: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for theirs, value in state.items():
+        key = renamed(theirs, names)
+        match = _QUERY_KEY_VALUE.fullmatch(key)
+        if match:
+            attentions.setdefault((match[1], match[3]), {})[match[2]] = value
+        elif key in converted and not torch.equal(converted[key], value):
+            raise ValueError(f"two copies of {key} differ; they are one tensor, so the file is damaged")
+        else:
+            converted[key] = value
+    for (attention, leaf), parts in attentions.items():
+        absent = [f"{attention}.{part}_proj.{leaf}" for part in "qkv" if part not in parts]
+        if absent:
+            raise KeyError(f"{absent[0]} is missing: the file has a part of this attention only")
+        converted[f"{attention}.in_proj_{leaf}"] = torch.cat([parts[part] for part in "qkv"])
+    return converted
