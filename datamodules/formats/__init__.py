@@ -1,1 +1,1 @@
-"""Readers, one a format. Each turns a folder into a `Source`; none of them raises on bad annotations."""
+"""One reader for each format. It turns a folder into a `Source` and reports bad annotations as faults."""

@@ -66,7 +66,7 @@ def _images(file: Path) -> Iterator[tuple[str, list[Any]]]:
         named = image if isinstance(image, dict) else {}
         labels = named.get("labels") or named.get("objects") or []
         name = str(named.get("name") or "")
-        # the first release has a json an image, whose only frame has no name
+        # the first release has one json for each image; its only frame has no name
         yield (
             name or str(content.get("name") if isinstance(content, dict) else "") or file.stem,
             labels if isinstance(labels, list) else [labels],

@@ -1,6 +1,6 @@
-"""Lists with a line an image: `path x1,y1,x2,y2,c x1,y1,x2,y2,c ...` of keras-yolo3, as Roboflow exports it too.
+"""Lists with one line for each image: keras-yolo3's `path x1,y1,x2,y2,c x1,y1,x2,y2,c ...`, as Roboflow exports it too.
 
-Also `path,x1,y1,x2,y2,class`, a line an object, where it is in a txt. Corners are edges: a width is x2 - x1.
+Also a txt with one line `path,x1,y1,x2,y2,class` for each object. Corners are edges: a width is x2 - x1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assembl
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)
-_LOOKED_AT = 20  # lines that tell what a txt is
+_LOOKED_AT = 20  # lines by which a txt is recognised
 _RULE = "a line is `path x1,y1,x2,y2,class ...` in pixels; left out; correct it"
 
 
@@ -56,12 +56,12 @@ def _is_box(text: str) -> bool:
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the lists; classes in the order of the file of names beside the list, at the top or in model_data/.
+    """Reads the lists; classes are in the order of the file of names beside the list, at the top or in model_data/.
 
     A class that is no number is its own name.
 
     Raises:
-        ValueError: if there is no such list, or one is no text.
+        ValueError: if there is no such list, or a list is no text.
     """
     files = annotation_files(root)
     if not files:

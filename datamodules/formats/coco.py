@@ -26,7 +26,7 @@ from datamodules.reading.json_stream import CHUNK, JsonError, JsonStream, conver
 from datamodules.reading.places import ImagePlaces, beside, split_in
 from datamodules.reading.reader import Evidence, Reader, Signs, claimed
 
-_SAMPLE = 50  # names that tell where the images are
+_SAMPLE = 50  # names by which the folder of the images is found
 _FEW = 3
 
 
@@ -62,7 +62,7 @@ def load(path: Path, scratch: Scratch | None = None, progress: Meter | None = No
     Args:
         path: the file.
         scratch: where the columns of a large one go; None: in memory.
-        progress: told the bytes that are read; None: a bar for a large file, on a terminal.
+        progress: called with the bytes read so far; None: a bar for a large file, on a terminal.
 
     Raises:
         ValueError: naming the file and the byte, if it is no json or lacks images or categories.
@@ -70,7 +70,7 @@ def load(path: Path, scratch: Scratch | None = None, progress: Meter | None = No
     content = CocoFile(scratch or Scratch())
     found = set()
     rule = "it needs the lists images, annotations and categories"
-    with byte_bar(path, progress) as told, JsonStream(path, CHUNK, told) as stream:
+    with byte_bar(path, progress) as meter, JsonStream(path, CHUNK, meter) as stream:
         try:
             for name in stream.members():
                 found.add(name)
@@ -141,7 +141,7 @@ def read_split(
     verify_sizes: bool = True,
     only: Collection[int] | None = None,
 ) -> AnnotationIndex:
-    """One annotation file and the folder of its images as an index; `only` leaves out all other image ids silently."""
+    """One annotation file and its image folder as an index; images not in `only` are left out without a fault."""
     content = content or load(file)
     builder = IndexBuilder(root, classes, scratch=content.scratch)
     images = ImageFolder(images) if isinstance(images, Path) else images
@@ -176,7 +176,7 @@ def read_split(
 
 
 def declared_size(image: CocoImage) -> tuple[int, int] | None:
-    """(h, w) of an image entry, None if it has none that can be."""
+    """(h, w) of an image entry; None if it gives no usable size."""
     known = (
         isinstance(image.height, int) and isinstance(image.width, int) and min(image.height, image.width) > 0
     )
@@ -223,8 +223,8 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
             for file in own
         }
     source = assemble("coco", root, files, images, loaded, verify_sizes=verify_sizes)
-    if not any(len(index) for index in source.splits.values()) and (told := beside(root)):
-        raise ValueError(told)
+    if not any(len(index) for index in source.splits.values()) and (message := beside(root)):
+        raise ValueError(message)
     return replace(source, notes=(*layout.left_out, *source.notes))
 
 
@@ -248,7 +248,7 @@ def assemble(
     verify_sizes: bool,
     without: frozenset[int] = frozenset(),
 ) -> Source:
-    """Splits with one class list between them, that of the first; category ids `without` are no class.
+    """All splits under one class list, that of the first; category ids in `without` are no class.
 
     Raises:
         ValueError: if two files of a split contradict each other.
@@ -270,8 +270,8 @@ def assemble(
             )
             for file in parts
         }
-        splits[split], told = join(root, read_parts)
-        notes += told
+        splits[split], faults = join(root, read_parts)
+        notes += faults
     return Source(format, root, classes, splits, (*notes, *image_overlaps(root, splits)))
 
 

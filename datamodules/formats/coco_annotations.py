@@ -57,7 +57,7 @@ _ANY = msgspec.json.Decoder(list[Annotation])
 
 
 def _kept(annotation: Annotation) -> bytes:
-    """An odd annotation to be looked at later; lists in lists in lists mean nothing, and cannot be kept either."""
+    """An odd annotation as bytes, to be handled later; without lists nested deeper than any segmentation's."""
     values = (None if _depth(value) > _DEEPEST else value for value in msgspec.structs.astuple(annotation))
     return pickle.dumps(tuple(values), protocol=4)
 
@@ -88,7 +88,7 @@ class Annotations:
         self._odd = scratch.column(np.bool_)
         self._put_aside = scratch.column(np.uint8)  # pickled `Annotation`s of the odd entries, in order
         self._odd_categories: set[object] = set()
-        self.unusable_ids: list[object] = []  # ids that cannot be one
+        self.unusable_ids: list[object] = []  # ids that are no whole number of 64 bits
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -103,7 +103,7 @@ class Annotations:
         odd: NDArray[np.bool_] | None = None
         if piece.typed:
             boxes = _boxes_of(usual)
-            if not (boxes[:, 2:] < 0).any():  # told with the numbers as the file writes them
+            if not (boxes[:, 2:] < 0).any():  # else the fault shows the numbers as the file writes them
                 self._append(usual, boxes)
                 return
         usual, odd = self._sorted_out(piece)
@@ -236,7 +236,7 @@ def _boxes_of(usual: list[_Usual]) -> NDArray[np.float64]:
 
 
 def _is_crowd(raw: object) -> bool:
-    """Also of a number in quotes: "0" is a single object."""
+    """Whether `iscrowd` marks a crowd, also as a number in quotes: "0" is a single object."""
     if isinstance(raw, str):
         return raw.strip().lower() not in ("", "0", "0.0", "false", "no")
     return bool(raw)

@@ -1,4 +1,4 @@
-"""The images of a COCO json as columns: as objects they would be most of what a large conversion holds."""
+"""The images of a COCO json as columns: as Python objects they would take most of the memory of a conversion."""
 
 from __future__ import annotations
 

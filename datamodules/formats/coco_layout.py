@@ -15,13 +15,15 @@ from datamodules.reading.places import ANNOTATION_WORDS, one_set, split_in
 from datamodules.reading.text import as_utf8
 from zoo.storage.opening import open_file
 
-# other kinds of COCO annotation, without boxes to train on or twice the same
+# other kinds of COCO annotation: without boxes to train on, or with those of instances_*
 _OTHER_KINDS = ("panoptic", "captions", "image_info", "images_info", "stuff")
-_KEY_POINTS = "person_keypoints"  # boxes of people: of instances_* too, and read where there is none of these
+_KEY_POINTS = (
+    "person_keypoints"  # boxes of people, which instances_* has too; read only if there is no instances_*
+)
 _OF_ROBOFLOW = "_annotations.coco.json"
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _WORDS = ("instances", "coco", "annot", "label")
-_LOOKED_AT = 20  # json files of a folder that tell whether it has any of COCO
+_LOOKED_AT = 20  # json files of a folder that are tried to see whether it has any of COCO
 _ENDS = 1 << 16  # bytes at both ends of a file in which the lists are looked for
 
 
@@ -32,7 +34,7 @@ class Layout:
     Attributes:
         base: its folder: the one that was given, or the only one below.
         splits: the files of each split; several are one split in parts.
-        unknown: files of no split where none has one: two or more.
+        unknown: two or more files without a split, if no file has one.
         left_out: files with boxes that are not read, each with the reason.
     """
 
@@ -60,7 +62,7 @@ def _with_boxes(root: Path) -> Iterable[Path]:
         files = [file for file in group if not file.name.startswith(_OTHER_KINDS)]
         if folder != root:
             files = [file for file in files if file.name != _OF_ROBOFLOW]
-        # of thousands of files of another tool the first tell; COCO's own are few and have telling names
+        # thousands of json files are another tool's, and the first ones show it; COCO's are few and have known names
         telling = [file for file in files if _is_telling(file)]
         tried = dict.fromkeys([*files[:_LOOKED_AT], *telling[:_LOOKED_AT]])
         if any(holds_boxes(file) for file in tried):

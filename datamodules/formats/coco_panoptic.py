@@ -29,7 +29,7 @@ from zoo.contract.labels import LabelMap
 
 @dataclass(frozen=True)
 class PanopticSource(Source):
-    """With things and stuff, colours, and the folder of PNG files of each split."""
+    """A `Source` that also knows things and stuff, colours, and the folder of PNG files of each split."""
 
     is_thing: Mapping[int, bool] = field(default_factory=dict)
     colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> PanopticSource:
 
 
 def assemble(root: Path, files: Mapping[str, Path], *, verify: bool) -> PanopticSource:
-    """Splits with one class list between them."""
+    """All splits under one class list."""
     loaded = {split: load(file) for split, file in files.items()}
     notes: list[Fault] = []
     categories: dict[int, Category] = {}
@@ -123,7 +123,7 @@ def assemble(root: Path, files: Mapping[str, Path], *, verify: bool) -> Panoptic
 def read_split(
     root: Path, file: Path, content: PanopticFile, classes: Mapping[int, str]
 ) -> tuple[AnnotationIndex, PngFolder]:
-    """One json as an index, whose annotation ids hold the ids of the segments, and the place of the PNG files."""
+    """One json as an index, and the folder of its PNG files; annotation ids are made of the ids of the segments."""
     builder = IndexBuilder(root, classes)
     images = ImageFolder(image_folder(root, file, [i.file_name for i in content.images]))
     folder = file.with_suffix("")
@@ -228,14 +228,14 @@ def _add_segment(builder: IndexBuilder, image_id: int, number: int, segment: Seg
         crowd=bool(segment.iscrowd),
         file=shown,
     )
-    # people know a segment by its own id
+    # a fault names a segment by its own id
     builder.faults[before:] = [replace(f, id=segment.id) for f in builder.faults[before:]]
 
 
 def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: LabelMap) -> Iterable[Fault]:
-    """Reads every PNG: what cannot be read, has another size, or disagrees with the json."""
+    """Reads every PNG; a fault for each that cannot be read, has another size, or disagrees with the json."""
     from datamodules.loading.panoptic_truth import (
-        read_segmentation,  # of torch, which other formats do without
+        read_segmentation,  # imports torch, which other formats need not
     )
 
     for row in range(len(index)):
@@ -290,7 +290,7 @@ def _differences(file: str, known: Mapping[int, Category], found: Iterable[Categ
 
 
 def _look(root: Path, before: Sequence[Evidence]) -> Signs:
-    # COCO's own folder has both
+    # COCO's own folder has instances and panoptic segments
     return Signs([] if claimed(before, "coco") else list(annotation_files(root).values()), True)
 
 

@@ -1,4 +1,4 @@
-"""A split of COCO in several files: joined where each has images of its own, else refused or read once."""
+"""A split of COCO in several files: joined if no image is in two of them, else read once or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def join(root: Path, parts: Mapping[Path, AnnotationIndex]) -> tuple[AnnotationI
         return next(iter(parts.values())), []
     notes = []
     kept: list[Path] = []
-    for file in sorted(parts, key=lambda f: -len(parts[f])):  # a part repeats the whole, not the reverse
+    for file in sorted(
+        parts, key=lambda f: -len(parts[f])
+    ):  # the largest first, so that a part repeats the whole and not the reverse
         repeated = _repeats(root, file, kept, parts)
         if repeated:
             notes.append(repeated)
@@ -53,7 +55,7 @@ def join(root: Path, parts: Mapping[Path, AnnotationIndex]) -> tuple[AnnotationI
 def _repeats(
     root: Path, file: Path, others: Sequence[Path], parts: Mapping[Path, AnnotationIndex]
 ) -> Fault | None:
-    """The note on a file whose images other files have too, None if it has its own."""
+    """The note on a file whose images other files have too; None if it has images of its own."""
     own = parts[file]
     known = {f: None for other in others for f in parts[other].files.tolist()}
     common = [row for row, name in enumerate(own.files.tolist()) if name in known]

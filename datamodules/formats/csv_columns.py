@@ -39,7 +39,7 @@ ONE_CLASS = "object"
 _LONGEST_WORD = 20
 _SIZES = (("width", "height"), ("image_width", "image_height"), ("img_width", "img_height"))
 _SPLIT = ("split", "subset", "set")
-# columns that say nothing about where an object is or what it is
+# columns that are known and not needed for boxes and classes
 _IDLE = {"depth", "segmented", "difficult", "truncated", "occluded", "pose", "source", "id", "area", "iscrowd",
          "database", "folder", "confidence", "index", "", "annotation_id", "box_id", "domain"}  # fmt: skip
 
@@ -55,8 +55,8 @@ class Columns:
         sides: whether `box` is the latter.
         size: of width and height of the image, None if there are none.
         split: of the split, None if there is none.
-        header: whether the first row is one.
-        unknown: names of columns that are not read, by no list of ours.
+        header: whether the first row is a header.
+        unknown: names of columns that are not read and not among the known ones.
     """
 
     image: int
@@ -70,7 +70,7 @@ class Columns:
 
 
 def columns_of(first: Sequence[str], second: Sequence[str]) -> Columns | str:
-    """The columns of a table by its first two rows, or what is missing, empty if it is no table of boxes.
+    """The columns of a table by its first two rows; or what it lacks, in words; or "" if it is no table of boxes.
 
     Without a header a row is `path,x1,y1,x2,y2,class`, the four numbers empty for an image without objects.
     """
@@ -99,7 +99,7 @@ def columns_of(first: Sequence[str], second: Sequence[str]) -> Columns | str:
     if name is None and len(words) == 1:
         [name] = words  # the one column of words that is left, such as cell_type
         rest.remove(name)
-    unclear = name is None and len(words) > 1  # any of them may be the class
+    unclear = name is None and len(words) > 1  # each of them may be the class
     if image is None or unclear:
         missing = " and ".join(
             f"a column of {what} ({', '.join(accepted[:5])})"
@@ -119,16 +119,16 @@ def columns_of(first: Sequence[str], second: Sequence[str]) -> Columns | str:
 
 
 def _cell_name(name: str) -> bool | None:
-    """Whether a column of whole boxes has sides; None if it is no such column. `bbox (x1, y1, x2, y2)` says it."""
-    word, _, told = name.partition("(")
+    """Whether a column of whole boxes has sides; None if it is no such column. `bbox (x1, y1, x2, y2)` has corners."""
+    word, _, given = name.partition("(")
     sides = _CELLS.get(word.strip("_ "))
-    if sides is None or not told:
+    if sides is None or not given:
         return sides
-    return not any(corner in told for corner in ("x2", "max", "right", "xyxy"))
+    return not any(corner in given for corner in ("x2", "max", "right", "xyxy"))
 
 
 def boxes_in(cell: str) -> list[tuple[float, ...]] | None:
-    """The boxes in a cell, four numbers each; none in a word such as `no_box`, None if the numbers are others."""
+    """The boxes in a cell, four numbers each: none for a word such as `no_box`; None if the numbers are no boxes."""
     values = [float(number) for number in _NUMBER.findall(cell)]
     return None if len(values) % 4 else [tuple(values[i : i + 4]) for i in range(0, len(values), 4)]
 

@@ -1,4 +1,4 @@
-"""Tables of one folder that say the same: one of everything beside those of its splits is read once."""
+"""Tables of one folder that repeat each other, such as one of all images beside those of the splits: read once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Table:
 
     Attributes:
         file: the table.
-        divided: whether its name or a column tells splits.
+        divided: whether its name or a column gives splits.
         records: (split, image) -> its objects.
-        notes: what is to be said of it.
+        notes: notes about it.
     """
 
     file: Path
@@ -29,7 +29,7 @@ class Table:
     notes: list[Fault] = field(default_factory=list)
 
     def rows(self, divided: bool) -> set[Row]:
-        """What it says, of each split or whatever the split."""
+        """Its rows; with their split if `divided`, else with an empty one."""
         return {
             (split if divided else "", _name(image), mark.name, _rounded(mark))
             for (split, image), record in self.records.items()
@@ -46,7 +46,7 @@ def _rounded(mark: Mark) -> tuple[float, ...]:
 
 
 def read_once(root: Path, tables: Sequence[Table]) -> tuple[list[Table], list[Fault]]:
-    """The tables less those of which all rows are in others too, and a note for each of these.
+    """The tables without those all of whose rows are in others too, and a note for each of these.
 
     Raises:
         ValueError: if a table of no split repeats images of tables of splits and has others of its own: the
@@ -77,7 +77,7 @@ def _refuse_overlap(root: Path, table: Table, others: Sequence[Table]) -> None:
     own = {_name(image) for _, image in table.records}
     if own & listed:
         raise ValueError(
-            f"{root}: {shown_path(table.file, root)} has {len(own & listed)} images that "
-            f"{' and '.join(shown_path(o.file, root) for o in others)} have too, and {len(own - listed)} others, and "
-            "no word says of which split these are: move it out of the folder, or give it a column split"
+            f"{root}: {shown_path(table.file, root)} has {len(own & listed)} images that are also in "
+            f"{' and '.join(shown_path(o.file, root) for o in others)}, and {len(own - listed)} others whose split is "
+            "not known: move it out of the folder, or give it a column split"
         )

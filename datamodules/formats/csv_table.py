@@ -21,7 +21,7 @@ _SUFFIXES = (".csv", ".tsv")
 
 
 def annotation_files(root: Path) -> dict[Path, Columns]:
-    """Every table of boxes in the folder, and what its columns mean."""
+    """Every table of boxes in the folder, and the meaning of its columns."""
     found = {}
     for suffix in _SUFFIXES:
         for file in sniff.files(root, suffix):
@@ -47,7 +47,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads the tables: a row an object, an image without objects by a row with an empty box.
 
     Splits by a column `split`, else by the name of the file or its folders. Corners are edges: the width
-    is xmax - xmin. Boxes of which all numbers lie in [0, 1] are shares of the image. Classes in
+    is xmax - xmin. Boxes whose numbers all lie in [0, 1] are shares of the image. Classes in
     alphabetical order, or as a table `name,id` (classes.csv) says.
 
     Raises:
@@ -55,9 +55,9 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """
     files = annotation_files(root)
     if not files:
-        told = "; ".join(f"{file.name}: {why}" for file, why in lacking(root).items())
+        found = "; ".join(f"{file.name}: {why}" for file, why in lacking(root).items())
         raise ValueError(
-            f"{root} has no csv of boxes{f' ({told})' if told else ''}; it needs a header such as "
+            f"{root} has no csv of boxes{f' ({found})' if found else ''}; it needs a header such as "
             "filename,width,height,class,xmin,ymin,xmax,ymax or rows path,x1,y1,x2,y2,class without one"
         )
     remarks = Remarks(root)
@@ -82,9 +82,9 @@ def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> T
         message = "column that is not known; not read; nothing to do unless it names boxes or classes"
         for name in columns.unknown:
             remarks.add("warning", "unknown_column", file, message, name)
-    near, told = file.parent.relative_to(root), told_split(file, root)
+    near, named = file.parent.relative_to(root), told_split(file, root)
     whole = "trainval" in file.stem.lower()  # a word for a split that may stand beside its parts
-    table = Table(file, columns.split is not None or (told is not None and not whole))
+    table = Table(file, columns.split is not None or (named is not None and not whole))
     if columns.name is None:
         message = f"there is no column of classes, so all objects are of one, called {ONE_CLASS!r}; add a column class"
         table.notes.append(Fault("note", "one_class", shown_path(file, root), None, message))
@@ -102,7 +102,7 @@ def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> T
             )
             continue
         split = (
-            (split_of(_cell(row, columns.split)) if columns.split is not None else None) or told or "train"
+            (split_of(_cell(row, columns.split)) if columns.split is not None else None) or named or "train"
         )
         key = (split, name)
         if key not in table.records:

@@ -30,7 +30,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads the exports; classes in the order of the labels of the task or project.
 
     Polygons, ellipses, masks and turned boxes give the box around them; tracks give one object a frame in
-    which they are not `outside`. Images that nothing was drawn on are images without objects.
+    which they are not `outside`. Images without a shape are images without objects.
 
     Raises:
         ValueError: if there is no CVAT xml, or one is not well-formed.
@@ -117,7 +117,7 @@ def _mark(shape: ElementTree.Element, label: str, file: Path, remarks: Remarks, 
     try:
         return _boxed(shape, label, file, remarks, where)
     except ValueError:
-        return Mark(label, None)  # the index tells of a box without four numbers
+        return Mark(label, None)  # the index reports a box without four numbers
 
 
 def _boxed(shape: ElementTree.Element, label: str, file: Path, remarks: Remarks, where: str) -> Mark:

@@ -53,7 +53,7 @@ Format = Literal[
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
 
-# in the order they are asked: what a format finds, the following ones may leave to it
+# in the order they are asked: a format may leave files to those before it
 READERS: tuple[Reader, ...] = (
     shards.FORMAT,
     objects365.FORMAT,
@@ -89,7 +89,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".
 
 
 def evidence(root: Path) -> list[Evidence]:
-    """Every format that the folder may have, by the content of its files."""
+    """Every format that the folder may have, judged by the content of its files."""
     found: list[Evidence] = []
     for reader in READERS:
         files, layout = reader.look(root, found)
@@ -98,7 +98,7 @@ def evidence(root: Path) -> list[Evidence]:
             what = f"{files[0].relative_to(root).as_posix()}{more}"
             found.append(Evidence(reader.name, tuple(files), layout, what))
         if found and reader is shards.FORMAT:
-            break  # what lies in a folder of shards is theirs
+            break  # everything in a folder of shards belongs to them
     return found
 
 
@@ -106,8 +106,8 @@ def detect(root: Path) -> str:
     """One of `FORMATS`.
 
     Raises:
-        ValueError: if it may be several, naming them and the files that say so; if it is none of them,
-            saying what was found and what is understood.
+        ValueError: if it may be several, naming them and the files that show it; if it is none of them,
+            naming what was found and the layouts that are understood.
     """
     return _detected(root)[0]
 
@@ -122,16 +122,16 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
     with sniff.one_walk():
         found = evidence(root)
     chosen = [e for e in found if e.layout] or found
-    # these two are found a folder down too, and may not be the only set there
+    # these two are also found in a subfolder, and other subfolders may be data sets too
     below = [e for e in chosen if e.format in ("voc", "coco") and not is_at(root, e.files)]
     if below and below == chosen:
         _refuse_several(root)
     elif below and any(e.layout for e in chosen if e not in below):
         chosen = [e for e in chosen if e not in below]
     if len(chosen) > 1:
-        told = " and ".join(f"{e.format} ({e.what})" for e in chosen)
+        candidates = " and ".join(f"{e.format} ({e.what})" for e in chosen)
         raise ValueError(
-            f"{root} may be {told}; name the one to read, e.g. --format {chosen[0].format}, or "
+            f"{root} may be {candidates}; name the one to read, e.g. --format {chosen[0].format}, or "
             f"--data.format {chosen[0].format} where a recipe is run"
         )
     if chosen:
@@ -148,7 +148,7 @@ def _detected(root: Path) -> tuple[str, list[Evidence]]:
 
 
 def read(root: Path | str, format: Format = "auto", *, verify_sizes: bool = True) -> Source:
-    """Reads the folder in the given or detected format. An address (s3://..., https://...) is of shards.
+    """Reads the folder in the given or detected format. An address (s3://..., https://...) must be that of shards.
 
     Raises:
         ValueError: if the folder has no known layout, an annotation file cannot be parsed at all, or there is
@@ -202,8 +202,8 @@ def _sets_inside(root: Path) -> list[tuple[Path, str]]:
     found = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:_SHOWN]:
         with sniff.one_walk():
-            told = evidence(folder)
-        found += [(folder, e.format) for e in [*(e for e in told if e.layout), *told][:1]]
+            signs = evidence(folder)
+        found += [(folder, e.format) for e in [*(e for e in signs if e.layout), *signs][:1]]
     return found
 
 

@@ -32,7 +32,7 @@ def annotation_files(root: Path) -> list[Path]:
 
 def _is_image(line: str) -> bool:
     if line.startswith("{") and '"objects"' in line and '"bbox"' in line and '"file_name"' in line:
-        return True  # also where the line was cut, or is broken
+        return True  # also if the line was cut off, or is broken
     content = first_object(line)
     return _key(content, _NAMES) is not None and _boxed(content) is not None
 
@@ -58,7 +58,7 @@ def _boxed(content: Mapping[str, Any]) -> Any:
 
 
 def without_boxes(root: Path) -> str:
-    """What a metadata.jsonl has instead of objects; empty without one."""
+    """What a metadata.jsonl has instead of objects, in words; empty if there is no such file."""
     for file in sniff.files(root, ".jsonl"):
         keys = [first_object(line) for line in sniff.first_lines(file, 1)]
         if keys and _key(keys[0], _NAMES) and _boxed(keys[0]) is None:
@@ -70,7 +70,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads them; boxes are x, y, width, height in pixels, as the data sets of the hub with `objects` have them.
 
     `objects` is a dictionary of lists (bbox, categories) or a list of dictionaries. Classes that are numbers
-    are named by `class_label: names` of the README.md beside or above, else by themselves, which is told.
+    are named by `class_label: names` of the README.md beside or above, else by the numbers themselves, with a remark.
 
     Raises:
         ValueError: if there is none, or one is no text.
@@ -117,7 +117,7 @@ def _rows(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _cell(text: str) -> Any:
-    """The json in a cell; what is none fails where it is taken apart."""
+    """The json in a cell, or the text itself if it is none: reading objects from it then fails."""
     try:
         return json.loads(text) if text.strip() else []
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def _columns(listed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _class_names(root: Path) -> dict[int, str]:
-    """Number -> name, of the head of README.md as the hub writes it; empty if that has none."""
+    """Number -> name, from the head of README.md as the hub writes it; empty if there are none."""
     file = root / "README.md"
     if not file.is_file() or file.stat().st_size > 1 << 20:
         return {}
@@ -182,7 +182,7 @@ def _class_names(root: Path) -> dict[int, str]:
 
 
 def _in_order(records: Sequence[ImageRecord], names: Mapping[int, str]) -> list[str]:
-    """Named classes by number; else those that are numbers by their value, not by alphabet."""
+    """Class names in order: by their number in `names`, else numbers by their value and not by alphabet."""
     used = {mark.name for record in records for mark in record.marks}
     numbers = sorted((n for n in used if n.isascii() and n.isdigit() and len(n) < 10), key=int)
     return [*(name for _, name in sorted(names.items())), *numbers]

@@ -1,4 +1,4 @@
-"""KITTI's object labels: a txt an image, 15 columns a line, in label_2/ beside image_2/.
+"""KITTI's object labels: one txt for each image, 15 columns a line, in label_2/ beside image_2/.
 
 Columns: type, truncated, occluded, alpha, left, top, right, bottom, then seven of the box in space. Pixels
 count from 0 and corners are edges, so a width is right - left, as in the benchmark's own evaluation.
@@ -19,7 +19,7 @@ from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, sp
 CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 _IGNORED = "dontcare"
 _IMAGES = ("image_2", "images", "image", "image_02", "JPEGImages", "")
-_COLUMNS = (15, 16)  # the last of 16 is a score, of results
+_COLUMNS = (15, 16)  # the last of 16 is a score, as results have
 _RULE = (
     "a line is type truncated occluded alpha left top right bottom and seven numbers; left out; correct it"
 )
@@ -90,7 +90,7 @@ def _base(labels: Path) -> Path:
 
 
 def _lists(root: Path, base: Path) -> Mapping[str, str]:
-    """Stem -> split, as ImageSets/*.txt beside, above or in the folder of labels says; empty without."""
+    """Stem -> split, by ImageSets/*.txt beside, above or in the folder of labels; empty if there is none."""
     found: dict[str, str] = {}
     for folder in dict.fromkeys((base / "ImageSets", base.parent / "ImageSets", root / "ImageSets")):
         files = sorted(folder.glob("*.txt")) if folder.is_dir() and folder.is_relative_to(root) else []

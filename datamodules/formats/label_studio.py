@@ -69,7 +69,7 @@ def _geometry() -> set[str]:
 
 
 def _results(task: Mapping[str, Any], file: Path, remarks: Remarks) -> list[dict[str, Any]] | None:
-    """The results of the annotation to use; None for a task that nobody has annotated."""
+    """The results of the annotation that is used; None for a task without one."""
     where = f"task {task.get('id')}"
     if "annotations" not in task and "completions" not in task:
         return _short_results(task)
@@ -131,7 +131,7 @@ def _image_urls(task: Mapping[str, Any]) -> list[str]:
 
 
 def _names(url: str, upload: str) -> tuple[str, ...]:
-    """Where the image may lie: the local file or path of its address, the name of its upload."""
+    """Names under which the image may lie: the path of its address, the name of its upload."""
     parts = urlsplit(url)
     local = parse_qs(parts.query).get("d", [""])[0]
     path = unquote(local or parts.path or url)
@@ -172,7 +172,7 @@ def _marks(results: list[dict[str, Any]], file: Path, where: str, remarks: Remar
 
 
 def _mark(label: str, region: Mapping[str, Any], file: Path, where: str, remarks: Remarks) -> Mark:
-    """In pixels of the original size: turning a box needs them."""
+    """The object in pixels of the original size, which a turned box needs."""
     try:
         across, down = float(region["original_width"]) / 100, float(region["original_height"]) / 100
         angle = float(region.get("rotation") or 0)

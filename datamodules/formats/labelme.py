@@ -1,4 +1,4 @@
-"""LabelMe: one json an image, or the xml of the older web tool."""
+"""LabelMe: one json for each image, or the xml of the older web tool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datamodules.reading.parsing import MALFORMED, load_json, load_xml
 from datamodules.reading.reader import Reader, loose
 from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
 
-# LabelMe's own words, which stand at the top of its labels.txt and which its exporters leave out
+# LabelMe's reserved labels: they stand at the top of its labels.txt and its exporters leave them out
 _IGNORED = frozenset({"__ignore__", "_ignore_"})
 _BACKGROUND = frozenset({"__background__", "_background_"})
 
@@ -31,7 +31,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads all of them; classes in alphabetical order.
 
     Rectangles, polygons and circles give boxes; polygons of one label and one group number are one object.
-    A deleted object of the older tool is none, and `__ignore__` is a region to ignore.
+    A deleted object of the older tool is left out, and `__ignore__` is a region to ignore.
 
     Raises:
         ValueError: if there is no LabelMe file.
@@ -137,7 +137,7 @@ def _xml_record(file: Path, root: Path, remarks: Remarks) -> ImageRecord:
 
 
 def _corners(element: ElementTree.Element) -> Points:
-    """Of a mask that was scribbled: the two corners of its box."""
+    """The two corners of the box of a painted mask."""
     values = [element.findtext(f"segm/box/{k}") for k in ("xmin", "ymin", "xmax", "ymax")]
     if any(not v for v in values):
         return []

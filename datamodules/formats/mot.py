@@ -25,9 +25,9 @@ CLASSES = {
     12: "reflection", 13: "crowd",
 }  # fmt: skip
 _PEDESTRIAN = 1
-# what may be taken for a pedestrian: the benchmark counts a detection of it neither way
+# may be taken for a pedestrian: the benchmark ignores a detection of it
 _ALIKE = frozenset({2, 7, 8, 12, 13})
-_DETECTOR = re.compile(r"(.+)-(DPM|FRCNN|SDP)$")  # MOT17 has every sequence once for each
+_DETECTOR = re.compile(r"(.+)-(DPM|FRCNN|SDP)$")  # MOT17 has every sequence once for each detector
 _SHORTEST = 7
 _RULE = "a line is frame,target,left,top,width,height,considered,class,visibility; left out; correct it"
 
@@ -50,7 +50,7 @@ def _numbers(line: str) -> list[float]:
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the sequences; every frame that is there is an image, split by the folders.
+    """Reads the sequences; every frame that has a file is an image, with the split of its folders.
 
     A box that is considered is an object of its class, of gt/labels.txt where there is one. One that is not is
     a crowd of its class if that is a class of the set, a crowd of pedestrians if it may be taken for one, and
@@ -69,7 +69,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
         own = _class_names(file)
         names += [name for number, name in own.items() if own is not CLASSES or number == _PEDESTRIAN]
         sequence = file.parent.parent
-        # put together as text: a file may name any folder, and only what lies below `root` is looked for
+        # joined as text: seqinfo.ini may name any folder, and images are only looked for below `root`
         folder = (
             f"{sequence.relative_to(root).as_posix()}/{_info(sequence).get('imDir', 'img1')}".removeprefix(
                 "./"
@@ -86,7 +86,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 
 def _once(files: Sequence[Path], remarks: Remarks) -> Iterator[Path]:
-    """Without the second and third copy of a sequence, if its truth is the same."""
+    """The files without the second and third copy of a sequence, if their annotations are the same."""
     first: dict[tuple[Path, str], bytes] = {}
     for file in files:
         sequence = file.parent.parent
@@ -101,7 +101,7 @@ def _once(files: Sequence[Path], remarks: Remarks) -> Iterator[Path]:
 
 
 def _class_names(file: Path) -> Mapping[int, str]:
-    """Of labels.txt, which CVAT writes beside gt.txt, a line a class from 1; else of the challenge."""
+    """Class names: those of labels.txt, one a line from 1, as CVAT writes it beside gt.txt; else the challenge's."""
     labels = file.parent / "labels.txt"
     if not labels.is_file():
         return CLASSES
@@ -125,7 +125,7 @@ def _marks(file: Path, names: Mapping[int, str], remarks: Remarks) -> Iterator[t
             remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
             continue
         x, y, w, h = row[2:6]
-        # MOT15 has -1 in the columns of the class and behind it
+        # MOT15 has -1 in the column of the class and those after it
         label = int(row[7]) if len(row) > 7 and row[7] > 0 and len(row) < 10 else _PEDESTRIAN
         yield int(row[0]), Mark(names.get(label, f"class {label}"), (x - 1, y - 1, w, h), crowd=row[6] == 0)
         if row[6] == 0 and names is CLASSES and label not in (_PEDESTRIAN, *_ALIKE):
@@ -134,7 +134,7 @@ def _marks(file: Path, names: Mapping[int, str], remarks: Remarks) -> Iterator[t
 
 
 def _of_classes(record: ImageRecord, used: set[str]) -> ImageRecord:
-    """With crowds of classes of the set only; those that look like a pedestrian are crowds of that."""
+    """The record with crowds of the set's classes only; what may pass for a pedestrian is a crowd of pedestrians."""
     alike = {CLASSES[number] for number in _ALIKE}
     marks = []
     for mark in record.marks:

@@ -1,8 +1,8 @@
 """Objects365 v2 (2020): zhiyuan_objv2_{train,val}.json and patches of images, wherever tools unpack them.
 
 Classes are matched by id: the published names have typing errors and trailing blanks, and the order of the
-categories differs between files. What is known to be wrong with the published files is mended or left out
-here, by name; anything else that is wrong becomes a fault as for every data set.
+categories differs between files. Known errors of the published files are corrected or left out
+here, by file name; any other error becomes a fault, as for every data set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datamodules.reading.reader import Reader, laid_out
 SPLITS = ("train", "val")
 # listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)
 MISSING = frozenset({"objects365_v2_00908726", "objects365_v1_00320532", "objects365_v1_00320534"})
-# images that a published converter to COCO drops as broken
+# broken images, which a published converter to COCO drops
 BROKEN = frozenset(
     {
         "objects365_v1_00712985",
@@ -43,10 +43,10 @@ BROKEN = frozenset(
         "objects365_v2_02037230",
     }
 )
-# width and height are exchanged in the json; its files of this kind are not all known, see `verify_sizes`
+# width and height are exchanged in the json; there may be more such files, see `verify_sizes`
 TRANSPOSED = frozenset({"objects365_v2_02024631", "objects365_v2_01118660", "objects365_v1_00509398"})
 
-_SAMPLE = 64  # images looked up to tell the layout, besides one of each folder
+_SAMPLE = 64  # images that are looked for to find the layout, besides one of each folder
 _FEW = 10  # missing files of a folder that are named one by one
 
 
@@ -88,7 +88,7 @@ class Layout:
 
 
 def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
-    """The layout that has most of a sample of the images; one of each folder, for not all may be here.
+    """The layout in which most of a sample of the images are found; the sample has one image of each folder.
 
     Raises:
         ValueError: naming the places where no image of the sample was found.
@@ -115,7 +115,7 @@ def find_layout(root: Path, split: str, names: Sequence[str]) -> Layout:
 
 
 def read(root: Path, *, verify_sizes: bool = False, scratch: Scratch | None = None) -> Source:
-    """Both splits, or the one whose json is here.
+    """Both splits, or the one whose json exists.
 
     Args:
         root: folder with train/ and val/.
@@ -123,7 +123,7 @@ def read(root: Path, *, verify_sizes: bool = False, scratch: Scratch | None = No
         scratch: where working columns go.
 
     Raises:
-        ValueError: if there is no json, one is not of Objects365 v2, or its images are not to be found.
+        ValueError: if there is no json, one is not of Objects365 v2, or its images are not found.
     """
     files = annotation_files(root)
     if not files:
@@ -144,7 +144,7 @@ def check_classes(file: str, content: coco.CocoFile) -> Iterator[Fault]:
     """A warning for each class that is spelled in an unknown way.
 
     Raises:
-        ValueError: if an id is unknown or most names are of other ids: the file is of v1, or of another set.
+        ValueError: if an id is unknown or most names have other ids: the file is of v1, or of another data set.
     """
     ours = class_names()
     listed = {c.id: str(c.name) for c in content.categories}
@@ -195,7 +195,7 @@ def _stem(image: CocoImage) -> str:
 
 
 class _Listed(Sequence[CocoImage]):
-    """The usable images of a json, made when asked for: a list of all would take half a gigabyte."""
+    """The usable images of a json, made one by one: a list of all would take half a gigabyte."""
 
     def __init__(self, every: Images) -> None:
         self._every = every
@@ -257,7 +257,7 @@ def _known_fault(builder: IndexBuilder, image: CocoImage) -> bool:
 
 
 def _add_image(builder: IndexBuilder, layout: Layout, image: CocoImage, verify_size: bool) -> None:
-    path = f"{layout.folder}/{layout.relative(image.file_name)}"  # a Path takes longer than all else here
+    path = f"{layout.folder}/{layout.relative(image.file_name)}"  # making a Path takes longer than everything else here
     size = coco.declared_size(image)
     if verify_size or _stem(image) in TRANSPOSED:
         frame = frame_size(Path(path), size)
@@ -271,9 +271,9 @@ def _add_image(builder: IndexBuilder, layout: Layout, image: CocoImage, verify_s
 
 
 def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) -> set[int]:
-    """Ids of images that are not on the disk, found with one listing a folder instead of a look at each.
+    """Ids of images that are not on the disk, found with one listing of each folder instead of a look-up of each image.
 
-    A folder that lacks many is one fault, for then an archive is not unpacked, or not to its end.
+    A folder that lacks many is one fault: its archive was not unpacked, or not to its end.
     """
     of_folder: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for number, image in enumerate(images):

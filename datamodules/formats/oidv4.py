@@ -41,7 +41,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads them; classes in alphabetical order, splits by the folders.
 
     An image that was downloaded for two classes lies in both of their folders, with the objects of one class in
-    each: these are two images here, and it is told.
+    each: these are read as two images, with a remark.
 
     Raises:
         ValueError: if there is none, or one is no text.

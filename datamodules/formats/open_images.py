@@ -103,7 +103,7 @@ def _read_split(
     for number, row in enumerate(_rows(file), start=1):
         name = row["ImageID"]
         if name not in sizes:
-            # the same id may lie in several splits' folders by mistake
+            # an image may lie in the folders of several splits by mistake
             own = next((n for n in (f"{split}/{name}", _LONG.get(split, "") + name) if _one(tree, n)), name)
             image_id = first_id + len(sizes)
             sizes[name] = image_id, add_checked_image(builder, tree, own, image_id, None, True)

@@ -23,7 +23,7 @@ def annotation_files(root: Path) -> list[Path]:
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads them: of each turned box the upright one around it, told and counted. Classes by alphabet.
+    """Reads them: of each turned box the upright box around it, with a remark. Classes by alphabet.
 
     Raises:
         ValueError: if there is none.

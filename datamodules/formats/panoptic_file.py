@@ -87,7 +87,7 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def image_folder(root: Path, file: Path, names: list[str]) -> Path:
-    """The folder that holds most of `names`: the one called as the split wins a draw."""
+    """The folder that holds most of `names`: of equals, the one named after the split."""
     own = root / file.stem.removeprefix("panoptic_").removeprefix("instances_")
     below = sorted(p for p in (*root.glob("*"), *root.glob("images/*")) if p.is_dir())
     sample = names[:: max(1, len(names) // 50)]

@@ -31,7 +31,7 @@ def annotation_files(root: Path) -> list[Path]:
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads the manifests; class ids are those of the job. Boxes are left, top, width, height in pixels.
 
-    An image of which the job failed, or which it has no annotations for, is left out and told.
+    An image whose job failed, or which has no annotations of boxes, is left out with a remark.
 
     Raises:
         ValueError: if there is no manifest, or none of its jobs is of boxes.

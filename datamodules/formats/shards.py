@@ -20,7 +20,7 @@ def read(root: Path | str, *, verify_sizes: bool = True) -> Source:
 
 
 def is_sharded(root: Path) -> bool:
-    """Whether the folder has a manifest of shards; no other format's."""
+    """Whether the folder has a manifest of shards, and not one of another format."""
     manifest = root / MANIFEST
     if not manifest.is_file():
         return False
@@ -29,7 +29,7 @@ def is_sharded(root: Path) -> bool:
 
 
 def refuse_missing_manifest(root: Path) -> None:
-    """Tells of shards that were copied without the file that lists them.
+    """Refuses shards that were copied without the file that lists them.
 
     Raises:
         ValueError: naming it.

@@ -29,7 +29,7 @@ def annotation_files(root: Path) -> list[Path]:
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads them; classes in the order of meta.json. Rectangles end at their second corner.
 
-    Polygons keep their outline, of a bitmap the box is taken. Points, lines and graphs have no box. The split is
+    Polygons keep their outline; of a bitmap only the box is taken. Points, lines and graphs have no box. The split is
     that of the data set's folder, else of an image's tag `train`, `val` or `test`.
 
     Raises:
@@ -56,7 +56,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 
 def _names(root: Path, remarks: Remarks) -> list[str]:
-    """Of meta.json, without classes that have no box."""
+    """Class names of meta.json, without those of shapes that have no box."""
     names = []
     for file in sniff.files(root, ".json"):
         if file.name == "meta.json":
@@ -91,7 +91,7 @@ def _marks(entry: Mapping[str, Any], file: Path, remarks: Remarks) -> Iterator[M
     try:
         yield Mark(label, *_drawn(entry, kind))
     except (*MALFORMED, zlib.error, struct.error):
-        yield Mark(label, None)  # the index tells of a box without four numbers
+        yield Mark(label, None)  # the index reports a box without four numbers
 
 
 def _drawn(entry: Mapping[str, Any], kind: str) -> tuple[Box | None, object]:
@@ -102,7 +102,7 @@ def _drawn(entry: Mapping[str, Any], kind: str) -> tuple[Box | None, object]:
 
 
 def _around_bitmap(bitmap: Mapping[str, Any]) -> Box:
-    """Of a mask that is cropped to its object: where it begins, and the size in the head of its PNG."""
+    """The box of a mask that is cropped to its object: its origin, and the size in the head of its PNG."""
     packed = base64.b64decode(bitmap["data"])
     head = zlib.decompressobj().decompress(packed, _HEAD_OF_PNG)
     width, height = struct.unpack(">II", head[16:24])

@@ -1,4 +1,4 @@
-"""What a folder of no known layout seems to be: kinds that are no object detection, or that are not read."""
+"""What a folder of no known layout seems to be: data without boxes, or a format that is not read."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _JSON: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def reason(root: Path) -> str:
-    """One sentence about what the folder seems to be, with the way out; empty if nothing is known of it."""
-    return next((told for look in _LOOKS if (told := look(root))), "")
+    """One sentence about what the folder seems to be and what to do; empty if it is not recognised."""
+    return next((said for look in _LOOKS if (said := look(root))), "")
 
 
 def _open_images(root: Path) -> str:
@@ -67,8 +67,10 @@ def _tables(root: Path) -> str:
             "_classes.csv gives classes of whole images: a classification data set, without boxes; annotate boxes, or "
             "export an object detection project. "
         )
-    told = "; ".join(f"{f.relative_to(root).as_posix()}: {why}" for f, why in csv_table.lacking(root).items())
-    return f"It has a table of boxes that cannot be read: {told}. " if told else ""
+    tables = "; ".join(
+        f"{f.relative_to(root).as_posix()}: {why}" for f, why in csv_table.lacking(root).items()
+    )
+    return f"It has a table of boxes that cannot be read: {tables}. " if tables else ""
 
 
 def _hub(root: Path) -> str:
@@ -78,10 +80,8 @@ def _hub(root: Path) -> str:
             "read; load it with `datasets`, save the images, and write train/metadata.jsonl with file_name and objects "
             "(bbox, categories). "
         )
-    if told := imagefolder.without_boxes(root):
-        return (
-            f"It is an imagefolder without boxes: {told}; add objects with bbox and categories to each line. "
-        )
+    if found := imagefolder.without_boxes(root):
+        return f"It is an imagefolder without boxes: {found}; add objects with bbox and categories to each line. "
     return ""
 
 
@@ -127,7 +127,7 @@ def _masks(root: Path) -> str:
 
 def _images(root: Path) -> str:
     if any(p.suffix.lower() in SUFFIXES for p in root.rglob("*")):
-        return "It has images and no annotation file that is known. "
+        return "It has images and no annotation file that can be read. "
     return ""
 
 

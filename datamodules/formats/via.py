@@ -18,7 +18,7 @@ from datamodules.reading.parsing import MALFORMED
 from datamodules.reading.reader import Reader, loose
 from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
 
-_ONLY_CLASS = "object"  # where nothing says what the regions are
+_ONLY_CLASS = "object"  # if no region has an attribute
 # attributes that hold the class, the likelier first; any other is taken where there is none of these
 _CLASS = ("class", "class_name", "classname", "label", "labels", "category", "object", "object_name", "objects", "name",
           "names", "type", "species")  # fmt: skip
@@ -48,11 +48,11 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     every: list[Entry] = []
     options: Options = {}
     for file in files:
-        told: list[str] = []
-        found, own = entries(file, told)
+        unread: list[str] = []
+        found, own = entries(file, unread)
         every += found
         options |= own
-        for where in told:
+        for where in unread:
             message = "entry that cannot be understood; left out; draw it again in VIA"
             remarks.add("error", "malformed_labels", file, message, where)
     attribute, notes = _class_attribute(every, root)
@@ -84,7 +84,7 @@ def _records(
 
 
 def _class_attribute(every: Sequence[Entry], root: Path) -> tuple[str, list[Fault]]:
-    """The region attribute with the class, empty if no region has any; and a note that says so."""
+    """The region attribute with the class, empty if no region has any; and a note about the choice."""
     values: dict[str, set[str]] = defaultdict(set)
     counts: dict[str, int] = defaultdict(int)
     number = 0
@@ -122,7 +122,7 @@ def _class_attribute(every: Sequence[Entry], root: Path) -> tuple[str, list[Faul
 
 
 def _words(value: Any) -> list[str]:
-    """What an attribute says: a text, a number, or the ticked ones of several boxes."""
+    """The values of an attribute: a text, a number, or the ticked ones of several check boxes."""
     if isinstance(value, dict):
         return [str(key).strip() for key, ticked in value.items() if ticked and str(key).strip()]
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -137,7 +137,7 @@ def _marks(
     try:
         box, outline = _drawn(region.shape, kind)
     except MALFORMED:
-        box, outline = None, None  # the index tells of a box without four numbers
+        box, outline = None, None  # the index reports a box without four numbers
     if kind not in _BOXED or (kind == "polyline" and outline is None):
         message = f"{kind or 'shape'}: has no box; left out; draw rectangles or polygons"
         remarks.add("warning", "no_box", entry.source, message, entry.image)

@@ -20,7 +20,7 @@ _NUMBERS = {
 
 
 class Region(NamedTuple):
-    """What is drawn, and what is said of it.
+    """A shape, and its attributes.
 
     Attributes:
         shape: `name` and coordinates, as the second version writes them.
@@ -48,19 +48,19 @@ def is_table(file: Path) -> bool:
     return set(CSV_COLUMNS) <= set(head)
 
 
-def entries(file: Path, told: list[str]) -> tuple[list[Entry], Options]:
-    """The images of a file, and the options of its attributes; what cannot be understood is added to `told`.
+def entries(file: Path, unread: list[str]) -> tuple[list[Entry], Options]:
+    """The images of a file and the options of its attributes; adds to `unread` where an entry cannot be understood.
 
     Raises:
         ValueError: naming the file, if it cannot be parsed at all.
     """
     if file.suffix.lower() == ".csv":
-        return list(_of_table(file, told)), {}
+        return list(_of_table(file, unread)), {}
     content = load_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} is a {type(content).__name__}, not a VIA project; save it again in VIA")
     if isinstance(content.get("metadata"), dict) and isinstance(content.get("file"), dict):
-        return _of_third_version(file, content, told)
+        return _of_third_version(file, content, unread)
     images = content.get("_via_img_metadata", content)
     if not isinstance(images, dict):
         raise ValueError(f"{file}: _via_img_metadata is no list of images; save it again in VIA")
@@ -71,7 +71,7 @@ def entries(file: Path, told: list[str]) -> tuple[list[Entry], Options]:
             regions = listed.values() if isinstance(listed, dict) else listed
             found.append(Entry(file, str(image["filename"]), tuple(map(_region, regions))))
         except MALFORMED:
-            told.append(str(key))
+            unread.append(str(key))
     return found, _options(content)
 
 
@@ -97,7 +97,7 @@ def _words(options: Any) -> dict[str, str]:
     return {str(k): v.strip() for k, v in options.items() if isinstance(v, str) and v.strip()}
 
 
-def _of_table(file: Path, told: list[str]) -> Iterator[Entry]:
+def _of_table(file: Path, unread: list[str]) -> Iterator[Entry]:
     """One entry an image: rows of an image need not follow each other."""
     rows = read_rows(file, sniff.table_head(file)[2])
     head = [cell.lstrip("#").strip() for cell in next(rows, [])]
@@ -114,13 +114,15 @@ def _of_table(file: Path, told: list[str]) -> Iterator[Entry]:
                 }
                 own.append(_region(content))
         except (*MALFORMED, RecursionError):
-            told.append(f"row {number}")
+            unread.append(f"row {number}")
     for name, of_image in regions.items():
         if name:
             yield Entry(file, name, tuple(of_image))
 
 
-def _of_third_version(file: Path, content: Mapping[str, Any], told: list[str]) -> tuple[list[Entry], Options]:
+def _of_third_version(
+    file: Path, content: Mapping[str, Any], unread: list[str]
+) -> tuple[list[Entry], Options]:
     """A project of VIA 3: files by number, views of files, and what is drawn on a view."""
     options: Options = {}
     names: dict[str, str] = {}
@@ -142,7 +144,7 @@ def _of_third_version(file: Path, content: Mapping[str, Any], told: list[str]) -
                 attributes = {names.get(str(k), str(k)): v for k, v in said.items()}
                 drawn[images[str(owner)]].append(Region(_shape(numbers), attributes))
         except MALFORMED:
-            told.append(key)
+            unread.append(key)
     return [Entry(file, name, tuple(regions)) for name, regions in drawn.items()], options
 
 

@@ -1,4 +1,4 @@
-"""VisDrone: annotations/ with a txt an image (DET) or a sequence (VID), images/ or sequences/ beside.
+"""VisDrone: annotations/ with one txt for each image (DET) or sequence (VID), images/ or sequences/ beside.
 
 Columns: left, top, width, height, score, category, truncation, occlusion; of a sequence frame and target
 come first. Boxes are in pixels from the upper left corner, as the VisDrone2018 toolkit has them.
@@ -87,7 +87,7 @@ def _records(file: Path, root: Path, tree: ImageTree, remarks: Remarks) -> Itera
 
 
 def _marks(file: Path, remarks: Remarks) -> Iterator[tuple[int, Mark]]:
-    """(frame, or 0 of a single image; object)."""
+    """(frame, or 0 for a single image; object)."""
     for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue

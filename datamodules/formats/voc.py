@@ -74,7 +74,7 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
 
 
 def _similar_names(root: Path, records: Iterable[_Record], classes: Mapping[int, str]) -> list[Fault]:
-    """`similar_names`, each told at the first xml with the rarer spelling."""
+    """`similar_names`, each reported for the first xml with the rarer spelling."""
     counts: Counter[str] = Counter()
     first: dict[str, Path] = {}
     for record in records:
@@ -96,7 +96,7 @@ def _similar_names(root: Path, records: Iterable[_Record], classes: Mapping[int,
 def _image_sets(
     root: Path, base: Path, folder: Path, records: Mapping[str, _Record]
 ) -> tuple[dict[str, list[str]], list[Fault]]:
-    """Per split: file stems, by the lists of the set; everything is `train` where there is none."""
+    """Per split: file stems, by the lists of the set; all are `train` if there is no list."""
     members, place = voc_layout.lists(base, list(records))
     if place is None:
         return {"train": list(records)}, []
@@ -131,7 +131,7 @@ def _image_sets(
 
 def _parse(file: Path) -> _Record:
     data = read_file(file)
-    # entities can blow a file of a kilobyte up to gigabytes; no VOC file needs any
+    # entities can expand a file of a kilobyte to gigabytes; no VOC file needs any
     if b"<!ENTITY" in data.replace(b"\0", b""):
         return _Record(
             file, "", error="it declares entities, which can fill the memory", error_kind="unsafe_xml"
@@ -143,8 +143,8 @@ def _parse(file: Path) -> _Record:
     for element in tree.iter():
         element.tag = str(element.tag).rpartition("}")[2]  # without a namespace
     if tree.tag != "annotation":
-        told = f"it begins with <{tree.tag}>, not with <annotation>: no VOC annotation"
-        return _Record(file, "", error=told, error_kind="foreign_xml")
+        message = f"it begins with <{tree.tag}>, not with <annotation>: no VOC annotation"
+        return _Record(file, "", error=message, error_kind="foreign_xml")
     record = _Record(file, (tree.findtext("filename") or "").strip(), _size(tree))
     if record.size is None:
         record.remarks.append(
@@ -159,7 +159,7 @@ def _parse(file: Path) -> _Record:
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-    except (ValueError, OverflowError):  # inf is a float and no integer
+    except (ValueError, OverflowError):  # inf cannot become an integer
         return None
     return (height, width) if min(height, width) > 0 else None
 
@@ -171,18 +171,20 @@ def _corners(element: ElementTree.Element, record: _Record) -> Corners | None:
     given = [tuple((box.findtext(k) or "").strip() for k in keys) for box in element.findall("bndbox")]
     if len(given) > 1:
         severity: Severity = "warning" if len(set(given)) == 1 else "error"
-        told = f"object {number} has {len(given)} boxes; the first is taken; make each an object of its own"
-        record.remarks.append((severity, "several_boxes", told))
+        message = (
+            f"object {number} has {len(given)} boxes; the first is taken; make each an object of its own"
+        )
+        record.remarks.append((severity, "several_boxes", message))
     try:
         x0, y0, x1, y1 = (float(text) for text in given[0])
     except (ValueError, IndexError):
         return None
     if any(not t.lstrip("+-").isdigit() for t in given[0]) and all(map(math.isfinite, (x0, y0, x1, y1))):
-        told = f"object {number} has box {given[0]}: fractions of a pixel are kept"
-        record.remarks.append(("note", "float_corners", told))
+        message = f"object {number} has box {given[0]}: fractions of a pixel are kept"
+        record.remarks.append(("note", "float_corners", message))
     if x1 < x0 or y1 < y0:
-        told = f"object {number} has box {given[0]}: its corners are swapped; they are put in order; correct them"
-        record.remarks.append(("warning", "swapped_corners", told))
+        message = f"object {number} has box {given[0]}: its corners are swapped; they are put in order; correct them"
+        record.remarks.append(("warning", "swapped_corners", message))
         x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
     return x0, y0, x1, y1
 
@@ -193,7 +195,7 @@ def _zero_based(records: Iterable[_Record]) -> bool:
 
 
 def _xywh(corners: Corners | None, zero_based: bool) -> Corners | None:
-    """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide is a click, of size 0."""
+    """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide is a stray click, of size 0."""
     if corners is None:
         return None
     x0, y0, x1, y1 = corners
@@ -225,8 +227,8 @@ def _read_split(
             builder.fault(severity, kind, record.file, image_id, message)
         name = _image_name(images, record)
         if record.image and record.image != name:
-            told = f"<filename> says {record.image!r}; the image of the same stem, {name}, is taken"
-            builder.fault("note", "other_file_name", record.file, image_id, told)
+            message = f"<filename> says {record.image!r}; the image of the same stem, {name}, is taken"
+            builder.fault("note", "other_file_name", record.file, image_id, message)
         add_checked_image(builder, images, name, image_id, record.size, verify_sizes)
         for place, (class_name, corners) in enumerate(
             zip(record.names, record.corners, strict=True), start=1
@@ -237,11 +239,11 @@ def _read_split(
             builder.add_object(
                 image_id,
                 box,
-                id_of.get(class_name, class_name),  # one without a name becomes a fault
+                id_of.get(class_name, class_name),  # an object without a name becomes a fault
                 number,
                 file=record.file,
             )
-            # the number is ours; what a user can find is the place in the xml
+            # annotation ids are made up here; a user can find the place in the xml
             drawn = box if box is not None and all(map(math.isfinite, box)) else None
             builder.faults[known:] = [
                 replace(f, id=f"object {place}", box=f.box or drawn) for f in builder.faults[known:]
@@ -250,7 +252,7 @@ def _read_split(
 
 
 def _image_name(images: ImageFolder, record: _Record) -> str:
-    """The image shares the stem of the xml; `filename` inside is often that of an earlier project."""
+    """The image with the stem of the xml, for `filename` inside is often that of an earlier project."""
     for suffix in (".jpg", *sorted(SUFFIXES)):
         path, remark = images.find(record.file.stem + suffix)
         if path is not None and not remark:

@@ -13,7 +13,7 @@ from datamodules.reading import kinds as sniff
 from datamodules.reading.parsing import read_lines
 from datamodules.reading.places import ANNOTATION_WORDS, ImagePlaces, one_set, set_folder, split_in
 
-_LOOKED_AT = 20  # xml files that tell the format
+_LOOKED_AT = 20  # xml files by which the format is recognised
 _LIST_FOLDERS = ("imagesets/main", "imagesets", "splits", "")
 
 
@@ -25,7 +25,7 @@ class XmlFolder:
         folder: where they lie.
         files: the xml files, by name.
         images: the folder of their images.
-        split: that its path tells, None if it tells none.
+        split: the one its path names, None if it names none.
         apart: whether it is a folder for annotations, not one of images with the xml beside them.
     """
 
@@ -70,7 +70,7 @@ def _of_voc(files: Sequence[Path]) -> bool:
 def _xml_folders(
     root: Path, base: Path, folder: Path, files: tuple[Path, ...], places: ImagePlaces
 ) -> list[XmlFolder]:
-    """The folder with that of its images, in parts if these are in several; none if nothing fits it."""
+    """The folder and that of its images, in parts if the images are in several folders; empty if none fits."""
     split = split_in(folder, base)
     stems = [file.stem for file in files]
     images, held, of = places.best(folder / "x.xml", split, stems)
@@ -101,7 +101,7 @@ def bases(root: Path) -> list[Path]:
 
 
 def _without_repeats(root: Path, base: Path, found: list[XmlFolder]) -> Layout:
-    """Folders of splits, and one of no split only where nothing else is the training split."""
+    """The folders of splits; one without a split is read only if no other is the training split."""
     split = [own for own in found if own.split]
     rest = [own for own in found if not own.split]
     if not split or not rest or not any(own.split == "train" for own in split):
@@ -117,8 +117,8 @@ def _without_repeats(root: Path, base: Path, found: list[XmlFolder]) -> Layout:
         where = " and ".join(shown_path(s.folder, root) for s in split)
         if new:
             message = (
-                f"{new} of {len(own.files)} xml files here are not in {where}, and no word says of which split "
-                "they are; they are not read; move them to a folder train/, val/ or test/ to use them"
+                f"{new} of {len(own.files)} xml files here are not in {where}, and their path names no split; "
+                "they are not read; move them to a folder train/, val/ or test/ to use them"
             )
             notes.append(Fault("warning", "not_read", shown_path(own.folder, root), None, message))
         else:
@@ -142,7 +142,7 @@ def lists(base: Path, stems: Sequence[str]) -> tuple[dict[str, list[str]], Path 
             key = file.stem.lower()
             if key in ("train", "trainval") or key == split_of(key) or (key and key in _OTHER_WORDS):
                 own = _stems(file, known)
-                # a txt of the set's own folder may be anything; those in ImageSets are lists
+                # a txt in the set's own folder may be anything; those in ImageSets are lists
                 if place.startswith("imagesets") or any(stem in known for stem in own):
                     named[_OTHER_WORDS.get(key, key)] = own
         if named:
@@ -154,7 +154,7 @@ _OTHER_WORDS = {"valid": "val", "validation": "val", "training": "train", "testi
 
 
 def _folder(base: Path, place: str) -> Path | None:
-    """A folder below `base` whatever the case of its letters."""
+    """A folder below `base`, found in any letter case."""
     here: Path | None = base
     for part in place.split("/") if place else ():
         below = sorted(here.iterdir()) if here else []
@@ -168,7 +168,7 @@ def _stems(file: Path, known: frozenset[str]) -> list[str]:
 
 
 def _stem(line: str, known: frozenset[str]) -> str:
-    """The stem that a line of a list names; lists of a class have a -1, 0 or 1 behind it, others a path."""
+    """The stem that a line of a list names; lists of a class have a -1, 0 or 1 after it, others a path."""
     if line in known:
         return line
     first = line.split()[0]

@@ -25,7 +25,7 @@ _RULE = "a face is left top width height and six flags; left out; correct it"
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """Every txt that begins with an image, a number and a face, or is called as the published ones are."""
+    """Every txt that begins with an image, a number and a face, or has the name of a published one."""
     texts = sniff.files(root, ".txt")
     return [f for f in texts if _NAME.fullmatch(f.name) or _is_wider(sniff.first_lines(f, 3))]
 

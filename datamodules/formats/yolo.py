@@ -1,4 +1,4 @@
-"""YOLO: one txt an image with rows `class cx cy w h` in [0, 1]; classes in data.yaml or obj.names."""
+"""YOLO: one txt for each image with rows `class cx cy w h` in [0, 1]; classes in data.yaml or obj.names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_LABELS = frozenset(
 _UNKNOWN_ID = re.compile(r"category (\d+) is not in the class list")
 _MANY = 10  # objects of unknown classes from which the list of names is at fault, not the rows
 
-_LONGEST_ID = 18  # digits of a class number that are looked at
+_LONGEST_ID = 18  # digits of a class number that are read
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:
@@ -65,12 +65,12 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     orphans = _orphans(root, found.images, labels)
     splits = {s: replace(i, faults=(*i.faults, *orphans.get(s, ()))) for s, i in splits.items()}
     notes += [*class_notes, *short]
-    notes += [shape.told(shown)] if shape and shape.rows else []
+    notes += [shape.fault(shown)] if shape and shape.rows else []
     return Source("yolo", root, classes, splits, (*notes, *image_overlaps(root, splits)))
 
 
 def _nothing_found(root: Path, file: Path | None, content: Mapping[str, Any]) -> str:
-    """What was expected and what is there instead."""
+    """The error message: what was expected and what is there instead."""
     named = "; ".join(f"{s}: {', '.join(own)}" for s, own in layout.named_paths(content).items() if own)
     expected = named or "images/train, train/images or images, each with labels"
     if content.get("path") and named:
@@ -151,7 +151,7 @@ def _class_count(file: str, count: object, classes: Mapping[int, str]) -> list[F
 def _short_class_list(
     file: str, classes: Mapping[int, str], splits: Mapping[str, AnnotationIndex]
 ) -> tuple[dict[str, AnnotationIndex], list[Fault]]:
-    """One fault for a list of names that lacks many objects' classes, instead of one for each object."""
+    """One fault for a list of names that lacks the classes of many objects, instead of one for each object."""
     unknown = [f for index in splits.values() for f in index.faults if f.kind == "unknown_category"]
     ids = [int(match[1]) for f in unknown if (match := _UNKNOWN_ID.match(f.message))]
     if len(ids) < _MANY or max(ids) <= max(classes, default=-1):
@@ -161,11 +161,11 @@ def _short_class_list(
         f"the label files have class ids up to {max(ids)} but there are only {len(classes)} names ({names}); "
         f"{len(unknown)} objects are left out; add the names that are missing"
     )
-    told = {
+    kept = {
         name: replace(index, faults=tuple(f for f in index.faults if f.kind != "unknown_category"))
         for name, index in splits.items()
     }
-    return told, [Fault("error", "short_class_list", file, None, message)]
+    return kept, [Fault("error", "short_class_list", file, None, message)]
 
 
 def _used_classes(file: Path | None) -> set[int]:
@@ -187,7 +187,7 @@ def _read_split(
 ) -> AnnotationIndex:
     builder = IndexBuilder(root, classes)
     number = labelled = 0
-    outlined: list[int] = []  # places of the faults that tell of polygons alone
+    outlined: list[int] = []  # positions of the faults that report polygons and nothing else
     for image_id, path in enumerate(images):
         if not os.path.isfile(path):
             builder.fault(
@@ -218,21 +218,21 @@ def _read_split(
         before = number
         number = read_labels(builder, root, file, image_id, frame.size, number, outlined, shape)
         labelled += number > before
-    if 2 * len(outlined) >= labelled:  # a set of outlines, not a slip in one of boxes
+    if 2 * len(outlined) >= labelled:  # then it is a set of outlines, and these are no slips
         for k in outlined:
             builder.faults[k] = replace(builder.faults[k], severity="note")
     return builder.build()
 
 
 def _orphans(root: Path, images: Mapping[str, list[Path]], labels: LabelFiles) -> dict[str, list[Fault]]:
-    """Label files without an image on disk and lists of other tools, each told in the first split of its folder."""
+    """Label files without an image on disk and lists of other tools, each reported in the first split of its folder."""
     folders: dict[Path, dict[Path, str]] = {}  # of labels -> of their images -> split
     for split, own in images.items():
         for folder in dict.fromkeys(image.parent for image in own):
             folders.setdefault(labels.folder(folder / "x"), {}).setdefault(folder, split)
     faults: dict[str, list[Fault]] = {}
     for folder, beside in folders.items():
-        told = faults.setdefault(next(iter(beside.values())), [])
+        own = faults.setdefault(next(iter(beside.values())), [])
         stems = {image.stem for place in beside if place.is_dir() for image in list_images(place)}
         where = " or ".join(shown_path(place, root) for place in beside)
         for file in text_files(folder):
@@ -240,10 +240,10 @@ def _orphans(root: Path, images: Mapping[str, list[Path]], labels: LabelFiles) -
                 continue
             if file.name in _NO_LABELS or is_listing(file):
                 message = "no labels, a list of names; nothing to do"
-                told.append(Fault("note", "stray_file", shown_path(file, root), None, message))
+                own.append(Fault("note", "stray_file", shown_path(file, root), None, message))
             else:
                 message = f"there is no image of this name in {where}; add it or remove the file"
-                told.append(Fault("warning", "orphan_label", shown_path(file, root), None, message))
+                own.append(Fault("warning", "orphan_label", shown_path(file, root), None, message))
     return faults
 
 

@@ -1,4 +1,4 @@
-"""Key points behind the box in the rows of YOLO's pose labels: how many there are, by data.yaml or by the rows."""
+"""Key points after the box in the rows of YOLO's pose labels: how many there are, by data.yaml or by the rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from datamodules.reading.text import as_utf8
 from zoo.storage.opening import open_file
 
 BOX = 5  # numbers of a row without key points: class cx cy w h
-_LOOKED_AT = 200  # label files with rows that tell whether rows are of key points
-_HEAD = 1 << 16  # bytes of each that are looked at
+_LOOKED_AT = 200  # label files with rows that are examined for key points
+_HEAD = 1 << 16  # bytes of each that are read
 _ENOUGH = 4  # rows whose points all lie in their box by chance in less than one set of a thousand
 _MARGIN = 0.02  # of the image's side by which a key point may lie outside its box
 _OUTLINES = ("segment", "obb")  # `task:` of data.yaml for which long rows are polygons
@@ -24,13 +24,13 @@ _OUTLINES = ("segment", "obb")  # `task:` of data.yaml for which long rows are p
 
 @dataclass
 class KeyPoints:
-    """The numbers behind the box in each row.
+    """The numbers after the box in each row.
 
     Attributes:
         number: key points of an object.
         dims: numbers of each: x and y, and whether it is visible.
         rows: how many rows had them.
-        guessed: whether data.yaml says nothing of them and all rows do.
+        guessed: whether data.yaml does not name them and they were recognised by the rows alone.
     """
 
     number: int
@@ -46,9 +46,9 @@ class KeyPoints:
     def __str__(self) -> str:
         return f"{self.number} key points of {self.dims} numbers"
 
-    def told(self, file: str) -> Fault:
-        """The fault of the set: that they are not used, and how they were known."""
-        done = f"{self.rows} rows have {self} behind the box, which are not used; the boxes are"
+    def fault(self, file: str) -> Fault:
+        """A note that only the boxes are used; a warning if the key points were guessed."""
+        done = f"{self.rows} rows have {self} after the box; the boxes are used and the key points are not"
         if not self.guessed:
             return Fault("note", "key_points", file, None, done)
         say = f"kpt_shape: [{self.number}, {self.dims}]"
@@ -57,7 +57,7 @@ class KeyPoints:
             "key_points",
             file,
             None,
-            f"{done}; nothing says so but the rows, all of {self.row} numbers and each with its points in its box; "
+            f"{done}; that is guessed from the rows: all have {self.row} numbers and the points lie in the box; "
             f"write {say} in data.yaml, or `task: segment` if they are polygons",
         )
 
@@ -89,7 +89,7 @@ def key_points(file: Path | None, content: Mapping[str, Any], labels: Iterable[P
 
 
 def _rows(file: Path) -> list[list[float]]:
-    """The rows at the beginning of a label file; none if one of them is not made of numbers, which is told later."""
+    """The rows at the beginning of a label file; none if one is not made of numbers, which is reported later."""
     if not file.is_file():
         return []
     with open_file(file) as stream:
@@ -105,7 +105,7 @@ def _rows(file: Path) -> list[list[float]]:
 
 
 def _guessed(rows: list[list[float]]) -> KeyPoints | None:
-    """The shape that fits all rows: equally long, and the points behind the box in it.
+    """The shape that fits all rows: they are equally long, and the points after the box lie in it.
 
     A polygon's first two points, taken for a box, hold the others by chance only.
     """

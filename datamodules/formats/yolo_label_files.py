@@ -1,4 +1,4 @@
-"""Finds the txt of an image, and tells label files from other txt."""
+"""Finds the txt of an image, and distinguishes label files from other txt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zoo.storage.opening import open_file
 
 _LABEL_FOLDERS = ("labels", "Labels", "Annotations", "annotations")
 _SHORTEST_ROW = 5  # class cx cy w h
-_HEAD = 1 << 16  # bytes in which the first row is looked for
+_HEAD = 1 << 16  # bytes that are read to find the first row
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Text files of a folder, whatever the case of their suffix; hidden ones are none."""
+    """Text files of a folder, their suffix in any letter case; no hidden ones."""
     if not folder.is_dir():
         return []
     found = (e for e in os.scandir(folder) if e.name.lower().endswith(".txt") and not e.name.startswith("."))
@@ -71,7 +71,7 @@ class LabelFiles:
         return self._of(image.parent).folder
 
     def find(self, image: Path) -> Path | None:
-        """The txt of an image, None if there is none; a pipe or a device is none."""
+        """The txt of an image; None if there is none, or it is no regular file."""
         file = self._of(image.parent).find(f"{image.stem}.txt")[0]
         return file if file is not None and (file.is_file() or file.is_dir()) else None
 
@@ -79,8 +79,8 @@ class LabelFiles:
         """Whether an image of the folder has a txt of its name with rows of numbers."""
         for image in list_images(folder):
             file = self.find(image)
-            if file is not None and (told := is_label(file)) is not None:
-                return told
+            if file is not None and (has_rows := is_label(file)) is not None:
+                return has_rows
         return False
 
     def _of(self, folder: Path) -> ImageFolder:

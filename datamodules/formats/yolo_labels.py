@@ -1,4 +1,4 @@
-"""A label file of YOLO: rows `class cx cy w h` in [0, 1], rows of polygons, rows with key points behind the box."""
+"""A label file of YOLO: rows `class cx cy w h` in [0, 1], rows of polygons, rows with key points after the box."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_labels(
     outlined: list[int],
     shape: KeyPoints | None,
 ) -> int:
-    """Adds the objects of a file; the number of the last, and in `outlined` where its polygons were told.
+    """Adds the objects of a file; returns the number of the last.
 
     Args:
         builder: of the split.
@@ -37,8 +37,8 @@ def read_labels(
         image_id: its image.
         size: (h, w) of the image.
         number: of the last object before.
-        outlined: places of the faults that tell of polygons alone.
-        shape: of the key points behind the box in each row, which are counted there; None: there are none.
+        outlined: gets the position of the file's fault if it reports polygons and nothing else.
+        shape: the key points after the box in each row, whose rows it counts; None: there are none.
     """
     try:
         data = read_file(file)
@@ -54,8 +54,8 @@ def read_labels(
             "note", "byte_order_mark", file, None, "read without it; other programs may stumble on it"
         )
     elif encoding != "utf-8":
-        told = f"read as {encoding.upper()}; other programs expect UTF-8; save it as that"
-        builder.fault("note", "other_encoding", file, None, told)
+        message = f"read as {encoding.upper()}; other programs expect UTF-8; save it as that"
+        builder.fault("note", "other_encoding", file, None, message)
     shown = shown_path(file, root)
     seen: set[tuple[float, ...]] = set()
     polygons: list[int] = []
@@ -95,7 +95,7 @@ def read_labels(
         outline = [[v * (height if i % 2 else width) for i, v in enumerate(points)]] if points else None
         before = len(builder.faults)
         builder.add_object(image_id, box, int(source_id), number, segmentation=outline, file=file)
-        # a line of the label file is what a user can find, not the number of the object
+        # a user can find a line of the label file, not the number of an object
         builder.faults[before:] = [replace(f, file=shown, id=line_number) for f in builder.faults[before:]]
     if polygons:
         builder.fault(
@@ -112,32 +112,32 @@ def read_labels(
 
 
 def _is_turned(points: tuple[float, ...]) -> bool:
-    """Whether a row may be a turned box, of which the box around it is not what was drawn."""
+    """Whether a row may be a turned box, which the upright box around it does not equal."""
     return len(points) == 8 and not len(set(points[::2])) == len(set(points[1::2])) == 2
 
 
 def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[float] | None:
-    """The numbers of a row, or None if it has anything else. Commas are understood, and told."""
+    """The numbers of a row, or None if it has anything else. Commas are understood, with a note."""
     tokens = text.split()
     if len(tokens) == BOX and all(_DECIMAL_COMMA.fullmatch(t) for t in tokens[1:]):
-        told, tokens = "has decimal commas", [t.replace(",", ".") for t in tokens]
+        slip, tokens = "has decimal commas", [t.replace(",", ".") for t in tokens]
     elif "," in text or ";" in text:
-        told, tokens = "is separated by commas", re.split(r"[\s,;]+", text.strip(" \t,;"))
+        slip, tokens = "is separated by commas", re.split(r"[\s,;]+", text.strip(" \t,;"))
     else:
-        told = ""
+        slip = ""
     try:
         values = [float(v) for v in tokens]
     except ValueError:
         return None
-    if "_" in text:  # a number to Python, a slip to everyone else
+    if "_" in text:  # Python reads 1_000 as a number; in a label file it is a slip
         return None
-    if told:
+    if slip:
         builder.fault(
             "warning",
             "comma_separated",
             file,
             line,
-            f"line {line} {_cut(text)!r} {told}; it is read as meant; write `class cx cy w h`",
+            f"line {line} {_cut(text)!r} {slip}; it is read as meant; write `class cx cy w h`",
         )
     if values and not tokens[0].lstrip("+-").isdigit() and values[0].is_integer():
         builder.fault("note", "float_class", file, line, f"class {tokens[0]} is read as {int(values[0])}")

@@ -22,7 +22,7 @@ from zoo.storage.plain_yaml import parse_yaml
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 _TRAILING = 6  # parts of a path of another machine that are tried below the folder
-_HEAD = 1 << 16  # bytes of a yaml that tell whose it is
+_HEAD = 1 << 16  # bytes of a yaml by which it is recognised as YOLO's
 _NAMES = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
 _IMAGES = re.compile(rb"^[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.MULTILINE)
 _AS_WRITTEN = ("names", "path", "train", "val", "valid", "test")
@@ -40,10 +40,10 @@ def data_file(root: Path) -> Path | None:
 
 
 def _is_of_yolo(file: Path) -> bool:
-    """Whether a yaml gives names of classes. One that cannot be parsed is ours if it looks as if it did.
+    """Whether a yaml gives names of classes. One that cannot be parsed counts if it seems to give them.
 
     Raises:
-        ValueError: naming file and line, if it is ours and no plain YAML.
+        ValueError: naming file and line, if it gives names and is no plain YAML.
     """
     try:
         return "names" in load(file)
@@ -52,7 +52,7 @@ def _is_of_yolo(file: Path) -> bool:
             head = as_utf8(stream.read(_HEAD))
         if _NAMES.search(head) and _IMAGES.search(head):
             raise
-        return False  # of conda, of a cluster, of a pipeline: no business of ours
+        return False  # a yaml of another program
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Found:
 
     Attributes:
         images: per split, sorted.
-        lost: per split what data.yaml names and is not there.
+        lost: per split what data.yaml names and does not exist.
         taken: what data.yaml names for a split -> the folder or list that was taken for it.
     """
 
@@ -167,10 +167,10 @@ def _listed_splits(root: Path, content: Mapping[str, Any]) -> dict[str, list[Pat
 
 
 def _labelled_folders(root: Path) -> dict[str, list[Path]]:
-    """The images of folders with labels, by the split that their path tells; of no split they are for training."""
+    """The images of folders with labels, by the split that their path names; those of no split are for training."""
     below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if any(data_file(folder) for folder in below):
-        return {}  # a set of its own, with its own names
+        return {}  # a data set with its own data.yaml
     labels = LabelFiles()
     labelled = [folder for folder in sniff.image_folders(root) if labels.any_in(folder)]
     chosen = one_set(root, labelled)
@@ -180,7 +180,7 @@ def _labelled_folders(root: Path) -> dict[str, list[Path]]:
         found.setdefault(split_in(folder, base) or "train", []).extend(list_images(folder))
     if list(found) == ["train"] or not found:
         whole = next((f for f in (root / "images", root / "Images") if f.is_dir()), None)
-        # images without labels too, which are told
+        # also images without labels, which the reader reports
         if whole and (images := images_below(whole)):
             return {"train": images}
     return {split: sorted(images) for split, images in found.items()}
@@ -196,7 +196,7 @@ def named_paths(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Image files in a folder and all below, sorted; hidden ones are none."""
+    """Image files in a folder and all below, sorted; no hidden ones."""
     found: list[Path] = []
     for here, below, _ in walk(folder):
         below[:] = [d for d in below if not d.startswith(".")]
@@ -220,7 +220,7 @@ def _images_of_split(root: Path, named: str, folder: Path) -> list[Path]:
     """The images in and below a folder that data.yaml names, here or elsewhere on the machine.
 
     Raises:
-        ValueError: it holds the data set itself, or more folders than any set: `../../..` is no place of images.
+        ValueError: it holds the data set itself, or more folders than any data set has, as `../../..` does.
     """
     own, there, home = root.resolve(), folder.resolve(), Path.home().resolve()
     around = there in own.parents and not (there == own.parent and list_images(there))
@@ -255,13 +255,13 @@ def _listed_images(root: Path, content: Mapping[str, Any], listing: Path) -> lis
         if image is None:
             tree = tree or ImageTree(root)
             image = tree.find(line)[0]
-        # an image that is listed and absent is told by the reader
+        # the reader reports an image that is listed and missing
         images.append(image or root / line)
     return [Path(os.path.normpath(p)) for p in images]
 
 
 def _places(root: Path, content: Mapping[str, Any], named: str) -> list[Path]:
-    """Where a path of data.yaml may lie: as it says, else the end of `path` and it that exists below the folder.
+    """Where a path of data.yaml may lie: as written, else the longest end of `path`/it that exists below the folder.
 
     Roboflow writes ../train/images for the folder beside data.yaml, users of Colab absolute paths, and `path`
     is often that of another machine.
@@ -289,7 +289,7 @@ def loose_labels(root: Path) -> Path | None:
     empty = None
     for image in images:
         file = labels.find(image)
-        if file is not None and (told := is_label(file)) is not None:
-            return file if told else None
+        if file is not None and (has_rows := is_label(file)) is not None:
+            return file if has_rows else None
         empty = empty or file
     return empty

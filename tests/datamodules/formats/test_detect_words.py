@@ -101,6 +101,6 @@ def test_a_folder_of_no_layout_is_refused_without_the_weight_of_torch(tmp_path):
     )
     first, second, *rest = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "[]\n")
-    assert "has no known layout. It has images and no annotation file that is known." in first
+    assert "has no known layout. It has images and no annotation file that can be read." in first
     assert second == "Layouts that are understood:"
     assert [line.split("  ")[1] for line in rest[:3]] == ["COCO json", "COCO panoptic", "Objects365 v2"]

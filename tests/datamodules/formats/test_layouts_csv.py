@@ -104,7 +104,7 @@ def test_a_table_that_repeats_a_part_and_has_more_is_refused(tmp_path):
     write(tmp_path, "labels.csv", HEADER + rows(*range(10)))
     write(tmp_path, "train.csv", HEADER + rows(*range(8)))
     with pytest.raises(
-        ValueError, match=r"labels\.csv has 8 images that train\.csv have too, and 2 others, and no w"
+        ValueError, match=r"labels\.csv has 8 images that are also in train\.csv, and 2 others whose split"
     ):
         read(tmp_path)
     (tmp_path / "labels.csv").unlink()  # the way out

@@ -165,7 +165,7 @@ def test_yolo_polygon_and_turned_box_keep_their_outline(tmp_path):
 
 def test_images_alone_are_no_data_set(tmp_path):
     write_image(tmp_path / "images/train/a.jpg", (20, 10))
-    with pytest.raises(ValueError, match="It has images and no annotation file that is known"):
+    with pytest.raises(ValueError, match="It has images and no annotation file that can be read"):
         read(tmp_path)
     (tmp_path / "masks").mkdir()
     with pytest.raises(ValueError, match="It has masks and no boxes"):
@@ -185,7 +185,7 @@ def test_captions_beside_images_are_no_labels(tmp_path):
     for i in range(3):
         write_image(tmp_path / f"{i}.png", (20, 20))
         (tmp_path / f"{i}.txt").write_text("a photograph of a cat")
-    with pytest.raises(ValueError, match="It has images and no annotation file that is known"):
+    with pytest.raises(ValueError, match="It has images and no annotation file that can be read"):
         read(tmp_path)
 
 
