@@ -21,7 +21,7 @@ from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Tru
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
 from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
-from datamodules.transforms.presets import NEED_BOXES, Photometric, build_transform
+from datamodules.transforms.presets import Photometric, build_transform
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 
@@ -258,7 +258,7 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def _tell_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
         """Logs what padding costs, as epoch 0 begins, where it does and sizes are known beforehand."""
-        if self._padding_told or self.input.resize == "stretch" or self._transform.name in NEED_BOXES:
+        if self._padding_told or self.input.resize == "stretch" or self._transform.preset.needs_boxes:
             return
         self._padding_told = True
         share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)

@@ -38,8 +38,7 @@ class Transformed(NamedTuple):
     photometric: Tensor | None = None  # [12], of the distortion that is left to the device
 
 
-@dataclass(frozen=True)
-class _Draw:
+class Draw(NamedTuple):
     """What a preset's draws may depend on."""
 
     input: InputContract
@@ -49,7 +48,46 @@ class _Draw:
 
     @property
     def random(self) -> Random:
+        """From its beginning at each call."""
         return Random(self.seed)
+
+    @property
+    def longest(self) -> int:
+        """Longest side that DETR's resize may give."""
+        return self.input.size[1] if self.input.resize == "shortest" else DETR_LONGEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Random operations, and what sets them apart.
+
+    Attributes:
+        draw: the operations of an image.
+        draws_side: their last one is the contract's resize, with a drawn side, where that resizes the shortest.
+        smallest: a side of an object in pixels; the official DETR code keeps an object of any size.
+        distorts: colours, in the published sense: the distortion can be left to the device.
+        needs_boxes: its geometry depends on the objects.
+        flips_both: it flips top to bottom without being asked.
+    """
+
+    draw: Callable[[Draw], list[Operation]]
+    draws_side: bool = False
+    smallest: float = 1.0
+    distorts: bool = False
+    needs_boxes: bool = False
+    flips_both: bool = False
+
+
+PRESETS = {
+    "rt_detr": Preset(
+        draw=lambda d: draw_rt_detr(d.random, d.size, d.boxes_xyxy), distorts=True, needs_boxes=True
+    ),
+    "flip": Preset(draw=lambda d: draw_flip(d.random, d.size)),
+    "finetune": Preset(draw=lambda d: draw_finetune(d.random, d.size)),
+    "shapes": Preset(draw=lambda d: draw_shapes(d.seed, d.size), flips_both=True),
+    "none": Preset(draw=lambda d: []),
+    "detr": Preset(draw=lambda d: draw_detr(d.random, d.size, d.longest), draws_side=True, smallest=0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -68,15 +106,20 @@ class TrainTransform:
     flip_both: bool = False
     photometric: Photometric = "worker"
 
+    @property
+    def preset(self) -> Preset:
+        """By its name, which another process can be given."""
+        return PRESETS[self.name]
+
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
         """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
-        operations = PRESETS[self.name](_Draw(self.input, seed, size, boxes_xyxy))
+        operations = self.preset.draw(Draw(self.input, seed, size, boxes_xyxy))
         now = size
         for operation in operations:
             now = operation.size_after(now)
-        if self.flip_both and self.name != "shapes" and Random(f"{seed}/flip_both").random() < 0.5:
+        if self.flip_both and not self.preset.flips_both and Random(f"{seed}/flip_both").random() < 0.5:
             operations.append(VerticalFlip(now[0]))
-        if not self._resizes:
+        if not (self.preset.draws_side and self.input.resize == "shortest"):
             end = self.input.resized_size(*now)
             operations.append(Resize(now, end))
             now = end
@@ -92,8 +135,7 @@ class TrainTransform:
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
         elif self.input.backend == "fast" and isinstance(image, Image.Image):
             image = image_to_tensor(image)
-        # the official DETR code keeps an object of any size
-        kept = large(plan.targets(targets), 0.0 if self.name == "detr" else 1.0)
+        kept = large(plan.targets(targets), self.preset.smallest)
         boxes = unit_boxes(kept, plan.size)
         return Transformed(plan.pixels(image), kept.labels, boxes, kept.masks, plan.photometric)
 
@@ -114,16 +156,12 @@ class TrainTransform:
         """
         if self.input.resize == "stretch":
             return self.input.size
-        if self.name in NEED_BOXES:
+        if self.preset.needs_boxes:
             raise ValueError(
                 f"the final size of train_transform {self.name!r} with resize: {self.input.resize} depends on "
                 "the objects, so it is not known beforehand; use resize: stretch, or do not bucket by size"
             )
         return self.draw(size, torch.zeros(0, 4), seed).size
-
-    @property
-    def _resizes(self) -> bool:
-        return self.name == "detr" and self.input.resize == "shortest"
 
 
 def build_transform(
@@ -146,46 +184,10 @@ def build_transform(
     """
     if name not in PRESETS:
         raise ValueError(f"train_transform {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    if photometric == "device" and name not in DISTORTS:
+    if photometric == "device" and not PRESETS[name].distorts:
+        distorting = ", ".join(other for other, preset in PRESETS.items() if preset.distorts)
         raise ValueError(
             f"photometric: device has nothing to do with train_transform {name!r}, which distorts no colours; "
-            f"take photometric: worker, or one of {', '.join(sorted(DISTORTS))}"
+            f"take photometric: worker, or one of {distorting}"
         )
     return TrainTransform(name, input, flip_both, photometric)
-
-
-def _rt_detr(draw: _Draw) -> list[Operation]:
-    return draw_rt_detr(draw.random, draw.size, draw.boxes_xyxy)
-
-
-def _detr(draw: _Draw) -> list[Operation]:
-    longest = draw.input.size[1] if draw.input.resize == "shortest" else DETR_LONGEST
-    return draw_detr(draw.random, draw.size, longest)
-
-
-def _flip(draw: _Draw) -> list[Operation]:
-    return draw_flip(draw.random, draw.size)
-
-
-def _finetune(draw: _Draw) -> list[Operation]:
-    return draw_finetune(draw.random, draw.size)
-
-
-def _shapes(draw: _Draw) -> list[Operation]:
-    return draw_shapes(draw.seed, draw.size)
-
-
-def _none(draw: _Draw) -> list[Operation]:
-    return []
-
-
-PRESETS: dict[str, Callable[[_Draw], list[Operation]]] = {
-    "rt_detr": _rt_detr,
-    "flip": _flip,
-    "finetune": _finetune,
-    "shapes": _shapes,
-    "none": _none,
-    "detr": _detr,
-}
-DISTORTS = frozenset({"rt_detr"})  # presets with a photometric distortion in the published sense
-NEED_BOXES = frozenset({"rt_detr"})  # presets whose geometry depends on the boxes
