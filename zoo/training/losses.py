@@ -112,16 +112,6 @@ class SigmoidFocal:
         return value, gradient
 
 
-class BinaryCrossEntropy:
-    """Plain binary cross entropy on hard 0/1 targets."""
-
-    def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
-        """See `LabelLoss`; `quality` is not used."""
-        target = torch.zeros_like(logits)
-        target.view(-1)[matched] = 1
-        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
-
-
 class SoftmaxCrossEntropy:
     """Cross entropy over classes and "no object", the last logit, which counts `no_object` as much."""
 
