@@ -50,6 +50,17 @@ Registry = Annotated[
     Path | None,
     typer.Option("--registry", help="Local registry; default $ZOO_REGISTRY or ./mlruns/registry."),
 ]
+Evaluated = Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")]
+Checkpoint = Annotated[str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")]
+DataInstead = Annotated[
+    str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
+]
+MetricsFolder = Annotated[
+    Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
+]
 
 
 @app.command()
@@ -78,9 +89,7 @@ def finetune(
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
-    ] = None,
+    output: RunFolder = None,
     preflight: Annotated[
         bool,
         typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails."),
@@ -108,9 +117,7 @@ def fit(
         str | None,
         typer.Option("--ckpt-path", help="Resume: a checkpoint, or `last` of the run in --output."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
-    ] = None,
+    output: RunFolder = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -130,20 +137,14 @@ def fit(
 @app.command()
 def validate(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
+    model: Evaluated = None,
     config: Configs = None,
-    ckpt_path: Annotated[
-        str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
-    ] = None,
+    ckpt_path: Checkpoint = None,
+    data: DataInstead = None,
     decoder_layers: Annotated[
         str | None, typer.Option("--decoder-layers", help="e.g. 6,5,4,3: AP and ms per image for each.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
-    ] = None,
+    output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
@@ -151,33 +152,19 @@ def validate(
     from zoo.runs.evaluate import evaluate
 
     evaluate(
-        "validate",
-        model=model,
-        configs=config or [],
-        overrides=context.obj,
-        ckpt_path=ckpt_path,
-        data=data,
-        decoder_layers=decoder_layers,
-        output=output,
-        registry=registry,
-        console=Console(as_json),
-    )
+        "validate", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
+        decoder_layers=decoder_layers, output=output, registry=registry, console=Console(as_json),
+    )  # fmt: skip
 
 
 @app.command(name="test")
 def score_test_split(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="Registered name, checkpoint or run folder.")] = None,
+    model: Evaluated = None,
     config: Configs = None,
-    ckpt_path: Annotated[
-        str | None, typer.Option("--ckpt-path", help="Checkpoint of the recipe's model.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
-    ] = None,
+    ckpt_path: Checkpoint = None,
+    data: DataInstead = None,
+    output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
@@ -185,17 +172,9 @@ def score_test_split(
     from zoo.runs.evaluate import evaluate
 
     evaluate(
-        "test",
-        model=model,
-        configs=config or [],
-        overrides=context.obj,
-        ckpt_path=ckpt_path,
-        data=data,
-        decoder_layers=None,
-        output=output,
-        registry=registry,
-        console=Console(as_json),
-    )
+        "test", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
+        decoder_layers=None, output=output, registry=registry, console=Console(as_json),
+    )  # fmt: skip
 
 
 @app.command()
