@@ -8,15 +8,15 @@ only where an object has an outline. Any Arrow reader opens it; here the buffers
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.index.columns import Columns, Outlines, check
+from zoo.storage.durable import write_atomically
 
 _VERSION = b"1"
 _SIZE = pa.list_(pa.int64(), 2)
@@ -47,11 +47,12 @@ def write_columns(columns: Columns, path: Path) -> None:
         names=["file", "image_id", "size", "objects"],
     )
     schema = batch.schema.with_metadata({b"detr_zoo_index": _VERSION})
-    with path.open("wb") as file:
+
+    def write(file: IO[bytes]) -> None:
         with pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-        file.flush()
-        os.fsync(file.fileno())
+
+    write_atomically(path, write)
 
 
 def open_columns(path: str) -> Columns:

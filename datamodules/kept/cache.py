@@ -24,9 +24,10 @@ from datamodules.index.annotation_index import AnnotationIndex
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.plain_json import decode, encode
 from datamodules.index.source import Source
-from datamodules.kept.files import open_source, write_safely, write_source
+from datamodules.kept.files import open_source, write_source
 from datamodules.kept.watch import Record, Watch
 from zoo.storage.cache import cache_root
+from zoo.storage.durable import write_atomically
 
 _log = logging.getLogger(__name__)
 # the code that decides what is in an index
@@ -114,7 +115,7 @@ def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
         found = open_source(folder / entry)
     old = _read_note(folder, place)
     before = old.entry if old is not None and old.entry != entry else (old.before if old else "")
-    write_safely(folder / f"{place}.json", encode(_Note(record, entry, before)))
+    write_atomically(folder / f"{place}.json", encode(_Note(record, entry, before)))
     for other in folder.glob(f"{place}-*"):
         if other.name not in (entry, before):
             shutil.rmtree(other, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ from datamodules.index.arrow import open_columns, write_columns
 from datamodules.index.faults import Fault
 from datamodules.index.plain_json import decode, encode
 from datamodules.index.source import Source
+from zoo.storage.durable import write_atomically
 
 _PAGE = 4096
 _PAGES = 64  # of a large file, covered by its check
@@ -66,12 +66,12 @@ def write_source(source: Source, folder: Path) -> None:
         columns = index.columns if index.rows is None else index.columns.take(index.rows)
         file, faults = folder / f"{number}.arrow", folder / f"{number}.faults.json"
         write_columns(columns, file)
-        write_safely(faults, encode(list(index.faults)))
+        write_atomically(faults, encode(list(index.faults)))
         splits[name] = _Split(index.root, file.name, file.stat().st_size, check_of(file), faults.name)
     stored = _Stored(
         source.format, str(source.root), list(source.classes.items()), list(source.notes), splits
     )
-    write_safely(folder / _NAME, encode(stored))
+    write_atomically(folder / _NAME, encode(stored))
 
 
 def open_source(folder: Path) -> Source:
@@ -117,13 +117,3 @@ def check_of(file: Path) -> int:
             stream.seek(start)
             check = zlib.crc32(stream.read(_PAGE), check)
     return check
-
-
-def write_safely(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, also after a power cut."""
-    making = path.with_name(f".{path.name}.{os.getpid()}")
-    with making.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    making.replace(path)

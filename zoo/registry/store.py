@@ -33,7 +33,7 @@ from zoo.registry.manifest import (
     read_manifest,
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
-from zoo.storage.durable import sha256_of, sync
+from zoo.storage.durable import sha256_of, sync, write_atomically
 from zoo.storage.safetensors_file import DamagedModelError, check_safetensors
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
@@ -97,9 +97,7 @@ class LocalRegistry:
         folder = self.root / name / "aliases"
         folder.mkdir(parents=True, exist_ok=True)
         with self.lock(name):
-            temporary = folder / f".{alias}.{secrets.token_hex(4)}"
-            _write_durably(temporary, f"{version}\n".encode())
-            os.replace(temporary, folder / alias)
+            write_atomically(folder / alias, f"{version}\n".encode())
 
     def folder(self, name: str, version: int) -> Path:
         """Where a version lies."""
@@ -277,8 +275,7 @@ def finish_folder(folder: Path, manifest: Manifest) -> None:
         raise ValueError(f"{folder} holds {sorted(extra)}, which the manifest does not list")
     for entry in manifest.files:
         sync(folder / entry.path)
-    _write_durably(folder / MANIFEST_FILE, manifest.to_yaml().encode())
-    sync(folder)
+    write_atomically(folder / MANIFEST_FILE, manifest.to_yaml().encode())
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -314,10 +311,3 @@ def _alias_version(path: Path) -> int:
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise ManifestError(f"alias file {path} holds {text[:40]!r}, not a version number")
     return int(text)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

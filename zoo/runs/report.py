@@ -28,8 +28,7 @@ from zoo.runs.console import Console, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.run_folder import METRICS_FILE
 from zoo.runs.train import TrainedRun, hardware
-from zoo.storage.checkpoint_io import write_atomically
-from zoo.storage.durable import written
+from zoo.storage.durable import write_atomically, written
 from zoo.training.module import DetectionModule
 
 PICTURES = 8
@@ -125,8 +124,7 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
     """metrics.json in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / METRICS_FILE
-    text = json.dumps(document, indent=2, ensure_ascii=False).encode()
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False).encode())
     return path
 
 

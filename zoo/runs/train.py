@@ -24,7 +24,8 @@ from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
-from zoo.storage.checkpoint_io import read_checkpoint, write_atomically
+from zoo.storage.checkpoint_io import read_checkpoint
+from zoo.storage.durable import write_atomically
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
@@ -186,8 +187,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     for picture in folder.glob("*.png"):
         tracker.log_figure_file(picture)
     if tracker.run_id is not None:
-        text = json.dumps({"mlflow_run": tracker.run_id}).encode()
-        write_atomically(folder / RUN_FILE, lambda file: file.write(text))
+        write_atomically(folder / RUN_FILE, json.dumps({"mlflow_run": tracker.run_id}).encode())
 
 
 def score_last_steps(
@@ -242,8 +242,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
     if not is_rank_zero():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    text = recipes.dump(recipe).encode()
-    write_atomically(folder / RECIPE_FILE, lambda file: file.write(text))
+    write_atomically(folder / RECIPE_FILE, recipes.dump(recipe).encode())
 
 
 def hardware(trainer: Trainer) -> str:

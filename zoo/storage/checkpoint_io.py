@@ -7,29 +7,21 @@ And a checkpoint holds plain values and tensors only, so that loading one execut
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import pickle
-import re
-import secrets
-import socket
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from zoo.storage.durable import sweep_temporaries, write_atomically
+
 # what torch.load(weights_only=True) rebuilds without importing anything of ours
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)
-_TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
-_BUFFER = 1 << 20
-_FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # another machine's process cannot be asked whether it lives
 
 
 class UnsafeCheckpointError(ValueError):
@@ -123,97 +115,3 @@ def refuse_objects(value: Any, where: str = "checkpoint") -> None:
     else:
         for index, item in enumerate(value):
             refuse_objects(item, f"{where}[{index}]")
-
-
-def write_atomically(target: Path, write: Callable[[Any], None]) -> None:
-    """Calls `write(file)` on a temporary file beside `target`, makes it durable, renames it.
-
-    Raises:
-        OSError: a full or read-only disk, with `target` as its file name, whatever `write` made of it.
-    """
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    failed: list[OSError] = []
-    try:
-        with open(temporary, "wb", buffering=0) as raw:
-            file = io.BufferedWriter(_Remembering(raw, failed), _BUFFER)
-            write(file)
-            file.flush()
-            os.fsync(raw.fileno())
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        # torch's writer turns what the disk said into a RuntimeError about positions in its archive
-        cause = failed[0] if failed else error
-        if not isinstance(cause, OSError) or cause.errno is None:
-            raise
-        raise OSError(cause.errno, os.strerror(cause.errno), str(target)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-class _Remembering(io.RawIOBase):
-    """Writes to `raw` and notes what the disk said, for a writer that keeps it to itself."""
-
-    def __init__(self, raw: io.FileIO, failed: list[OSError]) -> None:
-        self._raw = raw
-        self._failed = failed
-
-    def writable(self) -> bool:
-        """A buffer asks."""
-        return True
-
-    def write(self, data: Any) -> int | None:
-        """As `raw`.
-
-        Raises:
-            OSError: as `raw`; it is noted.
-        """
-        try:
-            return self._raw.write(data)
-        except OSError as error:
-            self._failed.append(error)
-            raise
-
-
-def sweep_temporaries(folder: Path) -> list[Path]:
-    """Removes the temporary files of processes that are gone; returns what it removed."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    removed = []
-    for path in sorted(folder.iterdir()):
-        match = _TEMPORARY.match(path.name)
-        if match is None:
-            continue
-        if match["host"] == host:
-            stale = not _is_running(int(match["pid"]))
-        else:
-            stale = time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_SECONDS
-        if stale:
-            path.unlink(missing_ok=True)
-            removed.append(path)
-    return removed
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable; file systems that cannot sync a directory are left as they are."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

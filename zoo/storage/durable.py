@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import re
-from collections.abc import Iterator
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
+_FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # another machine's process cannot be asked whether it lives
 
 
 def sha256_of(path: Path) -> str:
@@ -22,10 +30,16 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file's content, or a folder's names: the renames in it."""
+    """Waits until the disk has a file's content, or a folder's names: the renames in it.
+
+    File systems that cannot sync a folder are left as they are.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -50,3 +64,87 @@ def written(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> None:
+    """Writes a temporary file beside `target`, makes it durable, renames it: a reader sees the old file or the new.
+
+    Args:
+        target: its folder exists.
+        content: what is written, or what writes into the open file that it is given.
+
+    Raises:
+        OSError: a full or read-only disk, with `target` as its file name, whatever `content` made of it.
+    """
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    failed: list[OSError] = []
+    try:
+        with open(temporary, "wb", buffering=0) as raw:
+            file = io.BufferedWriter(_Remembering(raw, failed), _CHUNK)
+            file.write(content) if isinstance(content, bytes) else content(file)
+            file.flush()
+            os.fsync(raw.fileno())
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        # torch's writer turns what the disk said into a RuntimeError about positions in its archive
+        cause = failed[0] if failed else error
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), str(target)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync(target.parent)
+
+
+class _Remembering(io.RawIOBase):
+    """Writes to `raw` and notes what the disk said, for a writer that keeps it to itself."""
+
+    def __init__(self, raw: io.FileIO, failed: list[OSError]) -> None:
+        self._raw = raw
+        self._failed = failed
+
+    def writable(self) -> bool:
+        """A buffer asks."""
+        return True
+
+    def write(self, data: Any) -> int | None:
+        """As `raw`.
+
+        Raises:
+            OSError: as `raw`; it is noted.
+        """
+        try:
+            return self._raw.write(data)
+        except OSError as error:
+            self._failed.append(error)
+            raise
+
+
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Removes the temporary files of processes that are gone; returns what it removed."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    removed = []
+    for path in sorted(folder.iterdir()):
+        match = _TEMPORARY.match(path.name)
+        if match is None:
+            continue
+        if match["host"] == host:
+            stale = not _is_running(int(match["pid"]))
+        else:
+            stale = time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_SECONDS
+        if stale:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from zoo.contract.labels import LabelMap
+from zoo.storage.durable import write_atomically
 from zoo.tracking.backend import DEFAULT_EXPERIMENT, Backend, connect, experiment_id, resolve_backend
 from zoo.tracking.lineage import git_state
 
@@ -401,11 +402,8 @@ class Spool:
         return lines[0], lines[1:]
 
     def _rewrite(self, header: Record, records: list[Record]) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(
-            "".join(json.dumps(line) + "\n" for line in [header, *records]), encoding="utf-8"
-        )
-        os.replace(temporary, self.path)
+        lines = "".join(json.dumps(line) + "\n" for line in [header, *records])
+        write_atomically(self.path, lines.encode())
 
 
 def metric_key(name: str) -> str:

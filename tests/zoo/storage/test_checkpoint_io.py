@@ -14,9 +14,8 @@ from zoo.storage.checkpoint_io import (
     UnsafeCheckpointError,
     read_checkpoint,
     refuse_objects,
-    sweep_temporaries,
-    write_atomically,
 )
+from zoo.storage.durable import sweep_temporaries, write_atomically
 
 
 class Colour(enum.IntEnum):

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 
 from zoo.cli.main import run_command
 from zoo.registry.weights import save_weights
-from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint, write_atomically
-from zoo.storage.durable import written
+from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from zoo.storage.durable import write_atomically, written
 
 
 @pytest.mark.parametrize("said", [
