@@ -1,4 +1,4 @@
-"""What the writers of all formats get and give."""
+"""What the writers of all formats have in common."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def labelled_images(index: AnnotationIndex, names: list[str]) -> Iterator[Labell
 
 
 def same_names(classes: Mapping[int, str]) -> int:
-    """How many classes have the name of another: a format that knows classes by name cannot tell them apart."""
+    """How many classes share a name with another: a format that knows classes by name cannot keep these apart."""
     return len(classes) - len({one_line(name) for name in classes.values()})
 
 
 def plain_objects(
     image: LabelledImage, split: str, losses: Counter[str], dropped: Counter[str]
 ) -> list[Labelled]:
-    """The objects that a format of boxes alone can hold; counts what is lost of and with the others."""
+    """The objects that a format of boxes alone can hold; counts in `losses` and `dropped` what it cannot."""
     kept = without_crowds(image, split, losses, dropped)
     losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
     unheld_areas(kept, losses)
@@ -113,7 +113,7 @@ def plain_objects(
 def without_crowds(
     image: LabelledImage, split: str, losses: Counter[str], dropped: Counter[str]
 ) -> list[Labelled]:
-    """The objects that are one each; counts the others."""
+    """The objects without crowd regions, which are counted."""
     kept = [labelled for labelled in image.objects if not labelled.crowd]
     number = len(image.objects) - len(kept)
     losses["crowd regions, left out"] += number
@@ -122,14 +122,14 @@ def without_crowds(
 
 
 def unheld_areas(kept: Sequence[Labelled], losses: Counter[str]) -> None:
-    """Counts areas that are not found again from the box."""
+    """Counts areas that differ from that of the box, so that the copy loses them."""
     losses["areas that are not those of the box"] += sum(
         labelled.area != labelled.box[2] * labelled.box[3] for labelled in kept
     )
 
 
 def one_line(name: str) -> str:
-    """A class name as formats of words hold it: without spaces at its ends and without control characters."""
+    """A class name as a line of text can hold it: without spaces at its ends and without control characters."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name).strip()
 
 

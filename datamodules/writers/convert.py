@@ -1,4 +1,4 @@
-"""Copies a data set into another format: images, boxes, classes and splits, and says what it cannot hold."""
+"""Copies a data set into another format (images, boxes, classes and splits) and reports what it cannot hold."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _WRITERS: dict[str, Callable[[Path, Mapping[int, str], list[str]], Writer]] = {
 _KEEPS_IDS = frozenset({"coco"})
 _OWN_IDS = frozenset(
     {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
-)  # those of others are made up
+)  # the other formats have no ids; readers make them up
 _KEEPS_FRAME = frozenset({"coco", "voc", "csv"})  # the annotations give the size, so the frame of the boxes
 
 
@@ -54,7 +54,7 @@ class Conversion:
         format: of the copy.
         splits: split -> (images, objects).
         losses: what the format cannot hold -> how many.
-        left_out: faults of the source that left out something at reading, which is not in the copy.
+        left_out: faults of the source by which something was left out at reading and is not in the copy.
         renamed: file of the source -> its name in the copy, of those that could not keep it.
     """
 
@@ -83,7 +83,7 @@ def convert(
     images: Images = "copy",
     progress: Meter | None = None,
 ) -> Conversion:
-    """Writes `source` as `target` into `output`, which appears only when it is complete and read back.
+    """Writes `source` as `target` into `output`, which appears only when it is complete and was read back.
 
     Args:
         source: as read.
@@ -113,7 +113,7 @@ def convert(
         done = replace(done, renamed=renamed(source.splits, names))
         if place.exists():
             place.rmdir()
-        part.chmod(0o755)  # a temporary folder is for its maker alone
+        part.chmod(0o755)  # a temporary folder is private to its user
         part.rename(place)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -198,10 +198,10 @@ def _read_back(source: Source, target: Target, part: Path, writer: Writer, skipp
         found = copy.splits.get(split)
         counts[split] = (len(found), found.num_objects) if found is not None else (0, 0)
         if counts[split] != (images, objects):
-            told = "; ".join(map(str, copy.faults[:3]))
+            first = "; ".join(map(str, copy.faults[:3]))
             raise ValueError(
                 f"{split} was written with {images} images and {objects} objects and reads back with "
-                f"{counts[split][0]} and {counts[split][1]} ({told}); nothing is kept"
+                f"{counts[split][0]} and {counts[split][1]} ({first});  nothing is kept"
             )
     losses = {words: number for words, number in writer.losses.items() if number}
     return Conversion(target, counts, losses, sum(f.leaves_out for f in source.faults), {})

@@ -13,7 +13,7 @@ _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax
 
 
 class CsvWriter:
-    """A row an object; an image without objects has one with an empty box."""
+    """One row for each object; an image without objects has a row with an empty box."""
 
     flat = False
 

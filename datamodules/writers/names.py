@@ -12,14 +12,14 @@ from datamodules.index import AnnotationIndex
 
 # of Unicode: control, half pairs (bytes that are no text), ends of lines and paragraphs
 _NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_NO_LETTERS = ("\\", "\ufeff")  # a byte order mark is taken off where it comes first
+_NO_LETTERS = ("\\", "\ufeff")  # readers remove a byte order mark at the start
 
 
 def new_names(splits: Mapping[str, AnnotationIndex], *, flat: bool) -> dict[str, list[str]]:
     """Per split, for each image its path below the folder of the split.
 
     Folders that all images of a split share are left out. No two images of a folder get names that differ
-    by case or suffix only: file systems may not tell the former apart, labels beside an image not the latter.
+    by case or suffix only: some file systems ignore the case, and label files beside images ignore the suffix.
 
     Args:
         splits: the data set.
@@ -51,7 +51,7 @@ def renamed(splits: Mapping[str, AnnotationIndex], names: Mapping[str, list[str]
 
 
 def _safe(name: str) -> str:
-    """Without hidden parts, which readers pass over, and without folders called `images`.
+    """The path without hidden parts, which readers skip, and without folders called `images`.
 
     YOLO's tools put labels/ for the last images/ of a path. What a line of a list or a cell of a table cannot hold is
     written as `_`: control characters, bytes that are no text, backslashes, spaces at an end, a comment's mark.
@@ -62,14 +62,14 @@ def _safe(name: str) -> str:
 
 
 def _plain(part: str) -> str:
-    """One folder or file name without what is not kept."""
+    """One folder or file name with `_` for what a list or table cannot hold."""
     kept = "".join("_" if c in _NO_LETTERS or unicodedata.category(c) in _NO_NAME else c for c in part)
     stem, suffix = os.path.splitext(kept)
     return _edged(stem) + suffix.strip()
 
 
 def _edged(text: str) -> str:
-    """Spaces at an end as `_`."""
+    """The text with `_` for spaces at its ends."""
     left, right = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
     return "_" * len(text) if left == len(text) else "_" * left + text.strip() + "_" * right
 

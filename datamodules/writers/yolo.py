@@ -14,7 +14,7 @@ from datamodules.writers.base import Labelled, LabelledImage, unheld_areas, with
 
 _FAR = 1.5  # readers take larger numbers for pixels
 _FITS = 0.01  # pixels; COCO's boxes are rounded to it
-_MOVES = 1.0  # pixels by which the edge of an outline may miss the box that is given
+_MOVES = 1.0  # pixels by which the edges of an outline and of its box may differ
 _NO_OUTLINE = "; such an outline is left out, the box is written"
 
 
@@ -22,7 +22,7 @@ class YoloWriter:
     """Boxes, outlines and classes by position; no crowds, ids or areas.
 
     A row is `class cx cy w h` or `class x1 y1 x2 y2 ...`. A file has one kind of rows: programs that find one outline
-    in it read the numbers of a box as two points. There a box without an outline is written as its four corners.
+    in it read the numbers of a box as two points. In such a file a box without an outline is written as four corners.
     """
 
     flat = False
