@@ -1,4 +1,4 @@
-"""The check behind `zoo data check DIR`: reads everything, decodes every image, trains nothing."""
+"""The check behind `zoo data check DIR`: reads all annotations and decodes every image."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ TOO_FEW = "too_few_images"
 NO_TRAIN = "no_train_split"
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
-_OWN_IDS = frozenset({"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"})  # objects have ids
+_OWN_IDS = frozenset(
+    {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
+)  # files have ids of objects
 
 
 @dataclass(frozen=True)
 class Examination:
-    """All that a check found, for the report and the mending."""
+    """Everything a check found, for the report and for the cleaned copy."""
 
     source: Source
     faults: list[Fault]
     statistics: Statistics
-    view: ViewSize  # how the model that is to be trained sees images
+    view: ViewSize  # how the model that is to be trained resizes images
     probes: dict[str, SplitProbes] = field(default_factory=dict)  # split -> its images; empty if not decoded
     pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
 
@@ -70,20 +72,20 @@ def examine(
     progress: Meter | None = None,
     format: Format = "auto",
 ) -> Examination:
-    """Reads and judges a folder.
+    """Reads a folder and checks everything in it.
 
     Args:
         root: folder of the data set; shards also by their address.
-        quick: headers and annotations only; no image is decoded, so damaged files and copies stay unseen.
+        quick: headers and annotations only; no image is decoded, so damaged files and copies are not found.
         queries: of the model that is to be trained.
-        image_size: how it sees images, see `statistics.view_size`.
-        workers: processes that decode; None takes the cores there are, 0 or 1 none but this one.
+        image_size: how it resizes images, see `statistics.view_size`.
+        workers: processes that decode; None: as many as there are cores, 0 or 1: this process alone.
         progress: called after each decoded image.
         format: `auto` detects it.
 
     Raises:
-        ValueError: if the layout is unknown, an annotation file cannot be parsed at all, or `queries` or
-            `image_size` are not what they may be.
+        ValueError: if the layout is unknown, an annotation file cannot be parsed at all, or `queries`,
+            `workers` or `image_size` is out of range.
     """
     if queries < 1:
         raise ValueError(f"queries is {queries}; a model has at least 1")
@@ -110,7 +112,7 @@ def examine(
 def quick_faults(
     splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics, format: str
 ) -> Iterator[Fault]:
-    """What the annotations alone tell: boxes, classes, sizes."""
+    """Faults that the annotations alone show: boxes, classes, sizes."""
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
@@ -123,7 +125,7 @@ def quick_faults(
 
 
 def no_train(splits: Mapping[str, AnnotationIndex], unread: Iterable[Fault] = ()) -> Iterator[Fault]:
-    """An error for a data set that nothing can be learned from, with the folders that are not read."""
+    """An error for a data set without a train split, with the folders of images that are not read."""
     if "train" in splits:
         return
     there = ", ".join(f"{name} ({len(index)} images)" for name, index in splits.items()) or "no split at all"
@@ -138,7 +140,7 @@ def no_train(splits: Mapping[str, AnnotationIndex], unread: Iterable[Fault] = ()
 
 
 def too_few(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
-    """A train split too small to hold anything out of, where there is nothing else to score on."""
+    """An error for a train split of one image that is the only split: no image can be held out to score on."""
     if any(len(index) for name, index in splits.items() if name in ("val", "test")) or "train" not in splits:
         return
     # augmented copies of one photograph, which share the name before `.rf.`, are held out together
@@ -154,7 +156,7 @@ def too_few(splits: Mapping[str, AnnotationIndex]) -> Iterator[Fault]:
 def image_faults(
     splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]
 ) -> tuple[list[Fault], dict[tuple[str, str], list[Pair]]]:
-    """What the pixels tell: damage, odd files, copies; and the pairs that are in two splits."""
+    """Faults that the pixels show: damage, odd files, copies; and the pairs of images that are in two splits."""
     pairs = _pairs(probes)
     faults = [*depth_faults(splits, probes), *leak_faults(splits, pairs)]
     for split, seen in probes.items():
@@ -175,9 +177,9 @@ def probe_splits(
         if progress is not None:
             progress(done, total)
 
-    enough = workers is not None  # the caller's number is taken as it is
+    given = workers is not None  # then it is taken as it is
     return {
-        name: probe_split(index, number if enough else min(number, len(index) // FEW_IMAGES), step)
+        name: probe_split(index, number if given else min(number, len(index) // FEW_IMAGES), step)
         for name, index in splits.items()
     }
 

@@ -13,9 +13,9 @@ from datamodules.index import AnnotationIndex
 
 NEAR = 0.7  # IoU of two drawings of one object
 _PIXELS = 2.0  # by which the edges of a small box may differ, whatever its IoU
-_CLASH = 0.5  # IoU from which two boxes are about one object
+_CLASH = 0.5  # IoU from which two boxes are taken to be of one object
 _COMPARED = 64  # different annotations of one image that are compared with each other
-# how a person is told by which rule one of several copies is kept
+# the rule by which one of several copies is kept, in words for the user
 KEPT_RULE = (
     "kept is the copy that most copies agree with, of equals the one with most objects, then the first"
 )
@@ -25,10 +25,10 @@ class Agreement(NamedTuple):
     """How two annotations of one image relate.
 
     Attributes:
-        kind: `same`; `near`, each object has one of its class at nearly the same place; `partial`, half of the objects
-            and more do, and no other is contradicted; `conflict`, anything else.
-        matched: objects that have one.
-        overlap: the lowest IoU of those, 1 without any.
+        kind: `same`; `near`: each object matches one of its class at nearly the same place; `partial`: at least half
+            of the objects do, and no other object is contradicted; `conflict`: anything else.
+        matched: objects that match one.
+        overlap: the lowest IoU of the matches, 1 if there is none.
     """
 
     kind: Literal["same", "near", "partial", "conflict"]
@@ -38,7 +38,7 @@ class Agreement(NamedTuple):
 
 class _Objects(NamedTuple):
     boxes: NDArray[np.float64]  # [n, 4] xyxy
-    kinds: NDArray[np.int64]  # [n] class id, crowds apart
+    kinds: NDArray[np.int64]  # [n] class id, with other numbers for crowds
 
 
 def agreement(first: AnnotationIndex, a: int, second: AnnotationIndex, b: int) -> Agreement:
@@ -49,7 +49,7 @@ def agreement(first: AnnotationIndex, a: int, second: AnnotationIndex, b: int) -
     if not len(ours.kinds) or not len(theirs.kinds):
         return Agreement("conflict", 0, 1.0)
     iou = _iou(ours.boxes, theirs.boxes)
-    from scipy.optimize import linear_sum_assignment  # 30 MB, which a folder that is refused need not cost
+    from scipy.optimize import linear_sum_assignment  # takes 30 MB, so it is loaded only when it is needed
 
     alike = ours.kinds[:, None] == theirs.kinds[None]
     edges = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(axis=2)
@@ -63,7 +63,7 @@ def agreement(first: AnnotationIndex, a: int, second: AnnotationIndex, b: int) -
         return Agreement("near", len(rows), overlap)
     alone, other = np.ones(len(ours.kinds), bool), np.ones(len(theirs.kinds), bool)
     alone[rows], other[columns] = False, False
-    # an object without its like is missing in the other copy, unless something else is said of its place
+    # an object without a match is missing in the other copy, unless another class stands in its place there
     clash = (iou >= _CLASH) & (
         (alone[:, None] & ~alike) | (other[None] & ~alike) | (alone[:, None] & other[None])
     )

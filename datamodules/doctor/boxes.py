@@ -1,4 +1,4 @@
-"""Boxes and classes that are well formed and still wrong, found from the columns of the index alone."""
+"""Boxes and classes that are well formed but suspicious, found from the columns of the index alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.contract.coco_limit import ceiling
 
 _AGREES = 0.02  # of the area, by which a box given as corners is recognised
 _MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt
-_ENOUGH = 20  # boxes for a judgement on the whole file
+_ENOUGH = 20  # boxes from which on the whole file is judged
 _LARGEST_ID = 2**53  # whole numbers up to it survive as float64
 _ROUND = 1e-3  # pixels; boxes closer than this are the same
 
@@ -27,7 +27,7 @@ def box_faults(
         index: the split.
         queries: of the model.
         classes: the names of the source ids.
-        own_ids: whether the ids of objects are those of the files; ids that were made up are not told.
+        own_ids: whether the ids of objects are those of the files; faults do not name ids that were made up.
     """
     for fault in _all_faults(index, queries, classes, own_ids):
         yield fault if own_ids or fault.box is None else replace(fault, id=None)
@@ -65,7 +65,7 @@ def _all_faults(
 
 
 def _odd_images(index: AnnotationIndex) -> Iterator[Fault]:
-    """Ids that other programs cannot keep, and files that lie outside the data set."""
+    """Ids that other programs cannot hold, and files that lie outside the data set."""
     ids = index.image_ids
     for row in np.flatnonzero((ids < 0) | (ids > _LARGEST_ID)).tolist():
         yield Fault(
@@ -108,8 +108,8 @@ def _corners(index: AnnotationIndex, rows: NDArray[np.int64], sizes: NDArray[np.
     fits = (w > x) & (h > y) & (w <= sizes[:, 1] + 1) & (h <= sizes[:, 0] + 1)
     area = (w - x) * (h - y)
     stated = index.areas > 0
-    told = past & fits & stated & (np.abs(index.areas - area) <= _AGREES * area)
-    for k in np.flatnonzero(told).tolist():
+    found = past & fits & stated & (np.abs(index.areas - area) <= _AGREES * area)
+    for k in np.flatnonzero(found).tolist():
         yield _object(
             index, rows, k, "error", "xyxy_box",
             f"passes the edge, and its area {index.areas[k]:g} is that of the corners x0, y0, x1, y1; write "
@@ -159,21 +159,21 @@ def _repeated(
         if index.crowd[k] != index.crowd[j]:
             continue
         other = f"annotation {int(index.annotation_ids[j])}" if own_ids else "an earlier object"
-        told = f"repeats that of {other}"
+        message = f"repeats that of {other}"
         if index.source_ids[k] == index.source_ids[j]:
             yield _object(
-                index, rows, k, "warning", "duplicate_object", f"{told}, of the same class; remove one"
+                index, rows, k, "warning", "duplicate_object", f"{message}, of the same class; remove one"
             )
         else:
             yield _object(
                 index, rows, k, "warning", "conflicting_object",
-                f"{told}, which is {classes[int(index.source_ids[j])]!r} where this is "
+                f"{message}, which is {classes[int(index.source_ids[j])]!r} where this is "
                 f"{classes[int(index.source_ids[k])]!r}; a query gives one class a box",
             )  # fmt: skip
 
 
 def limit_faults(splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str]) -> Iterator[Fault]:
-    """Splits to score on whose images have more objects of a class than COCO's AP looks at."""
+    """Evaluation splits with images that have more objects of a class than COCO's AP counts."""
     scored = [name for name in splits if name != "train"] or list(splits)
     for name in scored:
         index = splits[name]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from datamodules.index.faults import visible
 
-# what was done, in the order in which the log tells it
+# what was done, in the order of the log
 Action = Literal[
     "image_left_out", "object_left_out", "box_changed", "outline_left_out", "area_changed", "class_merged",
     "renumbered", "file_converted", "file_renamed", "kept_as_it_is",
@@ -25,14 +25,14 @@ _WORDS: dict[Action, str] = {
     "renumbered": "Annotations with a new id",
     "file_converted": "Image files written anew",
     "file_renamed": "Image files with another name, byte for byte the same",
-    "kept_as_it_is": "Not changed, for it cannot be known what is right: look at these",
+    "kept_as_it_is": "Not changed, for what is right cannot be known: check these yourself",
 }
 _SHOWN = 25  # entries of an action in the text for people; the jsonl has all
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change, or one doubt that was left standing."""
+    """One change, or one fault that was left as it is."""
 
     action: Action
     split: str | None
@@ -43,7 +43,7 @@ class Change:
     why: str
 
     def line(self) -> str:
-        """For a person."""
+        """The change as a line of text."""
         where = self.file if self.id is None else f"{self.file} (id {self.id})"
         values = "" if self.before is None and self.after is None else f": {self.before!r} -> {self.after!r}"
         return visible(f"`{where}`{values}. {self.why}")
@@ -58,14 +58,14 @@ class ChangeLog:
         self.counts: Counter[Action] = Counter()
 
     def add(self, change: Change) -> None:
-        """Writes one down."""
+        """Logs one change."""
         self._stream.write(json.dumps(asdict(change), ensure_ascii=False) + "\n")
         self.counts[change.action] += 1
         if len(self._shown[change.action]) < _SHOWN:
             self._shown[change.action].append(change)
 
     def close(self) -> None:
-        """Nothing is added any more."""
+        """Closes the file."""
         self._stream.close()
 
     def text(self, source: Path) -> str:

@@ -19,9 +19,9 @@ from datamodules.index import AnnotationIndex, Fault
 # two different images have less than 0.80 of one of them.
 SAME = 0.90  # correlation of the thumbnails
 SAME_BITS = 0.83  # share of equal signs of the differences between neighbours
-_CANDIDATES = 4  # best coarse matches of an image in each block that are looked at closely
+_CANDIDATES = 4  # best coarse matches of an image in each block that are compared in full
 _BLOCK = 4096
-_FLAT = 4.0  # grey levels of standard deviation; below, an image has nothing to be recognised by
+_FLAT = 4.0  # standard deviation in grey levels below which an image is too flat to be recognised
 
 
 class Pair(NamedTuple):
@@ -45,17 +45,17 @@ def twins(index: AnnotationIndex, probes: SplitProbes) -> Iterator[Fault]:
 def _twin(index: AnnotationIndex, kept: int, row: int) -> Fault:
     name, other = str(index.files[row]), str(index.files[kept])
     if name == other:
-        told = f"the image is listed twice, also as id {int(index.image_ids[kept])}"
+        message = f"the image is listed twice, also as id {int(index.image_ids[kept])}"
     else:
-        told = f"the same bytes as {other}"
+        message = f"the same bytes as {other}"
     found = agreement(index, kept, index, row)
     ours, theirs = len(index.objects(row).areas), len(index.objects(kept).areas)
     if found.kind == "conflict":
         what = "no objects" if not ours else "no objects there" if not theirs else "other objects"
         return Fault(
             "error", "conflicting_duplicate", name, int(index.image_ids[row]),
-            f"{told}, but with {what} ({ours} here, {theirs} there, {found.matched} alike); one of the two is wrong: "
-            "keep the right one",
+            f"{message}, but with {what} ({ours} here, {theirs} there, {found.matched} alike); one of the two is "
+            "wrong: keep the right one",
         )  # fmt: skip
     how = {
         "same": "with the same objects; remove one",
@@ -64,7 +64,7 @@ def _twin(index: AnnotationIndex, kept: int, row: int) -> Fault:
         "partial": f"but {found.matched} of its {ours} objects and of the {theirs} there are alike, the others are in "
         "one of the two only; keep the one that is complete",
     }[found.kind]
-    return Fault("warning", "duplicate_image", name, int(index.image_ids[row]), f"{told}, {how}")
+    return Fault("warning", "duplicate_image", name, int(index.image_ids[row]), f"{message}, {how}")
 
 
 def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
@@ -77,7 +77,7 @@ def groups(digests: NDArray[np.void]) -> Iterator[list[int]]:
 
 
 def leaks(first: SplitProbes, second: SplitProbes) -> list[Pair]:
-    """For each image of the second split that is in the first too, its best match there."""
+    """For each image of the second split that is also in the first, its best match there."""
     by_digest: dict[bytes, int] = {}
     for row, digest in enumerate(first.digests.tolist()):
         if any(digest):
@@ -97,7 +97,7 @@ def leaks(first: SplitProbes, second: SplitProbes) -> list[Pair]:
 
 
 def _near(first: NDArray[np.uint8], second: NDArray[np.uint8], how: str) -> dict[int, Pair]:
-    """Coarse correlation by matrix products picks candidates, the full thumbnail decides."""
+    """Picks candidates by the correlation of coarse thumbnails and decides by the full thumbnails."""
     found: dict[int, Pair] = {}
     for low in range(0, len(second), _BLOCK):
         theirs = _Looks(second[low : low + _BLOCK])
@@ -142,12 +142,12 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def leak_faults(
     splits: Mapping[str, AnnotationIndex], pairs: Mapping[tuple[str, str], list[Pair]]
 ) -> Iterator[Fault]:
-    """A warning for each image of a later split that an earlier one has too."""
+    """A warning for each image of a later split that is also in an earlier one."""
     for (first, second), found in pairs.items():
         for pair in found:
             ours, theirs = splits[first], splits[second]
             if ours.files[pair.train] == theirs.files[pair.other]:
-                continue  # the reader has told already that both list it
+                continue  # the reader has reported that both splits list it
             kind = "leak" if pair.likeness == 1.0 and pair.how == "the same bytes" else "near_leak"
             how = pair.how if kind == "leak" else f"{pair.how} ({pair.likeness:.2f})"
             clash = kind == "leak" and agreement(ours, pair.train, theirs, pair.other).kind == "conflict"

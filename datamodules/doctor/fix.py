@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from datamodules.doctor import Examination
     from datamodules.progress import Meter
 
-_LARGEST_ID = 2**53 - 1  # what every reader of json keeps exactly
+_LARGEST_ID = 2**53 - 1  # the largest that every reader of json keeps exactly
 
 
 def mend(found: Examination, out: str | Path, progress: Meter | None = None) -> ChangeLog:
     """Writes OUT/annotations/instances_SPLIT.json, OUT/SPLIT/ and the logs OUT/fix_log.{jsonl,md}.
 
     Images are copied byte for byte unless they have to be converted. What is ambiguous is left out, or kept
-    and said. OUT appears when it is whole.
+    and logged. OUT appears when it is complete.
 
     Args:
         found: a full examination, images included.
@@ -67,8 +67,8 @@ def check_target(source: Path | str, out: Path, quick: bool) -> None:
     """Refuses a target that `mend` would refuse, before any work.
 
     Raises:
-        ValueError: if `out` is not empty or lies in the source, the source is an address, or nothing but
-            headers is looked at.
+        ValueError: if `out` is not empty or lies in the source, the source is an address, or the
+            check was `quick`.
     """
     if is_address(str(source)):
         raise ValueError(
@@ -149,7 +149,7 @@ class _Copy:
                 writer.write(row, image_id)
 
     def _image(self, split: str, index: AnnotationIndex, row: int, names: _Names) -> str:
-        """Writes the file; its name below the split's folder."""
+        """Writes the file; returns its name below the split's folder."""
         source, probe = index.files[row], self._found.probes[split].odd.get(row)
         data = index.images.read(source)
         made = converted(data, probe, index.size(row)) if probe is not None else None
@@ -174,7 +174,7 @@ class _Copy:
 
 
 class _Objects:
-    """Writes the objects of a split, clipped, without repetitions, under merged classes."""
+    """Writes the objects of a split: clipped to the image, without repetitions, with merged classes."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class _Objects:
             self._out.add(entry)
 
     def _own_id(self, row: int, old: int) -> int:
-        """The id of the source, or a new one if it is used already or more than every reader can keep."""
+        """The id of the source, or a new one if it is used already, negative or too large for some readers."""
         new = old
         if old in self._used or not 0 <= old <= _LARGEST_ID:
             new, self._next = self._next, self._next + 1

@@ -39,7 +39,7 @@ class SplitProbes:
 
     digests: NDArray[np.void]  # [N] 16 bytes of the file's bytes each
     thumbnails: NDArray[np.uint8]  # [N, GRID, GRID] grey levels as displayed; 0 where there are no pixels
-    odd: Mapping[int, Probe]  # row -> probe, of all that is no plain upright RGB JPEG or PNG
+    odd: Mapping[int, Probe]  # row -> probe, only of files that are no plain upright RGB JPEG or PNG
 
 
 def probe_split(index: AnnotationIndex, workers: int, progress: Callable[[], None] | None) -> SplitProbes:
@@ -106,7 +106,7 @@ def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
             "warning",
             "rotation_unclear",
             f"EXIF orientation {probe.orientation} keeps the size, so whether the boxes were drawn on the turned "
-            "image cannot be told; they are taken to be; look at the boxes, then save the image upright",
+            "image is not known; they are taken to be; look at the boxes, then save the image upright",
         )
     elif probe.size[0] != probe.size[1] and frame == probe.size[::-1]:
         yield (
@@ -117,7 +117,7 @@ def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
 
 
 def _levels(probe: Probe) -> Iterable[_Finding]:
-    """What of more than 8 bits leaves little to see in 8."""
+    """Images of more than 8 bits that become nearly black, white or flat in 8."""
     low, high = probe.darkest, probe.brightest
     if high - low < _FEW_LEVELS or high < _DARK or low > 255 - _DARK:
         looks = (
@@ -159,18 +159,18 @@ def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, Spl
             if probe.reading is not None and not probe.reading.declared:
                 found[probe.reading.range].append(str(splits[split].files[row]))
     if len(found) > 1:
-        told = ", ".join(f"{len(files)} as {range} (e.g. {files[0]})" for range, files in found.items())
+        depths = ", ".join(f"{len(files)} as {range} (e.g. {files[0]})" for range, files in found.items())
         yield Fault(
             "warning", "mixed_bit_depth", ".", None,
-            f"images of more than 8 bits are read at several depths, {told}, each by its largest value, so that one "
+            f"images of more than 8 bits are read at several depths, {depths}, each by its largest value, so that one "
             "value is another level in each; save them all as 8 bits, or stretched to all of their bits",
         )  # fmt: skip
 
 
 def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
     if probe.format in _SUFFIXES and not _suffix_fits(probe, name):
-        told = f"the name ends in {PurePosixPath(name).suffix!r}, the bytes are {probe.format}; it is read by its bytes"
-        yield "note", "wrong_suffix", f"{told}, other programs may refuse it"
+        said = f"the name ends in {PurePosixPath(name).suffix!r}, the bytes are {probe.format}; it is read by its bytes"
+        yield "note", "wrong_suffix", f"{said}, other programs may refuse it"
     if probe.format not in ("JPEG", "PNG", "MPO", "BMP"):
         yield "note", "uncommon_format", f"{probe.format} is read here; other programs may not read it"
     if probe.frames > 1 and probe.format != "MPO":
@@ -192,7 +192,7 @@ def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
 
 
 def shape_faults(index: AnnotationIndex) -> Iterator[Fault]:
-    """Images whose shape leaves a network little to see."""
+    """Images that are tiny or much longer than wide, or the reverse."""
     height, width = index.sizes[:, 0], index.sizes[:, 1]
     shorter, longer = np.minimum(height, width), np.maximum(height, width)
     for row in np.flatnonzero(shorter < _SMALL).tolist():

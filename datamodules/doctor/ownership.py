@@ -1,4 +1,4 @@
-"""Two images under one id: which of them an annotation means cannot be known, so neither is blamed."""
+"""Two images with one id: it cannot be known which of them an annotation is for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shared_ids(faults: Iterable[Fault]) -> dict[int, str]:
 
 
 def reassigned(faults: list[Fault], splits: Mapping[str, AnnotationIndex]) -> list[Fault]:
-    """Boxes that do not fit the first image of a shared id become faults of the second: most likely its own."""
+    """Moves faults of boxes that do not fit the first image of a shared id to the second: most likely they are its."""
     shared = shared_ids(faults)
     second_of = {
         str(index.files[row]): shared[image_id]

@@ -1,4 +1,4 @@
-"""Numbers of a data set that decide how well a DETR can learn it."""
+"""Statistics of a data set that matter for training a DETR."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def view_size(text: str) -> ViewSize:
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """Numbers of one split; crowds are left out of all but `crowd`."""
+    """Statistics of one split; crowds count in `crowd` only."""
 
     images: int
     objects: int
@@ -75,7 +75,7 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers of all splits at one image size."""
+    """Statistics of all splits at one image size."""
 
     image_size: str
     queries: int
@@ -92,7 +92,7 @@ def measure(splits: Mapping[str, AnnotationIndex], view: ViewSize, queries: int)
 
 
 def viewed_boxes(index: AnnotationIndex, view: ViewSize) -> NDArray[np.float64]:
-    """[n, 2] height and width of every object but crowds, in pixels of the resized image."""
+    """[n, 2] height and width of every object except crowds, in pixels of the resized image."""
     kept = ~index.crowd
     scales = view.scales(index.sizes)[rows_of(index)[kept]]
     return index.boxes_xywh[kept][:, [3, 2]] * scales
@@ -122,7 +122,7 @@ def _quantiles(values: NDArray[Any]) -> list[float]:
 
 
 def statistics_faults(statistics: Statistics) -> Iterator[Fault]:
-    """What the numbers say about training a DETR."""
+    """Warnings and notes about what the statistics mean for training a DETR."""
     for name, split in statistics.splits.items():
         small = split.below_stride[str(STRIDES[0])]
         if small:

@@ -11,8 +11,8 @@ from datamodules.images.files import SUFFIXES, header_size
 from datamodules.index import AnnotationIndex, Fault, Severity, relative
 from datamodules.index.source import Source
 
-_MOST = 50  # of one folder and kind that are told one by one
-# what lies beside the images of a format and is read, or was read for another tool
+_MOST = 50  # faults of one folder and kind that are listed one by one
+# files beside the images of a format that are expected there
 _BESIDE = {
     "coco": (".json",),
     "roboflow_coco": (".json",),
@@ -29,13 +29,13 @@ _ANY = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
 
 
 def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
-    """Images that no split lists, and files that are no images, in the folders where images are."""
+    """Faults for images that no split lists and for other files, in the folders of the images."""
     if isinstance(source.root, str):
-        return  # an address: shards, and no folder to look into
+        return  # an address of shards has no folder to search
     root, splits = source.root, source.splits
     listed = {str(f) for index in splits.values() for f in index.files.tolist()}
     listed |= {f.file for f in faults}
-    # a broken annotation file names its image no more, but shares its stem
+    # a broken annotation file cannot name its image, but has the same stem
     broken = (PurePosixPath(f.file) for f in faults if f.severity == "error")
     stems = {path.stem for path in broken if path.suffix in _ANY}
     beside = _BESIDE.get(source.format, _ANY)
@@ -50,11 +50,11 @@ def stray_faults(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
                 foreign.append(name)
             elif path.stem not in stems:
                 unlisted.append(name)
-        yield from _told(
+        yield from _listed(
             folder, unlisted, "warning", "unlisted_image",
             "no annotation file lists it, so it is not used; annotate it (without objects too) or remove it",
         )  # fmt: skip
-        yield from _told(
+        yield from _listed(
             folder, foreign, "note", "stray_file", "no image and no annotation that is read; nothing to do"
         )
 
@@ -64,7 +64,7 @@ def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
     if isinstance(source.root, str) or source.format in _WITH_ID_MAPS:
         return
     if any(f.kind in ("unlisted_image", "unlisted_images") and f.file == "." for f in faults):
-        return  # the reader has told of all images below
+        return  # the reader has reported all unlisted images
     root = source.root
     known = _image_folders(source.splits)
     used = {str(up) for folder in known for up in (PurePosixPath(folder), *PurePosixPath(folder).parents)} | {
@@ -76,7 +76,7 @@ def unread_folders(source: Source, faults: Iterable[Fault]) -> Iterator[Fault]:
         folders[:] = [f for f in sorted(folders) if not f.startswith(".") and not _of_masks(f)]
         own = relative(here, root)
         if own in known:
-            folders[:] = []  # looked into already
+            folders[:] = []  # `stray_faults` searches these
             continue
         found = sum(PurePosixPath(n).suffix.lower() in SUFFIXES and not n.startswith(".") for n in names)
         if found:
@@ -112,7 +112,7 @@ def _image_folders(splits: Mapping[str, AnnotationIndex]) -> list[str]:
 
 
 def _files(root: Path, folder: str) -> Iterator[str]:
-    """Below `folder`, relative to `root`; links to folders are not followed, so that no loop catches us."""
+    """Below `folder`, relative to `root`; links to folders are not followed, so that they cannot form a loop."""
     for above, folders, names in os.walk(root / folder):
         folders[:] = [
             f for f in folders if not f.startswith(".") and f.lower() not in ("annotations", "labels")
@@ -132,7 +132,7 @@ def _is_image(path: Path) -> bool:
     return True
 
 
-def _told(folder: str, names: list[str], severity: Severity, kind: str, message: str) -> Iterator[Fault]:
+def _listed(folder: str, names: list[str], severity: Severity, kind: str, message: str) -> Iterator[Fault]:
     for name in names[:_MOST]:
         yield Fault(severity, kind, name, None, message)
     if len(names) > _MOST:

@@ -20,14 +20,14 @@ from datamodules.index.source import class_key
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
 
-# an object is there, but where or what it is cannot be known: the image would teach that it is background
+# an object whose place or class cannot be known: without it the image would teach that it is background
 _UNKNOWN_OBJECT = frozenset({
     "invalid_box", "unknown_category", "invalid_row", "not_normalised", "unreadable_labels", "several_boxes",
     "normalised_box",
 })  # fmt: skip
 _BROKEN_FILE = frozenset({"corrupt_image", "damaged_image"})
 _NOT_AN_OBJECT = frozenset({"zero_area", "outside", "unknown_image"})
-# both readings are possible and neither spoils the whole: kept, and said
+# it is not known what is right, and neither case does much harm: kept, and logged
 _KEPT = frozenset({
     "rotation_ignored", "rotation_unclear", "near_leak", "augmented_leak", "conflicting_object", "subpixel_box",
     "tiny_image", "extreme_aspect", "few_levels", "lost_levels", "animated", "no_label_file", "crowd_without_mask",
@@ -38,7 +38,7 @@ _KEPT = frozenset({
 
 @dataclass
 class Verdicts:
-    """Per split and image row why it is left out; and faults that leave something out or standing."""
+    """Per split and image row the reason why it is left out; and the faults whose objects are left out or kept."""
 
     images: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     not_read: list[Fault] = field(default_factory=list)
@@ -89,10 +89,10 @@ def _named(index: AnnotationIndex, faults: Iterable[Fault]) -> dict[int, str]:
         if fault.kind in _BROKEN_FILE:
             by_file[fault.file] = fault.message
         elif fault.kind in _UNKNOWN_OBJECT and fault.severity == "error":
-            told = f"an object in it is not known well enough to keep the image without it: {fault.message}"
-            by_file[fault.file] = told
+            why = f"the image has an object whose place or class is not known: {fault.message}"
+            by_file[fault.file] = why
             if PurePosixPath(fault.file).suffix.lower() in (".txt", ".xml"):
-                by_stem[_label_stem(fault.file)] = told
+                by_stem[_label_stem(fault.file)] = why
     if not by_file:
         return {}
     return {
@@ -103,7 +103,7 @@ def _named(index: AnnotationIndex, faults: Iterable[Fault]) -> dict[int, str]:
 
 
 def _label_stem(file: str) -> str:
-    """What an image and its label file have in common: the path without suffix and kind of folder."""
+    """The part of the path that an image and its label file share: without suffix and folders such as images/."""
     kinds = {"images", "labels", "jpegimages", "annotations"}
     parts = [p for p in PurePosixPath(file).with_suffix("").parts if p.lower() not in kinds]
     return "/".join(parts)
@@ -123,7 +123,7 @@ def _of_doubtful_class(index: AnnotationIndex, split: str, found: Examination) -
 
 
 def _twins(index: AnnotationIndex, digests: np.ndarray, left_out: set[int]) -> Iterator[tuple[int, str]]:
-    """Of files with the same bytes one stays, see `KEPT_RULE`; none of those that go for another reason."""
+    """All but one of the files with the same bytes, see `KEPT_RULE`; without those left out for another reason."""
     for every in groups(digests):
         rows = [row for row in every if row not in left_out]
         if len(rows) < 2:
@@ -145,7 +145,7 @@ def _twins(index: AnnotationIndex, digests: np.ndarray, left_out: set[int]) -> I
 def _leaked(
     first: np.ndarray, second: AnnotationIndex, name: str, digests: np.ndarray, left_out: Mapping[int, str]
 ) -> dict[int, str]:
-    """Images with the bytes of one of a later split, whose scores would not be those of unseen data.
+    """Images that are also in a later split, whose scores would then not be those of unseen data.
 
     Args:
         first: [N] digests of the earlier split.
@@ -161,7 +161,7 @@ def _leaked(
 
 
 def merged_classes(classes: Mapping[int, str], counts: Mapping[int, int]) -> dict[int, int]:
-    """Class id -> id it is kept under: names that differ by case, spaces or Unicode form are one class.
+    """Class id -> the id that it gets: names that differ only by case, spaces or Unicode form become one class.
 
     The spelling with the most objects stays, the lowest id of equals.
     """
