@@ -1,4 +1,4 @@
-"""The files of published data sets: where they are, what is known of them, and where they belong."""
+"""The files of published data sets: addresses, sizes, checksums, and the folders they are put into."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """Without folders."""
+        """The file name without folders."""
         return PurePosixPath(self.path).name
 
     @property
     def is_archive(self) -> bool:
-        """Whether it is unpacked."""
+        """Whether the file is an archive, which is unpacked."""
         return self.name.endswith(_ARCHIVES)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A data set as its authors give it away; texts are for people."""
+    """A data set as its authors publish it; the texts are for people to read."""
 
     name: str
     title: str
@@ -65,14 +65,14 @@ class Publication:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Every part there is, defaults first."""
+        """All parts, the default ones first."""
         return tuple(dict.fromkeys([*self.default_parts, *(p for f in self.files for p in f.parts)]))
 
     def select(self, parts: Sequence[str]) -> list[RemoteFile]:
         """The files of these parts, small ones first.
 
         Raises:
-            ValueError: naming the parts there are, for any other.
+            ValueError: if there is no such part, naming those there are.
         """
         unknown = [part for part in parts if part not in self.parts]
         if unknown or not parts:

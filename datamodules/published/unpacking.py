@@ -1,4 +1,4 @@
-"""Unpacking archives that come from elsewhere: whole or not at all, and nowhere but into their folder."""
+"""Unpacking downloaded archives: as a whole or not at all, and never outside of the target folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unpack(archive: Path, into: Path, staging: Path) -> list[str]:
     Args:
         archive: the file.
         into: made if it is not there.
-        staging: a folder on the same disk that does not exist; gone afterwards.
+        staging: a folder on the same disk that does not exist yet; it is removed afterwards.
 
     Raises:
         ArchiveError: the archive is damaged, or has a link, a device, or a path that leaves the folder.
@@ -88,7 +88,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
-    """The name as a path below the folder; names of Windows, too, must not lead out of it."""
+    """The name as a path below the folder; neither Unix nor Windows paths may lead out of it."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise ArchiveError(f"{archive} has {name!r}, which leads out of the folder; it is not unpacked")
@@ -116,7 +116,7 @@ def _move(source: Path, into: Path) -> None:
 
 
 def _move_over(entry: Path, target: Path) -> None:
-    """To another disk, where a folder of the data set may be a link to: no half file there either."""
+    """Moves a file, also to another disk that a folder of the data set links to, never leaving half a file there."""
     if entry.is_dir():
         target.mkdir()
         _move(entry, target)
