@@ -26,7 +26,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 
 _FAULTS_SHOWN = 5
-_PADDING_STEPS = 64  # over which the padding is told at the start
+_PADDING_STEPS = 64  # over which the padding is measured for the log
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         flip_both: also flip training images top to bottom.
         photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
             device of the network: slightly other pixels, see `zoo.contract.photometric.distort_batch`.
-        skip_broken: train without the images and objects that are at fault instead of refusing.
+        skip_broken: train without faulty images and objects instead of refusing the data.
         limit_train, limit_eval: use the first so many images only.
         bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like
             final size: less padding, other batches than the published ones. Null for none.
@@ -106,7 +106,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         if bucketing is not None:
             self._transform.final_size(
                 (1, 1), 0
-            )  # refuses now, not at the first step, where it depends on boxes
+            )  # raises now, not at the first step, if the size depends on boxes
         self._data: LoadedData | None = None
         self._split: _Split | None = None
         self._skip = 0
@@ -119,16 +119,16 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> LoadedData:
-        """Reads the annotations; bad ones become faults."""
+        """Reads the annotations; bad ones are reported as faults."""
 
     def truth(self, split: str) -> Truth:
-        """How the objects of a split are read: boxes, unless a subclass knows more. After `read`."""
+        """The reader of a split's ground truth: boxes, unless a subclass reads more. Call `read` first."""
         return Truth()
 
     # ------------------------------------------------------------------ reading
 
     def read(self) -> LoadedData:
-        """The annotations, read at the first call. Reports faults, refuses nothing."""
+        """The annotations, read at the first call. Faults are not raised here but in `setup`."""
         if self._data is None:
             data = self.load()
             splits = {n: _limited(index, self._limits.get(n)) for n, index in data.splits.items()}
@@ -136,7 +136,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         return self._data
 
     def setup(self, stage: str) -> None:
-        """Reads, and refuses data with errors.
+        """Reads the data, and raises if they have errors.
 
         Raises:
             ValueError: naming the first faults, unless `skip_broken` is set; also for an empty split.
@@ -206,7 +206,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         return self._split.accumulation
 
     def skip_batches(self, n: int) -> None:
-        """The next training iterator leaves out its first `n` micro-batches, as used before a resume."""
+        """Makes the next training iterator skip its first `n` micro-batches, which were used before a resume."""
         if n < 0:
             raise ValueError(f"cannot skip {n} batches")
         self._skip = n
@@ -257,7 +257,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         )
 
     def _tell_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
-        """Logs what padding costs, as epoch 0 begins, where it does and sizes are known beforehand."""
+        """Logs the share of padding at the start of epoch 0, if there is any and final sizes are known by then."""
         if self._padding_told or self.input.resize == "stretch" or self._transform.preset.needs_boxes:
             return
         self._padding_told = True
@@ -275,7 +275,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> EvaluationLoader:
-        """The test split, or the validation split where there is no other."""
+        """The test split, or the validation split if there is none."""
         return self._evaluation_loader("test" if "test" in self.read().splits else "val")
 
     def _evaluation_loader(self, name: str) -> EvaluationLoader:
@@ -290,12 +290,12 @@ class DetectionDataModule(LightningDataModule, ABC):
     # ------------------------------------------------------------------ preflight
 
     def most_objects(self) -> int:
-        """Objects of the fullest image of all splits: more than a network's queries cannot be found."""
+        """The most objects that any image of any split has; a network cannot find more than it has queries."""
         splits = self.read().splits.values()
         return max((int(_objects_of_images(index).max(initial=0)) for index in splits), default=0)
 
     def dropped_object_share(self, num_images: int) -> tuple[int, int]:
-        """(dropped, total) objects over the first images of epoch 0: what the training transform loses."""
+        """(dropped, total) objects of the first images of epoch 0: those that the training transform drops."""
         dataset = self.training_dataset()
         rows = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset)), dtype=np.int64).tolist()
         total = sum(len(dataset.targets(row).labels) for row in rows)

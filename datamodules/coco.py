@@ -21,7 +21,7 @@ from zoo.contract.preprocess import InputContract
 
 
 class CocoDataModule(DetectionDataModule):
-    """The COCO layout, under the published label spaces.
+    """The COCO layout, with either of the two published label spaces.
 
     Args:
         root: folder with annotations/ and one image folder a split; or shards of it, also at an address.
@@ -120,5 +120,5 @@ class CocoDataModule(DetectionDataModule):
         return LoadedData("coco", splits, source.label_map(self._labels), tuple(faults))
 
     def truth(self, split: str) -> Truth:
-        """Boxes, and masks where they are asked for."""
+        """Boxes, and masks if `masks` is set."""
         return MaskTruth(self.skip_broken) if self._masks else Truth()

@@ -26,7 +26,7 @@ class CustomDataModule(DetectionDataModule):
         train_split, eval_split: `auto`, or names of splits joined by `+`, e.g. `train+val`. `auto`
             trains on train and evaluates on val, or on test where there is no val.
         val_fraction: share of the training images to evaluate on where there is no other split.
-        needs_train: without it a set of evaluation data alone is read too; its train split is empty.
+        needs_train: if false, evaluation data without a train split are read too; that split is then empty.
         masks: also read the outlines of the objects, for networks with a mask head.
     """
 
@@ -91,7 +91,7 @@ class CustomDataModule(DetectionDataModule):
         return LoadedData(source.format, splits, source.label_map(), (*source.faults, *notes, *bare))
 
     def truth(self, split: str) -> Truth:
-        """Boxes, and masks where they are asked for."""
+        """Boxes, and masks if `masks` is set."""
         return MaskTruth(self.skip_broken) if self._masks else Truth()
 
     def _roles(
@@ -139,7 +139,7 @@ def _joined(source: Source, names: str, argument: str) -> AnnotationIndex:
 
 
 def _shared_images(splits: dict[str, AnnotationIndex]) -> list[Fault]:
-    """A warning if the splits as used share images; those of the files themselves are faults already."""
+    """A warning if the splits as used share images; the reader reports images that the files' own splits share."""
     shared = len(set(splits["train"].files.tolist()) & set(splits["val"].files.tolist()))
     if not shared:
         return []

@@ -26,8 +26,8 @@ class Objects365DataModule(DetectionDataModule):
         root: folder with train/ and val/; see `datamodules.formats.objects365` for where images may be. Or
             shards of it, also at an address.
         labels: `contiguous` (365 classes, RT-DETR) or `category_id` (366, row 0 unused, D-FINE and DEIM).
-        verify_sizes: read the header of every image and mend exchanged widths and heights, not of the known
-            files alone. Takes long on 1.7 million images.
+        verify_sizes: read the header of every image and correct exchanged widths and heights, not only of the known
+            files. This takes long on 1.7 million images.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Objects365DataModule(DetectionDataModule):
         self._verify_sizes = verify_sizes
 
     def load(self) -> LoadedData:
-        """Reads the json files; a split that is not here is empty, with a warning.
+        """Reads the json files; a missing split is empty, with a warning.
 
         Raises:
-            ValueError: if there is neither split, one is not of v2, or its images are not to be found.
+            ValueError: if there is neither split, one is not of v2, or its images are not found.
         """
         if isinstance(self._root, str) or shards.is_sharded(self._root):
             source = shards.read(self._root)

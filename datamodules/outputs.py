@@ -1,4 +1,4 @@
-"""Where a command may write: where it can, and not into the data set it reads."""
+"""Checks that a command can write its output, and that this is not inside the data set it reads."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _write_split(folder: Path, number: int, seed: tuple[int, int], size: int) ->
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(number):
-        image, shapes = draw_image(np.random.default_rng([*seed, image_id]), size)
+        image, shapes = paint_image(np.random.default_rng([*seed, image_id]), size)
         name = f"{image_id:05d}.png"
         image.save(folder / name, compress_level=1)
         images.append({"id": image_id, "file_name": name, "width": size, "height": size})
@@ -90,7 +90,7 @@ def _write_split(folder: Path, number: int, seed: tuple[int, int], size: int) ->
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def draw_image(rng: np.random.Generator, size: int) -> tuple[Image.Image, list[tuple[int, Corners]]]:
+def paint_image(rng: np.random.Generator, size: int) -> tuple[Image.Image, list[tuple[int, Corners]]]:
     """One image and its objects as (class, xyxy pixels)."""
     base = rng.integers(0, 256, size=3)
     shapes: list[_Shape] = []
@@ -112,9 +112,9 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[Image.Image, list[t
     return image, [(s.label, _visible_box(top == number)) for number, s in enumerate(shapes, start=1)]
 
 
-def _visible_box(drawn: NDArray[np.bool_]) -> Corners:
-    """The xyxy box, in pixels of the image, around the drawn pixels of the supersampled one."""
-    columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
+def _visible_box(painted: NDArray[np.bool_]) -> Corners:
+    """The xyxy box, in pixels of the image, around the painted pixels of the supersampled one."""
+    columns, rows = np.flatnonzero(painted.any(axis=0)), np.flatnonzero(painted.any(axis=1))
     edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     x0, y0, x1, y1 = (float(edge) / _SUPERSAMPLING for edge in edges)
     return x0, y0, x1, y1

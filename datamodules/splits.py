@@ -1,7 +1,7 @@
 """Divides images into training, validation and test: at random, by class, and without tearing groups apart.
 
 Augmented copies of one photograph, frames of one video or tiles of one scene are nearly the same image. In
-two splits they make a score that unseen data will not have, so a group goes into one split as a whole.
+two splits they make the score better than on unseen data, so a group goes into one split as a whole.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def divide(
     Args:
         index: the images.
         fractions: share of the images of each split besides `train`, which gets the rest.
-        seed: of the drawing.
+        seed: of the random order.
         stratify: give each split its share of the images of every class, rare classes first.
         group_by: see `group_keys`.
         copies: rows of byte-identical files, see `datamodules.images.identical`; they stay together too.
@@ -127,7 +127,7 @@ def divide(
 
 
 def _at_random(groups: list[Rows], wanted: Mapping[str, int]) -> dict[str, list[Rows]]:
-    """The small splits take groups in their order as long as these fit; train gets all others."""
+    """Each small split takes groups in their order as long as they fit; train gets the rest."""
     chosen: dict[str, list[Rows]] = {split: [] for split in wanted}
     left = {split: number for split, number in wanted.items() if split != "train"}
     for group in groups:
@@ -179,7 +179,7 @@ def _images_by_class(index: AnnotationIndex, groups: list[Rows]) -> NDArray[np.f
 
 
 def _give_each_one(chosen: dict[str, list[Rows]]) -> None:
-    """Groups that are larger than a split would leave it empty; it then gets the smallest of the largest."""
+    """Gives an empty split, for which every group was too large, the smallest group of the largest split."""
     for own in chosen.values():
         if not own:
             rich = max((c for c in chosen.values() if len(c) > 1), key=lambda c: sum(map(len, c)))
@@ -204,7 +204,7 @@ def held_out(index: AnnotationIndex, fraction: float, seed: int) -> tuple[Annota
     if len(set(group_keys(index.files.tolist()))) < len(index):
         parts = divide(index, {"val": fraction}, seed)
         kept, out = parts["train"], parts["val"]
-    else:  # as it was drawn before there were groups: runs keep their splits
+    else:  # the same draws as before there were groups, so that old runs keep their splits
         number = min(max(1, round(len(index) * fraction)), len(index) - 1)
         order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).numpy()
         kept, out = np.sort(order[number:]), np.sort(order[:number])

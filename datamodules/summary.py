@@ -1,4 +1,4 @@
-"""What a data set holds, for people (`lines`) and for programs (`to_dict`)."""
+"""A summary of a data set, for people (`lines`) and for programs (`to_dict`)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The data set as it was understood, and everything wrong with it."""
+    """The data set as it was read, and its faults."""
 
     format: str
     splits: dict[str, SplitSummary]
@@ -89,7 +89,7 @@ def summarize(
     format: str, splits: Mapping[str, AnnotationIndex], label_map: LabelMap, faults: Iterable[Fault]
 ) -> DataSummary:
     """Counts splits and classes."""
-    told = list(faults)
+    every = list(faults)
     of_class = {name: index.source_ids[~index.crowd] for name, index in splits.items()}
     classes = [
         ClassSummary(name, source, head, {s: int((ids == source).sum()) for s, ids in of_class.items()})
@@ -97,8 +97,8 @@ def summarize(
             label_map.names, label_map.source_ids, label_map.head_indices, strict=True
         )
     ]
-    counted = {name: _of_split(name, index, told) for name, index in splits.items()}
-    return DataSummary(format, counted, classes, told)
+    counted = {name: _of_split(name, index, every) for name, index in splits.items()}
+    return DataSummary(format, counted, classes, every)
 
 
 def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> SplitSummary:
@@ -106,7 +106,7 @@ def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> Spl
     left_out = sum(1 for fault in index.faults if fault.kind in _LEFT_OUT)
     # of Objects365: one fault of a folder, whose id says how many
     left_out += sum(int(str(f.id).split()[0]) for f in index.faults if f.kind == "missing_images")
-    # of VOC: a line of a split's list without an xml is told of the folder
+    # of VOC: a line of a split's list without an xml is a fault of the folder
     left_out += sum(f.kind == "missing_annotation" and f.file.endswith(f"/{name}.txt") for f in faults)
     return SplitSummary(
         listed=len(index) + left_out,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.doctor import check
-from datamodules.shapes import CLASSES, MAX_OBJECTS, MIN_CONTRAST, draw_image, generate_shapes
+from datamodules.shapes import CLASSES, MAX_OBJECTS, MIN_CONTRAST, generate_shapes, paint_image
 
 
 def test_is_a_clean_coco_folder(tmp_path):
@@ -41,7 +41,7 @@ def test_more_images_do_not_change_the_first(tmp_path):
 def test_boxes_are_tight_around_what_stands_out():
     tight = 0
     for seed in range(60):
-        image, objects = draw_image(np.random.default_rng(seed), 128)
+        image, objects = paint_image(np.random.default_rng(seed), 128)
         assert 1 <= len(objects) <= MAX_OBJECTS
         pixels = np.asarray(image).astype(int)
         background = np.median(pixels.reshape(-1, 3), axis=0)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from datamodules.doctor import check
-from datamodules.shapes import CLASSES, draw_image, generate_shapes
+from datamodules.shapes import CLASSES, generate_shapes, paint_image
 from zoo.detector import DEFAULT_THRESHOLD
 from zoo.runs import recipes
 from zoo.runs.console import Console
@@ -66,7 +66,7 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     reference = register(run, document, "val", NAME, registry, None, console) or NAME
     pull(reference, None, None, registry, Console(as_json=False) if not console.as_json else _silent())
     picture = output / "new_image.png"
-    image, objects = draw_image(np.random.default_rng([seed, 2, 0]), SIZE)
+    image, objects = paint_image(np.random.default_rng([seed, 2, 0]), SIZE)
     names = ", ".join(sorted(CLASSES[label] for label, _ in objects))
     console.say(f"5/5  a picture that nobody has seen, with {len(objects)} objects: {names}")
     image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)

@@ -182,7 +182,7 @@ def test_each_kind_is_told_with_a_few_examples(shapes, capsys):
     assert run_command(["data", "check", str(shapes)]) == 1
     printed = capsys.readouterr().out
     assert "error unreadable_image: 12" in printed
-    assert printed.count("its bytes are no image") == 5
+    assert printed.count("its bytes are in no image format") == 5
     assert "... and 7 more (--json lists all)" in printed
 
 
