@@ -28,7 +28,14 @@ from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import Postprocess
 from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
-from zoo.training.position import Position, write_loops
+from zoo.training.position import (
+    Position,
+    count_logged_steps,
+    ends_step,
+    validate_now,
+    validation_follows,
+    write_loops,
+)
 from zoo.training.schedule import Schedule
 
 CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its steps
@@ -195,22 +202,12 @@ class DetectionModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Makes up for the validation that the checkpoint was written before."""
-        if self.begun.validated:
-            return
-        loop = self.trainer.fit_loop
-        ended = self.begun.step_in_epoch == 0  # it belongs to the epoch before this one
-        loop.epoch_progress.current.completed -= ended
-        # as Lightning does it between two steps
-        self.trainer.validating = True
-        loop.epoch_loop.val_loop.restarting = False
-        loop.epoch_loop.val_loop.run()
-        self.trainer.training = True
-        loop.epoch_progress.current.completed += ended
+        if not self.begun.validated:
+            validate_now(self.trainer, of_epoch_before=self.begun.step_in_epoch == 0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, step, micro-batch, rank)."""
-        # loggers count by it; Lightning's own count is off by one after some resumes
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+        count_logged_steps(self.trainer)
         step = required_step(batch)
         torch.manual_seed(derived_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
 
@@ -218,7 +215,7 @@ class DetectionModule(LightningModule):
         """The micro-batch's share of the loss of the whole step."""
         losses = self.losses(batch)
         total = torch.stack([value.sum() for value in losses.values()]).sum()
-        self._log_losses(losses, total, batch)
+        self._log_losses(losses, total, batch, batch_idx)
         # Lightning divides by the micro-batches and DDP by the ranks; the loss is normalised already
         return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
@@ -302,16 +299,12 @@ class DetectionModule(LightningModule):
         )
 
     def _validation_is_due(self) -> bool:
-        step, fit = self.trainer.global_step, self.trainer.fit_loop
+        step = self.trainer.global_step
         if self._scored_step == step:
             return False
         if self.begun.step == step:
             return not self.begun.validated
-        epoch = fit.epoch_progress.current
-        running = epoch.processed < epoch.started  # type: ignore[attr-defined]
-        if not running or fit._data_fetcher is None or fit._should_accumulate():
-            return False
-        return fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
+        return validation_follows(self.trainer)
 
     def _position_in(self, facts: Mapping[str, Any]) -> Position:
         if "step_in_epoch" in facts:
@@ -371,13 +364,12 @@ class DetectionModule(LightningModule):
             scores |= self.val_masks.compute(self.val_ap.evaluation().num_images, self.panoptic)
         self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
 
-    def _log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
+    def _log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch: Batch, batch_idx: int) -> None:
         """Logs the loss of the whole step as this rank sees it, when its last micro-batch is done."""
         for name, value in {**{k: v.sum() for k, v in losses.items()}, "loss": total}.items():
             value = value.detach()
             self._losses[name] = self._losses[name] + value if name in self._losses else value
-        loop = self.trainer.fit_loop.epoch_loop
-        if loop._accumulated_batches_reached() or loop._num_ready_batches_reached():
+        if ends_step(self.trainer, batch_idx):
             scale = self.trainer.world_size
             values = {f"train/{name}": value * scale for name, value in self._losses.items()}
             self.log("train/loss", values.pop("train/loss"), prog_bar=True, batch_size=len(batch))

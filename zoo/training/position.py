@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lightning.pytorch import Trainer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
@@ -39,6 +41,43 @@ class Position:
         if inside >= steps_per_epoch:  # the data have become fewer
             return replace(self, epoch=self.epoch + 1, step_in_epoch=0, step_size=step_size)
         return replace(self, step_in_epoch=inside, step_size=step_size)
+
+
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a micro-batch is the last one of its step: an epoch has whole steps."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+# What follows is told by no public name of Lightning's; all that we use of its private ones is here.
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether Lightning will validate after the step that has just ended."""
+    fit = trainer.fit_loop
+    epoch = fit.epoch_progress.current
+    running = epoch.processed < epoch.started  # type: ignore[attr-defined]
+    if not running or fit._data_fetcher is None:
+        return False
+    ready = fit.epoch_loop.batch_progress.current.ready
+    return ready % trainer.accumulate_grad_batches == 0 and fit.epoch_loop._should_check_val_fx(
+        fit._data_fetcher
+    )
+
+
+def validate_now(trainer: Trainer, *, of_epoch_before: bool) -> None:
+    """Runs the validation that is due before the next step, as Lightning does it between two steps."""
+    loop = trainer.fit_loop
+    loop.epoch_progress.current.completed -= of_epoch_before
+    trainer.validating = True
+    loop.epoch_loop.val_loop.restarting = False
+    loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    loop.epoch_progress.current.completed += of_epoch_before
+
+
+def count_logged_steps(trainer: Trainer) -> None:
+    """Sets the step that loggers are given: Lightning's own count of it is off by one after some resumes."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def write_loops(loops: dict[str, Any], position: Position, accumulation: int) -> None:

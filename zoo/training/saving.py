@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from zoo.training.position import ends_step
 from zoo.training.stopping import StopRequest
 
 LAST = "last.ckpt"
@@ -140,7 +141,7 @@ class CheckpointSaver(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if this was the last micro-batch of its step, and time or a signal asks for it."""
-        if trainer.fit_loop._should_accumulate():
+        if not ends_step(trainer, batch_idx):
             return
         self._between_steps = True
         steps = self.every_n_train_steps
