@@ -41,7 +41,9 @@ HOOKS = {n for n in vars(LightningModule) if n.startswith(("on_", "configure_"))
 
 
 def overlay(family: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / "tests" / "tiny" / f"{family}.yaml").read_text()))
+    """What makes the family's networks small; a family whose recipes are small already has none."""
+    path = ROOT / "tests" / "tiny" / f"{family}.yaml"
+    return dict(yaml.safe_load(path.read_text())) if path.is_file() else {}
 
 
 def small_arguments(key: str) -> dict[str, Any]:
@@ -112,9 +114,9 @@ def fixed_statistics(module: DetectionModule) -> DetectionModule:
     return module
 
 
-def test_every_family_has_recipes_and_an_overlay() -> None:
-    families = {key.partition("/")[0] for key in RECIPES}
-    assert families == set(FAMILIES) == {p.stem for p in (ROOT / "tests" / "tiny").glob("*.yaml")}
+def test_every_family_has_recipes() -> None:
+    assert {key.partition("/")[0] for key in RECIPES} == set(FAMILIES)
+    assert {p.stem for p in (ROOT / "tests" / "tiny").glob("*.yaml")} <= set(FAMILIES)
 
 
 @every_recipe

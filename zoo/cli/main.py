@@ -34,7 +34,7 @@ runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True,
 app.add_typer(runs_app, name="runs")
 
 Overrides = list[tuple[str, str]]
-TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict")
+TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict", "manifest")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Configs = Annotated[
@@ -314,6 +314,37 @@ def verify(
 
     if not run_verify(name, every, golden, markdown, registry, Console(as_json)):
         raise typer.Exit(1)
+
+
+@app.command()
+def manifest(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="Recipe of the weights: a path or a name.")],
+    labels_of: Annotated[
+        str | None, typer.Option("--labels-of", help="Model with the same classes, instead of the data.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New file, e.g. zoo/manifests/NAME.TAG.yaml; default: stdout."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draft the manifest of a recipe's published weights: parameters and multiply-adds are counted."""
+    from zoo.runs.draft import draft
+    from zoo.storage.durable import write_atomically
+
+    if output is not None and output.exists():
+        raise FileExistsError(f"{output} is there already; remove it, or name another file")
+    drafted, console = draft(recipe, context.obj, labels_of), Console(as_json)
+    console.result(drafted.to_dict())
+    text = drafted.to_yaml()
+    if output is not None:
+        write_atomically(output, text.encode())
+        console.say(
+            f"manifest    {output}: hashes, notes and the source of the scores are for you to complete"
+        )
+    elif not as_json:
+        console.say(text.rstrip())
 
 
 @data_app.command()

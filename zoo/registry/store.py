@@ -34,6 +34,7 @@ from zoo.registry.manifest import (
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
 from zoo.storage.durable import sha256_of, sync, write_atomically
+from zoo.storage.places import by_name
 from zoo.storage.safetensors_file import DamagedModelError, check_safetensors
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
@@ -179,8 +180,8 @@ class LocalRegistry:
 
 
 def builtin_manifests() -> dict[str, Path]:
-    """File of each manifest that comes with the package, by name."""
-    return {path.stem: path for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))}
+    """File of each manifest that comes with the package or lies in a folder of ZOO_PATH, by name."""
+    return by_name(BUILTIN_FOLDER, "zoo/manifests", "*.yaml", lambda path: path.stem)
 
 
 def builtin_manifest(path: Path) -> Manifest:

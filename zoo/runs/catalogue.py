@@ -60,17 +60,13 @@ def is_finetune(key: str) -> bool:
     return key.rpartition("/")[2].startswith("finetune")
 
 
-def finetune_recipe(family: str, class_path: str) -> recipes.Recipe:
-    """The family's recipe for fine-tuning a model of this class.
-
-    Raises:
-        ValueError: there is none.
-    """
+def finetune_recipe(family: str, class_path: str) -> recipes.Recipe | None:
+    """The family's recipe for fine-tuning a model of this class, None if there is none."""
     for key, path in recipes.bundled().items():
         if key.startswith(f"{family}/") and is_finetune(key):
             if recipes.load_heading(path).class_path == class_path:
                 return recipes.load(path)
-    raise ValueError(f"there is no recipe to fine-tune {class_path}; train a recipe of recipes/{family}")
+    return None
 
 
 def find(name: str) -> Entry:

@@ -7,13 +7,13 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from zoo.registry.store import builtin_manifest, builtin_manifests
+from zoo.storage.places import recipe_files
 from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 
 Recipe = dict[str, Any]
@@ -22,9 +22,8 @@ _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
 def bundled() -> dict[str, Path]:
-    """`<family>/<recipe>` -> file, for every recipe that comes with the package, also from a wheel."""
-    root = Path(str(resources.files("recipes")))
-    return {f"{p.parent.name}/{p.stem}": p for p in sorted(root.glob("*/*.yaml"))}
+    """`<family>/<recipe>` -> file, for every recipe that comes with the package or lies in a folder of ZOO_PATH."""
+    return recipe_files()
 
 
 def resolve(name: str) -> Path:

@@ -42,6 +42,9 @@ from zoo.verification.network import compare_layers, official_layers, padded_bat
 from zoo.verification.structure import compare_structure
 
 FOLDER = "deformable"
+# cases of other families whose code this one shares: its official repository copied DETR's data path
+# (fundamentalvision/Deformable-DETR@11169a6 datasets/transforms.py)
+SHARED = {"detr": ("preprocess_sizes", "preprocess_pieces")}
 # official structure -> the recipe that builds it
 STRUCTURES = {
     "deformable_r50_single_scale": "deformable_detr/r50_single_scale_coco_50e",

@@ -39,6 +39,7 @@ from zoo.verification.network import compare_layers, official_layers, one_image,
 from zoo.verification.structure import compare_structure
 
 FOLDER = "detr"
+SHARED: dict[str, tuple[str, ...]] = {}  # cases of other families whose code this one copied
 # official structure -> the recipe that builds it
 STRUCTURES = {
     "detr_resnet50": "detr/r50_coco_500e",

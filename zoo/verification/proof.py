@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import json
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -14,7 +13,9 @@ from typing import Any
 
 import yaml
 
+import zoo.architectures
 import zoo.verification
+from zoo.storage.places import recipe_files
 from zoo.training.module import DetectionModule, build_module
 from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
 
@@ -31,11 +32,6 @@ SUBJECTS = {
     "postprocess": "post-processing",
     "mask_losses": "mask losses",
 }
-
-
-# cases of another family's folder whose code a family shares: its official repository copied the other's data
-# path (fundamentalvision/Deformable-DETR@11169a6 datasets/transforms.py)
-SHARED = {"deformable_detr": ("detr", ("preprocess_sizes", "preprocess_pieces"))}
 
 
 @dataclass
@@ -101,9 +97,12 @@ class Proof:
 
 
 def families() -> list[str]:
-    """Families that have a proof: the modules beside this one that know how to run a case."""
-    names = (m.name for m in pkgutil.iter_modules(zoo.verification.__path__))
-    return sorted(n for n in names if hasattr(_module(n), "FOLDER"))
+    """Families that have a proof: the architectures that have a module of their name beside this one."""
+    architectures, proofs = (
+        {module.name for module in pkgutil.iter_modules(package.__path__)}
+        for package in (zoo.architectures, zoo.verification)
+    )
+    return sorted(architectures & proofs)
 
 
 def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lambda case: None) -> Proof:
@@ -123,12 +122,12 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
     module = _module(family)
     subjects: dict[str, Subject] = {}
     source = ""
-    for case in [*find_cases(root, [module.FOLDER]), *shared_cases(family, root)]:
+    own = [(case, module) for case in find_cases(root, [module.FOLDER])]
+    for case, runners in [*own, *shared_cases(family, root)]:
         said(case.id)
         about, stated = subject_of(case), str(case.facts["source"])
         subject = subjects.setdefault(about, Subject(about, stated))
-        of_another = case.folder != module.FOLDER
-        runners = _module(SHARED[family][0]) if of_another else module
+        of_another = runners is not module
         source = source if of_another else stated
         subject.cases.append(case.id)
         subject.comparisons += [
@@ -143,13 +142,14 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
     return Proof(family, source, list(subjects.values()))
 
 
-def shared_cases(family: str, root: Path) -> list[Case]:
-    """Cases of the family whose data path this one copied; none where the directory has none."""
-    if family not in SHARED:
-        return []
-    other, names = SHARED[family]
-    folder = _module(other).FOLDER
-    return [Case(root, folder, name) for name in names if (root / folder / f"{name}.npz").is_file()]
+def shared_cases(family: str, root: Path) -> list[tuple[Case, ModuleType]]:
+    """Cases of families whose code this one copied, and what runs them; none where the directory has none."""
+    cases = [
+        (Case(root, other.FOLDER, name), other)
+        for other, names in ((_module(other), names) for other, names in _module(family).SHARED.items())
+        for name in names
+    ]
+    return [(case, other) for case, other in cases if (root / case.folder / f"{case.name}.npz").is_file()]
 
 
 def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
@@ -163,7 +163,7 @@ def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Compa
 
 def build_recipe(name: str) -> DetectionModule:
     """The untrained model of a bundled recipe such as `rt_detr/r50_coco_72e`, without its average."""
-    text = (importlib.resources.files("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    text = recipe_files()[name].read_text(encoding="utf-8")
     block = yaml.safe_load(text)["model"]
     if "ema" in block["init_args"]:
         block["init_args"]["ema"] = None

@@ -50,6 +50,7 @@ from zoo.verification.network import compare_layers
 from zoo.verification.structure import compare_structure
 
 FOLDER = "rtdetr"
+SHARED: dict[str, tuple[str, ...]] = {}  # cases of other families whose code this one copied
 # official structure -> the recipe that builds it
 STRUCTURES = {
     f"rtdetr_{official}_6x_coco": f"rt_detr/{ours}_coco_72e"

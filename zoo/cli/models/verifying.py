@@ -53,15 +53,17 @@ def verify(
     if not every:
         if name is None:
             raise ValueError(f"verify what? a model of `zoo list`, or --all for {', '.join(chosen)}")
-        if name not in chosen:
-            family, folder = place_of(name, registry)
-            if folder is not None:
-                files = check_files(folder, console)
-            else:
-                console.say(f"{name} is not pulled, so there is no file to check; its code is compared below")
-            chosen = [family]
-        else:
-            chosen = [name]
+        family, folder = (name, None) if name in chosen else place_of(name, registry)
+        if folder is not None:
+            files = check_files(folder, console)
+        if family not in chosen:
+            missing = f"no official numbers of {family} to compare with"
+            if files is None:
+                raise ValueError(f"{name} is not pulled, and there are {missing}; there is nothing to verify")
+            console.say(missing)
+        elif files is None and name != family:
+            console.say(f"{name} is not pulled, so there is no file to check; its code is compared below")
+        chosen = [family] if family in chosen else []
     proofs = [run(family, golden, markdown, console) for family in chosen]
     passed = all(proof.passed for proof in proofs) and all(f["passed"] for f in files or [])
     if markdown:
