@@ -17,6 +17,7 @@ from datamodules.shards.reader import place_of
 from zoo.contract.preprocess import InputContract
 from zoo.evaluation.coco_ap import format_score
 from zoo.evaluation.coco_evaluator import protocol
+from zoo.evaluation.scores import interval_in, or_nan
 from zoo.runs import mask_data
 from zoo.runs.console import Console, quoted
 from zoo.runs.input_sizes import input_sizes
@@ -153,7 +154,10 @@ def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Cons
     table = [
         (
             r["layers"],
-            *(f"{_nan(r[k]):.3f} in {format_score(_nan(r[k]), _band(r, k))}" for k in ("AP", "AP50")),
+            *(
+                f"{or_nan(r[k]):.3f} in {format_score(or_nan(r[k]), interval_in(r, k))}"
+                for k in ("AP", "AP50")
+            ),
             round(r["ms_per_image"], 2),
         )
         for r in rows
@@ -187,15 +191,6 @@ def milliseconds(subject: Subject) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _band(row: dict[str, Any], key: str) -> tuple[float, float] | None:
-    low, high = row["interval"][key]
-    return None if low is None or high is None else (low, high)
 
 
 class _Quiet(Console):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from zoo.evaluation.coco_ap import Evaluation, format_score
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.mask_scores import SEGM
 from zoo.evaluation.panoptic_quality import GROUPS, PanopticEvaluation
+from zoo.evaluation.scores import ap_document, interval_in, or_nan, or_null
 from zoo.training.module import DetectionModule
 
 NAMES = {"": "all", "_th": "things", "_st": "stuff"}
@@ -42,13 +42,7 @@ def mask_scores(module: DetectionModule, labels: LabelMap) -> dict[str, Any]:
 def segm_of(evaluation: Evaluation, labels: LabelMap) -> dict[str, Any]:
     """AP of masks as plain values; nan (nothing to score) becomes null."""
     return {
-        "images": evaluation.num_images,
-        **{name: number(evaluation.scores[name]) for name in AP_SCORES},
-        "interval": {k: [number(v) for v in band] for k, band in evaluation.interval().items()},
-        "per_class": {
-            labels.name_of_head.get(head, f"class {head}"): number(ap)
-            for head, ap in evaluation.per_class.items()
-        },
+        **ap_document(evaluation, labels, evaluation.interval(), AP_SCORES),
         "protocol": protocol(iou_type="segm"),
     }
 
@@ -57,7 +51,7 @@ def panoptic_of(evaluation: PanopticEvaluation, labels: LabelMap, how: Mapping[s
     """PQ, SQ and RQ as plain values, per class too."""
     return {
         "images": evaluation.num_images,
-        **{name: number(value) for name, value in evaluation.scores.items()},
+        **{name: or_null(value) for name, value in evaluation.scores.items()},
         "per_class": {
             labels.name_of_head.get(head, f"class {head}"): {"PQ": q.pq, "SQ": q.sq, "RQ": q.rq}
             for head, q in evaluation.per_class.items()
@@ -72,7 +66,7 @@ def mask_table(found: Mapping[str, Any]) -> list[str]:
     if "segm" in found:
         lines += ["", "masks (AP of masks)"]
         lines += [
-            f"{name:<8}{format_score(_value(found['segm'], name), _band(found['segm'], name))}"
+            f"{name:<8}{format_score(or_nan(found['segm'][name]), interval_in(found['segm'], name))}"
             for name in MEASURED_AP
         ]
     if "panoptic" in found:
@@ -99,20 +93,6 @@ def mask_fields(found: Mapping[str, Any]) -> dict[str, Any]:
 def mask_protocols(found: Mapping[str, Any]) -> dict[str, Any]:
     """The protocol of each kind of score, beside that of box AP."""
     return {kind: found[kind]["protocol"] for kind in ("segm", "panoptic") if kind in found}
-
-
-def number(value: float) -> float | None:
-    """Nan (nothing to score) becomes null."""
-    return None if math.isnan(value) else float(value)
-
-
-def _value(scores: Mapping[str, Any], name: str) -> float:
-    return float("nan") if scores[name] is None else float(scores[name])
-
-
-def _band(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    low, high = scores["interval"].get(name, (None, None))
-    return None if low is None or high is None else (low, high)
 
 
 def _percent(value: float | None) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
@@ -21,6 +19,7 @@ from zoo.contract.segments import PanopticSegmentation
 from zoo.evaluation.coco_ap import Evaluation, score_table, small_set_note
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.operating_point import best_f1
+from zoo.evaluation.scores import ap_document
 from zoo.pictures.detections import annotations_of, compare, curves, gallery
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
@@ -96,13 +95,7 @@ def scores_of(
 ) -> dict[str, Any]:
     """The scores of one split as plain values; nan (nothing to score) becomes null."""
     return {
-        "images": evaluation.num_images,
-        **{key: _number(value) for key, value in evaluation.scores.items()},
-        "interval": {key: [_number(v) for v in band] for key, band in interval.items()},
-        "per_class": {
-            labels.name_of_head.get(head, f"class {head}"): _number(ap)
-            for head, ap in evaluation.per_class.items()
-        },
+        **ap_document(evaluation, labels, interval, evaluation.scores),
         "note": small_set_note(interval["AP"], evaluation.num_images),
     }
 
@@ -202,8 +195,3 @@ def _segments(
     exact = dataclasses.replace(rule, crop_padding=True)
     sizes = sizes_without_padding(batch)
     return exact(module.predictions(batch), sizes, batch.original_sizes, labels.things)
-
-
-def _number(value: float | Tensor) -> float | None:
-    number = float(value) if not isinstance(value, torch.Tensor) else float(value.item())
-    return None if math.isnan(number) else number

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from zoo.evaluation.scores import or_nan
 from zoo.training.saving import CheckpointSaver
 
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
@@ -148,8 +149,7 @@ def total_steps(trainer: Trainer) -> int | None:
 
 
 def _metric(trainer: Trainer, name: str) -> float:
-    value = trainer.callback_metrics.get(name)
-    return float("nan") if value is None else float(value)
+    return or_nan(trainer.callback_metrics.get(name))
 
 
 def _clock(seconds: float) -> str:

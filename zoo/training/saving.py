@@ -21,6 +21,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from zoo.evaluation.scores import or_nan
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.training.position import ends_step
 from zoo.training.stopping import StopRequest
@@ -101,8 +102,7 @@ class CheckpointSaver(Checkpoint):
 
     def score(self, trainer: Trainer) -> float:
         """The monitored score of the latest validation; NaN if it has none."""
-        value = trainer.callback_metrics.get(self.monitor or "")
-        return math.nan if value is None else float(value)
+        return or_nan(trainer.callback_metrics.get(self.monitor or ""))
 
     def state_dict(self) -> dict[str, Any]:
         """Names and scores: a folder may be moved."""
