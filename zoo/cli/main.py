@@ -246,11 +246,21 @@ def demo(
 
 
 @app.command(name="list")
-def list_models(registry: Registry = None, as_json: Json = False) -> None:
+def list_models(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of recipes/README.md.")
+    ] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Models of the zoo and of your registry."""
     from zoo.cli.models.listing import list_models as run
+    from zoo.cli.models.listing import results_table
 
-    run(registry, Console(as_json))
+    if markdown:
+        Console().say(results_table())
+    else:
+        run(registry, Console(as_json))
 
 
 @app.command()

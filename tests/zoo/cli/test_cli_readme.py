@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from zoo.cli.main import app
+from zoo.cli.main import app, run_command
 from zoo.runs import recipes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +33,14 @@ def test_a_command_of_the_readme_parses(command):
     sub.make_context(name, rest)
 
 
-def test_result_tables_hold_the_recipes_numbers():
+def test_the_result_table_is_what_the_command_prints(capsys):
+    text = (ROOT / "recipes" / "README.md").read_text()
+    assert run_command(["list", "--markdown"]) == 0
+    table = text.partition("<!-- zoo list --markdown -->\n")[2].partition("<!-- end -->")[0]
+    assert table == capsys.readouterr().out
+
+
+def test_the_result_table_holds_the_recipes_numbers():
     text = (ROOT / "recipes" / "README.md").read_text()
     published = [p for p in recipes.bundled().values() if recipes.load(p)["about"]["published"]]
     assert published

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.registry.manifest import METRICS_OF_MASKS
-from zoo.runs import catalogue
+from zoo.runs import catalogue, recipes
 from zoo.runs.console import Console
 
 WIDTH = 110
@@ -34,6 +34,36 @@ def list_models(registry: Path | None, console: Console) -> None:
         own = [(e["name"], e["version"], *_own_score(e["measured"])) for e in registered]
         console.table(("model", "version", "measured AP", "on"), own)
     console.say("\nzoo info NAME tells more; zoo finetune NAME --data FOLDER trains it on your images")
+
+
+def results_table() -> str:
+    """The table of recipes/README.md: every recipe with published scores, by family, data and AP."""
+    rows = []
+    for entry in catalogue.models().values():
+        for key in entry["recipes"]:
+            about = recipes.load_heading(recipes.resolve(key)).about
+            scores = about["published"]
+            if not scores or catalogue.is_finetune(key):
+                continue
+            dataset = (entry["published"] or {}).get("dataset") or "-"
+            cells = (
+                f"[{key}]({key}.yaml)",
+                f"`{entry['name']}`",
+                _number(about["params"]),
+                f"{_score(scores, 'AP')} / {_score(scores, 'AP50') or '-'}",
+                _score(scores, "segm_AP") or "-",
+                _score(scores, "PQ") or "-",
+                dataset,
+                _score(about["measured"], "AP") or "not yet",
+            )
+            rows.append((entry["family"], dataset, scores["AP"], "| " + " | ".join(cells) + " |"))
+    return "\n".join(
+        [
+            "| recipe | zoo name | parameters | published AP / AP50 | of masks | PQ | on | measured AP |",
+            "|---|---|---|---|---|---|---|---|",
+            *(row[-1] for row in sorted(rows)),
+        ]
+    )
 
 
 def info(name: str, registry: Path | None, console: Console) -> None:
@@ -215,9 +245,9 @@ def _millions(params: int | None) -> str:
 
 def _recipe(entry: dict[str, Any]) -> str:
     """The first recipe, if there is one, and the data of the AP where they are not COCO."""
-    recipes: list[str] = entry["recipes"]
+    keys: list[str] = entry["recipes"]
     dataset = str((entry["published"] or {}).get("dataset") or "COCO")
-    return (recipes[0] if recipes else "none") + ("" if dataset.startswith("COCO") else f"; AP on {dataset}")
+    return (keys[0] if keys else "none") + ("" if dataset.startswith("COCO") else f"; AP on {dataset}")
 
 
 def _score(scores: dict[str, Any] | None, key: str) -> str:
