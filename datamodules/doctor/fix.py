@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from datamodules.doctor.changes import Action, Change, ChangeLog
 from datamodules.doctor.converting import converted, suffix_of
@@ -19,6 +18,8 @@ from datamodules.doctor.verdicts import Verdicts, judge, merged_classes
 from datamodules.index import AnnotationIndex
 from datamodules.index.object_rules import OUTSIDE_TOLERANCE, Box, judge_segmentation
 from datamodules.shards.reader import is_address
+from datamodules.writers.base import Labelled, LabelledImage, labelled_images
+from datamodules.writers.coco import CocoWriter
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
@@ -94,15 +95,17 @@ class _Copy:
         self._done = 0
 
     def write(self) -> ChangeLog:
-        (self._work / "annotations").mkdir()
         for fault in self._verdicts.not_read:
             self._log.add(Change("image_left_out", None, fault.file, fault.id, None, None, fault.message))
         for fault in self._verdicts.objects:
             self._log.add(Change("object_left_out", None, fault.file, fault.id, None, None, fault.message))
+        splits, classes = self._found.source.splits, self._found.source.classes
         kept = self._classes()
-        for split, index in self._found.source.splits.items():
-            self._split(split, index, kept)
-        splits = self._found.source.splits
+        names = {i: " ".join(classes[i].split()) for i in classes if kept[i] == i}
+        writer = CocoWriter(self._work, names, list(splits))
+        for split, index in splits.items():
+            self._split(split, index, kept, writer)
+        writer.close()
         gone = {splits[split].files[row] for split, rows in self._verdicts.images.items() for row in rows}
         for fault in (f for f in self._verdicts.kept if f.file not in gone):
             self._log.add(Change("kept_as_it_is", None, fault.file, fault.id, None, None, fault.message))
@@ -121,32 +124,23 @@ class _Copy:
                 )
         return kept
 
-    def _split(self, split: str, index: AnnotationIndex, kept: Mapping[int, int]) -> None:
-        classes = self._found.source.classes
-        categories = [{"id": i, "name": " ".join(classes[i].split())} for i in classes if kept[i] == i]
+    def _split(self, split: str, index: AnnotationIndex, kept: Mapping[int, int], writer: CocoWriter) -> None:
         (self._work / split).mkdir()
         left_out = self._verdicts.images[split]
         renumber = (
             bool(len(index))
             and not 0 <= int(index.image_ids.min()) <= int(index.image_ids.max()) <= _LARGEST_ID
         )
-        names = _Names(index)
-        with _coco_file(self._work / "annotations" / f"instances_{split}.json", categories) as (
-            images,
-            objects,
-        ):
-            writer = _Objects(split, index, kept, objects, self._log)
-            for row in range(len(index)):
-                self._step()
-                if row in left_out:
-                    number = len(index.objects(row).areas)
-                    self._note("image_left_out", split, index.files[row], number, 0, left_out[row])
-                    continue
-                image_id = row + 1 if renumber else int(index.image_ids[row])
-                name = self._image(split, index, row, names)
-                height, width = index.size(row)
-                images.add({"id": image_id, "file_name": name, "width": width, "height": height})
-                writer.write(row, image_id)
+        names, objects = _Names(index), _Objects(split, kept, index, self._log)
+        for row, image in enumerate(labelled_images(index, index.files.tolist())):
+            self._step()
+            if row in left_out:
+                self._note("image_left_out", split, image.name, len(image.objects), 0, left_out[row])
+                continue
+            image_id = row + 1 if renumber else image.image_id
+            name = self._image(split, index, row, names)
+            mended = tuple(objects.mended(image))
+            writer.add(split, replace(image, name=name, image_id=image_id, objects=mended))
 
     def _image(self, split: str, index: AnnotationIndex, row: int, names: _Names) -> str:
         """Writes the file; returns its name below the split's folder."""
@@ -174,71 +168,51 @@ class _Copy:
 
 
 class _Objects:
-    """Writes the objects of a split: clipped to the image, without repetitions, with merged classes."""
+    """The objects of a split: clipped to the image, without repetitions, with merged classes."""
 
-    def __init__(
-        self,
-        split: str,
-        index: AnnotationIndex,
-        kept: Mapping[int, int],
-        out: _List,
-        log: ChangeLog,
-    ) -> None:
-        self._split, self._index, self._kept, self._out, self._log = split, index, kept, out, log
+    def __init__(self, split: str, kept: Mapping[int, int], index: AnnotationIndex, log: ChangeLog) -> None:
+        self._split, self._kept, self._log = split, kept, log
         usable = index.annotation_ids[index.annotation_ids <= _LARGEST_ID]
         self._next = int(usable.max(initial=0)) + 1
         self._used: set[int] = set()
 
-    def write(self, row: int, image_id: int) -> None:
-        index = self._index
-        objects, outlines = index.objects(row), index.segmentations(row)
-        first = int(index.offsets[row])
+    def mended(self, image: LabelledImage) -> Iterator[Labelled]:
+        """Those of an image of the source."""
         seen: set[tuple[Any, ...]] = set()
-        for k, outline in enumerate(outlines):
-            old_id = int(index.annotation_ids[first + k])
-            given = tuple(objects.boxes_xywh[k].tolist())
-            label, crowd = self._kept[int(objects.source_ids[k])], bool(objects.crowd[k])
-            box, why = mended_box(given, float(objects.areas[k]), index.size(row))
-            key = (*(round(v, 3) for v in box), label, crowd)
+        for labelled in image.objects:
+            old_id, given, area = labelled.annotation_id, labelled.box, labelled.area
+            label = self._kept[labelled.source_id]
+            box, why = mended_box(given, area, image.size)
+            key = (*(round(v, 3) for v in box), label, labelled.crowd)
             if key in seen:
-                self._note(
-                    "object_left_out", row, old_id, list(given), None, "repeats an earlier one of its class"
-                )
+                repeats = "repeats an earlier one of its class"
+                self._note("object_left_out", image, old_id, list(given), None, repeats)
                 continue
             seen.add(key)
             if why:
-                self._note("box_changed", row, old_id, list(given), list(box), why)
-            area = float(objects.areas[k])
+                self._note("box_changed", image, old_id, list(given), list(box), why)
             if not area > 0 or (why and abs(area - given[2] * given[3]) < 1e-6 * max(area, 1.0)):
-                self._note("area_changed", row, old_id, area, box[2] * box[3], "the area of the box")
+                self._note("area_changed", image, old_id, area, box[2] * box[3], "the area of the box")
                 area = box[2] * box[3]
-            entry = {
-                "id": self._own_id(row, old_id),
-                "image_id": image_id,
-                "category_id": label,
-                "bbox": list(box),
-                "area": area,
-                "iscrowd": int(crowd),
-            }
+            own_id, outline = self._own_id(image, old_id), labelled.outline
             if outline is not None:
-                _, verdict = judge_segmentation(outline, box, index.size(row), crowd)
-                if verdict is None or verdict.kind == "crowd_polygon":
-                    entry["segmentation"] = outline.to_coco()
-                else:
-                    self._note("outline_left_out", row, old_id, None, None, verdict.message)
-            self._out.add(entry)
+                _, verdict = judge_segmentation(outline, box, image.size, labelled.crowd)
+                if verdict is not None and verdict.kind != "crowd_polygon":
+                    self._note("outline_left_out", image, old_id, None, None, verdict.message)
+                    outline = None
+            yield Labelled(own_id, label, box, area, labelled.crowd, outline)
 
-    def _own_id(self, row: int, old: int) -> int:
+    def _own_id(self, image: LabelledImage, old: int) -> int:
         """The id of the source, or a new one if it is used already, negative or too large for some readers."""
         new = old
         if old in self._used or not 0 <= old <= _LARGEST_ID:
             new, self._next = self._next, self._next + 1
-            self._note("renumbered", row, old, old, new, "the id is used twice, negative or too large")
+            self._note("renumbered", image, old, old, new, "the id is used twice, negative or too large")
         self._used.add(new)
         return new
 
-    def _note(self, action: Action, row: int, id: int, before: Any, after: Any, why: str) -> None:
-        self._log.add(Change(action, self._split, self._index.files[row], id, before, after, why))
+    def _note(self, action: Action, image: LabelledImage, id: int, before: Any, after: Any, why: str) -> None:
+        self._log.add(Change(action, self._split, image.name, id, before, after, why))
 
 
 def mended_box(box: Box, area: float, size: tuple[int, int]) -> tuple[Box, str]:
@@ -288,31 +262,3 @@ class _Names:
         name = next(str(n) for n in chain([own], others) if str(n).casefold() not in self._taken)
         self._taken.add(name.casefold())
         return name
-
-
-class _List:
-    """A json list that is written entry by entry."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self.number = 0
-
-    def add(self, entry: Mapping[str, Any]) -> None:
-        self._stream.write(("\n" if self.number == 0 else ",\n") + json.dumps(entry, ensure_ascii=False))
-        self.number += 1
-
-
-@contextmanager
-def _coco_file(file: Path, categories: list[dict[str, Any]]) -> Iterator[tuple[_List, _List]]:
-    """The lists of images and annotations; the second waits in a file of its own until the first is whole."""
-    parts = file.with_suffix(".part")
-    # bytes of a file name that are no UTF-8 become \udcXX, which json reads as what Python has for them
-    text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
-    with file.open("w", **text) as stream, parts.open("w+", **text) as waiting:
-        stream.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"images": [')
-        yield _List(stream), _List(waiting)
-        stream.write('\n],\n"annotations": [')
-        waiting.seek(0)
-        shutil.copyfileobj(waiting, stream)
-        stream.write("\n]}\n")
-    parts.unlink()
