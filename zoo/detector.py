@@ -1,4 +1,4 @@
-"""A trained model that takes pictures and gives named boxes."""
+"""A trained model that takes images and gives named boxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.contract.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.segments import PanopticSegmentation, Segment
-from zoo.prediction.image_input import Picture, read_picture
+from zoo.prediction.image_input import ImageInput, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
 from zoo.registry.pull import Pulled, pull
@@ -28,9 +28,9 @@ DEFAULT_THRESHOLD = 0.3  # of a detection
 
 @dataclass(frozen=True)
 class Prediction:
-    """Detections of one picture above a threshold, best first; lists of the same length.
+    """Detections of one image above a threshold, best first; lists of the same length.
 
-    Boxes are (x0, y0, x1, y1) in pixels of the picture, clipped to it. `source_ids` are the class ids
+    Boxes are (x0, y0, x1, y1) in pixels of the image, clipped to it. `source_ids` are the class ids
     of the data that the model was trained on (COCO's 1..90 for a COCO model), `labels` their names.
 
     Attributes:
@@ -78,7 +78,7 @@ class Prediction:
         return document
 
     def _segments(self) -> list[dict[str, Any]]:
-        """What each segment is; where it is tells the id map, which is a picture and no JSON."""
+        """What each segment is; where it is tells the id map, which is a PNG and not JSON."""
         assert self.panoptic is not None
         names, source = self.label_map.name_of_head, self.label_map.source_of_head
         return [
@@ -148,19 +148,19 @@ class Detector:
         return self
 
     @overload
-    def predict(self, image: Picture, threshold: float | None = None) -> Prediction: ...
+    def predict(self, image: ImageInput, threshold: float | None = None) -> Prediction: ...
 
     @overload
     def predict(
-        self, image: list[Picture] | tuple[Picture, ...], threshold: float | None = None
+        self, image: list[ImageInput] | tuple[ImageInput, ...], threshold: float | None = None
     ) -> list[Prediction]: ...
 
     def predict(
-        self, image: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
+        self, image: ImageInput | list[ImageInput] | tuple[ImageInput, ...], threshold: float | None = None
     ) -> Prediction | list[Prediction]:
         """Detections with a score of at least `threshold`, with masks and segments where the model has them.
 
-        Each picture is alone in its batch, so that no padding changes what is found.
+        Each image is alone in its batch, so that no padding changes what is found.
 
         Args:
             image: path, http(s) address or data URI; encoded bytes; PIL image; numpy array of uint8 [h, w, 3] in
@@ -172,7 +172,7 @@ class Detector:
         Raises:
             FileNotFoundError: no such file.
             ConnectionError: an address that does not answer.
-            ValueError: not a picture, an array of another shape or type, a threshold outside [0, 1].
+            ValueError: not an image, an array of another shape or type, a threshold outside [0, 1].
         """
         lowest = DEFAULT_THRESHOLD if threshold is None else threshold
         if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
@@ -182,9 +182,9 @@ class Detector:
         return self._predict(image, lowest, threshold)
 
     def _predict(self, image: Any, lowest: float, threshold: float | None) -> Prediction:
-        picture = read_picture(image)
-        height, width = _size(picture)
-        resized = self.input.resize_image(picture)
+        rgb = read_rgb(image)
+        height, width = _size(rgb)
+        resized = self.input.resize_image(rgb)
         sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
         device = next(self.module.parameters()).device
         batch = collate([sample]).to(device)
@@ -236,7 +236,7 @@ class Detector:
 def queries_above(predictions: Predictions, threshold: float) -> Predictions:
     """Of one image, the queries whose best class but the last, "no object", scores that much.
 
-    Masks of the others, at the size of the picture, would be made to be thrown away.
+    Masks of the others, at the size of the image, would be made to be thrown away.
     """
     scores, _, order = best_classes(predictions.logits)
     kept = order[0, scores[0] >= threshold].sort().values
@@ -276,7 +276,7 @@ def load(name: str, registry: str | Path | None = None) -> Detector:
     return Detector.from_pulled(pull(name, registry=registry))
 
 
-def _size(picture: Image.Image | Tensor) -> tuple[int, int]:
-    if isinstance(picture, Tensor):
-        return int(picture.shape[1]), int(picture.shape[2])
-    return picture.height, picture.width
+def _size(image: Image.Image | Tensor) -> tuple[int, int]:
+    if isinstance(image, Tensor):
+        return int(image.shape[1]), int(image.shape[2])
+    return image.height, image.width

@@ -232,7 +232,7 @@ def _orphans(root: Path, images: Mapping[str, list[Path]], labels: LabelFiles) -
             folders.setdefault(labels.folder(folder / "x"), {}).setdefault(folder, split)
     faults: dict[str, list[Fault]] = {}
     for folder, beside in folders.items():
-        own = faults.setdefault(next(iter(beside.values())), [])
+        listed = faults.setdefault(next(iter(beside.values())), [])
         stems = {image.stem for place in beside if place.is_dir() for image in list_images(place)}
         where = " or ".join(shown_path(place, root) for place in beside)
         for file in text_files(folder):
@@ -240,10 +240,10 @@ def _orphans(root: Path, images: Mapping[str, list[Path]], labels: LabelFiles) -
                 continue
             if file.name in _NO_LABELS or is_listing(file):
                 message = "no labels, a list of names; nothing to do"
-                own.append(Fault("note", "stray_file", shown_path(file, root), None, message))
+                listed.append(Fault("note", "stray_file", shown_path(file, root), None, message))
             else:
                 message = f"there is no image of this name in {where}; add it or remove the file"
-                own.append(Fault("warning", "orphan_label", shown_path(file, root), None, message))
+                listed.append(Fault("warning", "orphan_label", shown_path(file, root), None, message))
     return faults
 
 

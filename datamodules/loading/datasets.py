@@ -18,7 +18,7 @@ from datamodules.transforms.presets import TrainTransform
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.contract.batch import Annotations, Sample
 from zoo.contract.labels import LabelMap
-from zoo.contract.preprocess import Backend, InputContract
+from zoo.contract.preprocess import InputContract, ResizeBackend
 from zoo.contract.seeds import derived_seed
 from zoo.contract.segments import PanopticSegmentation
 
@@ -34,7 +34,7 @@ def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> Image
     )
 
 
-def read_image(index: AnnotationIndex, row: int, backend: Backend) -> Image.Image | Tensor:
+def read_image(index: AnnotationIndex, row: int, backend: ResizeBackend) -> Image.Image | Tensor:
     """The decoded image, RGB, in the frame of its boxes: a [3, h, w] uint8 tensor, or PIL's for `pil`."""
     read = decode if backend == "pil" else decode_tensor
     return read(index.images, index.files[row], index.image_id(row), index.size(row))

@@ -4,13 +4,13 @@ import functools
 import tempfile
 from pathlib import Path
 
-from zoo.tracking.backend import connect, resolve_backend
+from zoo.tracking.backend import connect, resolve_store
 
 
 @functools.cache
 def _empty_database() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        connect(resolve_backend(folder))
+        connect(resolve_store(folder))
         return Path(folder, "mlflow.db").read_bytes()
 
 

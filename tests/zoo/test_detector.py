@@ -14,7 +14,7 @@ from zoo.contract.batch import Detections
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.prediction.image_input import read_picture
+from zoo.prediction.image_input import read_rgb
 from zoo.runs import subject as loading
 
 
@@ -87,7 +87,7 @@ def test_boxes_are_those_of_the_upright_picture(detector, picture, tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     picture.save(tmp_path / "turned.jpg", exif=exif)
     assert detector.predict(tmp_path / "turned.jpg").size == (90, 40)
-    assert read_picture(tmp_path / "turned.jpg").size == (40, 90)
+    assert read_rgb(tmp_path / "turned.jpg").size == (40, 90)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
@@ -100,7 +100,7 @@ def test_other_colour_modes_are_converted(detector, picture, mode):
     ("image", "error", "says"),
     [
         ("none.jpg", FileNotFoundError, r"none\.jpg"),
-        (b"no picture", ValueError, "the data is not a picture"),
+        (b"no picture", ValueError, "the data is not an image"),
         (torch.zeros(3, 4, 4), ValueError, r"float32 \[3, 4, 4\]"),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError, r"\[4, 4, 3\]"),
     ],
@@ -112,7 +112,7 @@ def test_what_is_no_picture_is_a_clear_error(detector, image, error, says):
 
 def test_a_cut_picture_and_an_impossible_threshold_are_errors(detector, picture, tmp_path):
     (tmp_path / "cut.png").write_bytes(encoded(picture)[:3000])
-    with pytest.raises(ValueError, match=r"cut\.png is not a picture"):
+    with pytest.raises(ValueError, match=r"cut\.png is not an image"):
         detector.predict(tmp_path / "cut.png")
     for threshold in (-0.1, 30, float("nan")):
         with pytest.raises(ValueError, match="between 0 and 1"):
@@ -143,7 +143,7 @@ def test_importing_zoo_and_listing_imports_no_torch():
 def test_pictures_become_rgb_by_the_rule_of_training():
     """16-bit grey keeps its upper byte; PIL alone would clip it to white."""
     grey = Image.fromarray((np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).astype(np.uint16))
-    pixels = np.asarray(read_picture(grey))
+    pixels = np.asarray(read_rgb(grey))
     assert pixels.shape == (64, 64, 3)
     assert pixels.max() == 255
     assert len(np.unique(pixels)) > 200
@@ -185,12 +185,12 @@ def test_a_list_gives_a_list(detector, picture, tmp_path):
         (np.zeros((0, 4, 3), np.uint8), r"not \[0, 4, 3\]"),
         (np.zeros((1, 70_000), np.uint8), "at most 65535 a side"),
         (Image.new("RGB", (0, 4)), "has no pixel"),
-        (None, "a NoneType is no picture; give a path or address, encoded bytes, a PIL image, a numpy array"),
-        (3, "a int is no picture"),
-        ({"a": 1}, "a dict is no picture"),
-        (io.BytesIO(b""), "a BytesIO is no picture"),
-        ([1, 2], "a int is no picture"),
-        ("data:image/png;base64,AAAA", "the data URI is not a picture"),
+        (None, "a NoneType is no image; give a path or address, encoded bytes, a PIL image, a numpy array"),
+        (3, "a int is no image"),
+        ({"a": 1}, "a dict is no image"),
+        (io.BytesIO(b""), "a BytesIO is no image"),
+        ([1, 2], "a int is no image"),
+        ("data:image/png;base64,AAAA", "the data URI is not an image"),
         ("x" * 10_000, "does not exist"),
         ("a\0b", "does not exist"),
     ],

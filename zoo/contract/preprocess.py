@@ -20,7 +20,7 @@ from zoo.contract.batch import Batch
 from zoo.contract.photometric import distort_batch
 from zoo.contract.pixels import LONGEST_SIDE
 
-Backend = Literal["fast", "pil"]
+ResizeBackend = Literal["fast", "pil"]
 _CACHED_ROWS = 96
 
 
@@ -50,7 +50,7 @@ class InputContract:
     size: tuple[int, int]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    backend: Backend = "fast"
+    backend: ResizeBackend = "fast"
     padding: Literal["batch", "step"] = "batch"
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class InputContract:
         """Plain values only, for manifests and checkpoints."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def with_backend(self, backend: Backend) -> InputContract:
+    def with_backend(self, backend: ResizeBackend) -> InputContract:
         """The same contract on another resize backend."""
         return replace(self, backend=backend)
 

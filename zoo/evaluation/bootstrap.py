@@ -14,8 +14,8 @@ from zoo.evaluation.coco_evaluator import (
     IOUS,
     MAX_DETECTIONS,
     RECALLS,
-    Backend,
     Collected,
+    Evaluator,
     Flags,
     Floats,
     Integers,
@@ -39,7 +39,7 @@ class ClassMatches:
     objects: Integers  # [N] objects that count, per image
 
 
-def class_matches(data: Collected, backend: Backend) -> list[ClassMatches]:
+def class_matches(data: Collected, backend: Evaluator) -> list[ClassMatches]:
     """Detections of every class that has objects, with the evaluator's verdicts on each."""
     ranked = _ranked(data)
     owner = ranked.detection_labels * len(data.images) + ranked.detection_image
@@ -90,7 +90,7 @@ def _with_detections(data: Collected, rows: npt.NDArray[Any]) -> Collected:
     )
 
 
-def _records(data: Collected, backend: Backend) -> Iterator[Any]:
+def _records(data: Collected, backend: Evaluator) -> Iterator[Any]:
     """The evaluator's record of every image and class with annotations, a few images at a time.
 
     Records are nested Python lists: those of a whole COCO val set take gigabytes.

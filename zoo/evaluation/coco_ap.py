@@ -26,8 +26,8 @@ from zoo.evaluation.bootstrap import ClassMatches, class_matches, weighted_ap
 from zoo.evaluation.coco_evaluator import (
     AREAS,
     MAX_DETECTIONS,
-    Backend,
     Collected,
+    Evaluator,
     Floats,
     Integers,
     IouType,
@@ -62,9 +62,9 @@ class CocoAP(FlatMetric):
     annotation_mask_lengths: list[Tensor]  # [A] int64
     annotation_mask_bytes: list[Tensor]  # uint8
 
-    def __init__(self, backend: Backend = "hotcoco", iou_type: IouType = "bbox") -> None:
+    def __init__(self, backend: Evaluator = "hotcoco", iou_type: IouType = "bbox") -> None:
         for what, value, known in (
-            ("backend", backend, get_args(Backend)),
+            ("backend", backend, get_args(Evaluator)),
             ("iou_type", iou_type, get_args(IouType)),
         ):
             if value not in known:
@@ -229,7 +229,7 @@ def _refuse_not_finite(values: Tensor, counts: Sequence[int], image_ids: Sequenc
 class Evaluation:
     """One evaluation of one set of images, by boxes or masks: scores, AP per class, interval, COCO files."""
 
-    def __init__(self, data: Collected, backend: Backend = "hotcoco") -> None:
+    def __init__(self, data: Collected, backend: Evaluator = "hotcoco") -> None:
         self.data = data
         self.backend = backend
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from zoo.contract.labels import LabelMap
 
-Backend = Literal["hotcoco", "pycocotools"]
+Evaluator = Literal["hotcoco", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -197,7 +197,7 @@ def few(values: Sequence[int]) -> str:
     return ", ".join(str(v) for v in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
-def protocol(backend: Backend = "hotcoco", iou_type: IouType = "bbox") -> dict[str, Any]:
+def protocol(backend: Evaluator = "hotcoco", iou_type: IouType = "bbox") -> dict[str, Any]:
     """Evaluator, version and settings of a score, as plain values. Scores compare only under equal ones."""
     return {
         "evaluator": backend,
@@ -213,7 +213,7 @@ def protocol(backend: Backend = "hotcoco", iou_type: IouType = "bbox") -> dict[s
 
 
 def run_evaluator(
-    data: Collected, backend: Backend, areas: Mapping[str, tuple[float, float]], limits: Sequence[int]
+    data: Collected, backend: Evaluator, areas: Mapping[str, tuple[float, float]], limits: Sequence[int]
 ) -> Any:
     """A COCOeval of either library after `evaluate` and `accumulate`; categories are head indices."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools narrates

@@ -55,7 +55,7 @@ class _Labelled(NamedTuple):
     text: str
 
 
-def draw_detections(
+def paint_detections(
     image: Tensor | Picture,
     detections: Detections,
     label_map: LabelMap,
@@ -88,7 +88,7 @@ def draw_detections(
     return _draw(_masked(picture, masks, colours), boxes[::-1])  # best on top
 
 
-def draw_annotations(
+def paint_annotations(
     image: Tensor | Picture, annotations: Annotations, label_map: LabelMap, longest: int | None = None
 ) -> Picture:
     """The image with its ground truth, masks included, crowds marked. `annotations` are of this image alone."""
@@ -120,8 +120,8 @@ def compare(
     found = int((detections.scores >= threshold).sum())
     return gallery(
         [
-            draw_detections(image, detections, label_map, threshold, longest),
-            draw_annotations(image, annotations, label_map, longest),
+            paint_detections(image, detections, label_map, threshold, longest),
+            paint_annotations(image, annotations, label_map, longest),
         ],
         columns=2,
         captions=[
@@ -132,7 +132,7 @@ def compare(
 
 
 def annotations_of(batch: Batch, index: int) -> Annotations:
-    """The annotations of one image of a batch, ready for `draw_annotations`.
+    """The annotations of one image of a batch, ready for `paint_annotations`.
 
     Raises:
         ValueError: if the batch carries none, as in training.

@@ -60,7 +60,7 @@ class _Style(NamedTuple):
     margin: int
 
 
-def draw_panoptic(
+def paint_panoptic(
     image: Tensor | Picture,
     segmentation: PanopticSegmentation,
     label_map: LabelMap,
@@ -108,7 +108,7 @@ def compare_panoptic(
 ) -> Picture:
     """Prediction on the left, ground truth on the right, each with its caption."""
     return gallery(
-        [draw_panoptic(image, one, label_map, longest) for one in (predicted, truth)],
+        [paint_panoptic(image, one, label_map, longest) for one in (predicted, truth)],
         columns=2,
         captions=[
             f"prediction: {len(predicted.segments)} segments",

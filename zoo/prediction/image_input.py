@@ -1,4 +1,4 @@
-"""What a user may give as a picture, and how each kind becomes RGB."""
+"""What a user may give as an image, and how each kind becomes RGB."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor
 from zoo.contract.pixels import LONGEST_SIDE, MOST_PIXELS, declared_bits, open_image, to_rgb
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
 
-Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
 KINDS = (
     "a path or address, encoded bytes, a PIL image, a numpy array of uint8 [h, w, 3] in RGB order or [h, w], or a "
     "tensor of uint8 [3, h, w]"
 )
 
 
-def read_picture(image: Picture) -> Image.Image | Tensor:
+def read_rgb(image: ImageInput) -> Image.Image | Tensor:
     """An upright RGB PIL image, or the tensor itself once it is known to be uint8 [3, h, w].
 
-    A camera's orientation tag is applied, so boxes are those of the picture as viewers show it. Alpha is dropped.
+    A camera's orientation tag is applied, so boxes are those of the image as viewers show it. Alpha is dropped.
 
     Args:
         image: see `KINDS`. Arrays are RGB; OpenCV reads BGR, so give it `image[:, :, ::-1]`.
@@ -33,12 +33,12 @@ def read_picture(image: Picture) -> Image.Image | Tensor:
     Raises:
         FileNotFoundError: no such file.
         ConnectionError: an address that does not answer.
-        ValueError: no picture, or of another shape or type.
+        ValueError: no image, or of another shape or type.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
             raise ValueError(
-                f"a picture as a tensor is uint8 of shape [3, h, w], not {image.dtype} {list(image.shape)}"
+                f"an image as a tensor is uint8 of shape [3, h, w], not {image.dtype} {list(image.shape)}"
             )
         _check_size(int(image.shape[1]), int(image.shape[2]))
         return image
@@ -54,7 +54,7 @@ def read_picture(image: Picture) -> Image.Image | Tensor:
         return _decoded(io.BytesIO(image), "the data")
     if isinstance(image, (str, os.PathLike)):
         return _of_place(image)
-    raise ValueError(f"a {type(image).__name__} is no picture; give {KINDS}")
+    raise ValueError(f"a {type(image).__name__} is no image; give {KINDS}")
 
 
 def _of_place(image: str | os.PathLike[str]) -> Image.Image:
@@ -65,7 +65,7 @@ def _of_place(image: str | os.PathLike[str]) -> Image.Image:
         return _decoded(io.BytesIO(decode_data_uri(str(image))), "the data URI")
     path = Path(image)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"picture {str(path)[:200]} does not exist, or is no file")
+        raise FileNotFoundError(f"image {str(path)[:200]} does not exist, or is no file")
     return _decoded(path, str(path))
 
 
@@ -74,16 +74,16 @@ def _decoded(source: io.BytesIO | Path, name: str) -> Image.Image:
         with open_image(source) as opened:
             return to_rgb(ImageOps.exif_transpose(opened), declared_bits(opened))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is not a picture that can be read: {error}") from error
+        raise ValueError(f"{name} is not an image that can be read: {error}") from error
     except Exception as error:  # a decoder of PIL on damaged data: struct.error, KeyError, IndexError, ...
-        raise ValueError(f"{name} is not a picture that can be read: it is damaged ({error!r})") from error
+        raise ValueError(f"{name} is not an image that can be read: it is damaged ({error!r})") from error
 
 
 def _of_array(values: np.ndarray[Any, Any]) -> Image.Image:
     shape = values.shape
     if values.dtype != np.uint8:
         raise ValueError(
-            f"a picture as a numpy array is uint8 with levels 0 to 255, not {values.dtype}; of shares of white, "
+            f"an image as a numpy array is uint8 with levels 0 to 255, not {values.dtype}; of shares of white, "
             "give (255 * image).round().astype('uint8')"
         )
     if not (values.ndim == 2 or (values.ndim == 3 and shape[2] in (1, 3, 4))) or values.size == 0:
@@ -91,7 +91,7 @@ def _of_array(values: np.ndarray[Any, Any]) -> Image.Image:
             "; this looks like [3, h, w], which a tensor may be" if values.ndim == 3 and shape[0] == 3 else ""
         )
         raise ValueError(
-            f"a picture as a numpy array is [h, w, 3] in RGB order, [h, w, 4] or [h, w], not {list(shape)}{hint}"
+            f"an image as a numpy array is [h, w, 3] in RGB order, [h, w, 4] or [h, w], not {list(shape)}{hint}"
         )
     _check_size(shape[0], shape[1])
     grey = values.ndim == 2 or shape[2] == 1
@@ -101,9 +101,9 @@ def _of_array(values: np.ndarray[Any, Any]) -> Image.Image:
 
 def _check_size(height: int, width: int) -> None:
     if min(height, width) < 1:
-        raise ValueError(f"the picture is {width}x{height}; it has no pixel")
+        raise ValueError(f"the image is {width}x{height}; it has no pixel")
     if max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS:
         raise ValueError(
-            f"the picture has {width}x{height} pixels; at most {LONGEST_SIDE} a side and {MOST_PIXELS} in all are "
+            f"the image has {width}x{height} pixels; at most {LONGEST_SIDE} a side and {MOST_PIXELS} in all are "
             "read; cut it into tiles"
         )

@@ -192,7 +192,7 @@ def _first_of_stuff(candidates: Sequence[Candidate]) -> Tensor:
 
 
 def resized_nearest(values: Tensor, size: Size) -> Tensor:
-    """[h, w] to `size`, by the pixels that Pillow's nearest filter takes: the official code resizes a picture."""
+    """[h, w] to `size`, by the pixels that Pillow's nearest filter takes: the official code resizes a PIL image."""
     rows = _nearest(values.shape[0], size[0]).to(values.device)
     columns = _nearest(values.shape[1], size[1]).to(values.device)
     return values[rows[:, None], columns]

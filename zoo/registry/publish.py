@@ -34,7 +34,7 @@ from zoo.registry.names import check_alias, check_name, logged_model_name
 from zoo.registry.store import LocalRegistry, refuse_builtin_name, with_files
 from zoo.registry.weights import Released, count, ready_module, released_from_checkpoint, save_weights
 from zoo.storage.durable import written
-from zoo.tracking.backend import Backend, connect, experiment_id, resolve_backend
+from zoo.tracking.backend import TrackingStore, connect, experiment_id, resolve_store
 from zoo.tracking.lineage import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def publish(
         name: full name; built-in names are refused.
         alias: pointed to the new version, e.g. `champion`.
         registry: folder of the registry; see `registry_root`.
-        root: folder of the embedded MLflow store, see `resolve_backend`.
+        root: folder of the embedded MLflow store, see `resolve_store`.
         tracking_uri: of an MLflow server.
         run_id: of the run that wrote the checkpoint, if `source` is a path.
         measured: scores of exactly these weights: fields of `MeasuredScores` except run and git_commit. By
@@ -114,10 +114,10 @@ def publish(
     refuse_builtin_name(name)
     if alias is not None:
         check_alias(alias)
-    backend = resolve_backend(root, tracking_uri)
-    path, run_id = _checkpoint_of(source, run_id, backend)
+    tracking = resolve_store(root, tracking_uri)
+    path, run_id = _checkpoint_of(source, run_id, tracking)
     released = released_from_checkpoint(path)
-    run = _read_run(run_id, int(released.facts["step"]), backend) if run_id else None
+    run = _read_run(run_id, int(released.facts["step"]), tracking) if run_id else None
     if run_id and run is None:  # a dead server: said by _read_run, and no reason to lose the weights
         measured = None
     scores = _measured(run, measured, data_name)
@@ -135,11 +135,13 @@ def publish(
     if alias is not None:
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)
-    number, note = _tell_mlflow(manifest, folder, alias, backend, run)
+    number, note = _tell_mlflow(manifest, folder, alias, tracking, run)
     return Published(manifest, folder, alias, number, note)
 
 
-def _checkpoint_of(source: str | Path, run_id: str | None, backend: Backend) -> tuple[Path, str | None]:
+def _checkpoint_of(
+    source: str | Path, run_id: str | None, tracking: TrackingStore
+) -> tuple[Path, str | None]:
     """(checkpoint, run id or None)."""
     if Path(source).is_file():
         return Path(source), run_id
@@ -148,7 +150,7 @@ def _checkpoint_of(source: str | Path, run_id: str | None, backend: Backend) -> 
             f"{source} is neither a checkpoint file nor an MLflow run id (32 hex digits); "
             "`zoo publish` takes a run folder too, by its path"
         )
-    tags = _get_run(str(source), backend)[1].data.tags
+    tags = _get_run(str(source), tracking)[1].data.tags
     noted = tags.get("zoo.checkpoint")
     if not noted or not Path(noted).is_file():
         where = f"its checkpoint {noted} is gone" if noted else "it noted no checkpoint"
@@ -158,7 +160,7 @@ def _checkpoint_of(source: str | Path, run_id: str | None, backend: Backend) -> 
     return Path(noted), str(source)
 
 
-def _get_run(run_id: str, backend: Backend) -> tuple[MlflowClient, Any]:
+def _get_run(run_id: str, tracking: TrackingStore) -> tuple[MlflowClient, Any]:
     """Client and run.
 
     Raises:
@@ -167,21 +169,21 @@ def _get_run(run_id: str, backend: Backend) -> tuple[MlflowClient, Any]:
     """
     from mlflow.exceptions import MlflowException
 
-    client = connect(backend)
+    client = connect(tracking)
     try:
         return client, client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise ValueError(f"there is no run {run_id} at {backend.uri}") from error
-        raise ConnectionError(f"MLflow at {backend.uri} does not answer: {error.message}") from error
+            raise ValueError(f"there is no run {run_id} at {tracking.uri}") from error
+        raise ConnectionError(f"MLflow at {tracking.uri} does not answer: {error.message}") from error
 
 
-def _read_run(run_id: str, step: int, backend: Backend) -> _Run | None:
+def _read_run(run_id: str, step: int, tracking: TrackingStore) -> _Run | None:
     """What MLflow knows of the run; None if its server does not answer, which stops no publishing."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client, run = _get_run(run_id, backend)
+        client, run = _get_run(run_id, tracking)
         scores, recipe = _read_artifacts(client, run_id)
         if scores is not None and scores.pop("step", step) != step:
             scores = None  # of another checkpoint than this one
@@ -282,7 +284,7 @@ def _manifest(
 
 
 def _tell_mlflow(
-    manifest: Manifest, folder: Path, alias: str | None, backend: Backend, run: _Run | None
+    manifest: Manifest, folder: Path, alias: str | None, tracking: TrackingStore, run: _Run | None
 ) -> tuple[int | None, str]:
     """(version in MLflow's Model Registry, note). The folder is published already, so a failure is told."""
     from mlflow.exceptions import MlflowException
@@ -290,11 +292,11 @@ def _tell_mlflow(
 
     try:
         return register(
-            connect(backend), manifest, folder, alias, backend, run.experiment_id if run else None
+            connect(tracking), manifest, folder, alias, tracking, run.experiment_id if run else None
         ), ""
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
         note = (
-            f"{manifest.name}:{manifest.version} is in {folder}, but not in MLflow at {backend.uri}: {error}"
+            f"{manifest.name}:{manifest.version} is in {folder}, but not in MLflow at {tracking.uri}: {error}"
         )
         log.warning("%s", note)
         return None, note
@@ -305,7 +307,7 @@ def register(
     manifest: Manifest,
     folder: Path,
     alias: str | None,
-    backend: Backend,
+    tracking: TrackingStore,
     experiment: str | None = None,
 ) -> int:
     """Makes a LoggedModel with the folder's files and a model version that points to it.
@@ -319,7 +321,7 @@ def register(
     tags = {"zoo.name": manifest.name, "zoo.version": str(manifest.version)}
     tags["zoo.sha256"] = weights.sha256 if weights is not None else ""
     model = client.create_logged_model(
-        experiment_id=experiment or experiment_id(client, backend),
+        experiment_id=experiment or experiment_id(client, tracking),
         name=logged_model_name(manifest.name),
         source_run_id=run_id,
         tags=tags,
@@ -339,7 +341,7 @@ def register(
         source=model.artifact_location,
         run_id=run_id,
         tags={**tags, "zoo.logged_model": model.model_id},
-        model_id=model.model_id if backend.uri.startswith("http") else None,
+        model_id=model.model_id if tracking.uri.startswith("http") else None,
     )
     if alias is not None:
         client.set_registered_model_alias(manifest.name, alias, str(version.version))

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.images.files import SUFFIXES, list_images
 from zoo.contract.segments import Segment
 from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
-from zoo.prediction.image_input import read_picture
+from zoo.prediction.image_input import read_rgb
 from zoo.runs.console import Console, counted
 from zoo.runs.prediction_files import PredictionFiles
 from zoo.storage.durable import written
@@ -72,7 +72,7 @@ def predict(
     used: set[str] = set()
     for picture in pictures:
         try:
-            image = read_picture(picture.content)
+            image = read_rgb(picture.content)
         except (ValueError, OSError) as error:
             if len(pictures) == 1:
                 raise

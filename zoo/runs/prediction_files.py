@@ -10,8 +10,8 @@ from PIL import Image
 
 from zoo.contract.labels import LabelMap
 from zoo.detector import Prediction
-from zoo.pictures.detections import draw_detections
-from zoo.pictures.segments import draw_panoptic
+from zoo.pictures.detections import paint_detections
+from zoo.pictures.segments import paint_panoptic
 from zoo.storage.durable import written
 
 RESULTS_FILE = "results.json"
@@ -38,11 +38,11 @@ class PredictionFiles:
         """Writes the picture with segments, else with detections and the masks that they have."""
         if prediction.panoptic is not None:
             path = self.folder / f"{stem}_segments.png"
-            picture = draw_panoptic(image, prediction.panoptic, prediction.label_map)
+            picture = paint_panoptic(image, prediction.panoptic, prediction.label_map)
         else:
             path = self.folder / f"{stem}_detections.png"
             found, labels = prediction.to_detections(), prediction.label_map
-            picture = draw_detections(image, found, labels, prediction.threshold)
+            picture = paint_detections(image, found, labels, prediction.threshold)
         with written(path):
             picture.save(path)
         return path

@@ -1,4 +1,4 @@
-"""The bytes of a picture behind an http(s) address or in a data URI, within limits of size and time."""
+"""The bytes of an image behind an http(s) address or in a data URI, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-MAX_BYTES = 64 << 20  # of one picture, fetched or in a data URI
+MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
-SECONDS_IN_ALL = 120.0  # of one picture: a server that sends a byte now and then is not waited for
+SECONDS_IN_ALL = 120.0  # of one image: a server that sends a byte now and then is not waited for
 _BLOCK = 1 << 16
 
 
@@ -31,7 +31,7 @@ def decode_data_uri(uri: str) -> bytes:
         ValueError: too long, or not written so.
     """
     if len(uri) > MAX_BYTES * 4 // 3 + 200:
-        raise ValueError(f"the data URI has {len(uri)} characters; a picture may have {MAX_BYTES} bytes")
+        raise ValueError(f"the data URI has {len(uri)} characters; an image may have {MAX_BYTES} bytes")
     header, comma, payload = uri.partition(",")
     if not comma:
         raise ValueError(f"{uri[:40]!r} is no data URI: it has no comma; write data:image/png;base64,...")
@@ -66,7 +66,7 @@ def fetch(address: str) -> bytes:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise ConnectionError(f"{address[:200]} could not be fetched: {str(reason)[:200]}") from error
     if declared > MAX_BYTES or content.tell() > MAX_BYTES:
-        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, which no picture here may be")
+        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
     return content.getvalue()
 
 

@@ -45,7 +45,7 @@ _PLACES = (
 
 
 @dataclass(frozen=True)
-class Backend:
+class TrackingStore:
     """Address of a tracking store and, if it is embedded, where its artifacts go."""
 
     uri: str
@@ -58,16 +58,16 @@ class Backend:
         return (self.root / "artifacts").as_uri() if self.embedded else None
 
 
-def resolve_backend(root: str | Path | None = None, tracking_uri: str | None = None) -> Backend:
+def resolve_store(root: str | Path | None = None, tracking_uri: str | None = None) -> TrackingStore:
     """Argument, then MLFLOW_TRACKING_URI as it is now, then SQLite under `root` (./mlruns)."""
     folder = Path(root if root is not None else "mlruns").absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri:
-        return Backend(uri, folder, embedded=False)
-    return Backend(f"sqlite:///{folder / 'mlflow.db'}", folder, embedded=True)
+        return TrackingStore(uri, folder, embedded=False)
+    return TrackingStore(f"sqlite:///{folder / 'mlflow.db'}", folder, embedded=True)
 
 
-def connect(backend: Backend) -> MlflowClient:
+def connect(store: TrackingStore) -> MlflowClient:
     """A quiet client with short timeouts; the embedded database is created under a lock.
 
     Raises:
@@ -82,77 +82,75 @@ def connect(backend: Backend) -> MlflowClient:
     # MLflow puts its own handlers and levels in place when imported
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if backend.uri.startswith("sqlite:"):
-        return _open_database(backend)
+    if store.uri.startswith("sqlite:"):
+        return _open_database(store)
     try:
-        return MlflowClient(backend.uri, registry_uri=backend.uri)
+        return MlflowClient(store.uri, registry_uri=store.uri)
     except MlflowException as error:
         raise ValueError(
-            f"MLflow refuses the tracking address {backend.uri!r}: {error.message.splitlines()[0]} Unset "
+            f"MLflow refuses the tracking address {store.uri!r}: {error.message.splitlines()[0]} Unset "
             "MLFLOW_TRACKING_URI for the store under mlruns/, or name a server (http://...)."
         ) from error
 
 
-def _open_database(backend: Backend) -> MlflowClient:
+def _open_database(store: TrackingStore) -> MlflowClient:
     """Raises OSError if the database cannot be made, read or written: a full disk, another MLflow's schema."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    backend.root.mkdir(parents=True, exist_ok=True)
+    store.root.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(backend.root / ".mlflow.lock"):
-            client = MlflowClient(backend.uri, registry_uri=backend.uri)
+        with FileLock(store.root / ".mlflow.lock"):
+            client = MlflowClient(store.uri, registry_uri=store.uri)
             client.search_experiments(max_results=1)
-            if backend.embedded:
-                follow_move(backend)
+            if store.embedded:
+                follow_move(store)
         return client
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConnectionError(f"the store {backend.uri} cannot be used: {reason}") from error
+        raise ConnectionError(f"the store {store.uri} cannot be used: {reason}") from error
 
 
-def follow_move(backend: Backend) -> None:
+def follow_move(store: TrackingStore) -> None:
     """Rewrites the places of artifacts in an embedded store whose folder was moved or copied.
 
     MLflow makes every location absolute, so without this the files of old runs are lost from it, and those
     of new ones are written below the path where the project used to be.
     """
-    here = backend.root.as_uri()
-    with closing(sqlite3.connect(backend.root / "mlflow.db", timeout=30)) as store:
-        known = [row[0] for row in store.execute("SELECT DISTINCT artifact_location FROM experiments")]
-        ending = f"/{quote(backend.root.name)}/artifacts"
+    here = store.root.as_uri()
+    with closing(sqlite3.connect(store.root / "mlflow.db", timeout=30)) as database:
+        known = [row[0] for row in database.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        ending = f"/{quote(store.root.name)}/artifacts"
         moved = {p.removesuffix("/artifacts") for p in known if p.endswith(ending)} - {here}
         if not moved:
             return
-        with store:
+        with database:
             for old in moved:
-                was, now = unquote(urlsplit(old).path), str(backend.root)
+                was, now = unquote(urlsplit(old).path), str(store.root)
                 for table, column in _PLACES:
-                    _replace_start(store, table, column, old + "/", here + "/")
-                    _replace_start(store, table, column, was + "/", now + "/")
-                _replace_start(store, "tags", "value", was + "/", now + "/", "AND key = 'zoo.checkpoint'")
+                    _replace_start(database, table, column, old + "/", here + "/")
+                    _replace_start(database, table, column, was + "/", now + "/")
+                _replace_start(database, "tags", "value", was + "/", now + "/", "AND key = 'zoo.checkpoint'")
 
 
 def _replace_start(
-    store: sqlite3.Connection, table: str, column: str, old: str, new: str, condition: str = ""
+    database: sqlite3.Connection, table: str, column: str, old: str, new: str, condition: str = ""
 ) -> None:
     """Table, column and condition are our own words; `old` and `new` are values."""
-    store.execute(
+    database.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? {condition}",
         (new, len(old) + 1, len(old), old),
     )
 
 
-def experiment_id(client: MlflowClient, backend: Backend, name: str = DEFAULT_EXPERIMENT) -> str:
+def experiment_id(client: MlflowClient, store: TrackingStore, name: str = DEFAULT_EXPERIMENT) -> str:
     """Id of the experiment, made if it is missing, by one process of this machine at a time."""
-    backend.root.mkdir(parents=True, exist_ok=True)
-    with FileLock(backend.root / ".experiment.lock"):
+    store.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.root / ".experiment.lock"):
         found = client.get_experiment_by_name(name)
         if found is None:
-            return str(client.create_experiment(name, artifact_location=backend.artifact_location))
+            return str(client.create_experiment(name, artifact_location=store.artifact_location))
     if found.lifecycle_stage == "deleted":
-        raise ValueError(
-            f"experiment {name!r} is deleted at {backend.uri}; restore it or choose another name"
-        )
+        raise ValueError(f"experiment {name!r} is deleted at {store.uri}; restore it or choose another name")
     return str(found.experiment_id)

@@ -31,7 +31,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from zoo.contract.labels import LabelMap
 from zoo.storage.durable import write_atomically
-from zoo.tracking.backend import DEFAULT_EXPERIMENT, Backend, connect, experiment_id, resolve_backend
+from zoo.tracking.backend import DEFAULT_EXPERIMENT, TrackingStore, connect, experiment_id, resolve_store
 from zoo.tracking.lineage import git_state
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class MLflowTracker(Logger):
         tags: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.backend: Backend = resolve_backend(root, tracking_uri)
+        self.store: TrackingStore = resolve_store(root, tracking_uri)
         self._experiment_name = experiment
         self._run_name = run_name
         self._run_id = run_id
@@ -82,7 +82,7 @@ class MLflowTracker(Logger):
         self._tags = {**_code_tags(), **(tags or {})}
         self._connection: MlflowClient | None = None
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
-        self._spool = Spool(self.backend.root, uuid.uuid4().hex)
+        self._spool = Spool(self.store.root, uuid.uuid4().hex)
         self._checkpoint_tag = ""
         self._dropped = False  # whether records could be kept nowhere
 
@@ -101,7 +101,7 @@ class MLflowTracker(Logger):
     @property
     def save_dir(self) -> str:
         """Where Lightning puts what it has no other place for."""
-        return str(self.backend.root)
+        return str(self.store.root)
 
     @property
     def experiment(self) -> MLflowTracker:
@@ -137,7 +137,7 @@ class MLflowTracker(Logger):
         value = _STATUS.get(status, "FAILED")
         self._write({"kind": "status", "status": value, "time": int(time.time() * 1000)})
         if self._run_id is not None and self._spool.path.exists() and time.monotonic() >= self._rest_until:
-            self._guard(lambda: self._spool.replay(self._client(), self.backend), spool=None)
+            self._guard(lambda: self._spool.replay(self._client(), self.store), spool=None)
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -216,7 +216,7 @@ class MLflowTracker(Logger):
 
     def _client(self) -> MlflowClient:
         if self._connection is None:
-            self._connection = connect(self.backend)
+            self._connection = connect(self.store)
         return self._connection
 
     def _start(self) -> str:
@@ -226,17 +226,13 @@ class MLflowTracker(Logger):
             return self._run_id
         client = self._client()
         if self._run_id is None:
-            self._run_id = _create_run(
-                client, self.backend, self._experiment_name, self._run_name, self._tags
-            )
+            self._run_id = _create_run(client, self.store, self._experiment_name, self._run_name, self._tags)
         elif self._resumed and not _resume_run(client, self._run_id):
             log.warning(
                 "the MLflow run %s is not at %s; a new run is begun. The training goes on",
-                self._run_id, self.backend.uri,
+                self._run_id, self.store.uri,
             )  # fmt: skip
-            self._run_id = _create_run(
-                client, self.backend, self._experiment_name, self._run_name, self._tags
-            )
+            self._run_id = _create_run(client, self.store, self._experiment_name, self._run_name, self._tags)
         self._started = True
         self._spool.note_run(self._run_id)
         return self._run_id
@@ -258,7 +254,7 @@ class MLflowTracker(Logger):
             log.warning(
                 "MLflow at %s does not answer (%s). The training goes on; records are kept in %s until it "
                 "does, and `zoo.tracking.logger.replay_spool` sends them later.",
-                self.backend.uri, _first_line(error), self._spool.path,
+                self.store.uri, _first_line(error), self._spool.path,
             )  # fmt: skip
             self._rest_until = time.monotonic() + self._rest_seconds
             self._rest_seconds = min(2 * self._rest_seconds, _LONGEST_REST)
@@ -300,18 +296,18 @@ def replay_spool(root: str | Path | None = None, tracking_uri: str | None = None
     Raises:
         ConnectionError: if the server does not answer; what was not sent stays in the spool.
     """
-    backend = resolve_backend(root, tracking_uri)
-    spools = [Spool(backend.root, path.stem) for path in sorted((backend.root / "spool").glob("*.jsonl"))]
+    store = resolve_store(root, tracking_uri)
+    spools = [Spool(store.root, path.stem) for path in sorted((store.root / "spool").glob("*.jsonl"))]
     spools = [spool for spool in spools if not spool.is_in_use()]
     sent, runs = 0, []
     for spool in spools:
         try:
-            run_id, count = spool.replay(connect(backend), backend)
+            run_id, count = spool.replay(connect(store), store)
         except _failures() as error:
             waiting = sum(s.waiting() for s in spools)
             raise ConnectionError(
-                f"MLflow at {backend.uri} does not answer ({_first_line(error)}); {sent} records sent, "
-                f"{waiting} still wait in {backend.root / 'spool'}. Try again when the server is up."
+                f"MLflow at {store.uri} does not answer ({_first_line(error)}); {sent} records sent, "
+                f"{waiting} still wait in {store.root / 'spool'}. Try again when the server is up."
             ) from error
         sent += count
         runs.append(run_id)
@@ -363,14 +359,14 @@ class Spool:
             return False
         return Path(f"/proc/{header.get('pid')}").exists()
 
-    def replay(self, client: MlflowClient, backend: Backend) -> tuple[str, int]:
+    def replay(self, client: MlflowClient, store: TrackingStore) -> tuple[str, int]:
         """Sends the records in order, removing each as it is sent; returns (run id, number sent)."""
         with self._lock:
             header, records = self._read()
             run_id = header["run_id"]
             if run_id is None or not _has_run(client, run_id):
                 tags = {**header["tags"], "zoo.offline_id": self.local_id}
-                run_id = _create_run(client, backend, header["experiment"], header["run_name"], tags)
+                run_id = _create_run(client, store, header["experiment"], header["run_name"], tags)
                 self._rewrite({**header, "run_id": run_id}, records)
             for position, record in enumerate(records):
                 try:
@@ -449,9 +445,9 @@ def _apply(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 def _create_run(
-    client: MlflowClient, backend: Backend, experiment: str, run_name: str | None, tags: Mapping[str, str]
+    client: MlflowClient, store: TrackingStore, experiment: str, run_name: str | None, tags: Mapping[str, str]
 ) -> str:
-    run = client.create_run(experiment_id(client, backend, experiment), tags=dict(tags), run_name=run_name)
+    run = client.create_run(experiment_id(client, store, experiment), tags=dict(tags), run_name=run_name)
     return str(run.info.run_id)
 
 

@@ -35,8 +35,8 @@ SUBJECTS = {
 
 
 @dataclass
-class Subject:
-    """What was compared about one subject."""
+class Topic:
+    """Everything that was compared about one topic, e.g. matching and losses."""
 
     name: str
     source: str  # repository @ commit
@@ -67,7 +67,7 @@ class Proof:
 
     family: str
     source: str  # repository @ commit, of all subjects that do not say otherwise
-    subjects: list[Subject]
+    subjects: list[Topic]
 
     @property
     def passed(self) -> bool:
@@ -120,13 +120,13 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
     if family not in families():
         raise ValueError(f"no proof for the family {family!r}; there are {', '.join(families())}")
     module = _module(family)
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, Topic] = {}
     source = ""
     own = [(case, module) for case in find_cases(root, [module.FOLDER])]
     for case, runners in [*own, *shared_cases(family, root)]:
         said(case.id)
         about, stated = subject_of(case), str(case.facts["source"])
-        subject = subjects.setdefault(about, Subject(about, stated))
+        subject = subjects.setdefault(about, Topic(about, stated))
         of_another = runners is not module
         source = source if of_another else stated
         subject.cases.append(case.id)
@@ -136,7 +136,7 @@ def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lam
         ]
     for name, comparisons in structures(module, root):
         said(f"structure/{name}")
-        subject = subjects.setdefault("structure", Subject("structure", source))
+        subject = subjects.setdefault("structure", Topic("structure", source))
         subject.cases.append(f"structure/{name}")
         subject.comparisons += comparisons
     return Proof(family, source, list(subjects.values()))

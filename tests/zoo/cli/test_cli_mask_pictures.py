@@ -11,7 +11,7 @@ from mask_case import INPUT, LABELS, mask_module, scripted
 from PIL import Image
 
 from datamodules.formats.detect import read
-from zoo.cli.data.show import drawn, drawn_segments
+from zoo.cli.data.show import painted, painted_segments
 from zoo.cli.main import run_command
 from zoo.contract.batch import Annotations, Sample, collate
 from zoo.contract.preprocess import InputContract
@@ -45,7 +45,7 @@ def test_show_draws_polygons_as_masks(tmp_path):
     (tmp_path / "set" / "annotations" / "instances_train2017.json").write_text(json.dumps(document))
     source = read(tmp_path / "set")
     image = Image.new("RGB", SIZE[::-1], (100, 100, 100))
-    picture = np.asarray(drawn(source.splits["train"], 0, image, source.label_map())).astype(int)
+    picture = np.asarray(painted(source.splits["train"], 0, image, source.label_map())).astype(int)
     scale = picture.shape[1] / SIZE[1]
     tinted = np.abs(picture - 100).max(axis=2) > 10
     assert tinted[round(20 * scale), round(20 * scale)]
@@ -75,7 +75,7 @@ def test_show_draws_panoptic_segments(tmp_path, capsys):
     folder.with_suffix(".json").write_text(json.dumps(document))
     source = read(root)
     image = Image.new("RGB", SIZE[::-1], (100, 100, 100))
-    picture = np.asarray(drawn_segments(source, "val", 0, image)).astype(int)
+    picture = np.asarray(painted_segments(source, "val", 0, image)).astype(int)
     scale = picture.shape[1] / SIZE[1]
     cat = picture[round(34 * scale), round(4 * scale)]
     assert np.abs(cat - (50 + np.array([220, 20, 60]) / 2)).max() <= 1
@@ -116,6 +116,6 @@ def test_the_gallery_of_a_report_shows_masks(tmp_path, monkeypatch, panoptic):
     assert np.abs(prediction(0, 0.2, 0.65) - cat).max() <= 3
     # the second image is the upper left quarter of its batch, the rest is padding; the cat fills its lower half
     assert np.abs(prediction(1, 0.8, 0.67) - cat).max() <= 3
-    # the truth is grass, drawn for segments only
+    # the truth is grass, painted for segments only
     grass = 0.58 * 100 + 0.42 * np.array([152, 251, 152])
     assert ((np.abs(sheet - grass) <= 2).all(axis=2).sum() > 10000) == panoptic

@@ -23,7 +23,7 @@ from registry_case import INPUT, LABELS, safetensors_bytes, tiny_checkpoint, tin
 from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
-from zoo.prediction.image_input import read_picture
+from zoo.prediction.image_input import read_rgb
 from zoo.registry.manifest import parse_manifest
 from zoo.registry.weights import ready_module, released_from_checkpoint
 from zoo.runs import catalogue, recipes
@@ -171,7 +171,7 @@ def picture(folder: Path) -> One:
         files.append(buffer.getvalue())
 
     def one(draw: random.Random) -> None:
-        found = read_picture(mutations.damaged_bytes(draw.choice(files), draw))
+        found = read_rgb(mutations.damaged_bytes(draw.choice(files), draw))
         assert isinstance(found, Image.Image)
         assert found.mode == "RGB"
 

@@ -15,7 +15,7 @@ from datamodules.images.files import header_size
 from datamodules.images.probe import probe
 from datamodules.index.image_store import Folder
 from zoo.contract.pixels import LONGEST_SIDE, declared_bits, levels, open_image, to_rgb
-from zoo.detector import read_picture
+from zoo.detector import read_rgb
 
 # a scene whose brightest part is well below white, as scenes are
 SCENE = np.tile(np.linspace(20, 200, 24).astype(np.uint8), (16, 1))
@@ -52,8 +52,8 @@ def grey(data: bytes, tmp_path) -> np.ndarray:
     (tmp_path / "x").write_bytes(data)
     size = header_size(tmp_path / "x")[0]
     trained = np.asarray(decode(Folder(str(tmp_path)), "x", 1, size))
-    assert np.array_equal(trained, np.asarray(read_picture(tmp_path / "x")))
-    assert np.array_equal(trained, np.asarray(read_picture(data)))
+    assert np.array_equal(trained, np.asarray(read_rgb(tmp_path / "x")))
+    assert np.array_equal(trained, np.asarray(read_rgb(data)))
     seen = probe(data)
     assert not seen.error
     checked = np.frombuffer(seen.thumbnail, np.uint8)
@@ -167,7 +167,7 @@ def bare_png(width: int, height: int) -> bytes:
 def test_a_size_that_no_picture_has_is_refused_before_decoding(size, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb.png").write_bytes(bare_png(*size))
-    for read in (lambda: header_size(tmp_path / "bomb.png"), lambda: read_picture(tmp_path / "bomb.png"),
+    for read in (lambda: header_size(tmp_path / "bomb.png"), lambda: read_rgb(tmp_path / "bomb.png"),
                  lambda: decode(Folder(str(tmp_path)), "bomb.png", 1, size[::-1])):  # fmt: skip
         with pytest.raises(ValueError, match=rf"bomb\.png.*{size[0]}x{size[1]}"):
             read()
@@ -186,12 +186,12 @@ def test_only_pixels_are_opened(tmp_path):
         assert known.format == "EPS"  # PIL alone would take it
     for read in (
         lambda: header_size(tmp_path / "a.png"),
-        lambda: read_picture(tmp_path / "a.png"),
-        lambda: read_picture(eps),
+        lambda: read_rgb(tmp_path / "a.png"),
+        lambda: read_rgb(eps),
     ):
-        with pytest.raises(ValueError, match=r"no readable image|not a picture"):
+        with pytest.raises(ValueError, match=r"no readable image|not an image"):
             read()
-    assert "no image that is known" in probe(eps).error
+    assert "in no image format" in probe(eps).error
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

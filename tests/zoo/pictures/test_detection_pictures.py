@@ -15,9 +15,9 @@ from zoo.pictures.detections import (
     annotations_of,
     compare,
     curves,
-    draw_annotations,
-    draw_detections,
     gallery,
+    paint_annotations,
+    paint_detections,
     training_gallery,
 )
 from zoo.pictures.painting import LEGIBLE, class_colour
@@ -37,7 +37,7 @@ def has(picture, colour, x, y):
 
 
 def test_box_has_its_class_colour_where_it_is():
-    picture = draw_detections(GREY, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
+    picture = paint_detections(GREY, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
     assert picture.size == (600, 500)
     for x, y in ((100, 300), (400, 300), (250, 450), (390, 200)):
         assert has(picture, class_colour(1), x, y), (x, y)
@@ -47,27 +47,27 @@ def test_box_has_its_class_colour_where_it_is():
 
 def test_only_scores_at_or_above_the_threshold_are_drawn():
     low = detections((0.5, 0, 50, 50, 300, 300), (0.29, 1, 100, 200, 400, 450))
-    one, both = draw_detections(GREY, low, LABELS), draw_detections(GREY, low, LABELS, threshold=0.1)
+    one, both = paint_detections(GREY, low, LABELS), paint_detections(GREY, low, LABELS, threshold=0.1)
     assert has(one, (90, 90, 90), 400, 400)
     assert has(both, class_colour(1), 400, 400)
-    assert np.array_equal(draw_detections(GREY, low, LABELS, threshold=0.6), np.full((500, 600, 3), 90))
+    assert np.array_equal(paint_detections(GREY, low, LABELS, threshold=0.6), np.full((500, 600, 3), 90))
 
 
 def test_the_image_given_is_left_alone():
     image = Image.new("RGB", (600, 500), (90, 90, 90))
-    draw_detections(image, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
+    paint_detections(image, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
     assert image.getextrema() == ((90, 90),) * 3
     pixels = GREY.clone()
-    draw_detections(pixels, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
+    paint_detections(pixels, detections((0.9, 1, 100, 200, 400, 450)), LABELS)
     assert torch.equal(pixels, GREY)
 
 
 def test_small_images_are_enlarged_with_their_boxes():
     small = GREY[:, :40, :60]
-    picture = draw_detections(small, detections((0.9, 2, 20, 20, 50, 35)), LABELS)
+    picture = paint_detections(small, detections((0.9, 2, 20, 20, 50, 35)), LABELS)
     assert picture.size == (LEGIBLE, 320)  # 8 times
     assert has(picture, class_colour(2), 160, 250)
-    assert draw_detections(GREY, detections(), LABELS, longest=300).size == (300, 250)
+    assert paint_detections(GREY, detections(), LABELS, longest=300).size == (300, 250)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_small_images_are_enlarged_with_their_boxes():
 )
 def test_boxes_beyond_the_image_or_degenerate_are_drawn(box, on_outline, monkeypatch):
     monkeypatch.setattr("zoo.pictures.detections._Tag.draw", lambda tag, pen, place: None)
-    picture = draw_detections(GREY, detections((0.9, 0, *box)), LABELS)
+    picture = paint_detections(GREY, detections((0.9, 0, *box)), LABELS)
     for x, y in on_outline:
         assert has(picture, class_colour(0), x, y), (x, y)
 
@@ -92,7 +92,7 @@ def test_labels_of_close_boxes_do_not_cover_each_other(monkeypatch):
     close = detections(
         (0.9, 0, 200, 200, 300, 300), (0.8, 0, 210, 205, 310, 305), (0.7, 1, 205, 203, 300, 310)
     )
-    draw_detections(GREY, close, LABELS)
+    paint_detections(GREY, close, LABELS)
     assert len(places) == 3
     for a in places:
         for b in places:
@@ -103,7 +103,7 @@ def test_labels_of_close_boxes_do_not_cover_each_other(monkeypatch):
 def test_label_tells_class_and_score(monkeypatch):
     texts = []
     monkeypatch.setattr("zoo.pictures.detections._Tag.draw", lambda tag, pen, place: texts.append(tag.text))
-    draw_detections(GREY, detections((0.914, 1, 9, 9, 99, 99), (0.4, 7, 9, 9, 99, 99)), LABELS)
+    paint_detections(GREY, detections((0.914, 1, 9, 9, 99, 99), (0.4, 7, 9, 9, 99, 99)), LABELS)
     assert texts == ["class 7 0.40", "dog 0.91"]  # the best is drawn last, on top
     texts.clear()
     facts = Annotations(
@@ -113,7 +113,7 @@ def test_label_tells_class_and_score(monkeypatch):
         torch.tensor([0, 1]).bool(),
         (2,),
     )
-    draw_annotations(GREY, facts, LABELS)
+    paint_annotations(GREY, facts, LABELS)
     assert texts == ["cup", "dog (crowd)"]
 
 
@@ -126,7 +126,7 @@ def test_colours_are_stable_and_apart():
 
 def test_only_uint8_images_are_drawn():
     with pytest.raises(ValueError, match=r"torch.float32 \(3, 500, 600\); pictures are uint8"):
-        draw_detections(GREY.float(), detections(), LABELS)
+        paint_detections(GREY.float(), detections(), LABELS)
 
 
 def test_gallery_puts_pictures_in_rows():
@@ -230,12 +230,12 @@ def mixed(picture, x, y, head):
 def test_masks_of_detections_are_tinted_the_best_on_top():
     found = detections((0.9, 0, 50, 100, 300, 400), (0.8, 1, 200, 100, 550, 400), (0.1, 2, 0, 0, 9, 9))
     found = found._replace(masks=(*halves(), halves()[0]))
-    picture = draw_detections(GREY, found, LABELS)
+    picture = paint_detections(GREY, found, LABELS)
     assert mixed(picture, 100, 300, 0)
     assert mixed(picture, 250, 300, 0)
     assert mixed(picture, 450, 300, 1)
     assert has(picture, (90, 90, 90), 300, 450)
-    only_second = draw_detections(
+    only_second = paint_detections(
         GREY, found._replace(scores=torch.tensor([0.1, 0.8, 0.1])), LABELS, threshold=0.5
     )
     assert mixed(only_second, 250, 300, 1)
@@ -244,22 +244,22 @@ def test_masks_of_detections_are_tinted_the_best_on_top():
 
 def test_masks_of_one_class_differ_in_shade():
     found = detections((0.9, 0, 50, 100, 300, 400), (0.8, 0, 200, 100, 550, 400))
-    picture = np.asarray(draw_detections(GREY, found._replace(masks=halves()), LABELS)).astype(int)
+    picture = np.asarray(paint_detections(GREY, found._replace(masks=halves()), LABELS)).astype(int)
     assert np.abs(picture[300, 100] - picture[300, 450]).max() > 10
-    plain = np.asarray(draw_detections(GREY, found, LABELS))
+    plain = np.asarray(paint_detections(GREY, found, LABELS))
     assert (plain[400, 60:290] == plain[400, 310:540][:1]).all()  # boxes without masks have one colour
 
 
 def test_masks_of_the_ground_truth_are_tinted():
     boxes = torch.tensor([[50.0, 100, 250, 300], [200, 100, 350, 300]])
     truth = Annotations(boxes, torch.ones(2), torch.tensor([0, 1]), torch.zeros(2).bool(), (2,), halves())
-    picture = draw_annotations(GREY, truth, LABELS)
+    picture = paint_annotations(GREY, truth, LABELS)
     assert mixed(picture, 100, 300, 0)
     assert mixed(picture, 450, 300, 1)
 
 
 def test_no_masks_at_all_is_the_image():
-    assert (np.asarray(draw_detections(GREY, detections()._replace(masks=()), LABELS)) == 90).all()
+    assert (np.asarray(paint_detections(GREY, detections()._replace(masks=()), LABELS)) == 90).all()
 
 
 def test_training_gallery_shows_masks():

@@ -8,7 +8,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.pictures import segments as segment_pictures
 from zoo.pictures.detections import GAP
 from zoo.pictures.painting import LEGIBLE
-from zoo.pictures.segments import compare_panoptic, draw_panoptic
+from zoo.pictures.segments import compare_panoptic, paint_panoptic
 
 GREY = torch.full((3, 400, 600), 100, dtype=torch.uint8)
 
@@ -36,7 +36,7 @@ def written(monkeypatch):
 
 
 def test_segments_have_the_colours_of_the_class_list(written):
-    pixels = np.asarray(draw_panoptic(GREY, SCENE, LABELS)).astype(int)
+    pixels = np.asarray(paint_panoptic(GREY, SCENE, LABELS)).astype(int)
     assert pixels.shape == (400, 600, 3)
     sky, first, second = pixels[70, 300], pixels[300, 150], pixels[300, 450]
     assert np.abs(sky - (0.58 * 100 + 0.42 * np.array([70, 130, 180]))).max() <= 1
@@ -47,7 +47,7 @@ def test_segments_have_the_colours_of_the_class_list(written):
 
 
 def test_names_with_scores_lie_in_their_segments(written):
-    draw_panoptic(GREY, SCENE, LABELS)
+    paint_panoptic(GREY, SCENE, LABELS)
     assert sorted(text for text, _, _ in written) == ["cat 0.90", "cat 0.90", "sky 0.90"]
     for text, place, style in written:
         covered = SCENE.ids[place.top : place.top + style.height, place.left : place.left + style.width]
@@ -61,7 +61,7 @@ def test_what_has_no_room_is_in_the_legend(written):
         *((3, True, x, 320, x + 6, 326) for x in (20, 60, 90)),
         (2, True, 9, 340, 15, 346),
     )
-    picture = draw_panoptic(GREY, crowded, LABELS)
+    picture = paint_panoptic(GREY, crowded, LABELS)
     assert [text for text, _, _ in written] == ["sky 0.90"]
     assert picture.width == 600
     assert picture.height > 400
@@ -77,7 +77,7 @@ def test_the_legend_counts(monkeypatch):
     monkeypatch.setattr(
         segment_pictures, "shortened", lambda text, *rest: texts.append(text) or real(text, *rest)
     )
-    draw_panoptic(GREY, segmentation(*((3, True, x, 320, x + 6, 326) for x in (20, 60, 90))), LABELS)
+    paint_panoptic(GREY, segmentation(*((3, True, x, 320, x + 6, 326) for x in (20, 60, 90))), LABELS)
     assert texts == ["dog x3"]
 
 
@@ -85,14 +85,14 @@ def test_the_legend_counts(monkeypatch):
 def test_any_shape_of_picture_is_drawn(size):
     image = Image.new("L", (size[1], size[0]), 90)
     found = segmentation((2, True, 5, 5, 40, 35), (8, False, 40, 0, 60, 20), size=size)
-    picture = draw_panoptic(image, found, LABELS)
+    picture = paint_panoptic(image, found, LABELS)
     assert picture.mode == "RGB"
     assert max(picture.width, size[0] * picture.width / size[1]) >= LEGIBLE - 1
 
 
 def test_nothing_found_is_the_image():
     empty = PanopticSegmentation(torch.zeros(400, 600, dtype=torch.int32), ())
-    assert (np.asarray(draw_panoptic(GREY, empty, LABELS)) == 100).all()
+    assert (np.asarray(paint_panoptic(GREY, empty, LABELS)) == 100).all()
 
 
 def test_ids_of_any_value_are_drawn(written):
@@ -100,7 +100,7 @@ def test_ids_of_any_value_are_drawn(written):
     ids = torch.zeros(400, 600, dtype=torch.int32)
     ids[:200], ids[200:, :300] = 9_000_001, 77
     rows = (Segment(9_000_001, 8, False, 1), Segment(77, 2, True, 1), Segment(0, 3, True, 1, crowd=True))
-    pixels = np.asarray(draw_panoptic(GREY, PanopticSegmentation(ids, rows), LABELS)).astype(int)
+    pixels = np.asarray(paint_panoptic(GREY, PanopticSegmentation(ids, rows), LABELS)).astype(int)
     assert sorted(text for text, _, _ in written) == ["cat", "dog (crowd)", "sky"]
     assert np.abs(pixels[300, 450] - (50 + np.array([0, 0, 142]) / 2)).max() <= 1
 
@@ -109,7 +109,7 @@ def test_an_image_of_another_size_is_refused():
     with pytest.raises(
         ValueError, match=r"segmentation of \(400, 600\) \(h, w\) on an image of \(300, 600\)"
     ):
-        draw_panoptic(GREY[:, :300], SCENE, LABELS)
+        paint_panoptic(GREY[:, :300], SCENE, LABELS)
 
 
 def test_prediction_beside_truth():

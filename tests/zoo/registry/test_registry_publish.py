@@ -10,7 +10,7 @@ import zoo
 from zoo.registry.publish import publish
 from zoo.registry.pull import pull
 from zoo.registry.store import LocalRegistry
-from zoo.tracking.backend import connect, experiment_id, resolve_backend
+from zoo.tracking.backend import connect, experiment_id, resolve_store
 
 NAME = "rt_detr_tiny.shapes"
 COMMIT = "1" * 40
@@ -29,7 +29,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def client(place):
-    return connect(resolve_backend())
+    return connect(resolve_store())
 
 
 def make_run(client, checkpoint, commit=COMMIT):
@@ -37,7 +37,7 @@ def make_run(client, checkpoint, commit=COMMIT):
     tags = {"zoo.checkpoint": str(checkpoint), "zoo.git_dirty": "true"} | (
         {"zoo.git_commit": commit} if commit else {}
     )
-    run = client.create_run(experiment_id(client, resolve_backend()), tags=tags)
+    run = client.create_run(experiment_id(client, resolve_store()), tags=tags)
     for step, value in ((10, 0.3), (20, 0.5), (30, 0.4)):
         client.log_metric(run.info.run_id, "val/AP", value, step=step)
         client.log_metric(run.info.run_id, "val/APs", -1.0, step=step)

@@ -108,7 +108,7 @@ def test_a_broken_data_uri(uri, message):
 
 def test_a_data_uri_that_is_too_large(monkeypatch):
     monkeypatch.setattr(fetching, "MAX_BYTES", 10)
-    with pytest.raises(ValueError, match="a picture may have 10 bytes"):
+    with pytest.raises(ValueError, match="an image may have 10 bytes"):
         decode_data_uri("data:image/png;base64," + "A" * 1000)
 
 
@@ -193,7 +193,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pict
     (pictures / "b.png").write_bytes(png((64, 64))[:60])
     assert predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console()) == 1
     told = capsys.readouterr().out
-    assert f"left out    {pictures / 'b.png'} is not a picture that can be read" in told
+    assert f"left out    {pictures / 'b.png'} is not an image that can be read" in told
     assert told.splitlines()[-1].startswith(
         f"1 picture of 3 could not be read; the first: {pictures / 'b.png'}"
     )
@@ -209,7 +209,7 @@ def test_where_no_picture_can_be_read_nothing_is_written(pictures):
         (pictures / name).write_bytes(b"no")
     with pytest.raises(ValueError, match=r"none of 2 pictures can be read; the first: .*a\.png"):
         predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console())
-    with pytest.raises(ValueError, match=r"a\.png is not a picture"):
+    with pytest.raises(ValueError, match=r"a\.png is not an image"):
         predicting.predict(FakeDetector, [str(pictures / "a.png")], 0.3, Path("out"), Console())
     assert list(Path("out").iterdir()) == []
 

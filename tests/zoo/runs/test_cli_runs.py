@@ -6,7 +6,7 @@ import pytest
 from empty_store import put_empty_store
 
 from zoo.cli.main import run_command
-from zoo.tracking.backend import connect, resolve_backend
+from zoo.tracking.backend import connect, resolve_store
 from zoo.tracking.logger import MLflowTracker
 
 DEAD = "http://127.0.0.1:9"
@@ -24,7 +24,7 @@ def test_what_waited_is_sent_once(capsys):
     assert run_command(["runs", "sync", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert (first["sent"], first["waiting"], len(first["runs"])) == (2, 0, 1)
-    run = connect(resolve_backend()).get_run(first["runs"][0])
+    run = connect(resolve_store()).get_run(first["runs"][0])
     assert (run.data.metrics, run.info.status) == ({"a": 1.0, "b": 2.0}, "FINISHED")
     assert run_command(["runs", "sync"]) == 0
     assert "sent        0 records of 0 runs" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zoo.contract.labels import LabelMap
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from zoo.tracking.backend import connect, experiment_id, resolve_backend
+from zoo.tracking.backend import connect, experiment_id, resolve_store
 from zoo.tracking.lineage import git_state
 from zoo.tracking.logger import MLflowTracker, metric_key, replay_spool
 
@@ -33,11 +33,11 @@ def place(tmp_path, monkeypatch):
 
 
 def run_of(tracker):
-    return connect(tracker.backend).get_run(tracker.run_id)
+    return connect(tracker.store).get_run(tracker.run_id)
 
 
 def artifacts(tracker, folder=None):
-    return {a.path for a in connect(tracker.backend).list_artifacts(tracker.run_id, folder)}
+    return {a.path for a in connect(tracker.store).list_artifacts(tracker.run_id, folder)}
 
 
 def test_everything_stays_under_mlruns(place, capsys):
@@ -64,10 +64,10 @@ def test_everything_stays_under_mlruns(place, capsys):
 
 def test_the_address_is_read_when_the_tracker_is_made(place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
-    assert MLflowTracker().backend.uri == DEAD
-    assert MLflowTracker(tracking_uri="http://x").backend.uri == "http://x"
+    assert MLflowTracker().store.uri == DEAD
+    assert MLflowTracker(tracking_uri="http://x").store.uri == "http://x"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert MLflowTracker(root=str(place / "r")).backend.uri == f"sqlite:///{place}/r/mlflow.db"
+    assert MLflowTracker(root=str(place / "r")).store.uri == f"sqlite:///{place}/r/mlflow.db"
 
 
 def test_an_address_that_mlflow_refuses_is_an_error_at_once(place):
@@ -114,7 +114,7 @@ def test_resuming_a_run_that_is_not_in_the_store_begins_a_new_one(caplog, gone):
         first = MLflowTracker()
         first.log_metrics({"a": 1.0})
         lost = first.run_id
-        connect(first.backend).delete_run(lost)
+        connect(first.store).delete_run(lost)
     tracker = MLflowTracker(run_id=lost)
     tracker.log_metrics({"a": 2.0})
     assert tracker.run_id != lost
@@ -184,7 +184,7 @@ def test_old_and_new_artifacts_lie_in_the_store_wherever_it_is(place, monkeypatc
     second.log_text("b: 2", "recipe.yaml")
     second.finalize("success")
     assert sorted(old.rglob("*")) == (kept if how == "copied" else [])
-    client = connect(resolve_backend())
+    client = connect(resolve_store())
     for tracker in (first, second):
         assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["recipe.yaml"]
         assert (new / "mlruns" / "artifacts" / tracker.run_id / "artifacts" / "recipe.yaml").is_file()
@@ -194,14 +194,14 @@ def test_old_and_new_artifacts_lie_in_the_store_wherever_it_is(place, monkeypatc
 
 
 def test_experiments_that_lie_elsewhere_stay_there(place):
-    client = connect(resolve_backend())
+    client = connect(resolve_store())
     there = (place / "shared disk" / "artifacts").as_uri()
     client.create_experiment("mine", artifact_location=there)
     (place / "mlruns").rename(place / "moved")
     (place / "p").mkdir()
     (place / "moved").rename(place / "p" / "mlruns")
     assert (
-        connect(resolve_backend(place / "p" / "mlruns")).get_experiment_by_name("mine").artifact_location
+        connect(resolve_store(place / "p" / "mlruns")).get_experiment_by_name("mine").artifact_location
         == there
     )
 
@@ -236,7 +236,7 @@ def test_a_dead_server_spools_quickly_and_the_replay_loses_nothing(place):
         replay_spool(tracking_uri=DEAD)
     report = replay_spool()  # the embedded store is there
     assert (report.sent, report.waiting) == (54, 0)
-    client = connect(resolve_backend())
+    client = connect(resolve_store())
     run = client.get_run(report.run_ids[0])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "offline")
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 50
@@ -259,7 +259,7 @@ def test_a_server_that_dies_and_comes_back_gets_everything_into_one_run(monkeypa
     tracker.log_metrics({"a": 3.0}, step=3)
     tracker.finalize("success")
     assert not tracker.is_offline
-    history = connect(tracker.backend).get_metric_history(tracker.run_id, "a")
+    history = connect(tracker.store).get_metric_history(tracker.run_id, "a")
     assert sorted(m.step for m in history) == [0, 1, 2, 3]
     assert run_of(tracker).info.status == "FINISHED"
 
@@ -286,7 +286,7 @@ def test_a_replay_that_is_cut_goes_on_where_it_ended(monkeypatch):
     with pytest.raises(ConnectionError, match="2 still wait"):
         replay_spool()
     report = replay_spool()
-    client = connect(resolve_backend())
+    client = connect(resolve_store())
     assert len(client.search_runs(["0", "1"])) == 1
     assert len(client.get_metric_history(report.run_ids[0], "a")) == 4
 
@@ -318,16 +318,16 @@ def test_an_artifact_that_is_not_there_is_said_and_training_goes_on(caplog):
 
 def new_run(place):
     os.chdir(place)
-    backend = resolve_backend()
-    client = connect(backend)
-    return client.create_run(experiment_id(client, backend)).info.run_id
+    store = resolve_store()
+    client = connect(store)
+    return client.create_run(experiment_id(client, store)).info.run_id
 
 
 def test_three_processes_that_first_touch_one_database_all_log(place, nursery):
     shutil.rmtree(place / "mlruns")
     ids = set(nursery.answers([functools.partial(new_run, place)] * 3))
     assert len(ids) == 3
-    assert len(connect(resolve_backend()).search_runs(["1"])) == 3
+    assert len(connect(resolve_store()).search_runs(["1"])) == 3
 
 
 def test_git_state_is_none_outside_git_and_for_untracked_code(place):
@@ -385,12 +385,12 @@ def test_a_fit_that_is_terminated_is_a_killed_run_with_a_checkpoint_that_loads(p
         assert tracker.is_offline
         report = replay_spool()
         tracker = MLflowTracker(run_id=report.run_ids[0])
-        run = connect(tracker.backend).get_run(report.run_ids[0])
+        run = connect(tracker.store).get_run(report.run_ids[0])
     else:
         run = run_of(tracker)
     assert run.info.status == "KILLED"
     assert run.data.params == {"width": "1"}
     assert run.data.tags["zoo.checkpoint"] == checkpoint.best_model_path
     assert read_checkpoint(checkpoint.best_model_path)["epoch"] == 1
-    history = connect(tracker.backend).get_metric_history(run.info.run_id, "train/loss")
+    history = connect(tracker.store).get_metric_history(run.info.run_id, "train/loss")
     assert [m.step for m in history][:4] == [0, 1, 2, 3]

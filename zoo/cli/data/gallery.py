@@ -88,7 +88,7 @@ def _card(index: AnnotationIndex, row: int, faults: list[Fault]) -> Card:
     wrong = {f.id for f in faults if f.severity != "note"}
     first = int(index.offsets[row])
     ids = index.annotation_ids[first : int(index.offsets[row + 1])].tolist()
-    picture = _drawn(index, row, [i in wrong for i in ids], [f.box for f in faults if f.box is not None])
+    picture = _painted(index, row, [i in wrong for i in ids], [f.box for f in faults if f.box is not None])
     return Card(picture, index.files[row], _lines(faults))
 
 
@@ -107,7 +107,7 @@ def _lines(faults: list[Fault], most: int = 4) -> tuple[tuple[str, str, str], ..
     return tuple(rows[:most])
 
 
-def _drawn(index: AnnotationIndex, row: int, wrong: list[bool], left_out: Sequence[Box] = ()) -> str:
+def _painted(index: AnnotationIndex, row: int, wrong: list[bool], left_out: Sequence[Box] = ()) -> str:
     """The image on paper with its boxes, blue, those at fault red and on top, also those that were left out."""
     name, size = index.files[row], index.size(row)
     try:
@@ -151,8 +151,8 @@ def leaked(found: Examination, number: int = 12) -> list[PairCard]:
 def _pair(found: Examination, first: str, second: str, pair: Pair) -> PairCard:
     ours, theirs = found.source.splits[first], found.source.splits[second]
     return PairCard(
-        _drawn(ours, pair.train, [False] * len(ours.objects(pair.train).areas)),
-        _drawn(theirs, pair.other, [False] * len(theirs.objects(pair.other).areas)),
+        _painted(ours, pair.train, [False] * len(ours.objects(pair.train).areas)),
+        _painted(theirs, pair.other, [False] * len(theirs.objects(pair.other).areas)),
         f"{ours.files[pair.train]}  |  {theirs.files[pair.other]}",
         f"{first} and {second}: {pair.how} ({pair.likeness:.2f})",
     )

@@ -19,9 +19,9 @@ from datamodules.loading.mask_truth import coded
 from datamodules.loading.panoptic_truth import read_segmentation
 from zoo.contract.batch import RLE, Annotations
 from zoo.contract.labels import LabelMap
-from zoo.pictures.detections import draw_annotations, gallery
+from zoo.pictures.detections import gallery, paint_annotations
 from zoo.pictures.painting import INK, LEGIBLE, font_of, shortened
-from zoo.pictures.segments import draw_panoptic
+from zoo.pictures.segments import paint_panoptic
 from zoo.runs.console import Console, quoted
 from zoo.storage.durable import written
 
@@ -76,9 +76,9 @@ def show(choices: Viewing, console: Console) -> None:
             console.say(str(error))
         else:
             if isinstance(source, PanopticSource):
-                pictures.append(drawn_segments(source, name, row, image))
+                pictures.append(painted_segments(source, name, row, image))
             else:
-                pictures.append(drawn(index, row, image, source.label_map()))
+                pictures.append(painted(index, row, image, source.label_map()))
         captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with written(choices.output):
@@ -111,7 +111,7 @@ def grey_tile(name: str) -> Image.Image:
     return tile
 
 
-def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:
+def painted(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:
     """One image with its boxes, class names, and masks where objects have outlines."""
     objects = index.objects(row)
     heads = [label_map.head_of_source[source_id] for source_id in objects.source_ids.tolist()]
@@ -123,7 +123,7 @@ def drawn(index: AnnotationIndex, row: int, image: Image.Image, label_map: Label
         (len(heads),),
         _masks(index, row),
     )
-    return draw_annotations(image, annotations, label_map, longest=LEGIBLE)
+    return paint_annotations(image, annotations, label_map, longest=LEGIBLE)
 
 
 def _masks(index: AnnotationIndex, row: int) -> tuple[RLE, ...] | None:
@@ -141,8 +141,8 @@ def _masks(index: AnnotationIndex, row: int) -> tuple[RLE, ...] | None:
     return tuple(empty if outline is None else coded(outline, size) for outline in outlines)
 
 
-def drawn_segments(source: PanopticSource, split: str, row: int, image: Image.Image) -> Image.Image:
+def painted_segments(source: PanopticSource, split: str, row: int, image: Image.Image) -> Image.Image:
     """One image with its segments, read from its PNG."""
     index, label_map = source.splits[split], source.panoptic_label_map("contiguous")
     found = read_segmentation(source.pngs[split].path(index, row), index, row, label_map)
-    return draw_panoptic(image, found, label_map, longest=LEGIBLE)
+    return paint_panoptic(image, found, label_map, longest=LEGIBLE)

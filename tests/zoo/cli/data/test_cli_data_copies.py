@@ -16,7 +16,7 @@ from datamodules.shapes import generate_shapes
 from datamodules.shards.writer import SMALLEST_SHARD, pack
 from datamodules.splits import divide
 from datamodules.writers.convert import convert
-from zoo.cli.data.show import GREY, drawn
+from zoo.cli.data.show import GREY, painted
 from zoo.cli.main import run_command
 from zoo.pictures.painting import LEGIBLE, class_colour
 
@@ -203,7 +203,7 @@ def test_show_draws_boxes_where_they_are(tmp_path, capsys):
     assert Image.open("pictures/g.png").width > 4 * 400
     source = read(root)
     image = Image.new("RGB", (40, 30))
-    picture = drawn(source.splits["train"], 4, image, source.label_map())  # one cat: 3, 6, 20, 9
+    picture = painted(source.splits["train"], 4, image, source.label_map())  # one cat: 3, 6, 20, 9
     scale = picture.width / 40
     for x, y in ((3, 10), (23, 10), (12, 6), (12, 15)):
         square = picture.crop([round(v * scale) - 4 for v in (x, y)] + [round(v * scale) + 4 for v in (x, y)])
