@@ -17,8 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datamodules.formats import coco
 from datamodules.formats.coco_images import CocoImage, Images
 from datamodules.images.files import frame_size
@@ -26,6 +24,7 @@ from datamodules.index import AnnotationIndex, Fault, IndexBuilder, shown_path
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.source import Source, image_overlaps
 from datamodules.reading.reader import Reader, laid_out
+from zoo.storage.plain_yaml import parse_yaml
 
 SPLITS = ("train", "val")
 # listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)
@@ -56,7 +55,7 @@ def class_names() -> dict[int, str]:
     text = (
         resources.files("datamodules.formats").joinpath("objects365_classes.yaml").read_text(encoding="utf-8")
     )
-    return dict(enumerate(yaml.safe_load(text)["names"], start=1))
+    return dict(enumerate(parse_yaml(text, "objects365_classes.yaml")["names"], start=1))
 
 
 def annotation_files(root: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
+from zoo.storage.plain_yaml import parse_yaml
 
 _IMAGES = 1.07  # bytes unpacked per byte of an archive of JPEGs: Objects365's 367 GB of 345 GB
 _ARCHIVES = (".zip", ".tar.gz")
@@ -87,7 +87,7 @@ class Publication:
 def publications() -> dict[str, Publication]:
     """Name -> data set."""
     text = resources.files("datamodules.published").joinpath("downloads.yaml").read_text(encoding="utf-8")
-    return {name: _publication(name, entry) for name, entry in yaml.safe_load(text).items()}
+    return {name: _publication(name, entry) for name, entry in parse_yaml(text, "downloads.yaml").items()}
 
 
 def _publication(name: str, entry: dict[str, Any]) -> Publication:

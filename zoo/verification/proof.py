@@ -11,11 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 import zoo.architectures
 import zoo.verification
 from zoo.storage.places import recipe_files
+from zoo.storage.plain_yaml import parse_yaml
 from zoo.training.module import DetectionModule, build_module
 from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
 
@@ -164,7 +163,7 @@ def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Compa
 def build_recipe(name: str) -> DetectionModule:
     """The untrained model of a bundled recipe such as `rt_detr/r50_coco_72e`, without its average."""
     text = recipe_files()[name].read_text(encoding="utf-8")
-    block = yaml.safe_load(text)["model"]
+    block = parse_yaml(text, name)["model"]
     if "ema" in block["init_args"]:
         block["init_args"]["ema"] = None
     return build_module(block, backbone_weights="random")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -121,3 +122,12 @@ def test_utf16_and_marks_are_read_and_a_pipe_is_not(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ValueError, match="is a pipe"):
         read_yaml(tmp_path / "pipe.yaml")
+
+
+def test_nothing_else_reads_yaml() -> None:
+    """But the contract, which is below this reader, and reads a file of the package alone."""
+    root = Path(__file__).parents[3]
+    files = [*(root / "zoo").rglob("*.py"), *(root / "datamodules").rglob("*.py")]
+    loads = re.compile(r"\byaml\.(safe_load|load|full_load|unsafe_load|parse|compose|scan)\b|Loader=")
+    readers = {str(f.relative_to(root)) for f in files if loads.search(f.read_text(encoding="utf-8"))}
+    assert readers == {"zoo/storage/plain_yaml.py", "zoo/contract/class_names.py"}
