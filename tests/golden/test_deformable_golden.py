@@ -1,63 +1,26 @@
-"""Deformable DETR equals fundamentalvision/Deformable-DETR@11169a6 on every stored case.
-
-`GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
-where that exists, else the cases committed with the package.
-"""
-
-import json
-import os
-from pathlib import Path
+"""Deformable DETR equals fundamentalvision/Deformable-DETR@11169a6 on every stored case."""
 
 import pytest
 import yaml
+from official_cases import ROOT, assert_all_pass, collect, official_dir, structure_facts
 
-from zoo.training.module import build_module
 from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.deformable_detr import SCHEDULE, run_structure, runner_of
-
-ROOT = Path(__file__).parents[2]
-RECIPES = {
-    "deformable_r50_single_scale": "r50_single_scale",
-    "deformable_r50_single_scale_dc5": "r50_single_scale_dc5",
-    "deformable_r50_multi_scale": "r50",
-    "deformable_r50_refine": "r50_refine",
-    "deformable_r50_two_stage": "r50_two_stage",
-}
-
-
-def golden_dir() -> Path:
-    if os.environ.get("GOLDEN_DIR"):
-        return Path(os.environ["GOLDEN_DIR"])
-    beside = ROOT.parent / "shared" / "golden"
-    return beside if beside.is_dir() else COMMITTED
-
-
-def collect() -> list:
-    """An empty directory becomes a test that fails, not a collection of nothing."""
-    try:
-        return [pytest.param(case, id=case.id) for case in find_cases(golden_dir(), ["deformable"])]
-    except FileNotFoundError as error:
-        return [pytest.param(error, id="deformable/no_cases_found")]
+from zoo.verification.deformable_detr import SCHEDULE, STRUCTURES, run_structure, runner_of
+from zoo.verification.proof import build_recipe
 
 
 def structures() -> list:
     """Stored structures; the package itself carries some of them only."""
-    found = [n for n in RECIPES if (golden_dir() / "structure" / f"{n}.json").is_file()]
-    return [pytest.param(n, id=f"structure/{n}") for n in found or RECIPES]
-
-
-def assert_all_pass(comparisons) -> None:
-    assert comparisons
-    failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
-    assert not failed, "\n".join(failed)
+    found = [n for n in STRUCTURES if (official_dir() / "structure" / f"{n}.json").is_file()]
+    return [pytest.param(n, id=f"structure/{n}") for n in found or STRUCTURES]
 
 
 def recipe(name: str) -> dict:
-    text = (ROOT / "recipes" / "deformable_detr" / f"{name}_coco_50e.yaml").read_text()
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
     return yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("case", collect())
+@pytest.mark.parametrize("case", collect("deformable"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
     assert_all_pass(runner_of(case)(case))
@@ -66,17 +29,15 @@ def test_official_case(case):
 @pytest.mark.parametrize("name", structures())
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, ties, parameter counts, frozen parameters and groups, from the recipe."""
-    facts = json.loads((golden_dir() / "structure" / f"{name}.json").read_text())
-    module = build_module(recipe(RECIPES[name])["model"], backbone_weights="random")
+    facts, module = structure_facts(name), build_recipe(STRUCTURES[name])
     assert_all_pass(run_structure(facts, module.network, module.schedule))
-    about = recipe(RECIPES[name])["about"]
+    about = recipe(STRUCTURES[name])["about"]
     assert (about["params"], about["macs"]) == (facts["params_total"], facts["macs"]["800x1066"])
 
 
-@pytest.mark.parametrize("name", RECIPES.values())
+@pytest.mark.parametrize("name", STRUCTURES.values())
 def test_recipes_have_the_schedule_that_the_official_steps_were_compared_with(name):
-    module = build_module(recipe(name)["model"], backbone_weights="random")
-    assert module.schedule == SCHEDULE
+    assert build_recipe(name).schedule == SCHEDULE
 
 
 @pytest.mark.parametrize("folder", ["deformable", "structure"])

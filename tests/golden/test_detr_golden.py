@@ -1,18 +1,12 @@
-"""DETR equals facebookresearch/detr@29901c5 on every stored case; ids are `<folder>/<case>`.
+"""DETR equals facebookresearch/detr@29901c5 on every stored case."""
 
-`GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
-where that exists, else the cases committed with the package.
-"""
-
-import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from official_cases import ROOT, assert_all_pass, collect, official_case, structure_facts
 
 from datamodules.transforms import draws, presets
 from datamodules.transforms.geometry import Crop, HorizontalFlip, Resize
@@ -22,47 +16,11 @@ from zoo.registry.weights import count
 from zoo.training.module import build_module
 from zoo.training.schedule import ParamRule
 from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.detr import INPUT, RUNNERS, run_structure, runner_of, stored_image
-
-ROOT = Path(__file__).parents[2]
-RECIPES = {
-    "detr_resnet50": "r50_coco_500e",
-    "detr_resnet50_dc5": "r50_dc5_coco_500e",
-    "detr_resnet101": "r101_coco_500e",
-    "detr_resnet101_dc5": "r101_dc5_coco_500e",
-}
+from zoo.verification.detr import INPUT, RUNNERS, STRUCTURES, run_structure, runner_of, stored_image
+from zoo.verification.proof import build_recipe
 
 
-def golden_dir() -> Path:
-    if os.environ.get("GOLDEN_DIR"):
-        return Path(os.environ["GOLDEN_DIR"])
-    beside = ROOT.parent / "shared" / "golden"
-    return beside if beside.is_dir() else COMMITTED
-
-
-def collect() -> list:
-    """An empty directory becomes a test that fails, not a collection of nothing."""
-    try:
-        cases = find_cases(golden_dir(), ["detr"])
-    except FileNotFoundError as error:
-        return [pytest.param(error, id="detr/no_cases_found")]
-    return [pytest.param(case, id=case.id) for case in cases]
-
-
-def committed_or_given(case: str) -> Case:
-    """A case by name; skipped where only the committed part of the numbers is at hand and it is not in it."""
-    if golden_dir() == COMMITTED and not (COMMITTED / "detr" / f"{case}.npz").exists():
-        pytest.skip(f"detr/{case} is not among the numbers committed with the package")
-    return Case(golden_dir(), "detr", case)
-
-
-def assert_all_pass(comparisons) -> None:
-    assert comparisons
-    failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
-    assert not failed, "\n".join(failed)
-
-
-@pytest.mark.parametrize("case", collect())
+@pytest.mark.parametrize("case", collect("detr"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
     assert_all_pass(runner_of(case)(case))
@@ -80,7 +38,7 @@ def test_some_cases_are_committed():
 @pytest.mark.parametrize("index", range(8), ids=lambda i: f"detr/preprocess_val targets im{i}")
 def test_targets_equal_the_official_data_path(index):
     """Crowds and boxes without width dropped, boxes clipped, resized, normalised; none dropped for its size."""
-    case, prefix = committed_or_given("preprocess_val"), f"im{index}/"
+    case, prefix = official_case("detr", "preprocess_val"), f"im{index}/"
     if f"{prefix}input_wh" not in case:
         pytest.skip("this directory has fewer images")
     width, height = case[f"{prefix}input_wh"].tolist()
@@ -98,7 +56,7 @@ def test_targets_equal_the_official_data_path(index):
 
 
 def pieces() -> tuple[Case, torch.Tensor, ImageTargets]:
-    case = committed_or_given("preprocess_pieces")
+    case = official_case("detr", "preprocess_pieces")
     image = torch.from_numpy(case.arrays["input_uint8"].copy()).permute(2, 0, 1)
     return case, image, ImageTargets(case["input/labels"], case["input/boxes"], masks(case, "input"))
 
@@ -145,7 +103,7 @@ def test_resize_equals_the_official_one(index):
 
 
 def test_preset_has_the_official_sizes():
-    case = committed_or_given("preprocess_sizes")
+    case = official_case("detr", "preprocess_sizes")
     assert list(draws.DETR_SIDES) == case["train_scales"].tolist()
     assert list(draws.DETR_SIDES_BEFORE_CROP) == case["train_pre_crop_scales"].tolist()
     assert list(draws.DETR_CROP) == case["train_crop_min_max"].tolist()
@@ -158,8 +116,8 @@ PANOPTIC_CLASSES = 250  # raw ids of things and stuff; the head has one logit mo
 
 def module_with_masks(name: str):
     """The full-size network with masks, from the recipe of its detector."""
-    detector = RECIPES[name.removesuffix("_panoptic")]
-    model = yaml.safe_load((ROOT / "recipes" / "detr" / f"{detector}.yaml").read_text())["model"]
+    recipe = STRUCTURES[name.removesuffix("_panoptic")]
+    model = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())["model"]
     init = model["init_args"] | {
         "num_classes": PANOPTIC_CLASSES,
         "mask_losses": {"focal": 1.0, "dice": 1.0},
@@ -173,11 +131,9 @@ def module_with_masks(name: str):
 @pytest.mark.parametrize("name", WITH_MASKS, ids=lambda name: f"structure/{name}")
 def test_full_size_network_with_masks_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and learning rates."""
-    path = golden_dir() / "structure" / f"{name}.json"
-    if golden_dir() == COMMITTED and not path.exists():
-        pytest.skip(f"{name}.json is not among the facts committed with the package")
+    facts = structure_facts(name)
     module = module_with_masks(name)
-    assert_all_pass(run_structure(json.loads(path.read_text()), module.network, module.schedule))
+    assert_all_pass(run_structure(facts, module.network, module.schedule))
 
 
 def test_the_mask_stage_trains_the_published_number_of_parameters():
@@ -194,15 +150,13 @@ def test_the_mask_stage_trains_the_published_number_of_parameters():
 @pytest.mark.slow
 def test_multiply_adds_with_masks_are_the_official_ones_but_for_what_is_computed_once():
     name = "detr_resnet50_panoptic"
-    path = golden_dir() / "structure" / f"{name}.json"
-    if golden_dir() == COMMITTED and not path.exists():
-        pytest.skip(f"{name}.json is not among the facts committed with the package")
+    facts = structure_facts(name)
     _, ours, _ = counted(name)
     # features beside the attention maps are convolved once an image and not for each of 100 queries, at 25x34;
     # heads run on the last decoder layer of six
     once = (100 - 1) * 256 * 264 * 9 * 25 * 34
     heads = 5 * 100 * (256 * (PANOPTIC_CLASSES + 1) + 2 * 256 * 256 + 256 * 4)
-    assert json.loads(path.read_text())["macs"]["800x1066"] - ours == once + heads
+    assert facts["macs"]["800x1066"] - ours == once + heads
 
 
 def counted(name: str) -> tuple[int, int, str]:
@@ -211,12 +165,9 @@ def counted(name: str) -> tuple[int, int, str]:
     return count(module, INPUT)
 
 
-@pytest.mark.parametrize("name", RECIPES, ids=lambda name: f"structure/{name}")
+@pytest.mark.parametrize("name", STRUCTURES, ids=lambda name: f"structure/{name}")
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and learning rates, from the recipe."""
-    path = golden_dir() / "structure" / f"{name}.json"
-    if golden_dir() == COMMITTED and not path.exists():
-        pytest.skip(f"{name}.json is not among the facts committed with the package")
-    recipe = yaml.safe_load((ROOT / "recipes" / "detr" / f"{RECIPES[name]}.yaml").read_text())
-    module = build_module(recipe["model"], backbone_weights="random")
-    assert_all_pass(run_structure(json.loads(path.read_text()), module.network, module.schedule))
+    facts = structure_facts(name)
+    module = build_recipe(STRUCTURES[name])
+    assert_all_pass(run_structure(facts, module.network, module.schedule))

@@ -1,46 +1,16 @@
-"""RT-DETR equals lyuwenyu/RT-DETR@068dfde on every stored case; ids are `<folder>/<case>`.
-
-`GOLDEN_DIR` names a directory of official numbers; without it, `../shared/golden` beside the checkout
-where that exists, else the cases committed with the package.
-"""
-
-import json
-import os
-from pathlib import Path
+"""RT-DETR equals lyuwenyu/RT-DETR@068dfde on every stored case."""
 
 import pytest
 import torch
+from official_cases import assert_all_pass, collect, official_case, structure_facts
 
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
-from zoo.verification.cases import COMMITTED, Case, find_cases
+from zoo.verification.cases import Case, find_cases
 from zoo.verification.proof import build_recipe
 from zoo.verification.rt_detr import STRUCTURES, run_structure, runner_of
 
-ROOT = Path(__file__).parents[2]
 
-
-def golden_dir() -> Path:
-    if os.environ.get("GOLDEN_DIR"):
-        return Path(os.environ["GOLDEN_DIR"])
-    beside = ROOT.parent / "shared" / "golden"
-    return beside if beside.is_dir() else COMMITTED
-
-
-def collect() -> list:
-    """An empty directory becomes a test that fails, not a collection of nothing."""
-    try:
-        return [pytest.param(case, id=case.id) for case in find_cases(golden_dir(), ["rtdetr"])]
-    except FileNotFoundError as error:
-        return [pytest.param(error, id="rtdetr/no_cases_found")]
-
-
-def assert_all_pass(comparisons) -> None:
-    assert comparisons
-    failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
-    assert not failed, "\n".join(failed)
-
-
-@pytest.mark.parametrize("case", collect())
+@pytest.mark.parametrize("case", collect("rtdetr"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
     assert_all_pass(runner_of(case)(case))
@@ -51,9 +21,9 @@ def test_official_case(case):
 )
 def test_targets_equal_the_official_data_path(prefix):
     """Crowds and boxes without width dropped, boxes clipped, resized, thin ones dropped, normalised."""
-    case = Case(golden_dir(), "rtdetr", "preprocess_val")
+    case = official_case("rtdetr", "preprocess_val")
     width, height = case[f"{prefix}input_wh"].tolist()
-    coco_80 = Case(golden_dir(), "rtdetr", "postprocess_bbox")["label_to_coco_category"].tolist()
+    coco_80 = official_case("rtdetr", "postprocess_bbox")["label_to_coco_category"].tolist()
     categories = [coco_80.index(c) for c in case[f"{prefix}ann_category"].tolist()]
     crowd = [index == 3 for index in range(len(categories))]
     targets = training_targets(case[f"{prefix}ann_bbox_xywh"], categories, crowd, (height, width))
@@ -71,9 +41,8 @@ def test_targets_equal_the_official_data_path(prefix):
 @pytest.mark.parametrize("name", STRUCTURES, ids=lambda name: f"structure/{name}")
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and optimizer groups, from the recipe."""
-    facts = json.loads((golden_dir() / "structure" / f"{name}.json").read_text())
     module = build_recipe(STRUCTURES[name])
-    assert_all_pass(run_structure(facts, module.network, module.schedule))
+    assert_all_pass(run_structure(structure_facts(name), module.network, module.schedule))
 
 
 def test_find_cases_fails_on_an_empty_directory(tmp_path):
