@@ -100,8 +100,37 @@ def freeze_batch_norm(module: nn.Module) -> None:
             freeze_batch_norm(child)
 
 
-class ResNet(nn.Module):
-    """timm ResNet without its head: maps of all four stages; parameter names are torchvision's.
+class _TimmResNet(nn.Module):
+    """A timm ResNet without its head, from whose stages maps are taken; parameter names are torchvision's."""
+
+    def __init__(self, model: Any, first: int) -> None:
+        super().__init__()
+        self.conv1: nn.Module = model.conv1
+        self.bn1: nn.Module = model.bn1
+        self.act1: nn.Module = model.act1
+        self.maxpool: nn.Module = model.maxpool
+        for stage in STAGES:
+            setattr(self, stage, getattr(model, stage))
+        use_onednn(self)
+        self.first = first
+        self.channels = tuple(info["num_chs"] for info in model.feature_info[1 + first :])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to the maps of the stages from `first`, of strides 4, 8, 16, 32 in all."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        features = []
+        for stage in STAGES:
+            x = getattr(self, stage)(x)
+            features.append(x)
+        return features[self.first :]
+
+    def stem(self) -> list[nn.Module]:
+        """The modules before the first stage."""
+        return [self.conv1, self.bn1]
+
+
+class ResNet(_TimmResNet):
+    """ResNet: maps of all four stages.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50` or `resnet101`.
@@ -110,32 +139,12 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, name: str, dilate_last: bool = False) -> None:
-        super().__init__()
-        model: Any = timm.create_model(name, pretrained=False, output_stride=16 if dilate_last else 32)
-        self.conv1: nn.Module = model.conv1
-        self.bn1: nn.Module = model.bn1
-        self.act1: nn.Module = model.act1
-        self.maxpool: nn.Module = model.maxpool
-        for stage in STAGES:
-            setattr(self, stage, getattr(model, stage))
-        use_onednn(self)
-        self.channels = tuple(info["num_chs"] for info in model.feature_info[1:])
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] to four maps of strides 4, 8, 16, 32 (DC5: 16)."""
-        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
-        features = []
-        for stage in STAGES:
-            x = getattr(self, stage)(x)
-            features.append(x)
-        return features
-
-    def stem(self) -> list[nn.Module]:
-        """The modules before the first stage."""
-        return [self.conv1, self.bn1]
+        super().__init__(
+            timm.create_model(name, pretrained=False, output_stride=16 if dilate_last else 32), first=0
+        )
 
 
-class ResNetD(nn.Module):
+class ResNetD(_TimmResNet):
     """ResNet "vd" (arXiv 1812.01187): features of strides 8, 16 and 32.
 
     timm's resnet18d and 34d lack the 1x1 projection that the official basic blocks have in the first
@@ -144,7 +153,6 @@ class ResNetD(nn.Module):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__()
         model: Any = timm.create_model(name, pretrained=False)
         first = model.layer1[0]
         if isinstance(first, BasicBlock) and first.downsample is None:
@@ -153,27 +161,7 @@ class ResNetD(nn.Module):
             first.downsample = nn.Sequential(
                 nn.Identity(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
             )
-        self.conv1: nn.Module = model.conv1
-        self.bn1: nn.Module = model.bn1
-        self.act1: nn.Module = model.act1
-        self.maxpool: nn.Module = model.maxpool
-        for stage in STAGES:
-            setattr(self, stage, getattr(model, stage))
-        use_onednn(self)
-        self.channels = tuple(info["num_chs"] for info in model.feature_info[2:])
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] to three maps of strides 8, 16, 32."""
-        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
-        features = []
-        for stage in STAGES:
-            x = getattr(self, stage)(x)
-            features.append(x)
-        return features[1:]
-
-    def stem(self) -> list[nn.Module]:
-        """The modules before the first stage."""
-        return [self.conv1, self.bn1]
+        super().__init__(model, first=1)
 
 
 class ResidualBackbone(nn.Module):

@@ -22,7 +22,7 @@ from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
 from zoo.runs.quick_check import quick_check
 from zoo.runs.recipes import Recipe
-from zoo.runs.run_folder import new_folder, refuse_used
+from zoo.runs.run_folder import RECIPE_FILE, new_folder, refuse_used
 from zoo.storage.patterns import compiled
 from zoo.training.module import parameter_names
 from zoo.training.preflight import queries_advice
@@ -133,11 +133,11 @@ def starting_point(name: str, registry: Path | None) -> Start:
             found = find(name, registry)
         except (UnknownModelError, ValueError):
             raise unknown from None
-        if found.folder is None or not (found.folder / "recipe.yaml").is_file():
+        if found.folder is None or not (found.folder / RECIPE_FILE).is_file():
             raise ValueError(
                 f"{name} has no recipe beside its weights; finetune a model of `zoo list`"
             ) from None
-        recipe = recipes.load(found.folder / "recipe.yaml")
+        recipe = recipes.load(found.folder / RECIPE_FILE)
         reference = f"{found.manifest.name}:{found.manifest.version}"
         return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
     if entry["published"] is None:

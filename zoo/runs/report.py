@@ -25,7 +25,7 @@ from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
 from zoo.runs.console import Console, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
-from zoo.runs.run_folder import METRICS_FILE
+from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
 from zoo.runs.train import TrainedRun, hardware
 from zoo.storage.durable import write_atomically, written
 from zoo.training.module import DetectionModule
@@ -46,7 +46,7 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
         "step": run.step,
         "seconds": round(run.seconds, 1),
         "hardware": hardware(run.trainer),
-        "recipe": str(run.folder / "recipe.yaml"),
+        "recipe": str(run.folder / RECIPE_FILE),
         "data_digest": run.data.digest(),
         "label_map": run.data.label_map.to_dict(),
         "protocol": protocol(),
