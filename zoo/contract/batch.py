@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Step:
-    """Facts of one whole optimizer step: all ranks, all accumulated micro-batches.
+    """Facts of one whole optimizer step, over all ranks and all accumulated micro-batches.
 
     With them a micro-batch normalises its losses, sizes its denoising groups and pads its images
     exactly as the undivided batch would.
@@ -33,7 +33,7 @@ class Step:
 
     counts: Tensor  # [N] int64 on the CPU: objects of every image of the step
     size: tuple[int, int]  # (H, W) of the largest image of the step
-    index: int  # global step, from 0
+    index: int  # global step, counted from 0
     seed: int = 0  # every random draw inside the step is a function of (seed, index, image id)
 
     @property
@@ -48,7 +48,7 @@ class Step:
 
 
 class Annotations(NamedTuple):
-    """What COCO evaluation needs, straight from the annotation file, never through a resize.
+    """What COCO evaluation needs, as the annotation file has it, before any resize.
 
     Flat over the images of a batch (`counts` splits it), on the CPU, float64 where COCO is:
     a round trip through normalised float32 boxes moves an AP.
@@ -62,7 +62,7 @@ class Annotations(NamedTuple):
     segmentations: tuple[RLE, ...] | None = None  # A masks, in the original image; None without
 
     def part(self, first: int, last: int) -> Annotations:
-        """Those of the images from `first` up to, without, `last`."""
+        """The annotations of images `first` to `last` - 1."""
         return self._replace(**_part_of_rows(self, first, last))
 
 
@@ -75,11 +75,11 @@ class Targets(NamedTuple):
     masks: Tensor | None = None  # [T, H, W] bool, padded with False like the images; None without masks
 
     def part(self, first: int, last: int) -> Targets:
-        """The objects of the images from `first` up to, without, `last`."""
+        """The objects of images `first` to `last` - 1."""
         return self._replace(**_part_of_rows(self, first, last))
 
     def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Targets:
-        """The same objects with every tensor replaced by `change` of it."""
+        """The same objects, with `change` applied to every tensor."""
         tensors: dict[str, Any] = {
             name: change(v) for name, v in self._asdict().items() if isinstance(v, Tensor)
         }
@@ -95,7 +95,7 @@ class Targets(NamedTuple):
 
 
 def _part_of_rows(rows: Annotations | Targets, first: int, last: int) -> dict[str, Any]:
-    """The fields of some images: `counts` has one entry an image, every other field one a row."""
+    """The fields of some images: `counts` has one entry for each image, every other field one for each row."""
     start, stop = sum(rows.counts[:first]), sum(rows.counts[:last])
     return {
         name: value[first:last] if name == "counts" else None if value is None else value[start:stop]
@@ -127,7 +127,7 @@ class Batch:
         return len(self.image_ids)
 
     def part(self, first: int, last: int) -> Batch:
-        """The images from `first` up to, without, `last`, with all that belongs to them; the same step."""
+        """Images `first` to `last` - 1 with everything that belongs to them; the same step."""
         return self._each(lambda value: _part(value, first, last))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -174,7 +174,7 @@ class Batch:
 
 
 def _part(value: Any, first: int, last: int) -> Any:
-    """Of a field of a batch: what is of the whole step, or absent, stays; all else is of its images in order."""
+    """Part of a field: None and facts of the whole step stay, all other fields have an entry for each image."""
     if value is None or isinstance(value, Step):
         return value
     if isinstance(value, (Annotations, Targets)):
@@ -281,12 +281,10 @@ def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | Non
 class MaskFunction(Protocol):
     """Computes masks of the last layer's queries when they are asked for: training wants the matched
     ones only, inference those that are kept.
-
-    (image [P], query [P]) -> [P, h, w] logits. They cover the padded image, at a fraction of its size.
     """
 
     def __call__(self, image: Tensor, query: Tensor) -> Tensor:
-        """See the class."""
+        """(image [P], query [P]) -> [P, h, w] logits over the padded image, at a fraction of its size."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""When two data sets mean the same class by other words: COCO's `tv` is Objects365's `Moniter/TV`."""
+"""Finds classes that two data sets name differently: COCO's `tv` is Objects365's `Moniter/TV`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ How = Literal["name", "spelling", "alias"]
 
 @dataclass(frozen=True)
 class Match:
-    """The class of the source that a class of the target is, and what told so."""
+    """The class of the source that equals a class of the target, and how it was found."""
 
     source: str
     how: How
 
 
 def corrected(name: str) -> str:
-    """A published name without its typing errors and the blanks around it; other names as they are."""
+    """A published name without its typing errors and surrounding blanks; other names as they are."""
     plain = name.strip()
     return _table()[0].get(plain, plain)
 
@@ -31,7 +31,7 @@ def corrected(name: str) -> str:
 def match_classes(source: Sequence[str], target: Sequence[str]) -> dict[str, Match]:
     """For each name of `target` that `source` has too: by which name, and how it was found.
 
-    The same name wins over the same but for case and known misspellings, and that over a known alias. A
+    An equal name wins over one that differs only by case and known misspellings, and that over a known alias. A
     name that two classes of one side share when written so (`Cat`, `cat`) matches exactly or not at all.
     """
     exact = set(source)

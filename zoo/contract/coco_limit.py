@@ -1,4 +1,4 @@
-"""COCO's AP looks at 100 detections of each image and class, which sets a ceiling where there are more objects."""
+"""COCO's AP counts 100 detections of each image and class, so AP has a ceiling if there are more objects."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _RECALLS = 101  # thresholds that AP averages the precision over: 0, .01, ..., 1
 
 
 class Ceiling(NamedTuple):
-    """Where the limit bites.
+    """What the limit does to a set of images.
 
     Attributes:
-        images: that have more objects of a class than are looked at.
+        images: number of images that have more objects of a class than are counted.
         fullest: the (image, class) with the most objects, as they were given.
         objects: of that class in that image.
         ap: the largest AP that a perfect detector can have.
@@ -27,7 +27,7 @@ class Ceiling(NamedTuple):
     ap: float
 
     def words(self) -> str:
-        """What it means, for a person."""
+        """The ceiling in words."""
         have = "1 image has" if self.images == 1 else f"{self.images} images have"
         return (
             f"COCO's AP counts {DETECTIONS} detections of an image and class, and {have} more objects of one class "

@@ -1,4 +1,4 @@
-"""What sizes of input a network takes; asked before hours are spent, and again where it runs."""
+"""What sizes of input a network takes; checked before a training starts, and again for every batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class InputLimits:
         queries: how many are chosen among the places of the feature maps; None where queries are learned.
         strides: of the maps whose places are chosen from; a side of n has ceil(n / stride) of them.
         training_sizes: sizes that the network itself resizes training images to.
-        largest: side that is taken for a mistake beyond.
+        largest: longest side that is taken; a longer one must be a mistake.
     """
 
     multiple_of: int = 1
@@ -27,7 +27,7 @@ class InputLimits:
     largest: int = 8192
 
     def places(self, size: Size) -> int:
-        """Places of all maps together."""
+        """Number of places of all maps together."""
         height, width = size
         return sum(-(-height // s) * -(-width // s) for s in self.strides)
 
@@ -36,7 +36,7 @@ class InputLimits:
 
         Args:
             size: of the padded batch.
-            model: what to call it.
+            model: its name in the message.
             advice: what to do where there are fewer places than queries.
         """
         height, width = size
@@ -59,7 +59,7 @@ class InputLimits:
         return min((*sizes, *self.training_sizes), key=self.places, default=None)
 
     def refuse_any(self, sizes: Iterable[Size], model: str, advice: str) -> None:
-        """`refuse` of all sizes that data give and of the training sizes; tells the one with the fewest places."""
+        """`refuse` for all sizes of the data and the training sizes; the error names the one with the fewest places."""
         together = {*sizes, *self.training_sizes}
         for size in sorted(together, key=lambda one: (self.places(one), one)):
             self.refuse(size, model, advice)

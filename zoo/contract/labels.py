@@ -101,14 +101,14 @@ class LabelMap:
             )
         except (AttributeError, LookupError, TypeError) as error:
             raise ValueError(
-                f"the label map is none ({error!r:.80}); take the weights from their source again"
+                f"the label map is damaged ({error!r:.80}); take the weights from their source again"
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for checkpoints, manifests and prediction files."""
         rows = zip(self.names, self.source_ids, self.head_indices, strict=True)
         classes: list[dict[str, Any]] = [{"name": n, "source_id": s, "head_index": h} for n, s, h in rows]
-        # written only where known, so that a map without them is the same file as ever
+        # written only if known, so that the file of a map without them does not change
         for row, thing in zip(classes, self.is_thing or (), strict=False):
             row["is_thing"] = thing
         for row, color in zip(classes, self.colors or (), strict=False):
@@ -132,7 +132,7 @@ class LabelMap:
 
     @cached_property
     def things(self) -> frozenset[int]:
-        """Head indices of countable classes; all of them where the map does not tell."""
+        """Head indices of countable classes; all classes if the map has no such information."""
         if self.is_thing is None:
             return frozenset(self.head_indices)
         return frozenset(h for h, thing in zip(self.head_indices, self.is_thing, strict=True) if thing)
@@ -143,7 +143,7 @@ class LabelMap:
         return dict(zip(self.head_indices, self.colors, strict=True)) if self.colors else {}
 
     def difference(self, other: LabelMap) -> str | None:
-        """One line that tells the first way in which two maps disagree; None if they mean the same.
+        """The first difference between two maps, in one line; None if they mean the same.
 
         Known misspellings of published class lists are no difference.
         """
@@ -166,7 +166,7 @@ class LabelMap:
 def _of_all(
     classes: Sequence[Mapping[str, Any]], key: str, read: Callable[[Any], _T]
 ) -> tuple[_T, ...] | None:
-    """A fact of every class; None where none has it."""
+    """A fact of every class; None if no class has it."""
     if any(c.get(key) is None for c in classes) or not classes:
         return None
     return tuple(read(c[key]) for c in classes)

@@ -19,12 +19,12 @@ WIDTH = 12  # numbers of `Distortion.vector`
 
 @dataclass(frozen=True)
 class Distortion:
-    """The drawn numbers of one image; the defaults leave it as it is.
+    """The random numbers drawn for one image; the defaults leave it as it is.
 
     Attributes:
         brightness, contrast, saturation: factors.
         hue: shift as a share of the colour circle, in [-0.5, 0.5].
-        contrast_first: contrast comes before saturation and hue, not behind them.
+        contrast_first: contrast comes before saturation and hue, not after them.
         channels: which channel each of the three new ones is.
     """
 
@@ -95,7 +95,7 @@ def distort_batch(images: Tensor, photometric: Tensor) -> Tensor:
     What differs from the published order, in which the photograph is distorted before zoom-out, crop
     and resize:
 
-    * colours of neighbouring pixels are mixed by the resize first, so edges come out a little other;
+    * colours of neighbouring pixels are mixed by the resize first, so edges differ a little;
     * contrast turns about the mean of what the sample still shows of the photograph, not of all of it;
     * a pixel that a zoom-out's border covers in part gets that part of contrast's shift only.
 
@@ -104,7 +104,7 @@ def distort_batch(images: Tensor, photometric: Tensor) -> Tensor:
 
     The black border of a zoom-out and padding stay black, and do not count in the mean, as published.
     An image that is neither cropped, zoomed nor resized comes out as torchvision's operations give it,
-    but for single levels.
+    except that single pixels differ by a level.
 
     Args:
         images: [B, 3, H, W] float32, whole levels 0 to 255; overwritten.

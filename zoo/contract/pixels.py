@@ -17,7 +17,7 @@ from PIL import Image
 
 # Pixels in memory only: PIL hands EPS to Ghostscript, and others may start programs or follow paths.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-# The most that a JPEG can say. An image of one by 80 million pixels is small in memory and takes 200 GB to resize.
+# The longest side of a JPEG. An image of one by 80 million pixels is small in memory and takes 200 GB to resize.
 LONGEST_SIDE = 65_535
 # PIL's own limit, 537 MB as RGB; a whole tile of Sentinel-2 has 120 million pixels (10980 x 10980).
 MOST_PIXELS = 178_956_970
@@ -28,7 +28,7 @@ _UNSIGNED = 1
 
 
 class Reading(NamedTuple):
-    """What the levels of an image of more than 8 bits were taken for.
+    """How the levels of an image of more than 8 bits were interpreted.
 
     Attributes:
         range: in words, e.g. `12 bits`.
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 def open_image(source: BinaryIO | Path | str, formats: tuple[str, ...] = ()) -> Image.Image:
-    """Opens an image without decoding it; its limits are tested before anything is made of its size.
+    """Opens an image without decoding it; its size is checked before memory is taken for it.
 
     Args:
         source: a path, or the bytes as a stream.
@@ -114,13 +114,13 @@ def declared_bits(image: Image.Image) -> int | None:
 def levels(image: Image.Image, bits: int | None = None) -> tuple[Image.Image, Reading]:
     """Grey levels 0..255 of whole numbers of more than 8 bits or of floats, and how they were read.
 
-    A file of 16 bits seldom says how many of them its camera used, and its values alone cannot tell a dark image
+    A file of 16 bits seldom says how many of them its camera used, and its values alone do not distinguish a dark image
     of 16 bits from a bright one of 12. The rule takes the depth that the file declares; else the smallest of 8, 10,
     12 and 16 bits that holds the largest value, and beyond them the bits of that value. Steps, and not a stretch to
     the darkest and brightest pixel: images of one camera keep their relation to each other as long as they fall
     into one step, and an image that uses its 16 bits is read by its upper byte as ever. One of 16 bits that falls
-    below 12 would have at most 16 levels and be black, so nothing that could be learned from is read otherwise.
-    The check of a data set tells the step and warns where images of a set fall into several.
+    below 12 would have at most 16 levels and be black, so no useful image is read wrongly.
+    `zoo data check` reports the step, and warns if the images of a set fall into several.
 
     Floats up to 1 are shares of white, up to 255 levels, in both cases with a tenth for the overshoot of resampling,
     which is clipped; above that they are cut to whole numbers. What is negative or no number is black.

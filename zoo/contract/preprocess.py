@@ -76,20 +76,20 @@ class InputContract:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: an unknown key or a value that is none.
+            ValueError: an unknown key or an invalid value.
         """
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
             return cls(**values)
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"the input contract is none: {str(error)[:120]}") from error
+            raise ValueError(f"the input contract is invalid:  {str(error)[:120]}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for manifests and checkpoints."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def with_backend(self, backend: ResizeBackend) -> InputContract:
-        """The same contract on another resize backend."""
+        """The same contract with another resize backend."""
         return replace(self, backend=backend)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -131,7 +131,7 @@ class InputContract:
 def normalize_levels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Float32 levels [..., 3, H, W] in place to [0, 1], then, if given, mean and std of each channel.
 
-    To the bit what (images / 255 - mean) / std is. On the CPU it goes by rows that fit into the cache, so
+    Equals (images / 255 - mean) / std to the bit. On the CPU it goes by rows that fit into the cache, so
     that a large image is read from memory once and not three times.
     """
     rows = _CACHED_ROWS if images.device.type == "cpu" else max(1, images.shape[-2])

@@ -21,7 +21,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.pixels import open_image
 
 VOID = 0
-_IDS = 256**3  # that a colour can name
+_IDS = 256**3  # numbers that a colour can stand for
 
 
 class Segment(NamedTuple):
@@ -31,7 +31,7 @@ class Segment(NamedTuple):
     label: int  # head index
     is_thing: bool
     area: int  # pixels of the id map
-    crowd: bool = False  # a group that was not told apart; ground truth only
+    crowd: bool = False  # a group of objects that were not separated; ground truth only
     score: float | None = None  # predictions only
 
 
