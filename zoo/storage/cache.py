@@ -1,4 +1,4 @@
-"""The one folder of everything that is kept between runs and may be removed at any time."""
+"""The folder of everything that is kept between runs and may be removed at any time."""
 
 from __future__ import annotations
 

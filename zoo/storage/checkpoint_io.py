@@ -1,4 +1,4 @@
-"""Checkpoint files that survive a crash and that nobody has to trust.
+"""Checkpoint files that survive a crash and can be loaded without trusting their author.
 
 Lightning's own writer renames from `$TMPDIR`, which is a copy when that is another file system: a
 kill left an empty last.ckpt in one of six trials. Here the temporary file lies beside its target.
@@ -18,7 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from zoo.storage.durable import sweep_temporaries, write_atomically
 
-# what torch.load(weights_only=True) rebuilds without importing anything of ours
+# types that torch.load(weights_only=True) rebuilds without importing code of this project
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)

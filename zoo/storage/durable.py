@@ -1,4 +1,4 @@
-"""Files that are held to their content, and outlive a power cut."""
+"""Hashing files, and writing them so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 _CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
-_FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # another machine's process cannot be asked whether it lives
+_FOREIGN_TEMPORARY_SECONDS = 24 * 3600.0  # age after which temporary files of other machines are removed
 
 
 def sha256_of(path: Path) -> str:
@@ -46,7 +46,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Inside, `path` is written: what the disk refuses (it is full, or read-only) names it.
+    """Inside, `path` is written: an error of the disk (it is full, or read-only) names it.
 
     Opening a file says which one it was; writing does not, and safetensors raises a class of its own.
 
@@ -99,14 +99,14 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
 
 
 class _Remembering(io.RawIOBase):
-    """Writes to `raw` and notes what the disk said, for a writer that keeps it to itself."""
+    """Writes to `raw` and remembers errors of the disk, for a writer that hides them."""
 
     def __init__(self, raw: io.FileIO, failed: list[OSError]) -> None:
         self._raw = raw
         self._failed = failed
 
     def writable(self) -> bool:
-        """A buffer asks."""
+        """True; the buffer around it asks for this."""
         return True
 
     def write(self, data: Any) -> int | None:

@@ -42,7 +42,7 @@ class WrongFileError(ValueError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a file before it is fetched. `sha256` may be the beginning of a digest."""
+    """Size and hash of a file as known before it is fetched. `sha256` may be the beginning of a digest."""
 
     size: int | None = None
     sha256: str | None = None
@@ -58,7 +58,7 @@ def fetch(
     first_pause: float = _FIRST_PAUSE,
     largest: int | None = _LARGEST,
 ) -> str:
-    """Fetches `url` (http, https, file, or a path) to `target`; returns the sha256 of what came.
+    """Fetches `url` (http, https, file, or a path) to `target`; returns the sha256 of the file.
 
     A part file from an interrupted fetch is resumed if the server can say that its file is still the
     same. `#sha256=<hex>` at the end of the URL is checked too. The caller holds a lock on `target`. Where
@@ -273,7 +273,7 @@ def _write_validator(part: Path, url: str, headers: Message) -> None:
 
 
 def _digest(url: str) -> str:
-    """Of the address, which may carry a token that has no place in a file."""
+    """Digest of the address; the address itself may hold a secret token, which must not be written to a file."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Opening files of strangers: a pipe or a device, which may never end, is refused before anything is read."""
+"""Opening files that others made: a pipe or a device, which may never end, is refused before it is read."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def read_file(path: Path | str) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe waits for who writes
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else opening a pipe waits for a writer

@@ -19,7 +19,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """The pattern, once it is known that searching a parameter's name for it is quick.
 
     Python tries every way in which repeats and alternatives can share a text, so their number is bounded and
-    repeats inside repeats, such as `(a+)+`, are none at all.
+    repeats inside repeats, such as `(a+)+`, are refused.
 
     Raises:
         ValueError: no regular expression, or one of too many ways.

@@ -1,6 +1,6 @@
-"""Plain YAML of people whom nobody knows: values and nothing else, within limits, or one line of error.
+"""Plain YAML from untrusted files: values and nothing else, within limits, or an error of one line.
 
-Recipes, manifests and data.yaml are read here. What PyYAML would do in silence is refused: a key given twice,
+Recipes, manifests and data.yaml are read here. What PyYAML accepts without an error is refused: a key given twice,
 objects made by a tag, a second document. What would cost much is refused while it is parsed: a file that is too
 large or nested too deep, and aliases that unfold to more than the file could hold.
 """
@@ -127,7 +127,7 @@ class _Open:
     text: bool  # whether the scalars below stay as they are written
     before: int  # values that were there when it was opened
     key: str | None = None  # of a mapping: the key that waits for its value
-    merged: list[dict[str, Any]] = field(default_factory=list)  # what `<<` named, the first before the others
+    merged: list[dict[str, Any]] = field(default_factory=list)  # mappings named by `<<`, the first one wins
 
 
 class _Builder:
@@ -204,7 +204,7 @@ class _Builder:
             )
 
     def _place(self, value: Any, line: int) -> None:
-        """Puts a finished value where it belongs: it is the document, an entry, a key, or the value of one."""
+        """Puts a finished value into its place: the document, an entry of a list, a key, or the value of a key."""
         if not self._open:
             self.root = value
             return
@@ -234,7 +234,7 @@ class _Builder:
         return bool(self._open) and isinstance(self._open[-1].value, dict) and self._open[-1].key is None
 
     def _is_text(self) -> bool:
-        """Whether what stands here stays as it is written."""
+        """Whether a scalar at this place stays as it is written."""
         if len(self._open) == 1 and self._open[0].key is not None:
             return self._open[0].key in self._as_text
         return bool(self._open) and self._open[-1].text

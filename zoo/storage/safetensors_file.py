@@ -1,4 +1,4 @@
-"""Safetensors files: the header is checked before anything is believed that it says."""
+"""Safetensors files: the header is checked before it is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DamagedModelError(ValueError):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """Where a tensor lies behind the header."""
+    """Where a tensor lies in the file, counted from the end of the header."""
 
     dtype: Literal[
         "BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64",
