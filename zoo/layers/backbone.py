@@ -40,13 +40,13 @@ DEEP_STEM = ("resnet18d", "resnet34d", "resnet50d", "resnet101d")
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Which backbone, from which weights, and what of it trains.
+    """Which backbone, with which weights, and which of its parts train.
 
     Attributes:
         name: a plain ResNet (`resnet18`, `resnet34`, `resnet50`, `resnet101`), a timm ResNet-D (the same
             with a d behind), or `residual` for the small network of `widths`.
-        weights: `random`, a name in `PUBLISHED_WEIGHTS`, or a path to a state dict. Absence is
-            never silent, so the word is required.
+        weights: `random`, a name in `PUBLISHED_WEIGHTS`, or a path to a state dict. There is no default:
+            a recipe without weights must say so by `random`.
         freeze_stem: the stem's convolutions do not train.
         frozen_norm: every batch normalisation is a constant affine map.
         widths: `residual` only: channels of two stem convolutions and three stages, or four for masks.

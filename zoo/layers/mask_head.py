@@ -137,10 +137,10 @@ class QueryMasks:
     padding: Tensor  # [B, H, W] bool at the size of the projected features
     projected: Tensor  # [B, dim, H, W]
     stages: tuple[Tensor, ...]  # coarsest first
-    autocast: torch.dtype | None = None  # what the network that made the features ran in
+    autocast: torch.dtype | None = None  # precision of the network that made the features
 
     def __call__(self, image: Tensor, query: Tensor) -> Tensor:
-        """See the class; runs in the network's precision, wherever it is asked."""
+        """Runs in the precision of the network that made the features, wherever it is called."""
         with autocast_to(self.autocast, self.projected.device):
             return self.computed(image, query)
 

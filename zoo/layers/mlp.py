@@ -11,7 +11,7 @@ from zoo.layers.precision import autocast_dtype, autocast_to, full
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; in float32 also under autocast, for they are about coordinates."""
+    """Linear layers with ReLU between them; in float32 also under autocast, for its results are coordinates."""
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, num_layers: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """What stays in float32 while the rest of a network runs in 16 bits under autocast.
 
-Sixteen bits tell 256 places of a coordinate apart: boxes, and where attention samples, need more.
+bfloat16 has 256 steps for a coordinate; boxes and sampling places of attention need more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def full(x: Tensor) -> Tensor:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What matrix products on `device` run in at present; None for the precision of their inputs."""
+    """The precision of matrix products on `device` at present; None: that of their inputs."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)

@@ -63,7 +63,7 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
         """[B, N, dim] queries over [B, S, dim] keys and values.
 
-        `visible` [B, 1, 1, S] bool tells the keys that may be attended to; None for all.
+        `visible` [B, 1, 1, S] bool is True at keys that may be attended to; None: all.
         """
         weight, bias, dim = self.in_proj_weight, self.in_proj_bias, query.shape[-1]
         if query is key:
@@ -132,10 +132,10 @@ class DecoderLayer(nn.Module):
         """Refines `content` [B, Q, dim].
 
         Args:
-            content: what the queries hold so far.
+            content: [B, Q, dim] the queries' content so far.
             query: [Q, dim] learned embedding, the queries' position.
             located_memory: [B, S, dim] image tokens with their position.
-            memory: without it.
+            memory: [B, S, dim] image tokens without their position.
             visible: [B, 1, 1, S] bool, tokens that are not padding.
         """
         if self.pre_norm:
@@ -214,7 +214,7 @@ class Transformer(nn.Module):
     def forward(
         self, tokens: Tensor, padding: Tensor, query: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Decoder outputs [L, B, Q, dim], see `Decoder`, and the encoded tokens [B, S, dim].
+        """Decoder outputs [L, B, Q, dim] as of `Decoder`, and the encoded tokens [B, S, dim].
 
         Args:
             tokens: [B, S, dim] projected features.
