@@ -33,7 +33,7 @@ def read_rgb(image: ImageInput) -> Image.Image | Tensor:
     Raises:
         FileNotFoundError: no such file.
         ConnectionError: an address that does not answer.
-        ValueError: no image, or of another shape or type.
+        ValueError: it is no image, or has another shape or type.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:

@@ -23,7 +23,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.prediction.postprocess import BestClassSoftmax, at_least_float32, best_classes
 
 Size = tuple[int, int]
-_AT_ONCE = 1 << 24  # pixels of enlarged masks, or of masks in the original image, that are held together
+_AT_ONCE = 1 << 24  # pixels of enlarged masks, or of masks in the original image, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def shared_pixels(
 
     Args:
         logits: [K, h, w] at the processed size.
-        candidates: what each of the K queries is.
+        candidates: class, kind and score of each of the K queries.
         original: size of the result.
         min_area: see `PanopticRule`.
     """
@@ -229,7 +229,7 @@ def masks_of(predictions: Predictions, *sizes: Sequence[Size]) -> MaskFunction:
     """The masks of predictions for as many images as there are sizes.
 
     Raises:
-        ValueError: there are none, or the numbers differ.
+        ValueError: the predictions have no masks, or the numbers differ.
     """
     if predictions.masks is None:
         raise ValueError("the model predicts no masks; use one with a mask head, e.g. DetrSegmentationModule")

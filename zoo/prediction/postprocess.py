@@ -14,12 +14,12 @@ from zoo.contract.boxes import cxcywh_to_xyxy
 
 
 class Postprocess(Protocol):
-    """(raw predictions [B, ...], (h, w) of each image) -> detections of each image, best first."""
+    """The rule by which a family's raw predictions become detections."""
 
     def __call__(
         self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
-        """See the class."""
+        """(predictions [B, ...], (h, w) of each image) -> detections of each image, best first."""
         ...
 
 
@@ -74,7 +74,7 @@ class BestClassSoftmax:
     def __call__(
         self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
-        """See `TopKSigmoid`; as many detections as queries.
+        """Detections of each image on the CPU, best first: as many as queries. Arguments as of `TopKSigmoid`.
 
         Raises:
             ValueError: if there are not as many sizes as images.
