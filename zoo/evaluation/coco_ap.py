@@ -39,7 +39,7 @@ from zoo.evaluation.coco_evaluator import (
 from zoo.evaluation.metric_state import Columns, FlatMetric, pack_masks, unpack_masks
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-# a half-width above this gets a word of warning: published differences are often smaller than it
+# a half-width above this gets a warning, for published differences are often smaller
 NARROW = 0.01
 
 
@@ -74,7 +74,7 @@ class CocoAP(FlatMetric):
         self.iou_type = iou_type
 
     def reset(self) -> None:
-        """Forgets every image. An `Evaluation` taken before stays valid."""
+        """Forgets every image. An `Evaluation` taken before this stays valid."""
         super().reset()
         self._evaluation: Evaluation | None = None
 
@@ -271,7 +271,7 @@ class Evaluation:
 
     @cached_property
     def matches(self) -> list[ClassMatches]:
-        """What AP needs of each image, per class: matched once, accumulated as often as wanted."""
+        """The matches of each class, from which AP can be computed for any weights of the images."""
         return class_matches(self.data, self.backend)
 
     def resampled(self, weights: Integers) -> dict[str, Floats]:
@@ -329,11 +329,11 @@ class Evaluation:
         return intervals
 
     def coco_results(self, label_map: LabelMap | None = None) -> list[dict[str, Any]]:
-        """See `Collected.coco_results`."""
+        """The detections in COCO's results format, see `Collected.coco_results`."""
         return self.data.coco_results(label_map)
 
     def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
-        """See `Collected.ground_truth`."""
+        """The annotations as a COCO data set, see `Collected.ground_truth`."""
         return self.data.ground_truth(label_map)
 
 
@@ -352,7 +352,7 @@ def format_score(value: float, interval: tuple[float, float] | None = None) -> s
 
 
 def small_set_note(interval: tuple[float, float], num_images: int) -> str | None:
-    """A word when a set is too small for small differences to mean anything; None when it is not."""
+    """A warning if a set is too small for small differences to mean anything; else None."""
     half = (interval[1] - interval[0]) / 2
     if np.isnan(half) or (half <= NARROW and num_images > 1):
         return None

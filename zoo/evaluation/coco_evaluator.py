@@ -71,7 +71,7 @@ class Collected(NamedTuple):
 
     @property
     def iou_type(self) -> IouType:
-        """What is compared."""
+        """`segm` if there are masks, else `bbox`."""
         return "bbox" if self.masks is None else "segm"
 
     def detection_masks(self) -> list[dict[str, Any]] | None:
@@ -178,7 +178,7 @@ def _with_masks(
 
 
 def taken(masks: MaskCodes, detections: Integers, annotations: Integers) -> MaskCodes:
-    """The codes of the chosen rows."""
+    """The codes of some detections and annotations."""
     return MaskCodes(
         [masks.detections[row] for row in detections.tolist()],
         [masks.annotations[row] for row in annotations.tolist()],
@@ -216,7 +216,7 @@ def run_evaluator(
     data: Collected, backend: Evaluator, areas: Mapping[str, tuple[float, float]], limits: Sequence[int]
 ) -> Any:
     """A COCOeval of either library after `evaluate` and `accumulate`; categories are head indices."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools narrates
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluator = _hotcoco(data) if backend == "hotcoco" else _pycocotools(data)
         evaluator.params.areaRng = [list(area) for area in areas.values()]
         evaluator.params.areaRngLbl = list(areas)
@@ -265,7 +265,7 @@ def _pycocotools(data: Collected) -> Any:
 
 
 def _areas(data: Collected) -> list[float]:
-    """Of each detection, as pycocotools' loadRes has it: of the mask, or of the box."""
+    """The area of each detection's mask, or else box, as pycocotools' loadRes computes it."""
     masks = data.detection_masks()
     if masks is None:
         return [float(w * h) for _, _, w, h, _ in data.detections.tolist()]

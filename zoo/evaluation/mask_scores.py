@@ -20,7 +20,7 @@ SEGM = "segm_"  # before the names of `zoo.evaluation.coco_ap.SCORES` where they
 
 
 class MaskScores(nn.Module):
-    """Collects masks over an evaluation; each kind is scored where the data have the truth for it."""
+    """Collects masks over an evaluation; each kind is scored if the data have its ground truth."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class MaskScores(nn.Module):
             self.squeezed.update(0 if rule.crop_padding else sum(size != padded for size in sizes))
 
     def compute(self, num_images: int, rule: PanopticRule | None) -> dict[str, Tensor]:
-        """The scores by the names they are logged under; none of a kind whose truth some image lacked.
+        """The scores by the names under which they are logged; without a kind whose truth some image lacks.
 
         Gathers over ranks: call it on all of them.
 
@@ -103,7 +103,7 @@ class MaskScores(nn.Module):
         }
 
     def _complete(self, what: str, found: int, num_images: int) -> bool:
-        """Whether every image had the truth; says once where it lacked."""
+        """Whether every image has the ground truth; logs a warning if not."""
         if found == num_images:
             return True
         if what not in self._said:

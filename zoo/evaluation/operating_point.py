@@ -14,7 +14,7 @@ IOU = 0.5  # of a right detection
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what it gives, all classes together, at IoU 0.5; crowds count neither way.
+    """A threshold and its precision and recall over all classes at IoU 0.5; crowds are ignored.
 
     Attributes:
         threshold: detections that score at least this are shown.

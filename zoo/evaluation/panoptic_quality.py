@@ -101,7 +101,7 @@ class PanopticQuality(FlatMetric):
         return self._evaluation.scores
 
     def evaluation(self) -> PanopticEvaluation:
-        """The evaluation behind `compute`, which see; it stays valid after a reset."""
+        """The evaluation behind `compute`; it stays valid after a reset. Gathers over ranks: call it on all of them."""
         if self._evaluation is None:
             self.compute()
         assert self._evaluation is not None
