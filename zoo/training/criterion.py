@@ -139,16 +139,13 @@ class Matches:
 
 
 class LossTerm(Protocol):
-    """One kind of loss over the sets it names in `__call__`: (matches) -> {set name: [L]}.
-
-    Unweighted, already divided by the set's normaliser. A family adds its own in its own file.
-    """
+    """One kind of loss over some or all output sets. A family adds its own in its own file."""
 
     name: str
     weight: float
 
     def __call__(self, matches: Matches) -> dict[str, Tensor]:
-        """See the class."""
+        """{set name: [L]}, unweighted, already divided by the set's normaliser."""
         ...
 
 

@@ -20,14 +20,14 @@ _MASK_BLOCK = 1 << 22  # pixels of masks at the size of the image that are looke
 
 
 class LabelLoss(Protocol):
-    """(logits [L, N, C], matched [M], quality [M]) -> [L].
-
-    `matched` indexes the flattened logits at (row, class) of each pair; `quality` is the IoU of the
-    pair, without gradient. The result is a sum over N and C, not yet divided by anything.
-    """
+    """A loss of labels, summed over each decoder layer."""
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
-        """See the class."""
+        """(logits [L, N, C], matched [M], quality [M]) -> [L], sums over N and C, not yet divided by anything.
+
+        `matched` indexes the flattened logits at (row, class) of each pair; `quality` is the IoU of the
+        pair, without gradient.
+        """
         ...
 
 
@@ -56,7 +56,7 @@ class Varifocal:
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
-        """See `LabelLoss`."""
+        """Shapes as of `LabelLoss`."""
         x = logits.detach().contiguous()
         p = x.sigmoid()
         factor = (p * p if self.gamma == 2.0 else p**self.gamma).mul_(self.alpha)
@@ -77,7 +77,7 @@ class SigmoidFocal:
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
-        """See `LabelLoss`; `quality` is not used. Every layer has the same number of pairs, layer-major."""
+        """Shapes as of `LabelLoss`, with as many pairs in every layer, layer-major; `quality` is not used."""
         x = logits.detach().contiguous()
         gradient = torch.empty_like(x)
         total = self._background_sums(x, gradient)
@@ -119,7 +119,7 @@ class SoftmaxCrossEntropy:
         self.no_object = no_object
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
-        """See `LabelLoss`; `quality` is not used."""
+        """Shapes as of `LabelLoss`; `quality` is not used."""
         log_p = logits.detach().log_softmax(-1)  # one fused pass; logsumexp is four
         classes = log_p.shape[-1]
         row = torch.div(matched, classes, rounding_mode="floor")

@@ -25,10 +25,10 @@ class MatchCosts:
 
 
 class LabelCost(Protocol):
-    """(logits [L, B, Q, C], image [T], labels [T]) -> [T, L, Q], low where a query fits the class."""
+    """The label part of the matching cost, low where a query fits the object's class."""
 
     def __call__(self, logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
+        """(logits [L, B, Q, C], image [T], labels [T]) -> [T, L, Q]."""
         ...
 
 
