@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shlex
 import shutil
 import time
@@ -23,8 +22,10 @@ from zoo.runs.finetune import announce, read_data
 from zoo.runs.predict import predict
 from zoo.runs.register import pull, register
 from zoo.runs.report import report
+from zoo.runs.run_folder import METRICS_FILE
 from zoo.runs.subject import load_detector
 from zoo.runs.train import train
+from zoo.storage.durable import write_json
 
 NAME = "rt_detr_tiny.shapes"
 DEFAULT_STEPS = 1250
@@ -77,7 +78,7 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     threshold = shown_from(document["val"])
     predict(lambda: load_detector(reference, registry), [str(picture)], threshold, predictions, quiet)
     document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
-    (output / "metrics.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(output / METRICS_FILE, document, indent=2)
     closing(output, document, reference, console)
     console.result(document)
     return document

@@ -145,16 +145,16 @@ def starting_point(name: str, registry: Path | None) -> Start:
     # weights of an unpublished schedule have no recipe; their manifest holds the same block
     first = entry["recipes"][:1]
     size = recipes.load(recipes.resolve(first[0])) if first else catalogue.manifest_of(entry)
-    recipe = catalogue.finetune_recipe(entry["family"], size["model"]["class_path"])
-    if recipe is None and not first:
+    of_family = catalogue.finetune_recipe(entry["family"], size["model"]["class_path"])
+    if of_family is None and not first:
         raise ValueError(
             f"{name} has no recipe, and its family none for fine-tuning: add recipes/{entry['family']}/finetune.yaml"
         )
-    if recipe is None:  # then the schedule is that of the model's own recipe
+    if of_family is None:  # then the schedule is that of the model's own recipe
         return Start(size, base_name(entry["name"]), entry["full_name"])
-    arguments = recipe["model"]["init_args"]
+    arguments = of_family["model"]["init_args"]
     arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
-    return Start(recipe, base_name(entry["name"]), entry["full_name"])
+    return Start(of_family, base_name(entry["name"]), entry["full_name"])
 
 
 def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:

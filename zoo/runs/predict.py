@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import urllib.parse
@@ -18,7 +17,7 @@ from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
 from zoo.prediction.image_input import read_rgb
 from zoo.runs.console import Console, counted
 from zoo.runs.prediction_files import PredictionFiles
-from zoo.storage.durable import written
+from zoo.storage.durable import write_json
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
 
 _LONGEST_STEM = 180  # bytes; file systems take 255, with what is added
@@ -104,10 +103,7 @@ def predict(
         "files": files_written,
     }
     predictions = output / PREDICTIONS_FILE
-    # a byte of a file name that is no UTF-8 becomes an escape of JSON
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    with written(predictions):
-        predictions.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_json(predictions, result, indent=2)
     for path in (*files_written.values(), predictions):
         console.say(f"{path}")
     console.result(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from zoo.contract.labels import LabelMap
 from zoo.detector import Prediction
 from zoo.pictures.detections import paint_detections
 from zoo.pictures.segments import paint_panoptic
-from zoo.storage.durable import written
+from zoo.storage.durable import write_json, written
 
 RESULTS_FILE = "results.json"
 PANOPTIC_FILE = "panoptic.json"
@@ -82,9 +81,7 @@ class PredictionFiles:
 
     def _json(self, name: str, document: Any) -> Path:
         path = self.folder / name
-        text = json.dumps(document, ensure_ascii=False)
-        with written(path):
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(path, document)
         return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from zoo.runs.console import Console, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
 from zoo.runs.train import TrainedRun, hardware
-from zoo.storage.durable import write_atomically, written
+from zoo.storage.durable import write_json, written
 from zoo.training.module import DetectionModule
 
 PICTURES = 8
@@ -117,7 +116,7 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
     """metrics.json in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / METRICS_FILE
-    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False).encode())
+    write_json(path, document, indent=2)
     return path
 
 

@@ -25,7 +25,7 @@ from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
 from zoo.storage.checkpoint_io import read_checkpoint
-from zoo.storage.durable import write_atomically
+from zoo.storage.durable import write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
@@ -187,7 +187,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     for picture in folder.glob("*.png"):
         tracker.log_figure_file(picture)
     if tracker.run_id is not None:
-        write_atomically(folder / RUN_FILE, json.dumps({"mlflow_run": tracker.run_id}).encode())
+        write_json(folder / RUN_FILE, {"mlflow_run": tracker.run_id})
 
 
 def score_last_steps(

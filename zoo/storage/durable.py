@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import secrets
@@ -96,6 +97,12 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync(target.parent)
+
+
+def write_json(path: Path, document: Any, indent: int | None = None) -> None:
+    """Writes JSON as `write_atomically`; a byte of a file name that is no UTF-8 becomes an escape of JSON."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 class _Remembering(io.RawIOBase):

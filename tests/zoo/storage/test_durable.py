@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from zoo.cli.main import run_command
 from zoo.registry.weights import save_weights
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from zoo.storage.durable import write_atomically, written
+from zoo.storage.durable import write_atomically, write_json, written
 
 
 @pytest.mark.parametrize("said", [
@@ -110,3 +110,9 @@ def test_metrics_that_find_no_room_leave_the_old_ones(tmp_path, full_disk, monke
         write_metrics({"AP": 0.6}, tmp_path)
     assert told.value.filename == str(path)
     assert json.loads(path.read_text()) == {"AP": 0.5}
+
+
+def test_json_of_a_file_name_that_is_no_text_can_be_read_by_everybody(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_json(tmp_path / "x.json", {"file_name": name})
+    assert json.loads((tmp_path / "x.json").read_bytes().decode("utf-8")) == {"file_name": name}
