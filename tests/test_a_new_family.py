@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import zoo
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
 from zoo.registry.manifest import read_manifest
-from zoo.runs import catalogue, recipes
+from zoo.runs import catalogue, recipes, schema
 from zoo.runs.draft import draft
 from zoo.runs.finetune import Choices, complete_recipe, fit_to_data, read_data, starting_point
 from zoo.training.module import build_module
@@ -206,6 +207,50 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.M
         zoo.available()
     with pytest.raises(ValueError, match=r"detr\.py is called as"):
         reload_packages()
+
+
+def test_a_folder_may_be_named_twice_or_stand_beside_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_PATH", os.pathsep.join(["", str(TOY), str(TOY), ""]))
+    assert RECIPE in recipes.bundled()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("just: text", "lacks about.name"),
+        ("about: [1]", "lacks about.name"),
+        (f"about: {{{', '.join(f'{key}: null' for key in recipes.ABOUT)}}}", "lacks model.class_path"),
+        (f"about: {{{', '.join(f'{key}: 3' for key in recipes.ABOUT)}}}", "about.published is 3; it is null"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_listed_is_told(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "recipes" / "mine" / "first.yaml").write_text(text)
+    monkeypatch.setenv("ZOO_PATH", str(tmp_path))
+    assert run_command(["list"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "mine/first.yaml" in line
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import nothing_there", "imports nothing_there, which is not there"),
+        ("def f(:", "mine.py:1: invalid syntax"),
+    ],
+)
+def test_an_architecture_that_cannot_be_imported_is_told(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zoo" / "architectures").mkdir(parents=True)
+    (tmp_path / "zoo" / "architectures" / "mine.py").write_text(code)
+    monkeypatch.setenv("ZOO_PATH", str(tmp_path))
+    reload_packages()
+    with pytest.raises(ValueError, match=said):
+        schema.load_class("model", "zoo.architectures.mine.Mine")
 
 
 def test_a_folder_of_the_path_that_is_not_there_is_told(

@@ -17,6 +17,8 @@ from zoo.storage.places import recipe_files
 from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 
 Recipe = dict[str, Any]
+# what `about` of a recipe that is listed has
+ABOUT = ("name", "tag", "family", "license", "params", "macs", "published", "measured", "sources")
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
@@ -81,7 +83,11 @@ class Heading(NamedTuple):
 
 
 def load_heading(path: Path) -> Heading:
-    """The heading of a recipe that comes with the package, parsed once until its file changes: there are many."""
+    """The heading of a recipe of `bundled`, parsed once until its file changes: there are many.
+
+    Raises:
+        ValueError: naming the file and what of it a list of recipes needs.
+    """
     facts = path.stat()
     return copy.deepcopy(_heading(path, facts.st_mtime_ns, facts.st_size))
 
@@ -89,7 +95,21 @@ def load_heading(path: Path) -> Heading:
 @functools.lru_cache(maxsize=256)
 def _heading(path: Path, changed: int, size: int) -> Heading:
     recipe = load(path)
-    return Heading(recipe["about"], recipe["model"]["class_path"])
+    about: Any = recipe.get("about")
+    model = recipe.get("model")
+    for key in ABOUT:
+        if not isinstance(about, dict) or key not in about:
+            raise ValueError(
+                f"{path} lacks about.{key}; the recipes that `zoo list` shows have {', '.join(ABOUT)}"
+            )
+    for key in ("published", "measured"):
+        if about[key] is not None and not (isinstance(about[key], dict) and "AP" in about[key]):
+            raise ValueError(
+                f"{path}: about.{key} is {about[key]!r:.60}; it is null, or scores with AP among them"
+            )
+    if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
+        raise ValueError(f"{path} lacks model.class_path")
+    return Heading(about, model["class_path"])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -93,7 +93,15 @@ def load_class(key: str, path: Any) -> type:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):  # one that it imports
+            raise ValueError(
+                f"{key}.class_path {path!r}: {module_name} imports {error.name}, which is not there"
+            ) from error
         raise ValueError(f"{key}.class_path {path!r}: there is no module {module_name}") from error
+    except SyntaxError as error:
+        raise ValueError(
+            f"{key}.class_path {path!r}: {error.filename}:{error.lineno}: {error.msg}"
+        ) from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         near = recipes.nearest(name, [n for n, value in vars(module).items() if inspect.isclass(value)])

@@ -18,12 +18,12 @@ def folders(inside: str) -> list[Path]:
     Raises:
         ValueError: a folder of ZOO_PATH is not there.
     """
-    found = []
+    found: list[Path] = []
     for text in filter(None, os.environ.get("ZOO_PATH", "").split(os.pathsep)):
         root = Path(text).expanduser().absolute()
         if not root.is_dir():
             raise ValueError(f"ZOO_PATH names {text}, which is no folder; correct it, or unset ZOO_PATH")
-        if (root / inside).is_dir():
+        if (root / inside).is_dir() and root / inside not in found:
             found.append(root / inside)
     return found
 

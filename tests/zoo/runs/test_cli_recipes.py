@@ -140,9 +140,11 @@ def test_dump_reads_back_as_it_was():
 
 def test_a_heading_is_that_of_the_file_as_it_is_now_and_the_callers_own(tmp_path):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("about: {name: a, seen: []}\nmodel: {class_path: x.Y}\n")
+    about = dict.fromkeys(recipes.ABOUT) | {"name": "a", "seen": []}
+    recipe.write_text(recipes.dump({"about": about, "model": {"class_path": "x.Y"}}))
     heading = recipes.load_heading(recipe)
     heading.about["seen"].append("changed by a caller")
-    assert recipes.load_heading(recipe) == ({"name": "a", "seen": []}, "x.Y")
-    recipe.write_text("about: {name: another}\nmodel: {class_path: x.Y}\n")
-    assert recipes.load_heading(recipe).about == {"name": "another"}
+    assert recipes.load_heading(recipe) == (about, "x.Y")
+    about["name"] = "another"
+    recipe.write_text(recipes.dump({"about": about, "model": {"class_path": "x.Y"}}))
+    assert recipes.load_heading(recipe).about == about
