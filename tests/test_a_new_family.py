@@ -123,7 +123,7 @@ def test_it_is_finetuned_by_its_own_schedule(shapes: Path, capsys: pytest.Captur
 
 
 def test_advice_about_queries_names_its_key(shapes: Path) -> None:
-    choices = Choices(model=NAME, data=shapes, weights="random", overrides=[("model.reader.slots", "1")])
+    choices = Choices(model=NAME, data=shapes, weights="random", overrides={"model.reader.slots": 1})
     recipe, _ = complete_recipe(starting_point(NAME, None), choices)
     notes = fit_to_data(recipe, read_data(recipe), choices)
     assert any("give the model more with --model.reader.slots 50" in note for note in notes)
@@ -160,7 +160,7 @@ def test_without_files_and_official_numbers_there_is_nothing_to_verify(
 
 def test_its_manifest_is_what_the_command_drafts(shapes: Path) -> None:
     committed = read_manifest(TOY / "zoo" / "manifests" / f"{TAGGED}.yaml")
-    drafted = draft(RECIPE, [("data.root", str(shapes))])
+    drafted = draft(RECIPE, {"data.root": str(shapes)})
     assert drafted == msgspec.structs.replace(committed, created=drafted.created)
 
 

@@ -1,41 +1,59 @@
 """DETR-family detectors: trained by published schedules, loaded by name.
 
->>> detector = zoo.load("rt_detr_r18")
->>> detector.predict("street.jpg").to_dict()
+`finetune` trains on a folder of your own, `fit` trains a recipe, `evaluate` scores, `load` gives a detector,
+`publish` registers a run, and `recipe` builds module and data for a Lightning Trainer of your own.
 
-Importing this package imports no torch.
+>>> import zoo
+>>> "rt_detr_r18.coco_72e" in zoo.available()
+True
+
+Importing this package imports no torch: each name is fetched when it is used first.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from zoo import _moved
 
 if TYPE_CHECKING:
-    from zoo.detector import Detector
+    from zoo.detector import Detector, Prediction
+    from zoo.registry.store import available
+    from zoo.runs.building import Recipe, recipe
+    from zoo.runs.console import Console, Silent
+    from zoo.runs.evaluate import evaluate
+    from zoo.runs.finetune import finetune
+    from zoo.runs.fit import fit
+    from zoo.runs.run import Run, publish
+    from zoo.runs.subject import load
 
-__all__ = ["available", "load"]
+__all__ = [
+    "Console", "Detector", "Prediction", "Recipe", "Run", "Silent", "available", "evaluate", "finetune", "fit", "load",
+    "publish", "recipe",
+]  # fmt: skip
+_PLACES = {
+    "Detector": "zoo.detector", "Prediction": "zoo.detector",
+    "available": "zoo.registry.store",
+    "Recipe": "zoo.runs.building", "recipe": "zoo.runs.building",
+    "Console": "zoo.runs.console", "Silent": "zoo.runs.console",
+    "evaluate": "zoo.runs.evaluate",
+    "finetune": "zoo.runs.finetune",
+    "fit": "zoo.runs.fit",
+    "publish": "zoo.runs.run",
+    "Run": "zoo.runs.run",
+    "load": "zoo.runs.subject",
+}  # fmt: skip
 
 _moved.install()
 
 
-def load(name: str | Path, registry: str | Path | None = None) -> Detector:
-    """The detector of `NAME[@alias|:version]`, every hash checked; fetches a built-in model once.
-
-    Args:
-        name: from `available()`, a bare name for its default tag, or the user's own; or the path of a checkpoint or
-            of a run's folder. A name that is both is the registry's; `./name` is the folder.
-        registry: folder of the user's registry; ZOO_REGISTRY or ./mlruns/registry by default.
-    """
-    from zoo.runs.subject import load_detector
-
-    return load_detector(name, registry)
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+    return value
 
 
-def available(registry: str | Path | None = None) -> list[str]:
-    """Full names of all models that `load` knows: built-in ones, then those of the user's registry."""
-    from zoo.registry.store import available as names
-
-    return names(registry)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.prediction.image_input import ImageInput, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
-from zoo.registry.pull import Pulled, pull
+from zoo.registry.pull import Pulled
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
 from zoo.training.module import DetectionModule
 
@@ -269,11 +269,6 @@ def counted_from_one(found: PanopticSegmentation, label_map: LabelMap) -> Panopt
 def _plain(mask: RLE) -> dict[str, Any]:
     """Run lengths as text, which JSON can hold and pycocotools reads."""
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
-
-
-def load(name: str, registry: str | Path | None = None) -> Detector:
-    """The detector of `NAME[@alias|:version]`; hashes are checked, built-in models fetched if needed."""
-    return Detector.from_pulled(pull(name, registry=registry))
 
 
 def _size(image: Image.Image | Tensor) -> tuple[int, int]:

@@ -225,7 +225,7 @@ def test_load_takes_a_checkpoint_a_run_folder_and_a_name(detector, picture, tmp_
     ):
         with pytest.raises(FileNotFoundError, match=says):
             zoo.load(name)
-    with pytest.raises(LookupError, match="no model is called"):
+    with pytest.raises(ValueError, match="no model is called"):
         zoo.load("gone")
 
 
@@ -233,7 +233,8 @@ def test_a_name_of_the_registry_wins_over_a_folder_of_the_working_directory(tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rt_detr_r18").mkdir()
     asked = []
-    monkeypatch.setattr(loading, "load", lambda name, registry: asked.append(name))
+    monkeypatch.setattr(loading, "pull", lambda name, registry: asked.append(name))
+    monkeypatch.setattr(loading.Detector, "from_pulled", lambda pulled: pulled)
     zoo.load("rt_detr_r18")
     assert asked == ["rt_detr_r18"]
     with pytest.raises(FileNotFoundError, match="no run folder"):

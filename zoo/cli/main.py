@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from datamodules.index.faults import brief
-from zoo.runs import recipes, signals
+from zoo.cli.overrides import split_overrides
+from zoo.runs import signals
 from zoo.runs.console import Console, write
 
 app = typer.Typer(
@@ -33,7 +33,6 @@ app.add_typer(data_app, name="data")
 runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
-Overrides = list[tuple[str, str]]
 TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict", "manifest")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
@@ -98,15 +97,15 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Train on your own images: from a folder to an AP, pictures and a registered model."""
-    from zoo.runs.finetune import Choices
-    from zoo.runs.finetune import finetune as run
+    from zoo.runs.finetune import finetune as finetune_model
 
-    choices = Choices(
-        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
+    console = Console(as_json)
+    run = finetune_model(
+        model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, output=output,
-        overfit_first=preflight, registry=registry, overrides=context.obj,
+        preflight=preflight, registry=registry, overrides=context.obj, console=console,
     )  # fmt: skip
-    run(choices, Console(as_json))
+    console.result(run.document)
 
 
 @app.command()
@@ -122,16 +121,13 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
-    from zoo.runs.fit import fit_recipe
+    from zoo.runs.fit import fit as fit_recipe
 
-    fit_recipe(
-        configs=config or [],
-        overrides=context.obj,
-        ckpt_path=ckpt_path,
-        folder=output,
-        overfit_first=preflight,
-        console=Console(as_json),
+    console = Console(as_json)
+    run = fit_recipe(
+        config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, console=console
     )
+    console.result(run.document)
 
 
 @app.command()
@@ -149,12 +145,17 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """AP of a model on the val split, with its interval."""
-    from zoo.runs.evaluate import evaluate
-
-    evaluate(
-        "validate", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
-        decoder_layers=decoder_layers, output=output, registry=registry, console=Console(as_json),
-    )  # fmt: skip
+    _score(
+        "val",
+        model or ckpt_path,
+        config,
+        context.obj,
+        data,
+        decoder_layers,
+        output,
+        registry,
+        Console(as_json),
+    )
 
 
 @app.command(name="test")
@@ -169,12 +170,22 @@ def score_test_split(
     as_json: Json = False,
 ) -> None:
     """AP of a model on the test split, with its interval."""
-    from zoo.runs.evaluate import evaluate
+    _score("test", model or ckpt_path, config, context.obj, data, None, output, registry, Console(as_json))
 
-    evaluate(
-        "test", model=model, configs=config or [], overrides=context.obj, ckpt_path=ckpt_path, data=data,
-        decoder_layers=None, output=output, registry=registry, console=Console(as_json),
+
+def _score(
+    split: Literal["val", "test"], model: str | None, config: list[str] | None, overrides: dict[str, Any],
+    data: str | None, decoder_layers: str | None, output: Path | None, registry: Path | None, console: Console,
+) -> None:  # fmt: skip
+    from zoo.runs.evaluate import evaluation
+    from zoo.runs.report import write_metrics
+
+    document = evaluation(
+        split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
+        registry=registry, console=console,
     )  # fmt: skip
+    console.say(f"metrics     {write_metrics(document, output or Path('.'))}")
+    console.result(document)
 
 
 @app.command()
@@ -213,7 +224,7 @@ def predict(
 ) -> int:
     """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if a picture could not be read."""
     from zoo.runs.predict import predict as run
-    from zoo.runs.subject import detector_of_recipe, load_detector
+    from zoo.runs.subject import detector_of_recipe, load
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
     if context.obj and not config:
@@ -222,9 +233,12 @@ def predict(
     def detector() -> Any:
         if config:
             return detector_of_recipe(config, context.obj, model, registry)
-        return load_detector(model, registry)
+        return load(model, registry)
 
-    return run(detector, sources, threshold, output, Console(as_json))
+    console = Console(as_json)
+    found = run(detector, sources, threshold, output, console)
+    console.result(found)
+    return 1 if found["unreadable"] else 0
 
 
 @app.command()
@@ -242,7 +256,8 @@ def demo(
     from zoo.runs.demo import DEFAULT_STEPS
     from zoo.runs.demo import demo as run
 
-    run(seed=seed, steps=steps or DEFAULT_STEPS, output=output, console=Console(as_json))
+    console = Console(as_json)
+    console.result(run(seed=seed, steps=steps or DEFAULT_STEPS, output=output, console=console))
 
 
 @app.command(name="list")
@@ -285,7 +300,8 @@ def pull(
     """Fetch a model and check every hash."""
     from zoo.runs.register import pull as run
 
-    run(name, output, source, registry, Console(as_json))
+    console = Console(as_json)
+    console.result(run(name, output, source, registry, console))
 
 
 @app.command()
@@ -299,9 +315,25 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Register the best checkpoint of a run as safetensors with a manifest."""
-    from zoo.runs.register import publish as publish_run
+    from zoo.runs.run import publish as publish_run
 
-    publish_run(run, name, alias or [], registry, Console(as_json))
+    console, aliases = Console(as_json), alias or []
+    published = publish_run(run, name, aliases=aliases, registry=registry)
+    console.say(f"published   {published.reference}  {published.folder}")
+    for alias_ in aliases:
+        console.say(f"alias       {name}@{alias_}")
+    if published.note:
+        console.say(f"note        {published.note}")
+    console.result(
+        {
+            "name": name,
+            "version": published.manifest.version,
+            "aliases": aliases,
+            "folder": str(published.folder),
+            "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in published.manifest.files],
+            "mlflow_version": published.mlflow_version,
+        }
+    )
 
 
 @app.command()
@@ -536,7 +568,8 @@ def sync_runs(
     """Send to MLflow what runs kept on disk while its server did not answer."""
     from zoo.runs.sync import sync
 
-    sync(root, tracking_uri, Console(as_json))
+    console = Console(as_json)
+    console.result(sync(root, tracking_uri, console))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -548,10 +581,10 @@ def run_command(argv: Sequence[str]) -> int:
     """One command to its exit code. Errors are one line on stderr; ZOO_DEBUG=1 shows the traceback."""
     try:
         with signals.raising():
-            plain, overrides = recipes.split_overrides(argv)
+            plain, overrides = split_overrides(argv)
             if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
                 raise ValueError(
-                    f"--{overrides[0][0]}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
+                    f"--{next(iter(overrides))}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
                     "`zoo fit --config NAME --trainer.max_epochs 1`"
                 )
             result: Any = app(args=plain, standalone_mode=False, obj=overrides)
@@ -561,14 +594,11 @@ def run_command(argv: Sequence[str]) -> int:
         return _fail(str(error), 130)
     except signals.Terminated:
         return _fail("ended by SIGTERM", 143)
-    except (ValueError, OSError, LookupError) as error:
-        # a KeyError or IndexError is a fault of ours, never a way to tell the user something
-        if isinstance(error, (KeyError, IndexError)) or os.environ.get("ZOO_DEBUG"):
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("ZOO_DEBUG"):
             raise
         return _fail(_message(error), 2)
     except Exception as error:
-        if _is_about_the_run(error) and not os.environ.get("ZOO_DEBUG"):
-            return _fail(" ".join(str(error).split()), 2)
         # Typer's own usage errors know how to present themselves
         if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):
             raise
@@ -578,12 +608,9 @@ def run_command(argv: Sequence[str]) -> int:
     return int(result or 0)
 
 
-def _is_about_the_run(error: Exception) -> bool:
-    """A training that has diverged, or options that Lightning refuses together; by name, for speed."""
-    return isinstance(error, FloatingPointError) or type(error).__name__ == "MisconfigurationException"
-
-
 def _message(error: BaseException) -> str:
+    from datamodules.index.faults import brief
+
     if isinstance(error, OSError) and error.filename and error.strerror:
         return brief(f"{error.filename}: {error.strerror}")
     return brief(str(error), most=8000) or type(error).__name__

@@ -57,6 +57,11 @@ class Published:
     mlflow_version: int | None
     note: str
 
+    @property
+    def reference(self) -> str:
+        """`NAME:VERSION`, which `zoo.load` takes."""
+        return f"{self.manifest.name}:{self.manifest.version}"
+
 
 @dataclass(frozen=True)
 class _Run:

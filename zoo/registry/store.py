@@ -41,7 +41,7 @@ BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(ValueError):
     """No manifest has the name; the message lists those that do."""
 
 

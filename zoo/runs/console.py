@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from datamodules.index.faults import visible
-
 
 def is_rank_zero() -> bool:
     """Whether this process speaks and writes; before a trainer exists, the launcher's variables tell."""
@@ -77,12 +75,21 @@ class Console:
             print(text, flush=True)
 
 
+class Silent(Console):
+    """For work of which only the result is wanted."""
+
+    def say(self, text: str = "", *, red: bool = False) -> None:
+        """Nothing."""
+
+
 def write(text: str, stream: TextIO, *, red: bool = False) -> None:
     """Lines for a person.
 
     A letter that the terminal cannot show, a byte of a file name that is none, and a control character in a name,
     stand as \\uXXXX or \\xXX.
     """
+    from datamodules.index.faults import visible  # with numpy, which `zoo --help` does without
+
     encoding = _encoding(stream)
     text = visible(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding)
     print(f"\x1b[31m{text}\x1b[0m" if red else text, file=stream, flush=True)

@@ -23,7 +23,7 @@ from zoo.runs.predict import predict
 from zoo.runs.register import pull, register
 from zoo.runs.report import report
 from zoo.runs.run_folder import METRICS_FILE
-from zoo.runs.subject import load_detector
+from zoo.runs.subject import load
 from zoo.runs.train import train
 from zoo.storage.durable import write_json
 
@@ -67,20 +67,18 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     document = report(run, ["val"], console)
     console.say("4/5  registered, and pulled back by its name")
     reference = register(run, document, "val", NAME, registry, None, console) or NAME
-    pull(reference, None, None, registry, Console(as_json=False) if not console.as_json else _silent())
+    pull(reference, None, None, registry, console)
     picture = output / "new_image.png"
     image, objects = paint_image(np.random.default_rng([seed, 2, 0]), SIZE)
     names = ", ".join(sorted(CLASSES[label] for label, _ in objects))
     console.say(f"5/5  a picture that nobody has seen, with {len(objects)} objects: {names}")
     image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)
     predictions = output / "predictions"
-    quiet = console if not console.as_json else _silent()
     threshold = shown_from(document["val"])
-    predict(lambda: load_detector(reference, registry), [str(picture)], threshold, predictions, quiet)
+    predict(lambda: load(reference, registry), [str(picture)], threshold, predictions, console)
     document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
     write_json(output / METRICS_FILE, document, indent=2)
     closing(output, document, reference, console)
-    console.result(document)
     return document
 
 
@@ -148,13 +146,3 @@ def closing(output: Path, document: dict[str, Any], reference: str, console: Con
         f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {registry}"
     )
     console.say("your own images:     zoo finetune rt_detr_tiny --data FOLDER")
-
-
-class _silent(Console):
-    """Takes part in a command whose one JSON document is somebody else's."""
-
-    def __init__(self) -> None:
-        super().__init__(as_json=True)
-
-    def result(self, document: dict[str, Any] | list[Any]) -> None:
-        """Nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ from zoo.training.module import build_module
 NO_HASH = "The authors publish no hash: the first pull notes the sha256 of what it got, and later pulls are held to it."
 
 
-def draft(name: str, overrides: Sequence[tuple[str, str]] = (), labels_of: str | None = None) -> Manifest:
+def draft(name: str, overrides: Mapping[str, Any] | None = None, labels_of: str | None = None) -> Manifest:
     """The manifest of the weights that the recipe's `about.sources` name; parameters and multiply-adds are counted.
 
     Args:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -15,15 +15,16 @@ from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards.reader import place_of
 from zoo.contract.preprocess import InputContract
+from zoo.detector import Detector
 from zoo.evaluation.coco_ap import format_score
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.scores import interval_in, or_nan
-from zoo.runs import mask_data
-from zoo.runs.console import Console, quoted
+from zoo.runs import mask_data, recipes
+from zoo.runs.console import Console, Silent, quoted
 from zoo.runs.input_sizes import input_sizes
 from zoo.runs.lightning import quiet
-from zoo.runs.report import score_split, write_metrics
-from zoo.runs.subject import Subject, from_recipe, load_detector
+from zoo.runs.report import score_split
+from zoo.runs.subject import Subject, from_recipe, load
 from zoo.runs.train import hardware
 from zoo.training.module import DetectionModule
 
@@ -31,33 +32,75 @@ TIMED_IMAGES = 16
 EVALUATION_BATCH = 16
 
 
+Split = Literal["val", "test"]
+
+
 def evaluate(
-    action: str,
+    model: str | Path | Detector,
+    data: str | Path | None = None,
     *,
-    model: str | None,
-    configs: Sequence[str],
-    overrides: Sequence[tuple[str, str]],
-    ckpt_path: str | None,
+    split: Split = "val",
+    recipe: recipes.Given | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    registry: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Scores of a model on a data set: AP by the rules of COCO, its interval, the AP of each class.
+
+    >>> import zoo
+    >>> scores = zoo.evaluate(zoo.Run.open("run").detector(), "shapes", console=zoo.Silent())
+    >>> scores["images"], 0 <= scores["AP"] <= 1
+    (2, True)
+
+    Args:
+        model: a detector, a name in the registry, a checkpoint or a run folder; with `recipe` its weights.
+        data: folder or address; prepared as the model was trained. None with `recipe`: the recipe's.
+        split: `val` or `test`.
+        recipe: of weights that say nothing of themselves, such as an official file.
+        overrides: dotted keys of the recipe and their values.
+        registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
+        console: where the table goes; None prints it.
+
+    Raises:
+        ValueError, OSError: the model or the data cannot be read, or their classes differ.
+    """
+    if split not in ("val", "test"):
+        raise ValueError(f"split is {split!r}; it is val or test")
+    document = evaluation(
+        split, model=model, recipe=recipe, overrides=overrides, data=data, decoder_layers=None,
+        registry=registry, console=console or Console(),
+    )  # fmt: skip
+    scores: dict[str, Any] = document[split]
+    return scores
+
+
+def evaluation(
+    split: Split,
+    *,
+    model: str | Path | Detector | None,
+    recipe: recipes.Given | None,
+    overrides: Mapping[str, Any] | None,
     data: Path | str | None,
     decoder_layers: str | None,
-    output: Path | None,
-    registry: Path | None,
+    registry: str | Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Evaluates, prints the table with its interval, writes metrics.json.
+    """What metrics.json says of an evaluation: the scores, and of what, on what and how.
 
     Raises:
         ValueError: neither a model nor a recipe was given, or head and data do not fit.
     """
     quiet()
-    split = "val" if action == "validate" else "test"
-    if configs:
-        subject = from_recipe(configs, overrides, model or ckpt_path, data, registry)
-    elif model or ckpt_path:
+    if recipe:
+        if isinstance(model, Detector):
+            raise ValueError("a detector needs no recipe; leave one of them out")
+        subject = from_recipe(recipe, overrides, model, data, registry)
+    elif model:
         if overrides:
             raise ValueError("dotted overrides change a recipe; give one with --config")
-        subject = from_model(str(model or ckpt_path), data, registry)
+        subject = from_model(model, data, registry)
     else:
+        action = "validate" if split == "val" else "test"
         raise ValueError(
             f"nothing to evaluate: zoo {action} MODEL --data FOLDER, or zoo {action} --config RECIPE"
         )
@@ -78,17 +121,17 @@ def evaluate(
         document["decoder_layers"] = by_layers(
             parse_layers(decoder_layers, subject.module), subject, split, console
         )
-    path = write_metrics(document, output or Path("."))
-    console.say(f"metrics     {path}")
-    console.result(document)
     return document
 
 
-def from_model(model: str, folder: Path | str | None, registry: Path | None) -> Subject:
+def from_model(
+    model: str | Path | Detector, folder: Path | str | None, registry: str | Path | None
+) -> Subject:
     """A trained model on a folder of images, prepared as the model's input contract says."""
     if folder is None:
-        raise ValueError(f"on which images? zoo validate {quoted(model)} --data FOLDER")
-    detector = load_detector(model, registry)
+        name = model.name if isinstance(model, Detector) else model
+        raise ValueError(f"on which images? zoo validate {quoted(name)} --data FOLDER")
+    detector = model if isinstance(model, Detector) else load(model, registry)
     data = folder_data(folder, detector.input, detector.module)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,
                       enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
@@ -143,11 +186,10 @@ def parse_layers(text: str, module: DetectionModule) -> list[int]:
 def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Console) -> list[dict[str, Any]]:
     """AP with its interval and milliseconds an image, for each number of decoder layers."""
     before, rows = subject.module.set_decoder_layers(counts[0]), []
-    silent = Console(as_json=True) if console.as_json else _Quiet()
     try:
         for count in counts:
             subject.module.set_decoder_layers(count)
-            scores = score_split(split, subject.trainer, subject.module, subject.data, silent)
+            scores = score_split(split, subject.trainer, subject.module, subject.data, Silent())
             rows.append({"layers": count, "ms_per_image": milliseconds(subject), **scores})
     finally:
         subject.module.set_decoder_layers(before)
@@ -191,8 +233,3 @@ def milliseconds(subject: Subject) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class _Quiet(Console):
-    def say(self, text: str = "", *, red: bool = False) -> None:
-        """Nothing: the table follows when all rows are there."""

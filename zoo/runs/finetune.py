@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
 from zoo.runs.quick_check import quick_check
 from zoo.runs.recipes import Recipe
+from zoo.runs.run import Run
 from zoo.runs.run_folder import RECIPE_FILE, new_folder, refuse_used
 from zoo.storage.patterns import compiled
 from zoo.training.module import parameter_names
@@ -51,7 +53,7 @@ class Choices:
     output: Path | None = None
     overfit_first: bool = False
     registry: Path | None = None
-    overrides: list[tuple[str, str]] = field(default_factory=list)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,12 +66,80 @@ class Start:
     manifest: Manifest | None = None
 
 
-def finetune(choices: Choices, console: Console) -> dict[str, Any]:
-    """The whole command; returns the metrics document.
+def finetune(
+    model: str,
+    data: str | Path,
+    *,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    devices: int | str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    name: str | None = None,
+    weights: str | Path | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    preflight: bool = False,
+    registry: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Trains a model on your own images: from a folder to an AP, pictures and a registered model.
+
+    >>> import zoo
+    >>> run = zoo.finetune(
+    ...     "rt_detr_tiny", "shapes", weights="random", max_steps=2, batch_size=4, image_size=64, console=zoo.Silent()
+    ... )
+    >>> run.registered
+    'rt_detr_tiny.shapes:1'
+    >>> 0 <= run.scores["val"]["AP"] <= 1
+    True
+    >>> prediction = run.detector().predict("shapes/val/00000.png", threshold=0.0)
+
+    None is always the recipe's own value.
+
+    Args:
+        model: of `zoo.available()`, or a name in the registry.
+        data: folder in any format that is understood, or the address of shards.
+        epochs: the length.
+        max_steps: the length in optimizer steps, instead of epochs.
+        batch_size: images of a step, over all devices.
+        devices: how many, or `auto`.
+        image_size: a side, or (height, width), multiples of 32; where the shorter side is resized, that one, or
+            (shorter, most of the longer).
+        name: in the registry, `MODEL.TAG`; None makes one of model and data folder.
+        weights: `published`, `random`, or a file; None is published where there are any.
+        lr: learning rate; those of parts of the model keep their ratio to it.
+        seed: of weights, order and augmentation.
+        output: run folder; None makes one under mlruns/checkpoints.
+        preflight: overfit four images first, and name the fault if that fails.
+        registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
+        overrides: dotted keys of the recipe and their values.
+        console: where progress is told; None prints it.
 
     Raises:
         ValueError, OSError: naming what to change: the data, the model's name, or the weights.
+        FloatingPointError: the training diverged.
+        KeyboardInterrupt: after last.ckpt is written; says how to go on.
     """
+    choices = Choices(
+        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
+        devices=None if devices is None else str(devices),
+        image_size="x".join(map(str, image_size)) if isinstance(image_size, tuple) else _text(image_size),
+        name=name, weights=_text(weights), lr=lr, seed=seed, output=None if output is None else Path(output),
+        overfit_first=preflight, registry=None if registry is None else Path(registry),
+        overrides=overrides or {},
+    )  # fmt: skip
+    return run(choices, console or Console())
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def run(choices: Choices, console: Console) -> Run:
+    """The fine-tuning that was chosen."""
     from zoo.runs.register import register
     from zoo.runs.report import report
     from zoo.runs.train import train
@@ -92,17 +162,16 @@ def finetune(choices: Choices, console: Console) -> dict[str, Any]:
     recipe["about"]["tag"] = name.partition(".")[2] or "custom"
     folder = choices.output or new_folder(name.replace(".", "-"))
     announce(recipe, data, faults, notes, console)
-    run = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
-    splits = ["val", "test"] if "test" in run.data.read().splits else ["val"]
-    document = report(run, splits, console)
-    registered = register(run, document, splits[-1], name, choices.registry, start.weights, console)
+    trained = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
+    splits = ["val", "test"] if "test" in trained.data.read().splits else ["val"]
+    document = report(trained, splits, console)
+    registered = register(trained, document, splits[-1], name, choices.registry, start.weights, console)
     if registered is not None:
         document["registered"] = registered
         console.say("\ntry it:")
         where = "" if choices.registry is None else f" --registry {quoted(choices.registry)}"
-        console.say(f"  zoo predict {registered} {quoted(example_image(run.data))}{where}")
-    console.result(document)
-    return document
+        console.say(f"  zoo predict {registered} {quoted(example_image(trained.data))}{where}")
+    return Run(trained.folder, document)
 
 
 def model_name(choices: Choices, start: Start) -> str:

@@ -1,36 +1,68 @@
-"""`zoo fit`: a recipe from the command line to a trained, evaluated run; also the resume of one."""
+"""`zoo fit`: a recipe to a trained, evaluated run; also the resume of one."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from datamodules.shards.reader import place_of
 from zoo.runs import recipes
 from zoo.runs.console import Console
 from zoo.runs.report import report
+from zoo.runs.run import Run
 from zoo.runs.run_folder import LAST_FILE, RECIPE_FILE, RUNS, holds_a_run, refuse_used
 from zoo.runs.train import train
 
 
-def fit_recipe(
+def fit(
+    recipe: recipes.Given | None = None,
     *,
-    configs: Sequence[str],
-    overrides: Iterable[tuple[str, str]],
-    ckpt_path: str | None,
-    folder: Path | None,
-    overfit_first: bool,
-    console: Console,
-) -> None:
-    """`zoo fit`: merge, train, evaluate the best checkpoint on val, write the report."""
-    resume, folder = find_checkpoint(ckpt_path, folder)
-    if resume is None and folder is not None:
+    data: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    output: str | Path | None = None,
+    preflight: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Trains a recipe, evaluates its best checkpoint on val, and writes scores, curves and gallery.
+
+    >>> import zoo
+    >>> recipe = zoo.recipe("rt_detr/tiny", {"model.num_classes": 4, "data.batch_size": 4})
+    >>> short = {"model.schedule.global_batch_size": 4, "trainer.max_steps": 2, "trainer.max_epochs": -1}
+    >>> run = zoo.fit(recipe, data="shapes", overrides=short, output="run", console=zoo.Silent())
+    >>> sorted(run.scores["val"]["per_class"])
+    ['circle', 'cross', 'square', 'triangle']
+    >>> run = zoo.fit(resume="run", overrides={"trainer.max_steps": 3}, console=zoo.Silent())
+    >>> [step for step, ap in run.curves["val/AP"]]
+    [2, 3]
+
+    Args:
+        recipe: of `zoo.recipe`, or what that takes. None with `resume`: the run's own.
+        data: the recipe's `data.root`, a folder or the address of shards.
+        overrides: dotted keys and their values.
+        resume: a checkpoint, a run folder, or `last` for the newest run's.
+        output: run folder; by default a new one under mlruns/checkpoints.
+        preflight: overfit four images first, and name the fault if that fails.
+        console: where progress is told; None prints it.
+
+    Raises:
+        ValueError, OSError: the recipe, the data or the weights are at fault, or the folder holds another run.
+        FloatingPointError: the training diverged.
+        KeyboardInterrupt: after last.ckpt is written; says how to go on.
+    """
+    console = console or Console()
+    checkpoint, folder = find_checkpoint(resume, None if output is None else Path(output))
+    if checkpoint is None and folder is not None:
         refuse_used(folder)
-    if not configs and resume is not None and folder is not None:
-        configs = [str(recipe_beside(resume, folder))]
-    recipe = recipes.read(configs, overrides)
-    run = train(recipe, folder, resume, overfit_first, None, console)
-    console.result(report(run, ["val"], console))
+    if not recipe and checkpoint is not None and folder is not None:
+        recipe = str(recipe_beside(checkpoint, folder))
+    changes = dict(overrides or {})
+    if data is not None:
+        changes["data.root"] = place_of(data)
+    trained = train(recipes.read(recipe or (), changes), folder, checkpoint, preflight, None, console)
+    return Run(trained.folder, report(trained, ["val"], console))
 
 
 def recipe_beside(resume: Path, folder: Path) -> Path:
@@ -48,7 +80,7 @@ def recipe_beside(resume: Path, folder: Path) -> Path:
     )
 
 
-def find_checkpoint(ckpt_path: str | None, folder: Path | None) -> tuple[Path | None, Path | None]:
+def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[Path | None, Path | None]:
     """(checkpoint to resume, run folder). `last` is that of the folder, or of the newest run.
 
     Raises:

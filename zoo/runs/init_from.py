@@ -20,9 +20,16 @@ State = dict[str, Tensor]
 
 
 def start_from(
-    init: InitFrom, module: DetectionModule, labels: LabelMap, registry: Path | None, console: Console
+    init: InitFrom,
+    module: DetectionModule,
+    labels: LabelMap | None,
+    registry: str | Path | None,
+    console: Console,
 ) -> None:
-    """Loads what `init` names into `module` and prints what was copied, re-initialised and left out."""
+    """Loads what `init` names into `module` and tells what was copied, re-initialised and left out.
+
+    `labels` are those of the data; needed where rows go by class name.
+    """
     if init.source == "none":
         return
     state, source_map = read_weights(init.source, module, registry)
@@ -33,7 +40,7 @@ def start_from(
 
 
 def read_weights(
-    source: str, module: DetectionModule, registry: Path | None
+    source: str, module: DetectionModule, registry: str | Path | None
 ) -> tuple[State, LabelMap | None]:
     """State dict in our key layout and, where it is known, the label map of its head.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
@@ -47,6 +47,8 @@ class ZooCLI(LightningCLI):
         callbacks: added to those of the recipe.
         with_tracker: False where nothing is trained.
         run_id: MLflow's, of the run that a resume goes on with.
+        parts: what is built; the others are None.
+        objects: options of the trainer that no recipe can hold; callbacks and plugins are added to those there are.
     """
 
     def __init__(
@@ -56,11 +58,15 @@ class ZooCLI(LightningCLI):
         callbacks: list[Callback],
         with_tracker: bool = True,
         run_id: str | None = None,
+        parts: Collection[str] = ("model", "data", "trainer"),
+        objects: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = folder
         self._callbacks = callbacks
         self._with_tracker = with_tracker
         self._run_id = run_id
+        self._parts = parts
+        self._objects = dict(objects or {})
         quiet()
         super().__init__(
             DetectionModule,
@@ -102,13 +108,18 @@ class ZooCLI(LightningCLI):
         Raises:
             ValueError: what an argument's own check says, without the parser's frame around it.
         """
+        for part in ("model", "data", "trainer"):
+            if part not in self._parts:
+                self.config.pop(part)
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException, ImportError) as error:
             raise ValueError(schema.explain(str(error))) from error
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with our tracker, checkpoint writer and callbacks."""
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer with our tracker, checkpoint writer and callbacks; None if it is not to be built."""
+        if "trainer" not in self._parts:
+            return None
         config = self.config_init.trainer
         tracking = self.config_init.tracking
         if config.logger in (None, True) and self._with_tracker:
@@ -119,8 +130,9 @@ class ZooCLI(LightningCLI):
             )
         elif not self._with_tracker:
             kwargs["logger"] = False
-        kwargs["plugins"] = [*_as_list(config.plugins), AtomicCheckpointIO()]
-        kwargs["callbacks"] = [*_as_list(config.callbacks), *self._callbacks]
+        added = {key: _as_list(self._objects.pop(key, None)) for key in ("plugins", "callbacks")}
+        kwargs["plugins"] = [*_as_list(config.plugins), *added["plugins"], AtomicCheckpointIO()]
+        kwargs["callbacks"] = [*_as_list(config.callbacks), *added["callbacks"], *self._callbacks]
         kwargs["use_distributed_sampler"] = False
         if config.profiler is not None:
             kwargs["profiler"] = profiler(config.profiler, self._folder)
@@ -131,7 +143,7 @@ class ZooCLI(LightningCLI):
                     "sync_batchnorm needs GPUs: on CPUs every process takes the statistics of its own images, "
                     "so this is not equivalent to the training on one device"
                 )
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**{**kwargs, **self._objects})
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, CheckpointSaver):
                 callback.folder = self._folder

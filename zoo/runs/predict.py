@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -39,7 +40,7 @@ def predict(
     threshold: float | None,
     output: Path,
     console: Console,
-) -> int:
+) -> dict[str, Any]:
     """Detects in every source, prints what is found, writes predictions.json and a picture for each.
 
     A picture among others that cannot be read is told and left out.
@@ -54,7 +55,7 @@ def predict(
         console: for the user.
 
     Returns:
-        the exit code: 1 if a picture was left out.
+        what predictions.json holds; `unreadable` tells of pictures that were left out.
 
     Raises:
         ValueError, OSError: a source is not there or cannot be reached, or no picture can be read.
@@ -106,11 +107,10 @@ def predict(
     write_json(predictions, result, indent=2)
     for path in (*files_written.values(), predictions):
         console.say(f"{path}")
-    console.result(result)
     if unreadable:
         told = f"{counted(len(unreadable), 'picture')} of {len(pictures)} could not be read; the first: {unreadable[0]}"
         console.say(told)
-    return 1 if unreadable else 0
+    return result
 
 
 def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +13,12 @@ import yaml
 
 from zoo.registry.store import builtin_manifest, builtin_manifests
 from zoo.storage.places import recipe_files
-from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
+from zoo.storage.plain_yaml import read_yaml
 
-Recipe = dict[str, Any]
+Recipe = dict[str, Any]  # its values; `zoo.runs.building.Recipe` builds from them
+Given = str | Path | Mapping[str, Any] | Sequence[str | Path]  # names, paths, several to merge, or the values
 # what `about` of a recipe that is listed has
 ABOUT = ("name", "tag", "family", "license", "params", "macs", "published", "measured", "sources")
-_OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
-_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
 def bundled() -> dict[str, Path]:
@@ -112,41 +110,8 @@ def _heading(path: Path, changed: int, size: int) -> Heading:
     return Heading(about, model["class_path"])
 
 
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Separates `--a.b.c value` and `--a.b.c=value` from the other arguments.
-
-    Raises:
-        ValueError: if an override has no value.
-    """
-    plain: list[str] = []
-    overrides: list[tuple[str, str]] = []
-    rest = list(argv)
-    while rest:
-        token = rest.pop(0)
-        match = _OVERRIDE.match(token)
-        if match is None:
-            plain.append(token)
-        elif match["value"] is not None:
-            overrides.append((match["key"], match["value"]))
-        elif rest and not _OVERRIDE.match(rest[0]):
-            overrides.append((match["key"], rest.pop(0)))
-        else:
-            raise ValueError(f"{token} needs a value: {token} VALUE or {token}=VALUE")
-    return plain, overrides
-
-
-def parse_value(text: str) -> Any:
-    """The value of an override, as YAML; `1e-4` is a number here, as on every command line."""
-    if _FLOAT.match(text) and not re.match(r"^[-+]?\d+$", text):
-        return float(text)
-    try:
-        return parse_yaml(text, "value")
-    except PlainYamlError as error:
-        raise ValueError(f"{text[:60]!r} is not a value: {error}") from error
-
-
-def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> None:
-    """Writes each override into the recipe; `model.x` and `model.init_args.x` mean the same.
+def apply_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
+    """Writes each dotted key's value into the recipe; `model.x` and `model.init_args.x` mean the same.
 
     The last part of a key may be new: arguments with a default are not in every recipe. Whether it is
     one, the signatures tell (`zoo.runs.schema`).
@@ -154,7 +119,7 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> Non
     Raises:
         ValueError: for a part that leads nowhere, naming the nearest one.
     """
-    for key, text in overrides:
+    for key, value in overrides.items():
         node: Any = recipe
         *parents, last = key.split(".")
         if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
@@ -163,7 +128,16 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[tuple[str, str]]) -> Non
             if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
                 raise unknown_key(key, parent, node, parents[:depth])
             node = node[parent]
-        node[last] = parse_value(text)
+        node[last] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Paths and tuples as a recipe has them; the caller's lists and mappings are copied."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def unknown_key(key: str, part: str, node: Any, parents: Sequence[str]) -> ValueError:
@@ -219,16 +193,22 @@ def merge(base: Recipe, over: Recipe) -> Recipe:
     return merged
 
 
-def read(configs: Sequence[str], overrides: Iterable[tuple[str, str]]) -> Recipe:
-    """Several recipes merged in order, then the overrides: one complete recipe.
+def read(given: Given, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """One complete recipe, the caller's own copy: several are merged in order, then come the overrides.
 
     Raises:
         ValueError: if none is given.
     """
-    if not configs:
-        raise ValueError("--config is missing: a recipe's path or name, as in --config rt_detr/r18_coco_72e")
-    recipe: Recipe = {}
-    for name in configs:
-        recipe = merge(recipe, load(resolve(name)))
-    apply_overrides(recipe, overrides)
+    if isinstance(given, Mapping):
+        recipe: Recipe = _plain(given)
+    else:
+        names = [given] if isinstance(given, (str, Path)) else given
+        if not names:
+            raise ValueError(
+                "--config is missing: a recipe's path or name, as in --config rt_detr/r18_coco_72e"
+            )
+        recipe = {}
+        for name in names:
+            recipe = merge(recipe, load(resolve(str(name))))
+    apply_overrides(recipe, overrides or {})
     return recipe

@@ -1,4 +1,4 @@
-"""`zoo publish`, `zoo pull`, and the registration that ends a fine-tuning."""
+"""`zoo pull`, and the registration that ends a fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,48 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.runs.console import Console, is_rank_zero
-from zoo.runs.run_folder import document_of
 
 if TYPE_CHECKING:
     from zoo.runs.train import TrainedRun
 
 
-def publish(source: str, name: str, aliases: list[str], registry: Path | None, console: Console) -> None:
-    """Publishes a run by its MLflow id, its folder, or a checkpoint file."""
-    from zoo.registry.publish import publish as publish_version
-    from zoo.registry.store import LocalRegistry
-
-    checkpoint, facts = _of_folder(Path(source)) if Path(source).is_dir() else (source, {})
-    published = publish_version(
-        checkpoint, name, alias=aliases[0] if aliases else None, registry=registry, **facts
-    )
-    for alias in aliases[1:]:
-        LocalRegistry(registry).set_alias(name, alias, published.manifest.version)
-    console.say(f"published   {name}:{published.manifest.version}  {published.folder}")
-    for alias in aliases:
-        console.say(f"alias       {name}@{alias}")
-    if published.note:
-        console.say(f"note        {published.note}")
-    console.result(
-        {
-            "name": name,
-            "version": published.manifest.version,
-            "aliases": aliases,
-            "folder": str(published.folder),
-            "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in published.manifest.files],
-            "mlflow_version": published.mlflow_version,
-        }
-    )
-
-
-def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The best checkpoint of a run folder and the run that wrote it."""
-    document = document_of(folder)
-    return document["checkpoint"], {"run_id": document["run"]}
-
-
-def pull(name: str, output: Path | None, source: str | None, registry: Path | None, console: Console) -> None:
-    """Makes the files ready and hashes every one of them."""
+def pull(
+    name: str, output: Path | None, source: str | None, registry: Path | None, console: Console
+) -> dict[str, Any]:
+    """Makes the files ready and hashes every one of them; where they are."""
     from zoo.registry.pull import pull as pull_version
 
     pulled = pull_version(name, registry=registry, source=source)
@@ -61,16 +28,14 @@ def pull(name: str, output: Path | None, source: str | None, registry: Path | No
     console.say(f"{manifest.name}:{manifest.version}  {folder}  ({how})")
     for entry in manifest.files:
         console.say(f"  {entry.path}  {entry.size} bytes  sha256 {entry.sha256[:16]}... checked")
-    console.result(
-        {
-            "name": manifest.name,
-            "version": manifest.version,
-            "folder": str(folder),
-            "kind": pulled.kind,
-            "downloaded": pulled.downloaded,
-            "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files],
-        }
-    )
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "folder": str(folder),
+        "kind": pulled.kind,
+        "downloaded": pulled.downloaded,
+        "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files],
+    }
 
 
 def register(
@@ -101,7 +66,7 @@ def register(
         parent=parent if run.recipe["init_from"]["source"] != "none" else None,
         data_name=Path(run.recipe["data"]["init_args"]["root"]).name,
     )
-    reference = f"{name}:{published.manifest.version}"
+    reference = published.reference
     console.say(f"registered  {reference}  {published.folder}")
     if not accountable:
         console.say("note        without a git commit and an MLflow run the manifest holds no measured score")

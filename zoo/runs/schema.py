@@ -70,7 +70,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} is {recipe[key]!r:.60}; it must be a mapping")
     if not isinstance(recipe.get("about", {}), Mapping):
         raise ValueError(f"about is {recipe['about']!r:.60}; it must be a mapping")
-    _known(recipe["trainer"], _parameters(Trainer), "trainer")
+    check_options(recipe["trainer"])
     trainer_options.check(recipe["trainer"])
     _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
     for key, kind in OWN.items():
@@ -78,6 +78,11 @@ def check(recipe: Mapping[str, Any]) -> None:
     for key in PLACES:
         _known(recipe[key], ("class_path", "init_args"), key)
         _call(recipe[key].get("init_args") or {}, load_class(key, recipe[key].get("class_path")), key)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is no option of Lightning's Trainer."""
+    _known(options, _parameters(Trainer), "trainer")
 
 
 def load_class(key: str, path: Any) -> type:

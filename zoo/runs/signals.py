@@ -9,8 +9,11 @@ from pathlib import Path
 from types import FrameType
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; a BaseException, so that nothing on the way mistakes it for a fault."""
+class Terminated(SystemExit):
+    """SIGTERM arrived; a script that trains ends by it as the command does, with exit code 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
 
 
 class Interrupted(BaseException):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
 from datamodules.shards.reader import place_of
-from zoo.detector import Detector, load
+from zoo.detector import Detector
+from zoo.registry.pull import pull
 from zoo.registry.store import UnknownModelError, find
 from zoo.runs import mask_data, recipes
 from zoo.runs.init_from import read_weights
@@ -32,14 +34,25 @@ class Subject:
     trainer: Trainer
 
 
-def load_detector(model: str | Path, registry: str | Path | None) -> Detector:
-    """The detector of a registry name, a checkpoint file, or a run folder.
+def load(model: str | Path, registry: str | Path | None = None) -> Detector:
+    """The detector of `NAME[@alias|:version]`, a checkpoint or a run folder; fetches a built-in model once.
 
-    A name of the registry is that model, whatever lies in the working directory; a path is written as one.
+    >>> import zoo
+    >>> detector = zoo.load("run")
+    >>> prediction = detector.predict("shapes/val/00000.png", threshold=0.0)
+    >>> prediction.size, len(prediction.scores)
+    ((64, 64), 20)
+
+    Args:
+        model: from `zoo.available()`, a bare name for its default tag, or the user's own, every hash checked; or a
+            path. A name that is both is the registry's, whatever lies in the working directory; `./name` is a path.
+        registry: folder of the user's registry; ZOO_REGISTRY or ./mlruns/registry by default.
 
     Raises:
-        FileNotFoundError: a run folder without a finished run.
-        UnknownModelError: neither a name nor a path.
+        FileNotFoundError: a path that is not there, or a folder without a finished run.
+        UnknownModelError: neither a name nor a path; a ValueError.
+        ValueError: a file that is no checkpoint, or one that was changed.
+        ConnectionError: a built-in model that cannot be fetched.
     """
     path = Path(model).expanduser()
     if not _is_written_as_path(model):
@@ -49,7 +62,7 @@ def load_detector(model: str | Path, registry: str | Path | None) -> Detector:
             if not os.path.exists(path):
                 raise
         else:
-            return load(str(model), registry)
+            return Detector.from_pulled(pull(str(model), registry=registry))
     if os.path.isdir(path):
         path = Path(document_of(path)["checkpoint"])
     if not os.path.isfile(path):
@@ -64,23 +77,23 @@ def _is_written_as_path(model: str | Path) -> bool:
 
 
 def detector_of_recipe(
-    configs: Sequence[str],
-    overrides: Sequence[tuple[str, str]],
+    given: recipes.Given,
+    overrides: Mapping[str, Any],
     weights: str | None,
     registry: Path | None,
 ) -> Detector:
     """The recipe's model with these weights; an official file gets the label map of the recipe's data."""
-    subject = from_recipe(configs, overrides, weights, None, registry)
+    subject = from_recipe(given, overrides, weights, None, registry)
     subject.module.adopt(subject.module.label_map or subject.data.label_map, subject.data.input)
     return Detector(subject.module, subject.name)
 
 
 def from_recipe(
-    configs: Sequence[str], overrides: Sequence[tuple[str, str]], weights: str | None, data: Path | str | None,
-    registry: Path | None,
+    given: recipes.Given, overrides: Mapping[str, Any] | None, weights: str | Path | None,
+    data: Path | str | None, registry: str | Path | None,
 ) -> Subject:  # fmt: skip
     """Module, data and trainer of a recipe, with the weights that were named."""
-    recipe = recipes.read(configs, overrides)
+    recipe = recipes.read(given, overrides)
     if weights is None:
         raise ValueError("which weights? give --ckpt-path, or a registered model's name, beside --config")
     if data is not None:
@@ -89,10 +102,10 @@ def from_recipe(
     if isinstance(backbone, dict):
         backbone["weights"] = "random"  # the weights that are loaded hold the backbone's
     cli = ZooCLI(recipe, Path("."), [], with_tracker=False)
-    state, labels = read_weights(weights, cli.model, registry)
+    state, labels = read_weights(str(weights), cli.model, registry)
     load_weights(cli.model, state, "keep")
     cli.model.label_map = labels
-    return Subject(weights, cli.model, cli.datamodule, cli.trainer)
+    return Subject(str(weights), cli.model, cli.datamodule, cli.trainer)
 
 
 def with_data(recipe: recipes.Recipe, folder: Path | str) -> recipes.Recipe:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zoo.runs.console import Console
 
 
-def sync(root: Path | None, tracking_uri: str | None, console: Console) -> None:
+def sync(root: Path | None, tracking_uri: str | None, console: Console) -> dict[str, Any]:
     """Replays the spool; runs that still train on this machine send theirs themselves.
 
     Raises:
@@ -21,4 +22,4 @@ def sync(root: Path | None, tracking_uri: str | None, console: Console) -> None:
         console.say(f"run         {run_id}")
     if report.waiting:
         console.say(f"waiting     {report.waiting} records; run this again")
-    console.result({"sent": report.sent, "waiting": report.waiting, "runs": list(report.run_ids)})
+    return {"sent": report.sent, "waiting": report.waiting, "runs": list(report.run_ids)}

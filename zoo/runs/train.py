@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -127,6 +128,8 @@ def fit(
     """
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
+    except MisconfigurationException as error:  # options that Lightning refuses together
+        raise ValueError(" ".join(str(error).split())) from error
     except (SIGTERMException, SystemExit) as error:
         # Lightning answers Ctrl-C with exit(1) after its own clean-up
         saver.stop.signal = saver.stop.signal or (
@@ -141,7 +144,11 @@ def fit(
         console.say(f"interrupted; go on with: zoo fit --ckpt-path {shlex.quote(saver.last_model_path)}")
     if saver.stop.signal == signal.SIGTERM:
         raise signals.Terminated
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(
+        f"the run is kept; go on with zoo.fit(resume={saver.last_model_path!r})"
+        if saver.last_model_path
+        else ""
+    )
 
 
 def saver_of(trainer: Trainer) -> CheckpointSaver:

@@ -373,7 +373,8 @@ class DetectionModule(LightningModule):
             scale = self.trainer.world_size
             values = {f"train/{name}": value * scale for name, value in self._losses.items()}
             self.log("train/loss", values.pop("train/loss"), prog_bar=True, batch_size=len(batch))
-            if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if every and self.trainer.global_step % every == 0:  # 0 of a trainer that logs nothing
                 self.log_dict(values, batch_size=len(batch))
             self._losses = {}
 

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from zoo.cli.main import app, run_command
+from zoo.cli.overrides import split_overrides
 from zoo.runs import recipes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,7 +24,7 @@ def test_commands_were_found():
 
 @pytest.mark.parametrize("command", ZOO)
 def test_a_command_of_the_readme_parses(command):
-    plain, _ = recipes.split_overrides(shlex.split(command, comments=True)[1:])
+    plain, _ = split_overrides(shlex.split(command, comments=True)[1:])
     group = typer.main.get_command(app)
     context = group.make_context("zoo", list(plain), resilient_parsing=True)
     name, sub, rest = group.resolve_command(context, list(plain))

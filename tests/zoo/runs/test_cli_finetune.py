@@ -101,7 +101,7 @@ def test_no_network_is_an_error_that_names_random(shapes, capsys):
 def test_every_option_is_in_the_recipe(shapes):
     recipe, notes = build(
         "rt_detr_tiny", shapes, batch_size=4, image_size="64x96", lr=1e-3, seed=7, max_steps=100, devices="1",
-        overrides=[("model.decoder.num_queries", "9"), ("trainer.limit_val_batches", "1")],
+        overrides={"model.decoder.num_queries": 9, "trainer.limit_val_batches": 1},
     )  # fmt: skip
     arguments, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
     assert (arguments["schedule"]["global_batch_size"], data["batch_size"]) == (4, 4)
@@ -126,7 +126,7 @@ def test_a_small_set_lowers_the_batch_and_says_so(shapes):
 
 
 def test_more_objects_than_queries_is_said(shapes):
-    _, notes = build("rt_detr_tiny", shapes, overrides=[("model.decoder.num_queries", "2")])
+    _, notes = build("rt_detr_tiny", shapes, overrides={"model.decoder.num_queries": 2})
     (told,) = [note for note in notes if "num_queries" in note]
     assert "2 queries find at most 2: give the model more with --model.decoder.num_queries 50, or cut" in told
 
@@ -252,7 +252,7 @@ def test_faults_are_grouped_by_kind_before_training(shapes, capsys):
     content["annotations"].append({**content["annotations"][0], "id": 10**6})
     content["annotations"][1]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    chosen = Choices(model="rt_detr_tiny", data=shapes, overrides=[("model.decoder.num_queries", "1")])
+    chosen = Choices(model="rt_detr_tiny", data=shapes, overrides={"model.decoder.num_queries": 1})
     recipe, _ = complete_recipe(starting_point("rt_detr_tiny", None), chosen)
     data = read_data(recipe)
     announce(recipe, data, quick_check(data, seen_as(recipe), 1), [], Console())

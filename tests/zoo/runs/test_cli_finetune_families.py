@@ -8,6 +8,7 @@ from empty_store import put_empty_store
 
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
+from zoo.cli.overrides import split_overrides
 from zoo.contract.batch import Sample, collate
 from zoo.registry.store import LocalRegistry
 from zoo.registry.weights import count
@@ -108,7 +109,7 @@ def test_detrs_head_has_one_row_more_and_no_prior(shapes):
 
 def overrides(model):
     words = [*SMALL[model], *COMMON]
-    return [(k.removeprefix("--"), v) for k, v in zip(words[::2], words[1::2], strict=True)]
+    return split_overrides(words)[1]
 
 
 @pytest.mark.parametrize("model", list(SMALL))

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from zoo.cli.main import run_command
 from zoo.runs import predict as predicting
+from zoo.runs import subject
 from zoo.runs.console import Console, quoted
 from zoo.runs.predict import open_source
 from zoo.storage import image_fetch as fetching
@@ -189,9 +191,10 @@ def test_what_is_hidden_or_a_folder_is_no_picture(pictures):
     assert [p.stem for p in open_source(str(pictures))] == ["a", "c"]
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pictures, capsys):
+def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pictures, capsys, monkeypatch):
     (pictures / "b.png").write_bytes(png((64, 64))[:60])
-    assert predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console()) == 1
+    monkeypatch.setattr(subject, "load", lambda name, registry: FakeDetector())
+    assert run_command(["predict", "fake", str(pictures), "--threshold", "0.3", "--output", "out"]) == 1
     told = capsys.readouterr().out
     assert f"left out    {pictures / 'b.png'} is not an image that can be read" in told
     assert told.splitlines()[-1].startswith(
@@ -201,7 +204,10 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pict
     assert [Path(p["source"]).name for p in written["predictions"]] == ["a.png", "c.png"]
     assert [p["image_id"] for p in written["predictions"]] == [1, 2]
     assert len(written["unreadable"]) == 1
-    assert predicting.predict(FakeDetector, [str(pictures / "a.png")], 0.3, Path("all"), Console()) == 0
+    assert (
+        run_command(["predict", "fake", str(pictures / "a.png"), "--threshold", "0.3", "--output", "all"])
+        == 0
+    )
 
 
 def test_where_no_picture_can_be_read_nothing_is_written(pictures):
@@ -221,7 +227,7 @@ def test_names_that_nobody_chose_are_predicted_and_printed_harmlessly(tmp_path, 
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / os.fsdecode(name)
     path.write_bytes(png())
-    assert predicting.predict(FakeDetector, [str(path.parent)], 0.3, Path("out"), Console()) == 0
+    assert not predicting.predict(FakeDetector, [str(path.parent)], 0.3, Path("out"), Console())["unreadable"]
     assert not set(capsys.readouterr().out) & {"\x1b", "\x07"}
     assert json.loads(Path("out/predictions.json").read_text())["predictions"][0]["image_id"] == 1
 

@@ -1,6 +1,7 @@
 import pytest
 
 from zoo.cli.main import run_command
+from zoo.cli.overrides import parse_value, split_overrides
 from zoo.runs import recipes
 
 
@@ -19,14 +20,14 @@ def test_a_bare_name_means_the_default_tag(name, stem):
 
 def test_overrides_are_split_from_the_other_arguments():
     argv = ["fit", "--config", "a", "--model.schedule.lr", "1e-4", "--trainer.max_epochs=3", "--json"]
-    plain, overrides = recipes.split_overrides(argv)
+    plain, overrides = split_overrides(argv)
     assert plain == ["fit", "--config", "a", "--json"]
-    assert overrides == [("model.schedule.lr", "1e-4"), ("trainer.max_epochs", "3")]
+    assert overrides == {"model.schedule.lr": 1e-4, "trainer.max_epochs": 3}
 
 
 def test_an_override_without_value_is_refused():
     with pytest.raises(ValueError, match=r"--trainer.max_epochs needs a value"):
-        recipes.split_overrides(["fit", "--trainer.max_epochs"])
+        split_overrides(["fit", "--trainer.max_epochs"])
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_an_override_without_value_is_refused():
     [("1e-4", 1e-4), ("3", 3), ("true", True), ("[1, 2]", [1, 2]), ("null", None), ("a b", "a b")],
 )
 def test_values_read_as_on_every_command_line(text, value):
-    parsed = recipes.parse_value(text)
+    parsed = parse_value(text)
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -52,22 +53,22 @@ def small():
 
 def test_init_args_may_be_left_out_of_an_override():
     recipe = small()
-    recipes.apply_overrides(recipe, [("model.schedule.lr", "2"), ("data.init_args.root", "b")])
+    recipes.apply_overrides(recipe, {"model.schedule.lr": 2, "data.init_args.root": "b"})
     assert recipe["model"]["init_args"]["schedule"]["lr"] == 2
     assert recipe["data"]["init_args"]["root"] == "b"
 
 
 def test_trainer_takes_keys_that_the_recipe_lacks():
     recipe = small()
-    recipes.apply_overrides(recipe, [("trainer.limit_val_batches", "2")])
+    recipes.apply_overrides(recipe, {"trainer.limit_val_batches": 2})
     assert recipe["trainer"]["limit_val_batches"] == 2
 
 
 def test_a_mistyped_override_names_the_nearest_key():
     with pytest.raises(ValueError, match=r"no key 'model.shedule.lr'; did you mean 'model.schedule'"):
-        recipes.apply_overrides(small(), [("model.shedule.lr", "1")])
+        recipes.apply_overrides(small(), {"model.shedule.lr": 1})
     with pytest.raises(ValueError, match=r"no key 'modle.schedule.lr'; did you mean 'model'"):
-        recipes.apply_overrides(small(), [("modle.schedule.lr", "1")])
+        recipes.apply_overrides(small(), {"modle.schedule.lr": 1})
 
 
 def test_merge_goes_key_by_key_and_replaces_lists():
@@ -135,7 +136,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, reason):
 
 def test_dump_reads_back_as_it_was():
     recipe = recipes.load(recipes.resolve("rt_detr/tiny"))
-    assert recipes.parse_value(recipes.dump(recipe)) == recipe
+    assert parse_value(recipes.dump(recipe)) == recipe
 
 
 def test_a_heading_is_that_of_the_file_as_it_is_now_and_the_callers_own(tmp_path):
