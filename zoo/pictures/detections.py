@@ -1,6 +1,6 @@
 """Pictures for people: detections, ground truth, training images, galleries and curves.
 
-Everything is drawn with Pillow and its built-in font, curves with matplotlib's Agg canvas, so no
+Everything is painted with Pillow and its built-in font, curves with matplotlib's Agg canvas, so no
 display, no font file and no global plotting state is needed.
 """
 
@@ -48,7 +48,7 @@ GAP = 10
 
 
 class _Labelled(NamedTuple):
-    """One box to draw; later boxes cover earlier ones."""
+    """One box to paint; later boxes cover earlier ones."""
 
     box: tuple[float, float, float, float]  # xyxy, pixels of the picture
     colour: Colour
@@ -70,7 +70,7 @@ def paint_detections(
         image: PIL image or [3, h, w] uint8, of the size that `detections` refer to.
         detections: of this image.
         label_map: names the classes.
-        threshold: lowest score drawn.
+        threshold: lowest score shown.
         longest: longer side of the picture; None keeps the image's own, enlarged where too small to
             read a label on.
     """
@@ -85,7 +85,7 @@ def paint_detections(
             (detections.boxes_xyxy[kept] * scale).tolist(), colours, labels, scores, strict=True
         )
     ]
-    return _draw(_masked(picture, masks, colours), boxes[::-1])  # best on top
+    return _paint_boxes(_masked(picture, masks, colours), boxes[::-1])  # best on top
 
 
 def paint_annotations(
@@ -99,7 +99,7 @@ def paint_annotations(
     rows = zip(
         corners.tolist(), colours, annotations.labels.tolist(), annotations.crowd.tolist(), strict=True
     )
-    return _draw(
+    return _paint_boxes(
         _masked(picture, annotations.segmentations, colours),
         [
             _Labelled(tuple(box), colour, name_of(label_map, head) + (" (crowd)" if crowd else ""))
@@ -147,7 +147,7 @@ def training_gallery(
 ) -> Picture:
     """Training images as the network gets them, after augmentation and padding, with their boxes and masks.
 
-    Padding is drawn grey. The caption gives image id, objects, and size of the input in pixels.
+    Padding is painted grey. The caption gives image id, objects, and size of the input in pixels.
 
     Args:
         batch: uint8, or normalised by `input`, whose mean and std are then undone.
@@ -176,7 +176,7 @@ def training_gallery(
         ]
         if masks is not None:
             picture = _painted(picture, list(masks), colours)
-        pictures.append(_draw(picture, boxes))
+        pictures.append(_paint_boxes(picture, boxes))
         captions.append(f"image {batch.image_ids[index]}: {count} objects, {width}x{height}")
     return gallery(pictures, min(columns, max(len(pictures), 1)), captions)
 
@@ -231,9 +231,9 @@ def curves(
 
     Args:
         history: name -> [(step, value)]. Names whose last part starts with AP, AR, segm_ or PQ are scores, all
-            others losses; a loss with more than 200 points is drawn with its running mean.
+            others losses; a loss with more than 200 points is shown with its running mean.
         path: of the PNG.
-        bands: name -> bootstrap interval of its last value, drawn at the end of its curve.
+        bands: name -> bootstrap interval of its last value, shown at the end of its curve.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -289,7 +289,7 @@ def _viewable(image: Tensor, input: InputContract) -> Tensor:
 
 
 def _colours(label_map: LabelMap, heads: Sequence[int], shaded: bool) -> list[Colour]:
-    """Of each object that of its class; shaded: in another shade for each object of the class."""
+    """The colour of each object: that of its class or, if `shaded`, another shade for each object of a class."""
     seen: Counter[int] = Counter()
     colours = []
     for head in heads:
@@ -313,7 +313,7 @@ def _painted(picture: Picture, masks: Sequence[Mask], colours: Sequence[Colour])
     return paint(picture, owners_of(masks, masks[0].shape), layers)
 
 
-def _draw(picture: Picture, boxes: Sequence[_Labelled]) -> Picture:
+def _paint_boxes(picture: Picture, boxes: Sequence[_Labelled]) -> Picture:
     """Outlines first, then labels, so that no outline runs through a label."""
     pen = ImageDraw.Draw(picture, "RGBA")
     shorter = min(picture.size)
@@ -329,7 +329,7 @@ def _draw(picture: Picture, boxes: Sequence[_Labelled]) -> Picture:
     for tag in reversed(tags):  # the best choose first
         placed.append(tag.place(pen, picture.size, placed))
     for tag, place in zip(tags, reversed(placed), strict=True):
-        tag.draw(pen, place)
+        tag.paint(pen, place)
     return picture
 
 
@@ -360,7 +360,7 @@ class _Tag(NamedTuple):
             places.append((left, top, left + width - 1, top + height - 1))
         return next((p for p in places if not any(_overlap(p, other) for other in taken)), places[0])
 
-    def draw(self, pen: ImageDraw.ImageDraw, place: Corners) -> None:
+    def paint(self, pen: ImageDraw.ImageDraw, place: Corners) -> None:
         """Filled with the colour; black or white text, whichever reads better."""
         pen.rectangle(place, fill=(*self.colour, 235))
         red, green, blue = self.colour

@@ -57,7 +57,7 @@ class Places:
         return Place(int(left[best]), int(top[best]), float(min(share[best], 1.0)))
 
     def take(self, place: Place, width: int, height: int, gap: int = 2) -> None:
-        """Keeps a rectangle and a gap around it from later names."""
+        """Reserves a rectangle and a gap around it, so that no later name is put there."""
         self._taken.append(
             (place.left - gap, place.top - gap, place.left + width + gap, place.top + height + gap)
         )

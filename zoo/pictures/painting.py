@@ -1,6 +1,6 @@
 """What every picture is made with: canvas, font, colours, and masks laid over an image.
 
-Everything is drawn with Pillow and its built-in font, so no display and no font file is needed.
+Everything is painted with Pillow and its built-in font, so no display and no font file is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Mask = npt.NDArray[np.bool_]
 Owners = npt.NDArray[np.int32]  # [h, w] number of the layer that a pixel belongs to; -1: none
 
-LEGIBLE = 480  # pictures with a longer side below this are enlarged before anything is drawn on them
+LEGIBLE = 480  # pictures with a longer side below this are enlarged before anything is painted on them
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (40, 40, 40)
 
@@ -92,7 +92,7 @@ def name_of(label_map: LabelMap, head: int) -> str:
 
 
 def canvas(image: Tensor | Picture, longest: int | None) -> tuple[Picture, float]:
-    """An RGB copy to draw on, and its size over the image's.
+    """An RGB copy to paint on, and its size over the image's.
 
     Args:
         image: PIL image or [3, h, w] uint8.

@@ -167,7 +167,7 @@ def _write_names(picture: Picture, owners: Owners, shown: Sequence[_Shown]) -> l
 
 
 def _styles(one: _Shown, shorter: int) -> list[_Style]:
-    """From the one that tells most to the one that takes least."""
+    """Styles of a name, from the most informative to the smallest."""
     large = max(12, min(40, round(shorter / 30)))
     small = max(11, round(large * 0.75))
     score = "" if one.segment.score is None else f" {one.segment.score:.2f}"

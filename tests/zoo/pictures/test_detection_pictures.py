@@ -80,7 +80,7 @@ def test_small_images_are_enlarged_with_their_boxes():
     ],
 )
 def test_boxes_beyond_the_image_or_degenerate_are_drawn(box, on_outline, monkeypatch):
-    monkeypatch.setattr("zoo.pictures.detections._Tag.draw", lambda tag, pen, place: None)
+    monkeypatch.setattr("zoo.pictures.detections._Tag.paint", lambda tag, pen, place: None)
     picture = paint_detections(GREY, detections((0.9, 0, *box)), LABELS)
     for x, y in on_outline:
         assert has(picture, class_colour(0), x, y), (x, y)
@@ -88,7 +88,7 @@ def test_boxes_beyond_the_image_or_degenerate_are_drawn(box, on_outline, monkeyp
 
 def test_labels_of_close_boxes_do_not_cover_each_other(monkeypatch):
     places = []
-    monkeypatch.setattr("zoo.pictures.detections._Tag.draw", lambda tag, pen, place: places.append(place))
+    monkeypatch.setattr("zoo.pictures.detections._Tag.paint", lambda tag, pen, place: places.append(place))
     close = detections(
         (0.9, 0, 200, 200, 300, 300), (0.8, 0, 210, 205, 310, 305), (0.7, 1, 205, 203, 300, 310)
     )
@@ -102,7 +102,7 @@ def test_labels_of_close_boxes_do_not_cover_each_other(monkeypatch):
 
 def test_label_tells_class_and_score(monkeypatch):
     texts = []
-    monkeypatch.setattr("zoo.pictures.detections._Tag.draw", lambda tag, pen, place: texts.append(tag.text))
+    monkeypatch.setattr("zoo.pictures.detections._Tag.paint", lambda tag, pen, place: texts.append(tag.text))
     paint_detections(GREY, detections((0.914, 1, 9, 9, 99, 99), (0.4, 7, 9, 9, 99, 99)), LABELS)
     assert texts == ["class 7 0.40", "dog 0.91"]  # the best is drawn last, on top
     texts.clear()
