@@ -22,7 +22,7 @@ class Progress(Callback):
 
     Args:
         say: writes one line for the user.
-        bar: whether stderr is a terminal that a bar can be drawn on.
+        bar: whether stderr is a terminal that can show a bar.
     """
 
     def __init__(self, say: Callable[[str], None], bar: bool | None = None) -> None:
@@ -33,7 +33,7 @@ class Progress(Callback):
         self._started = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tells what padding costs, where the data knows it; a resumed run's clock starts where it stood."""
+        """Reports what padding costs, if the data module knows it; a resumed run's clock starts where it stood."""
         padding = getattr(getattr(trainer, "datamodule", None), "padding_ratio", None)
         if padding is not None and trainer.is_global_zero:
             self.say(f"padding     {padding:.2f} pixels are computed for each pixel of an image")
@@ -48,7 +48,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar, or prints a line if the last one is old enough."""
+        """Moves the bar, or prints a line if the last one is ten seconds old."""
         if not trainer.is_global_zero or time.monotonic() < self._next:
             return
         if self._bar is None:
@@ -136,7 +136,7 @@ class History(Callback):
         }
 
     def add(self, trainer: Trainer, names: list[str]) -> None:
-        """Appends the present value of each metric."""
+        """Appends the current value of each metric."""
         for name in names:
             if name in trainer.callback_metrics:
                 self.series.setdefault(name, []).append((trainer.global_step, _metric(trainer, name)))

@@ -150,7 +150,7 @@ class LossTerm(Protocol):
 
 
 class LabelTerm:
-    """Classification of every query: matched ones to their object's class, others to nothing."""
+    """Classification of every query: matched ones as their object's class, others as no object."""
 
     name = "label"
 

@@ -1,7 +1,7 @@
 """Losses of set prediction: of labels, summed per decoder layer, and of masks, one value a pair.
 
 Each label loss takes the logits of one output set and where its matched entries are, and never builds a one-hot
-target: the loss of "nothing here" is summed over all entries and the matched ones are put right. The
+target: the loss of "no object" is summed over all entries and then corrected at the matched ones. The
 gradient is the closed form, computed with the value, so the backward pass is one multiplication.
 The mask losses do the same, and so keep nothing at the size of the image.
 """
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _BLOCK = 65536  # entries; a few temporaries of it fit into a second-level cache
-_MASK_BLOCK = 1 << 22  # pixels of masks at the size of the image that are looked at together
+_MASK_BLOCK = 1 << 22  # pixels of masks at the size of the image that are processed at a time
 
 
 class LabelLoss(Protocol):

@@ -42,7 +42,7 @@ CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its step
 
 
 class DetectionData(Protocol):
-    """What the loop asks of a datamodule; `zoo` never imports one."""
+    """What the training loop needs of a datamodule; `zoo.training` imports none."""
 
     label_map: LabelMap
     input: InputContract
@@ -107,7 +107,7 @@ class DetectionModule(LightningModule):
         self.val_masks = MaskScores()
         self._losses: dict[str, Tensor] = {}
         self.begun = Position()  # of this fit
-        self._scored_step = -1  # of the last validation that was finished
+        self._scored_step = -1  # global step of the last finished validation
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class DetectionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Makes up for the validation that the checkpoint was written before."""
+        """Runs the validation that was due when the checkpoint was written and did not happen."""
         if not self.begun.validated:
             validate_now(self.trainer, of_epoch_before=self.begun.step_in_epoch == 0)
 
@@ -257,7 +257,7 @@ class DetectionModule(LightningModule):
         self._log_scores("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what a registry needs to know, plain values only."""
+        """Adds the facts that a registry needs, as plain values only."""
         checkpoint["zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "model": self.model_block(),
@@ -271,7 +271,7 @@ class DetectionModule(LightningModule):
         """Sets loop and data to where the checkpoint stands, in the present cut of a step.
 
         Raises:
-            ValueError: the checkpoint is not ours, of another label map, or beyond the last epoch.
+            ValueError: the checkpoint is of another program or label map, or beyond the last epoch.
         """
         facts = checkpoint.get("zoo")
         if facts is None:
@@ -351,7 +351,7 @@ class DetectionModule(LightningModule):
         return self.postprocess(self.predictions(batch), batch.original_sizes)
 
     def normalized(self, batch: Batch) -> Batch:
-        """Float images; those that are float already stay."""
+        """The batch with normalised float images; float images stay as they are."""
         if batch.images.dtype != torch.uint8:
             return batch
         if self.input is None:

@@ -1,7 +1,7 @@
 """Where a training stands between two optimizer steps, in steps and images: a step may be cut in any way.
 
-Lightning counts micro-batches, and differently in each hook that may save. So of its counters none is
-believed: they are written anew, for the present cut of a step, whenever a checkpoint is loaded.
+Lightning counts micro-batches, and differently in each hook that may save. So its counters are
+not used: they are written anew, for the present cut of a step, whenever a checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-# What follows is told by no public name of Lightning's; all that we use of its private ones is here.
+# Lightning has no public names for what follows; all private ones that are used are here.
 
 
 def validation_follows(trainer: Trainer) -> bool:

@@ -33,7 +33,7 @@ Precision = Callable[[], AbstractContextManager[None]]  # what the network runs 
 
 
 class PreflightData(Protocol):
-    """What the checks ask of a datamodule."""
+    """What the checks need of a datamodule."""
 
     def train_dataloader(self) -> Iterable[Batch]:
         """Micro-batches with step facts."""
@@ -58,7 +58,7 @@ class PreflightError(ValueError):
 
 @dataclass
 class PreflightReport:
-    """What was checked, in words, and the picture."""
+    """What was checked, in words, and the path of the picture."""
 
     checks: list[str] = field(default_factory=list)
     picture: Path | None = None
@@ -72,7 +72,7 @@ def run_preflight(
     module: DetectionModule, data: PreflightData, out_dir: Path, *, overfit: bool = False,
     precision: Precision = nullcontext,
 ) -> PreflightReport:  # fmt: skip
-    """Checks head, one step, dropped objects; draws 8 training images; optionally overfits 4 images.
+    """Checks head, one step, dropped objects; shows 8 training images in a picture; optionally overfits 4 images.
 
     Args:
         module: bound to the data (`adopt`), still untrained; its weights stay as they are.
@@ -110,7 +110,7 @@ def training_images(data: PreflightData, number: int) -> list[Batch]:
 
 
 def alone(batch: Batch, index: int = 0) -> Batch:
-    """The batch as a whole optimizer step of its own."""
+    """The batch as a whole optimizer step, the one of number `index`."""
     counts = torch.tensor(batch.targets.counts, dtype=torch.int64)
     size = (batch.images.shape[-2], batch.images.shape[-1])
     return replace(batch, step=Step(counts, size, index))
@@ -173,7 +173,7 @@ def check_queries(module: DetectionModule, batch: Batch, most_objects: int) -> s
 
 
 def check_dropped(dropped: int, total: int) -> str:
-    """Tells how many objects the transforms lose.
+    """Reports how many objects the training transform drops.
 
     Raises:
         PreflightError: all of them.
@@ -247,7 +247,7 @@ def check_overfit(
 
 
 def use_batch_statistics_of(module: DetectionModule, batch: Batch) -> None:
-    """Running statistics of BatchNorm follow slowly; take those of the images at hand."""
+    """Sets the running statistics of BatchNorm to those of these images, for they follow slowly."""
     norms = [m for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     kept = [m.momentum for m in norms]
     for norm in norms:
@@ -260,7 +260,7 @@ def use_batch_statistics_of(module: DetectionModule, batch: Batch) -> None:
 
 
 def trial_copy(module: DetectionModule) -> DetectionModule:
-    """A copy to train and throw away."""
+    """A copy that is trained and then dropped."""
     trial = copy.deepcopy(module)
     trial.network.train()
     return trial
@@ -300,17 +300,17 @@ def diagnose(detections: list[Detections], batch: Batch, module: DetectionModule
 
 
 def _as_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Annotations that are corners in truth, read as corner and size."""
+    """Boxes of annotations that are corners but were read as corner and size."""
     return torch.cat([boxes_xywh[:, :2], boxes_xywh[:, 2:] - boxes_xywh[:, :2]], 1)
 
 
 def _as_cxcywh(boxes_xywh: Tensor) -> Tensor:
-    """Annotations whose first two numbers are the centre in truth."""
+    """Boxes of annotations whose first two numbers are the centre but were read as a corner."""
     return torch.cat([boxes_xywh[:, :2] - boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]], 1)
 
 
 def _as_centre_in_training(boxes_xywh: Tensor) -> Tensor:
-    """Training read the corner as the centre."""
+    """Boxes as training sees them if it takes the corner for the centre."""
     return torch.cat([boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]], 1)
 
 

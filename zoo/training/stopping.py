@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a training: noted when they come, obeyed when a checkpoint can be written."""
+"""SIGTERM and Ctrl-C during a training end it at the next point where a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTED = b"\nending after this step; Ctrl-C once more ends at once\n"
 
 
 class StopRequest:
-    """Inside, the first signal is noted and a second Ctrl-C raises at once.
+    """Within this context the first signal is noted, and a second Ctrl-C raises at once.
 
     Attributes:
         signal: the one that came first; None as long as none has.
@@ -39,7 +39,7 @@ class StopRequest:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def install(self) -> None:
-        """Takes the signals; once more after Lightning, whose own handler talks to other ranks from inside."""
+        """Installs the handlers; again after Lightning, whose own handler communicates with other ranks."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)
@@ -51,7 +51,7 @@ class StopRequest:
         raise SIGTERMException
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data worker: Ctrl-C reaches it too, and its parent ends it
+        if os.getpid() != self._process:  # a data worker receives Ctrl-C too; its parent ends it
             if self.signal is not None:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Starting from other weights: what is copied, what starts new, and telling the user which."""
+"""Starting from other weights: what is copied, what starts new, and a report of both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Head = Literal["keep", "new", "by_class_name"]
 
 @dataclass
 class LoadReport:
-    """Tensors by what happened to them, and classes whose rows were carried over or start new.
+    """Tensors by what was done with them, and classes whose rows were carried over or start new.
 
     `matches` says for each class that was carried over which class of the weights it is, and how it was found.
     """
@@ -67,7 +67,7 @@ def load_weights(
 
     Args:
         module: its network receives the weights, and its average starts again from them.
-        state: in our key layout. It may lack all of the module's `added_tensors`, which then start new: the
+        state: under the keys of `network`. It may lack all of the module's `added_tensors`, which then start new: the
             weights of a detector start one with masks.
         head: `keep` all rows (strict), start the class tensors `new`, or copy the rows of classes
             that both maps name, in the same or in known other words (`by_class_name`).
