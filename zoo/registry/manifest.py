@@ -1,6 +1,6 @@
-"""The manifest: everything that is known about published weights, in one reviewed YAML file.
+"""The manifest: all facts about published weights, in one reviewed YAML file.
 
-It comes from other people, so reading one executes nothing, has limits, and believes nothing: keys
+It may come from other people, so reading one executes nothing, has limits, and checks everything: keys
 are known keys, file names are plain, model classes live under `zoo.architectures.`.
 """
 
@@ -113,7 +113,7 @@ class InputBlock(_Block, kw_only=True, frozen=True):
 
 
 class PublishedScores(_Block, kw_only=True, frozen=True):
-    """What the authors claim, in their unit. Nobody here has checked it.
+    """The scores that the authors claim, in their unit; not checked here.
 
     Scores of masks stand only where there are some: AP of masks, and panoptic quality of all classes, of
     things (`_th`) and of stuff (`_st`).
@@ -147,7 +147,7 @@ class PublishedScores(_Block, kw_only=True, frozen=True):
 
 
 class MeasuredScores(_Block, kw_only=True, frozen=True):
-    """What a run of ours measured on these weights; there is none without the run and its commit."""
+    """Scores that a run of this project measured on these weights; they need the run and its commit."""
 
     run: RunId
     git_commit: Commit
@@ -228,7 +228,7 @@ class Manifest(_Block, kw_only=True, frozen=True):
     tool_versions: dict[str, str] = {}
 
     def labels(self) -> LabelMap:
-        """The label map as the object that everything else uses."""
+        """The label map as a `LabelMap`."""
         return LabelMap.from_dict(msgspec.to_builtins(self.label_map))
 
     def to_dict(self) -> dict[str, Any]:

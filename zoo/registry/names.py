@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# no double underscore: MLflow's LoggedModel takes no dot and gets `__` for it
+# no double underscore: it stands for the dot in names of MLflow's LoggedModel, which allows none
 _NAME = re.compile(r"^[a-z0-9]+([_-][a-z0-9]+)*(\.[a-z0-9]+([_-][a-z0-9]+)*)?$")
 _ALIAS = re.compile(r"^[a-z][a-z0-9_-]*$")
 _LONGEST = 120
@@ -81,5 +81,5 @@ def base_name(name: str) -> str:
 
 
 def logged_model_name(name: str) -> str:
-    """What MLflow's LoggedModel is called, which may hold no dot."""
+    """The name of MLflow's LoggedModel, which allows no dot."""
     return name.replace(".", "__")

@@ -49,7 +49,7 @@ _TOOLS = ("torch", "torchvision", "lightning", "timm", DISTRIBUTION)
 
 @dataclass(frozen=True)
 class Published:
-    """What publishing made. `mlflow_version` is None if MLflow could not be told, see `note`."""
+    """The published version. `mlflow_version` is None if it could not be registered in MLflow, see `note`."""
 
     manifest: Manifest
     folder: Path
@@ -123,7 +123,9 @@ def publish(
     path, run_id = _checkpoint_of(source, run_id, tracking)
     released = released_from_checkpoint(path)
     run = _read_run(run_id, int(released.facts["step"]), tracking) if run_id else None
-    if run_id and run is None:  # a dead server: said by _read_run, and no reason to lose the weights
+    if (
+        run_id and run is None
+    ):  # the server does not answer: `_read_run` has logged it, and the weights are published without it
         measured = None
     scores = _measured(run, measured, data_name)
     manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))
@@ -140,7 +142,7 @@ def publish(
     if alias is not None:
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)
-    number, note = _tell_mlflow(manifest, folder, alias, tracking, run)
+    number, note = _register_in_mlflow(manifest, folder, alias, tracking, run)
     return Published(manifest, folder, alias, number, note)
 
 
@@ -184,7 +186,7 @@ def _get_run(run_id: str, tracking: TrackingStore) -> tuple[MlflowClient, Any]:
 
 
 def _read_run(run_id: str, step: int, tracking: TrackingStore) -> _Run | None:
-    """What MLflow knows of the run; None if its server does not answer, which stops no publishing."""
+    """The facts of the run in MLflow; None if its server does not answer: publishing goes on without them."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -223,7 +225,7 @@ def _scores_at(client: MlflowClient, run_id: str, step: int) -> dict[str, Any] |
 
 
 def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str) -> MeasuredScores | None:
-    """The measured scores, or None where they cannot be accounted for."""
+    """The measured scores, or None if the run or its commit is not known."""
     scores = dict(given) if given is not None else (run.scores if run is not None else None)
     if scores is None:
         return None
@@ -288,10 +290,10 @@ def _manifest(
     )
 
 
-def _tell_mlflow(
+def _register_in_mlflow(
     manifest: Manifest, folder: Path, alias: str | None, tracking: TrackingStore, run: _Run | None
 ) -> tuple[int | None, str]:
-    """(version in MLflow's Model Registry, note). The folder is published already, so a failure is told."""
+    """(version in MLflow's Model Registry, note). The folder is published already, so a failure becomes the note."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

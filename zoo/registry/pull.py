@@ -134,7 +134,7 @@ class _Fetcher:
     attempts: int
 
     def first(self, options: Sequence[Option], advice: str = "") -> Fetched:
-        """What the first working address gave.
+        """The file of the first address that works.
 
         Raises:
             DownloadError, WrongFileError: the last address failed too; lists every reason.
@@ -252,7 +252,7 @@ def _convert(
     fetched = fetcher.first(options, _advice(origin, sources))
     download = fetched.option.target
     if origin.sha256 is None and pinned is None:
-        _tell_trust(manifest.name, fetched)
+        _log_trust(manifest.name, fetched)
     staging = folder.parent / f".staging-{secrets.token_hex(4)}"
     staging.mkdir()
     try:
@@ -273,14 +273,14 @@ def _convert(
         for left_over in folder.parent.glob(f".{folder.name}.*.download*"):  # of sources that failed
             left_over.unlink()
     finally:
-        # a file that does not convert is no use; one that does has served
+        # needed no more, whether it was converted or not
         download.unlink(missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
     return made
 
 
 def _options(origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None) -> list[Option]:
-    """Where the authors' file is, what is known of it there, and a place for each, so that each is resumed.
+    """The places of the authors' file with its expected hash, each with a local path so that each can be resumed.
 
     A pull that mends holds every source to the file of the first pull and begins with its source.
     """
@@ -343,7 +343,7 @@ def _advice(origin: Origin, sources: Sequence[str]) -> str:
     )
 
 
-def _tell_trust(name: str, fetched: Fetched) -> None:
+def _log_trust(name: str, fetched: Fetched) -> None:
     prefix = fetched.option.expected.sha256
     known = (
         f"the sha256 begins with {prefix}, as its authors publish"
@@ -359,7 +359,7 @@ def _tell_trust(name: str, fetched: Fetched) -> None:
 
 
 def _write_converted(download: Path, target: Path, manifest: Manifest) -> None:
-    """The authors' checkpoint as safetensors in our key layout, proven to load strictly."""
+    """Writes the authors' checkpoint as safetensors under the keys of `network`, after loading it strictly."""
     from zoo.registry.weights import load_strictly, save_weights
     from zoo.training.module import build_module
 

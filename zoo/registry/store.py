@@ -52,7 +52,7 @@ def registry_root(root: str | Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Found:
-    """What a reference means. `folder` is None for a built-in manifest, whose files are pulled."""
+    """The manifest that a reference names. `folder` is None for a built-in one, whose files are pulled."""
 
     manifest: Manifest
     kind: Literal["local", "builtin"]
@@ -108,7 +108,7 @@ class LocalRegistry:
         """The manifest of a version, an alias, or the latest version.
 
         Raises:
-            UnknownModelError: naming what there is.
+            UnknownModelError: naming the versions and aliases there are.
             ManifestError: if the manifest is not of this name and version.
         """
         version = self._version(reference)
@@ -134,7 +134,7 @@ class LocalRegistry:
         with self.lock(name):
             parent = self.root / name
             parent.mkdir(exist_ok=True)
-            for left_over in parent.glob(".staging-*"):  # of a killed process: the lock is ours
+            for left_over in parent.glob(".staging-*"):  # of a killed process, for this one holds the lock
                 shutil.rmtree(left_over)
             taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
             version = max(taken, default=0) + 1
@@ -248,7 +248,7 @@ def refuse_builtin_name(name: str) -> None:
 
 
 def verify_folder(folder: Path, manifest: Manifest) -> None:
-    """Hashes every file again: size and time stamps do not tell a damaged file.
+    """Hashes every file again, for size and time do not show that a file is damaged.
 
     Raises:
         DamagedModelError: naming the file, what was expected and what was found.

@@ -41,10 +41,10 @@ class Released:
 
 
 def released_from_checkpoint(path: str | Path) -> Released:
-    """What a checkpoint of ours would publish: the averaged weights if it has any, else the raw ones.
+    """The weights that a checkpoint publishes: the averaged ones if it has any, else the raw ones.
 
     Raises:
-        ValueError: if it is no checkpoint of ours, or of a run that never met its data.
+        ValueError: if it is no checkpoint of this project, or was saved before any data were read.
     """
     if Path(path).suffix == ".safetensors":
         raise ValueError(
