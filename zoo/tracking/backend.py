@@ -137,7 +137,7 @@ def follow_move(store: TrackingStore) -> None:
 def _replace_start(
     database: sqlite3.Connection, table: str, column: str, old: str, new: str, condition: str = ""
 ) -> None:
-    """Table, column and condition are our own words; `old` and `new` are values."""
+    """Table, column and condition come from this file; `old` and `new` are values."""
     database.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? {condition}",
         (new, len(old) + 1, len(old), old),

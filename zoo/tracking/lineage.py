@@ -1,4 +1,4 @@
-"""Which code made a run: the commit of this package, or nothing where that cannot be known."""
+"""Which code made a run: the commit of this package, if it can be known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def git_state(package: Path = _PACKAGE) -> GitState | None:
     """
     commit = _git(package, "rev-parse", "HEAD")
     if commit and _git(package, "ls-files", "--error-unmatch", "__init__.py"):
-        # a failed `status` counts as dirty: nobody could tell
+        # a failed `status` counts as dirty
         status = _git(package, "status", "--porcelain", "--untracked-files=no")
         return GitState(commit, dirty=status is None or bool(status))
     return _installed_commit() if package == _PACKAGE else None

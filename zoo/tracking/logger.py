@@ -84,9 +84,9 @@ class MLflowTracker(Logger):
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
         self._spool = Spool(self.store.root, uuid.uuid4().hex)
         self._checkpoint_tag = ""
-        self._dropped = False  # whether records could be kept nowhere
+        self._dropped = False  # whether records were lost because no place could keep them
 
-    # --- what Lightning asks for
+    # --- the interface of Lightning's loggers
 
     @property
     def name(self) -> str:
@@ -147,7 +147,7 @@ class MLflowTracker(Logger):
             self._checkpoint_tag = str(best)
             self.set_tags({"zoo.checkpoint": str(Path(best).absolute())})
 
-    # --- what the command line and callbacks use
+    # --- used by the command line and callbacks
 
     @property
     def run_id(self) -> str | None:
@@ -178,7 +178,7 @@ class MLflowTracker(Logger):
 
     @rank_zero_only
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
-        """A file, below `folder` of the run's artifacts; one that is missing is said, not raised."""
+        """A file, below `folder` of the run's artifacts; a missing one is logged, not raised."""
         if not Path(path).is_file():
             log.warning("%s does not exist and is not logged", path)
             return
@@ -291,7 +291,7 @@ class ReplayReport:
 
 
 def replay_spool(root: str | Path | None = None, tracking_uri: str | None = None) -> ReplayReport:
-    """Sends what dead servers missed; spools of processes that still run are left to them.
+    """Sends the records that no server received; spools of processes that still run are left to them.
 
     Raises:
         ConnectionError: if the server does not answer; what was not sent stays in the spool.
@@ -342,7 +342,7 @@ class Spool:
                 raise
 
     def note_run(self, run_id: str) -> None:
-        """Tells a later replay which run the waiting records belong to."""
+        """Records, for a later replay, to which run the waiting records belong."""
         if self.path.exists():
             with self._lock:
                 header, records = self._read()
@@ -492,7 +492,7 @@ def _flat_scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """What a store that is down raises: MLflow's own error, sockets, SQLite."""
+    """Errors of a store that is down: MLflow's own, those of sockets and of SQLite."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -512,5 +512,5 @@ def _short(record: Record | None) -> str:
 
 
 def _whole_lines(text: str) -> list[str]:
-    """Lines that end: a kill in mid-write leaves a last one that does not."""
+    """Complete lines: a process killed while writing leaves an incomplete last one."""
     return text.split("\n")[:-1]
