@@ -422,7 +422,7 @@ def check(
     from zoo.cli.data.check import report_file
 
     with signals.leaving_nothing(fix, None if report is None else report_file(report)):
-        run(
+        sound = run(
             folder,
             Console(as_json),
             quick=quick,
@@ -433,6 +433,8 @@ def check(
             format=format,
             report=report,
         )
+    if not sound:
+        raise typer.Exit(1)
 
 
 @data_app.command(name="convert")

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from datamodules.index.faults import visible
 from zoo.runs.console import Console, counted, image_bar
 
@@ -33,10 +31,10 @@ def check(
     fix: Path | None = None,
     format: Any = "auto",
     report: str | None = None,
-) -> None:
-    """Prints the summary; exit code 1 if there are errors that would stop or spoil a training.
+) -> bool:
+    """Prints the summary; whether there is no error that would stop or spoil a training.
 
-    With `fix` a cleaned copy is written there, and the exit code is 0 once it is whole.
+    With `fix` a cleaned copy is written there, and that it is whole counts instead.
 
     Raises:
         ValueError: the data set cannot be read, or the report or the copy cannot be written; what is known
@@ -91,8 +89,7 @@ def check(
         for failure in failures[1:]:
             console.say(f"also: {failure}")
         raise failures[0]
-    if found.summary.errors and fix is None:
-        raise typer.Exit(1)
+    return fix is not None or not found.summary.errors
 
 
 def report_file(given: str) -> Path:
