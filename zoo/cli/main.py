@@ -222,7 +222,7 @@ def predict(
     registry: Registry = None,
     as_json: Json = False,
 ) -> int:
-    """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if a picture could not be read."""
+    """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if an image could not be read."""
     from zoo.runs.predict import predict as run
     from zoo.runs.subject import detector_of_recipe, load
 

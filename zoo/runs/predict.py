@@ -1,4 +1,4 @@
-"""`zoo predict`: files, folders, addresses and data URIs to boxes, masks, JSON and drawn pictures."""
+"""`zoo predict`: files, folders, addresses and data URIs to boxes, masks, JSON and painted pictures."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PREDICTIONS_FILE = "predictions.json"
 
 
 @dataclass(frozen=True)
-class Source:
-    """One picture to look at: how the user named it, a name for its files, its bytes or path."""
+class GivenImage:
+    """One image to detect in: how the user named it, a name for its files, its bytes or path."""
 
     given: str
     stem: str
@@ -43,58 +43,58 @@ def predict(
 ) -> dict[str, Any]:
     """Detects in every source, prints what is found, writes predictions.json and a picture for each.
 
-    A picture among others that cannot be read is told and left out.
+    An image that cannot be read is reported and left out, unless it is the only one.
 
     A model with masks adds results.json or, with a panoptic rule, panoptic.json and the id maps in panoptic/.
 
     Args:
-        load: gives the detector; called once the pictures are known to be there.
+        load: gives the detector; called once the images are known to exist.
         sources: files, folders, addresses, data URIs.
         threshold: scores below it are left out; None for the model's own.
         output: folder; made if absent.
         console: for the user.
 
     Returns:
-        what predictions.json holds; `unreadable` tells of pictures that were left out.
+        what predictions.json holds; `unreadable` names the images that were left out.
 
     Raises:
-        ValueError, OSError: a source is not there or cannot be reached, or no picture can be read.
+        ValueError, OSError: a source does not exist or cannot be reached, or no image can be read.
     """
     if not sources:
         raise ValueError(
-            "nothing to look at: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
+            "no image is given: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
         )
-    pictures = [picture for source in sources for picture in open_source(source)]
+    images = [given for source in sources for given in open_source(source)]
     unreadable: list[str] = []
     detector = load()
     output.mkdir(parents=True, exist_ok=True)
     documents, files = [], PredictionFiles(output)
     used: set[str] = set()
-    for picture in pictures:
+    for given in images:
         try:
-            image = read_rgb(picture.content)
+            image = read_rgb(given.content)
         except (ValueError, OSError) as error:
-            if len(pictures) == 1:
+            if len(images) == 1:
                 raise
             unreadable.append(str(error))
             console.say(f"left out    {error}")
             continue
         assert isinstance(image, Image.Image)
         prediction = detector.predict(image, threshold)
-        stem = _unique(picture.stem, used)
-        drawn = files.draw(image, prediction, stem)
-        image_id = files.add(prediction, stem, picture.given[:200])
+        stem = _unique(given.stem, used)
+        painted = files.draw(image, prediction, stem)
+        image_id = files.add(prediction, stem, given.given[:200])
         documents.append(
             {
-                "source": picture.given[:200],
+                "source": given.given[:200],
                 "image_id": image_id,
-                "picture": str(drawn),
+                "picture": str(painted),
                 **prediction.to_dict(),
             }
         )
-        say(picture, prediction, drawn, console)
+        say(given, prediction, painted, console)
     if not documents:
-        raise ValueError(f"none of {len(pictures)} pictures can be read; the first: {unreadable[0]}")
+        raise ValueError(f"none of {len(images)} images can be read; the first: {unreadable[0]}")
     files_written = {kind: str(path) for kind, path in files.write().items()}
     result = {
         "model": detector.name,
@@ -108,14 +108,14 @@ def predict(
     for path in (*files_written.values(), predictions):
         console.say(f"{path}")
     if unreadable:
-        told = f"{counted(len(unreadable), 'picture')} of {len(pictures)} could not be read; the first: {unreadable[0]}"
-        console.say(told)
+        message = f"{counted(len(unreadable), 'image')} of {len(images)} could not be read; the first: {unreadable[0]}"
+        console.say(message)
     return result
 
 
-def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) -> None:
+def say(given: GivenImage, prediction: Prediction, painted: Path, console: Console) -> None:
     """One line per segment, else per detection; then where the picture is."""
-    console.say(f"{picture.given[:120]}")
+    console.say(f"{given.given[:120]}")
     if prediction.panoptic is not None:
         lowest = prediction.panoptic_threshold
         lines = [_segment_line(segment, prediction) for segment in prediction.panoptic.segments]
@@ -131,29 +131,29 @@ def say(picture: Source, prediction: Prediction, drawn: Path, console: Console) 
         console.say(line)
     if not lines:
         console.say(f"nothing scores {lowest} or more; try a lower --threshold")
-    console.say(f"drawn       {drawn}")
+    console.say(f"drawn       {painted}")
 
 
 def _segment_line(segment: Segment, prediction: Prediction) -> str:
     name = prediction.label_map.name_of_head[segment.label]
     share = 100 * segment.area / (prediction.size[0] * prediction.size[1])
-    return f"Segment {segment.id}: {name} with confidence {segment.score:.3f} on {share:.1f} % of the picture"
+    return f"Segment {segment.id}: {name} with confidence {segment.score:.3f} on {share:.1f} % of the image"
 
 
-def open_source(source: str) -> Iterator[Source]:
-    """The pictures behind a file, folder, http(s) address or data URI.
+def open_source(source: str) -> Iterator[GivenImage]:
+    """The images behind a file, folder, http(s) address or data URI.
 
     Raises:
-        FileNotFoundError: no such file, or a folder without pictures.
-        ValueError: too large, no picture, or an address of another kind.
+        FileNotFoundError: no such file, or a folder without images.
+        ValueError: too large, no image, or an address of another kind.
         ConnectionError: the server does not answer in time.
     """
     scheme = scheme_of(source)
     if scheme == "data":
-        yield Source(source[:40] + "...", "data_uri", decode_data_uri(source))
+        yield GivenImage(source[:40] + "...", "data_uri", decode_data_uri(source))
     elif scheme in ("http", "https"):
         name = _stem(Path(urllib.parse.urlsplit(source).path))
-        yield Source(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
+        yield GivenImage(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
     elif scheme:
         raise ValueError(
             f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file"
@@ -161,17 +161,17 @@ def open_source(source: str) -> Iterator[Source]:
     elif os.path.isdir(source):
         found = list_images(Path(source))
         if not found:
-            raise FileNotFoundError(f"folder {source} holds no picture ({', '.join(sorted(SUFFIXES))})")
+            raise FileNotFoundError(f"folder {source} holds no image ({', '.join(sorted(SUFFIXES))})")
         for path in found:
-            yield Source(str(path), _stem(path), path)
+            yield GivenImage(str(path), _stem(path), path)
     elif os.path.isfile(source):
-        yield Source(source, _stem(Path(source)), Path(source))
+        yield GivenImage(source, _stem(Path(source)), Path(source))
     else:
         raise FileNotFoundError(f"{source[:200]} is neither a file nor a folder")
 
 
 def _stem(path: Path) -> str:
-    """The name of a picture without its ending, short enough to name files after it."""
+    """The name of an image without its ending, short enough to name files after it."""
     return os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
 
 

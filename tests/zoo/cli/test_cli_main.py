@@ -66,7 +66,7 @@ def test_help_is_quick():
         (["fit", "--config", "rt_detr/r18"], r"no recipe 'rt_detr/r18'"),
         (["fit", "--ckpt-path", "last"], r"no last.ckpt in mlruns/checkpoints"),
         (["validate"], r"nothing to evaluate: zoo validate MODEL --data FOLDER"),
-        (["predict", "rt_detr_r18"], r"nothing to look at"),
+        (["predict", "rt_detr_r18"], r"no image is given"),
         (["predict", "gone.ckpt", "x.png"], r"x.png is neither a file nor a folder"),
         (
             ["publish", "nowhere", "--name", "a.b"],

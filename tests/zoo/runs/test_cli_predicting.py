@@ -127,7 +127,7 @@ def test_a_folder_gives_its_pictures_in_order(tmp_path):
 
 
 def test_a_folder_without_pictures(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no picture"):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
         list(open_source(str(tmp_path)))
 
 
@@ -198,7 +198,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pict
     told = capsys.readouterr().out
     assert f"left out    {pictures / 'b.png'} is not an image that can be read" in told
     assert told.splitlines()[-1].startswith(
-        f"1 picture of 3 could not be read; the first: {pictures / 'b.png'}"
+        f"1 image of 3 could not be read; the first: {pictures / 'b.png'}"
     )
     written = json.loads(Path("out/predictions.json").read_text())
     assert [Path(p["source"]).name for p in written["predictions"]] == ["a.png", "c.png"]
@@ -213,7 +213,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(pict
 def test_where_no_picture_can_be_read_nothing_is_written(pictures):
     for name in ("a.png", "c.png"):
         (pictures / name).write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"none of 2 pictures can be read; the first: .*a\.png"):
+    with pytest.raises(ValueError, match=r"none of 2 images can be read; the first: .*a\.png"):
         predicting.predict(FakeDetector, [str(pictures)], 0.3, Path("out"), Console())
     with pytest.raises(ValueError, match=r"a\.png is not an image"):
         predicting.predict(FakeDetector, [str(pictures / "a.png")], 0.3, Path("out"), Console())

@@ -119,6 +119,6 @@ def test_segments_are_told_in_words(pictures, capsys, monkeypatch):
     assert run_command(["predict", "a.ckpt", pictures[0], "--output", "out"]) == 0
     said = capsys.readouterr().out
     share = (ids_of_png(Path("out/panoptic/pet.png").read_bytes()) == 1).mean()
-    assert f"Segment 1: cat with confidence 0.950 on {100 * share:.1f} % of the picture" in said
+    assert f"Segment 1: cat with confidence 0.950 on {100 * share:.1f} % of the image" in said
     assert "Detected" not in said
     assert "out/panoptic.json" in said
