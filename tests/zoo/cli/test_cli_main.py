@@ -8,7 +8,7 @@ import pytest
 
 from zoo.cli.main import run_command
 
-HELP_SECONDS = 0.3  # of CPU: a user types `zoo --help` and expects it at once
+HELP_SECONDS = 0.15  # of CPU: a user types `zoo --help` and expects it at once
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,14 +45,17 @@ def test_no_torch_where_none_is_needed(arguments):
 
 
 def test_help_is_quick():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo.cli.main", "--help"], capture_output=True, text=True, check=True
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert "finetune" in done.stdout
-    assert seconds <= HELP_SECONDS
+    """The better of two: the first may have to compile what is imported."""
+    seconds = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo.cli.main", "--help"], capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert "finetune" in done.stdout
+    assert min(seconds) <= HELP_SECONDS
 
 
 @pytest.mark.parametrize(
