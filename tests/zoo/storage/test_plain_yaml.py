@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -109,10 +108,9 @@ def bomb(first: str, again: str, open_: str, close: str) -> str:
     ids=["lists", "merges", "dashes", "brackets", "braces", "anchors"],
 )
 def test_a_bomb_costs_nothing(text):
-    begun = time.process_time()
+    # unfolded, it would fill the memory or take hours
     with pytest.raises(PlainYamlError):
         parse_yaml(text, "f.yaml")
-    assert time.process_time() - begun < 1
 
 
 def test_utf16_and_marks_are_read_and_a_pipe_is_not(tmp_path):
