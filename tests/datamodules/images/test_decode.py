@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
+from packaging.version import Version
 from PIL import Image
 
 from datamodules.images import decoding
@@ -125,6 +127,10 @@ def test_an_upright_exif_tag_is_ordinary(decoders):
     assert decoders == [1]
 
 
+@pytest.mark.skipif(
+    Version(torchvision.__version__).release < (0, 29),
+    reason="the libjpeg of torchvision below 0.29 fills damaged blocks otherwise than Pillow's",
+)
 def test_damaged_files_give_what_pil_gives(capfd):
     """Cut, overwritten, shortened or lengthened at random: the same pixels or the same error."""
     random, refused = Random(5), 0
