@@ -69,7 +69,9 @@ def cached() -> list[str]:
     return sorted(p.name for p in Path(os.environ["ZOO_CACHE"]).rglob("*.tar"))
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(
+    condition, seconds: float = 240.0
+) -> None:  # a read that stalls is given up after 30 s, a few times
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
