@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from datamodules.reading.parsing import is_number
+
 _IMAGE = ("filename", "file_name", "image", "image_name", "image_path", "img", "img_path", "path", "file",
           "image_file", "filepath", "file_path", "image_id", "imageid")  # fmt: skip
 _CLASS = ("class", "label", "class_name", "classname", "label_name", "labelname", "category", "category_name",
@@ -151,10 +153,4 @@ def _numbers_or_nothing(cells: Sequence[str]) -> bool:
 
 
 def _is_word(row: Sequence[str], position: int) -> bool:
-    if position >= len(row) or not row[position]:
-        return False
-    try:
-        float(row[position])
-    except ValueError:
-        return True
-    return False
+    return position < len(row) and bool(row[position]) and not is_number(row[position])

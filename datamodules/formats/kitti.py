@@ -12,7 +12,7 @@ from pathlib import Path
 from datamodules.index.source import Source, split_of
 from datamodules.reading import kinds as sniff
 from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.parsing import read_lines
+from datamodules.reading.parsing import is_number, read_lines
 from datamodules.reading.reader import Reader, loose
 from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
 
@@ -37,17 +37,9 @@ def annotation_files(root: Path) -> list[Path]:
 
 def _is_row(line: str) -> bool:
     first, *rest = line.split()
-    if len(rest) + 1 not in _COLUMNS or _is_number(first):
+    if len(rest) + 1 not in _COLUMNS or is_number(first):
         return False
-    return all(map(_is_number, rest))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return all(map(is_number, rest))
 
 
 def read(root: Path, *, verify_sizes: bool = True) -> Source:

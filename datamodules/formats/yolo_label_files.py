@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datamodules.images.files import ImageFolder, list_images
 from datamodules.index.source import split_of
+from datamodules.reading.parsing import is_number
 from datamodules.reading.places import IMAGE_WORDS
 from datamodules.reading.text import as_utf8
 from zoo.storage.opening import open_file
@@ -27,7 +28,7 @@ def text_files(folder: Path) -> list[Path]:
 def is_listing(file: Path) -> bool:
     """Whether a txt lists files and not boxes, by its first line."""
     row = _first_row(file)
-    return split_of(file.stem) is not None and bool(row) and not all(map(_is_number, row))
+    return split_of(file.stem) is not None and bool(row) and not all(map(is_number, row))
 
 
 def labels_beside(folder: Path) -> bool:
@@ -41,7 +42,7 @@ def labels_beside(folder: Path) -> bool:
 def is_label(file: Path) -> bool | None:
     """Whether the first row of a txt is a box; None if it has none."""
     row = _first_row(file)
-    return (all(map(_is_number, row)) and len(row) >= _SHORTEST_ROW) if row else None
+    return (all(map(is_number, row)) and len(row) >= _SHORTEST_ROW) if row else None
 
 
 def _first_row(file: Path) -> list[str]:
@@ -50,14 +51,6 @@ def _first_row(file: Path) -> list[str]:
     with open_file(file) as stream:
         head = as_utf8(stream.read(_HEAD)).decode("utf-8-sig", errors="replace")
     return next((line.replace(",", " ").split() for line in head.splitlines() if line.strip()), [])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 class LabelFiles:

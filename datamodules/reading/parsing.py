@@ -88,3 +88,12 @@ def read_lines(file: Path) -> list[str]:
         ValueError: naming the file, if it is no text or its encoding is not certain.
     """
     return read_text(file).splitlines()
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number, `nan` and `inf` included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
