@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from datamodules.doctor import check
 from datamodules.shapes import CLASSES, generate_shapes, paint_image
 from zoo.detector import DEFAULT_THRESHOLD
 from zoo.runs import recipes
-from zoo.runs.console import Console
+from zoo.runs.console import Console, quoted
 from zoo.runs.finetune import announce, read_data
 from zoo.runs.predict import predict
 from zoo.runs.register import pull, register
@@ -132,8 +131,8 @@ def shown_from(scores: dict[str, Any]) -> float:
 
 def closing(output: Path, document: dict[str, Any], reference: str, console: Console) -> None:
     """Where everything is, and what to do next."""
-    registry = shlex.quote(str(output / "registry"))
-    database = shlex.quote(f"sqlite:///{Path('mlruns', 'mlflow.db').absolute()}")
+    registry = quoted(output / "registry")
+    database = quoted(f"sqlite:///{Path('mlruns', 'mlflow.db').absolute()}")
     console.say(
         f"\nAP {document['val']['AP']:.3f} after {document['demo_seconds']:.0f} s. All is below {output}:"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datamodules.shards.reader import place_of
 from zoo.runs import recipes
-from zoo.runs.console import Console
+from zoo.runs.console import Console, quoted
 from zoo.runs.report import report
 from zoo.runs.run import Run
 from zoo.runs.run_folder import LAST_FILE, RECIPE_FILE, RUNS, holds_a_run, refuse_used
@@ -120,5 +119,5 @@ def refuse_weights_alone(path: Path) -> None:
     if path.suffix == ".safetensors":
         raise ValueError(
             f"--ckpt-path {path} holds weights alone, no training to go on with; start a new one from them: "
-            f"--init_from.source {shlex.quote(str(path))}, or zoo finetune --weights {shlex.quote(str(path))}"
+            f"--init_from.source {quoted(path)}, or zoo finetune --weights {quoted(path)}"
         )

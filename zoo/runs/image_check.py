@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from zoo.runs.console import counted, is_rank_zero
+from zoo.runs.console import counted, is_rank_zero, quoted
 
 if TYPE_CHECKING:
     from datamodules.base import DetectionDataModule
@@ -35,7 +34,7 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
     """
     splits = data.read().splits
     number = sum(map(len, splits.values()))
-    way = f"zoo data check {shlex.quote(place)}"
+    way = f"zoo data check {quoted(place)}"
     unseen = "so damaged images and copies between splits stay unseen"
     if any(index.store is not None for index in splits.values()):
         return [], [f"images: inside shards, not looked at, {unseen}; `{way}` finds them"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from zoo.runs.console import is_rank_zero
+from zoo.runs.console import is_rank_zero, quoted
 
 RUNS = Path("mlruns", "checkpoints")
 RECIPE_FILE = "recipe.yaml"
@@ -77,7 +76,7 @@ def refuse_used(folder: Path) -> None:
     if not holds_a_run(folder):
         return
     if (folder / LAST_FILE).is_file():
-        way = f"go on with it: zoo fit --ckpt-path last --output {shlex.quote(str(folder))}"
+        way = f"go on with it: zoo fit --ckpt-path last --output {quoted(folder)}"
     else:
         way = "or remove it"
     raise FileExistsError(f"--output {folder} holds a run already; name another folder, {way}")

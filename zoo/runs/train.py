@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import signal
 import time
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from datamodules.base import DetectionDataModule
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
-from zoo.runs.console import Console, is_rank_zero
+from zoo.runs.console import Console, is_rank_zero, quoted
 from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.lightning import ZooCLI
@@ -141,7 +140,7 @@ def fit(
     if saver.stop.signal is None:
         return
     if saver.last_model_path:
-        console.say(f"interrupted; go on with: zoo fit --ckpt-path {shlex.quote(saver.last_model_path)}")
+        console.say(f"interrupted; go on with: zoo fit --ckpt-path {quoted(saver.last_model_path)}")
     if saver.stop.signal == signal.SIGTERM:
         raise signals.Terminated
     raise KeyboardInterrupt(

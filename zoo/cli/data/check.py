@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.index.faults import visible
-from zoo.runs.console import Console, counted, image_bar
+from zoo.runs.console import Console, counted, image_bar, quoted
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
@@ -144,9 +143,9 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
     lines = [line if found.probes else f"{line}; no image was decoded (--quick)"]
     if report is not None:
         lines.append(f"the page: {report}")
-    place = shlex.quote(folder)
+    place = quoted(folder)
     if fixed is not None:
-        copy = shlex.quote(str(fixed))
+        copy = quoted(fixed)
         lines += [
             f"a cleaned copy is in {fixed}; read what was changed and left out: {fixed / 'fix_log.md'}",
             f"next: zoo data check {copy}, then zoo finetune MODEL --data {copy}",

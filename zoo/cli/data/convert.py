@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from datamodules.shards.reader import is_address, local_path
 from datamodules.splits import Rows, divide, group_keys, grouped, joined
 from datamodules.writers.convert import TARGETS, Conversion, Images, require_empty
 from datamodules.writers.convert import convert as write
-from zoo.runs.console import Console, counted
+from zoo.runs.console import Console, counted, quoted
 
 _SHOWN = 2
 
@@ -156,7 +155,7 @@ def _tell(done: Conversion, source: Source, choices: Copying, console: Console) 
     if done.left_out:
         console.say(
             f"{counted(done.left_out, 'fault')} in {choices.folder} left out an image or object at reading, which is "
-            f"not in the copy; `zoo data check {shlex.quote(choices.folder)}` lists them"
+            f"not in the copy; `zoo data check {quoted(choices.folder)}` lists them"
         )
     counts = ", ".join(
         f"{name} {counted(images, 'image')} {counted(objects, 'object')}"
@@ -164,7 +163,7 @@ def _tell(done: Conversion, source: Source, choices: Copying, console: Console) 
     )
     console.say(
         f"{source.format} -> {done.format} in {choices.output}: {counts}; pixels were not decoded, "
-        f"`zoo data check {shlex.quote(str(choices.output))}` does"
+        f"`zoo data check {quoted(choices.output)}` does"
     )
 
 
