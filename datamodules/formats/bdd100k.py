@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.parsing import MALFORMED, load_json
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.records import ImageRecord, Mark
 
 _BOX = ("x1", "y1", "x2", "y2")
 
@@ -21,35 +19,18 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".json", "bdd100k")
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads them; classes in alphabetical order. Lanes and areas have no box and are no objects.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in alphabetical order. Lanes and areas have no box and are no objects.
 
     The corners are pixels that belong to the box, as Scalabel's own export to COCO takes them, so a width is
     x2 - x1 + 1. A box with the attribute `crowd` is a crowd.
-
-    Raises:
-        ValueError: if there is none, or one cannot be parsed.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no json of BDD100K (name, labels with category and box2d)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records = []
-    for file in files:
+    message = "image that cannot be understood; left out; export it again"
+    for file in folder.files:
         for number, (name, labels) in enumerate(_images(file), start=1):
-            try:
+            with folder.left_out(file, message, f"image number {number}"):
                 marks = [mark for label in labels if (mark := _mark(label)) is not None]
-            except MALFORMED:
-                message = "image that cannot be understood; left out; export it again"
-                remarks.add("error", "malformed_labels", file, message, f"image number {number}")
-                continue
-            record = ImageRecord(name, file, marks=marks)
-            record.split = split_of_image(record, root, tree)
-            records.append(record)
-    return assemble(
-        "bdd100k", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image that the BDD100K json does not name; left out",
-    )  # fmt: skip
+                yield folder.with_split(ImageRecord(name, file, marks=marks))
 
 
 def _images(file: Path) -> Iterator[tuple[str, list[Any]]]:
@@ -86,10 +67,12 @@ def _mark(label: Mapping[str, Any]) -> Mark | None:
     return Mark(str(label.get("category") or ""), (x0, y0, x1 - x0 + 1, y1 - y0 + 1), crowd=crowd)
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="bdd100k",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="json of BDD100K (name, labels with category and box2d)",
+    unlisted="image that the BDD100K json does not name; left out",
     title="BDD100K",
     places="labels/det_20/det_train.json with name and labels (category, box2d), images/100k/train/*.jpg",
 )

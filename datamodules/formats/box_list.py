@@ -6,16 +6,14 @@ Also a txt with one line `path,x1,y1,x2,y2,class` for each object. Corners are e
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datamodules.images.files import SUFFIXES
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.parsing import read_lines
-from datamodules.reading.reader import Evidence, Reader, Signs
-from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
+from datamodules.reading.parsing import numbered_lines, read_lines
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _NAMES = re.compile(r"(.*_)?classes\.txt|.*\.names", re.IGNORECASE)
@@ -55,45 +53,33 @@ def _is_box(text: str) -> bool:
     return len(numbers) == 5 and all(_NUMBER.fullmatch(number) for number in numbers[:4])
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the lists; classes are in the order of the file of names beside the list, at the top or in model_data/.
+def _read(folder: AnnotationFolder) -> Iterable[ImageRecord]:
+    """Classes are in the order of the file of names beside the list, at the top or in model_data/.
 
     A class that is no number is its own name.
-
-    Raises:
-        ValueError: if there is no such list, or a list is no text.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no txt of lines `path x1,y1,x2,y2,class ...`")
-    tree, remarks = ImageTree(root), Remarks(root)
+    root, remarks = folder.root, folder.remarks
     records: dict[tuple[Path, str], ImageRecord] = {}
     names: list[str] = []
-    for file in files:
+    for file in folder.files:
         own = _names(root, file)
         names += own
         near = file.parent.relative_to(root)
-        for number, line in enumerate(read_lines(file), start=1):
-            if not line.strip():
-                continue
+        for number, line in numbered_lines(file):
             image, boxes = _parts(line)
             if not _is_image(image):
                 remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
                 continue
             if (file, image) not in records:
                 placed = (near / image.replace("\\", "/")).as_posix()
-                record = records[file, image] = ImageRecord(placed, file, other_names=(image,))
-                record.split = split_of_image(record, root, tree)
+                records[file, image] = folder.with_split(ImageRecord(placed, file, other_names=(image,)))
             for box in boxes:
                 if (mark := _mark(box, own, file, remarks)) is None:
                     remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
                 else:
                     records[file, image].marks.append(mark)
-    return assemble(
-        "box_list", root, list(records.values()), tree, names=names, notes=remarks.faults(),
-        verify_sizes=verify_sizes, unlisted="image that no list names; left out; list it without a box if it has no "
-        "object",
-    )  # fmt: skip
+    folder.names = names
+    return records.values()
 
 
 def _mark(text: str, names: Sequence[str], file: Path, remarks: Remarks) -> Mark | None:
@@ -125,16 +111,18 @@ def _names(root: Path, file: Path) -> list[str]:
     return []
 
 
-def _look(root: Path, _: Sequence[Evidence]) -> Signs:
-    files = annotation_files(root)
+def _is_layout(files: Sequence[Path]) -> bool:
     # Roboflow's own name in each split; its test/ may have labels of another export
-    return Signs(files, any(file.name == "_annotations.txt" for file in files))
+    return any(file.name == "_annotations.txt" for file in files)
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="box_list",
-    look=_look,
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="txt of lines `path x1,y1,x2,y2,class ...`",
+    unlisted="image that no list names; left out; list it without a box if it has no object",
+    layout=_is_layout,
     title="Lists of boxes",
     places="train.txt or train/_annotations.txt with lines `path x1,y1,x2,y2,class ...`, _classes.txt",
 )

@@ -3,81 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.formats import open_images
 from datamodules.formats.csv_columns import ONE_CLASS, Columns, boxes_in, columns_of
 from datamodules.formats.csv_repeats import Table, read_once
 from datamodules.index import Fault, shown_path
-from datamodules.index.source import Source, split_of
+from datamodules.index.source import split_of
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.parsing import read_rows
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, told_split
-
-_SUFFIXES = (".csv", ".tsv")
+from datamodules.reading.records import Box, ImageRecord, Mark, told_split
 
 
-def annotation_files(root: Path) -> dict[Path, Columns]:
-    """Every table of boxes in the folder, and the meaning of its columns."""
-    found = {}
-    for suffix in _SUFFIXES:
-        for file in sniff.files(root, suffix):
-            first, second, _ = sniff.table_head(file)
-            columns = columns_of(first, second)
-            if isinstance(columns, Columns) and not set(open_images.COLUMNS) <= set(first):
-                found[file] = columns
-    return found
+def annotation_files(root: Path) -> list[Path]:
+    """Every table of boxes in the folder."""
+    return [file for file in _tables(root) if isinstance(_columns(file), Columns)]
 
 
 def lacking(root: Path) -> dict[Path, str]:
-    """Every table that has columns of boxes and lacks another that it needs."""
-    found = {}
-    for suffix in _SUFFIXES:
-        for file in sniff.files(root, suffix):
-            columns = columns_of(*sniff.table_head(file)[:2])
-            if isinstance(columns, str) and columns:
-                found[file] = columns
-    return found
+    """Every table that has columns of boxes and lacks another that it needs, and what it lacks in words."""
+    return {file: lacks for file in _tables(root) if isinstance(lacks := _columns(file), str) and lacks}
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the tables: a row an object, an image without objects by a row with an empty box.
+def _tables(root: Path) -> list[Path]:
+    return [*sniff.files(root, ".csv"), *sniff.files(root, ".tsv")]
+
+
+def _columns(file: Path) -> Columns | str:
+    """The columns of a table of boxes, else what it lacks; Open Images' tables are none."""
+    first, second, _ = sniff.table_head(file)
+    return "" if set(open_images.COLUMNS) <= set(first) else columns_of(first, second)
+
+
+def _lacks(root: Path) -> str:
+    found = "; ".join(f"{file.name}: {why}" for file, why in lacking(root).items())
+    return (
+        f"csv of boxes{f' ({found})' if found else ''}; it needs a header such as "
+        "filename,width,height,class,xmin,ymin,xmax,ymax or rows path,x1,y1,x2,y2,class without one"
+    )
+
+
+def _read(folder: AnnotationFolder) -> Iterable[ImageRecord]:
+    """A row is an object, an image without objects has a row with an empty box.
 
     Splits by a column `split`, else by the name of the file or its folders. Corners are edges: the width
     is xmax - xmin. Boxes whose numbers all lie in [0, 1] are shares of the image. Classes in
     alphabetical order, or as a table `name,id` (classes.csv) says.
-
-    Raises:
-        ValueError: if there is no table of boxes, saying which columns one lacks.
     """
-    files = annotation_files(root)
-    if not files:
-        found = "; ".join(f"{file.name}: {why}" for file, why in lacking(root).items())
-        raise ValueError(
-            f"{root} has no csv of boxes{f' ({found})' if found else ''}; it needs a header such as "
-            "filename,width,height,class,xmin,ymin,xmax,ymax or rows path,x1,y1,x2,y2,class without one"
-        )
-    remarks = Remarks(root)
-    every = [_read_table(file, columns, root, remarks) for file, columns in files.items()]
-    tables, notes = read_once(root, every)
+    tables, folder.notes = read_once(folder.root, [_read_table(file, folder) for file in folder.files])
     records: dict[tuple[str, str], ImageRecord] = {}
     for table in tables:
+        folder.notes += table.notes
         for key, record in table.records.items():
             known = records.setdefault(key, record)
             if known is not record:
                 known.marks += record.marks
-    notes = [*remarks.faults(), *notes, *(note for table in tables for note in table.notes)]
-    return assemble(
-        "csv", root, list(records.values()), ImageTree(root), ids=_class_table(root),
-        notes=notes, verify_sizes=verify_sizes,
-        unlisted="image that no table names; left out; give it a row with an empty box if it has no object",
-    )  # fmt: skip
+    folder.ids = _class_table(folder.root)
+    return records.values()
 
 
-def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> Table:
+def _read_table(file: Path, folder: AnnotationFolder) -> Table:
+    root, remarks, columns = folder.root, folder.remarks, _columns(file)
+    assert isinstance(columns, Columns)
     if columns.unknown:
         message = "column that is not known; not read; nothing to do unless it names boxes or classes"
         for name in columns.unknown:
@@ -97,13 +86,10 @@ def _read_table(file: Path, columns: Columns, root: Path, remarks: Remarks) -> T
     for number, (row, own) in enumerate(zip(rows, boxes, strict=True), start=1):
         name = row[columns.image].strip() if columns.image < len(row) else ""
         if not name:
-            remarks.add(
-                "error", "invalid_row", file, "row without an image; left out; name it", f"row {number}"
-            )
+            message = "row without an image; left out; name it"
+            remarks.add("error", "invalid_row", file, message, f"row {number}")
             continue
-        split = (
-            (split_of(_cell(row, columns.split)) if columns.split is not None else None) or named or "train"
-        )
+        split = split_of(_cell(row, columns.split)) or named or "train"
         key = (split, name)
         if key not in table.records:
             shown = name if near == Path(".") else (near / name.replace("\\", "/")).as_posix()
@@ -157,20 +143,18 @@ def _class_table(root: Path) -> Mapping[str, int] | None:
     """Class ids of RetinaNet's second table, rows `name,id`."""
     for file in sniff.files(root, ".csv"):
         first, second, delimiter = sniff.table_head(file)
-        if (
-            len(first) == 2
-            and first[1].isdigit()
-            and (not second or (len(second) == 2 and second[1].isdigit()))
-        ):
+        if all(len(row) == 2 and row[1].isdigit() for row in (first, second or first)):
             rows = [row for row in read_rows(file, delimiter) if len(row) == 2 and row[1].strip().isdigit()]
             return {name.strip(): int(number) for name, number in rows}
     return None
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="csv",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks=_lacks,
+    unlisted="image that no table names; left out; give it a row with an empty box if it has no object",
     title="CSV",
     places="rows filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class, or a column bbox",
 )

@@ -8,13 +8,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from datamodules.index import shown_path
-from datamodules.index.source import Source, split_of
+from datamodules.index.source import split_of
 from datamodules.reading import kinds as sniff
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.image_tree import ImageTree
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
 from datamodules.reading.parsing import load_xml
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, enclosing, split_of_file
 
 _BOXED = ("box", "polygon", "ellipse", "mask")
 _UNBOXED = ("polyline", "points", "tag", "skeleton", "cuboid")
@@ -26,30 +26,19 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".xml", "cvat")
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the exports; classes in the order of the labels of the task or project.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in the order of the labels of the task or project.
 
     Polygons, ellipses, masks and turned boxes give the box around them; tracks give one object a frame in
     which they are not `outside`. Images without a shape are images without objects.
-
-    Raises:
-        ValueError: if there is no CVAT xml, or one is not well-formed.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no CVAT xml (<annotations> with <image> or <track>)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records: list[ImageRecord] = []
     names: list[str] = []
-    for file in files:
+    folder.names = names
+    for file in folder.files:
         document = load_xml(file)
-        names += [label.findtext("name") or "" for label in document.iter("label")]
-        records += _images(document, file, root, remarks)
-        records += _frames(document, file, root, tree, remarks)
-    return assemble(
-        "cvat", root, records, tree, names=[n for n in names if n], notes=remarks.faults(),
-        unlisted="image that the CVAT export does not name; left out", verify_sizes=verify_sizes,
-    )  # fmt: skip
+        names += filter(None, (label.findtext("name") for label in document.iter("label")))
+        yield from _images(document, file, folder.root, folder.remarks)
+        yield from _frames(document, file, folder)
 
 
 def _images(document: ElementTree.Element, file: Path, root: Path, remarks: Remarks) -> Iterator[ImageRecord]:
@@ -72,9 +61,7 @@ def _size(element: ElementTree.Element) -> tuple[int, int] | None:
     return size if min(size) > 0 else None
 
 
-def _frames(
-    document: ElementTree.Element, file: Path, root: Path, tree: ImageTree, remarks: Remarks
-) -> Iterator[ImageRecord]:
+def _frames(document: ElementTree.Element, file: Path, folder: AnnotationFolder) -> Iterator[ImageRecord]:
     tracks = list(document.iter("track"))
     if not tracks and document.find("image") is not None:
         return
@@ -85,13 +72,13 @@ def _frames(
             if frame is None or shape.get("outside") == "1":
                 continue
             where = f"frame {frame[1]}"
-            mark = _mark(shape, track.get("label", ""), file, remarks, where)
+            mark = _mark(shape, track.get("label", ""), file, folder.remarks, where)
             marks.setdefault(int(frame[1]), []).extend([mark] if mark is not None else [])
-    images = _frame_images(tree, file, root)
-    split = split_of_file(file, root)
+    images = _frame_images(folder.tree, file, folder.root)
+    split = split_of_file(file, folder.root)
     if not images and marks:
         raise ValueError(
-            f"{shown_path(file, root)} has tracks over frames {min(marks)} to {max(marks)} of a video, and no "
+            f"{shown_path(file, folder.root)} has tracks over frames {min(marks)} to {max(marks)} of a video, and no "
             "image of a frame lies here; export the task from CVAT with `save images`, or cut the video "
             "into files named frame_000000.png by frame number"
         )
@@ -146,10 +133,12 @@ def _points(text: str) -> Points:
     return [(float(x), float(y)) for x, y in pairs]
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="cvat",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="CVAT xml (<annotations> with <image> or <track>)",
+    unlisted="image that the CVAT export does not name; left out",
     title="CVAT",
     places="annotations.xml of an export `for images` or `for video`, with the images",
 )

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.json_lines import first_object, four, objects, whole_size
 from datamodules.reading.parsing import MALFORMED, read_lines, read_rows
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.records import ImageRecord, Mark, Remarks
 
 _NAMES = ("file_name", "filename", "image", "image_path")
 _OBJECTS = ("objects", "annotations", "object")
@@ -66,41 +64,26 @@ def without_boxes(root: Path) -> str:
     return ""
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads them; boxes are x, y, width, height in pixels, as the data sets of the hub with `objects` have them.
+def _read(folder: AnnotationFolder) -> list[ImageRecord]:
+    """Boxes are x, y, width, height in pixels, as the data sets of the hub with `objects` have them.
 
     `objects` is a dictionary of lists (bbox, categories) or a list of dictionaries. Classes that are numbers
     are named by `class_label: names` of the README.md beside or above, else by the numbers themselves, with a remark.
-
-    Raises:
-        ValueError: if there is none, or one is no text.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no metadata.jsonl with file_name and objects (bbox, categories)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    names = _class_names(root)
+    names = _class_names(folder.root)
     records = []
-    for file in files:
-        near = file.parent.relative_to(root)
-        for number, content in _rows(file, remarks):
-            try:
+    message = "line that cannot be understood; left out; correct it"
+    for file in folder.files:
+        near = file.parent.relative_to(folder.root)
+        for number, content in _rows(file, folder.remarks):
+            with folder.left_out(file, message, f"line {number}"):
                 image = str(content[_key(content, _NAMES) or _NAMES[0]])
-                marks = list(_marks(content, names, file, remarks))
+                marks = list(_marks(content, names, file, folder.remarks))
                 size = whole_size(content.get("height"), content.get("width"))
-            except MALFORMED:
-                message = "line that cannot be understood; left out; correct it"
-                remarks.add("error", "malformed_labels", file, message, f"line {number}")
-                continue
-            record = ImageRecord(
-                (near / image.replace("\\", "/")).as_posix(), file, "train", size, marks, (image,)
-            )
-            record.split = split_of_image(record, root, tree)
-            records.append(record)
-    return assemble(
-        "imagefolder", root, records, tree, names=_in_order(records, names), notes=remarks.faults(),
-        verify_sizes=verify_sizes, unlisted="image that no metadata file names; left out",
-    )  # fmt: skip
+                placed = (near / image.replace("\\", "/")).as_posix()
+                records.append(folder.with_split(ImageRecord(placed, file, "train", size, marks, (image,))))
+    folder.names = _in_order(records, names)
+    return records
 
 
 def _rows(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -188,10 +171,12 @@ def _in_order(records: Sequence[ImageRecord], names: Mapping[int, str]) -> list[
     return [*(name for _, name in sorted(names.items())), *numbers]
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="imagefolder",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="metadata.jsonl with file_name and objects (bbox, categories)",
+    unlisted="image that no metadata file names; left out",
     title="Hugging Face imagefolder",
     places="train/metadata.jsonl with file_name and objects (bbox, categories), train/*.jpg",
 )

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.index.source import Source, split_of
+from datamodules.index.source import split_of
 from datamodules.reading import kinds as sniff
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.parsing import is_number, read_lines
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
+from datamodules.reading.parsing import is_number, numbered_lines, read_lines
+from datamodules.reading.records import ImageRecord, Mark, Remarks, split_of_file
 
 CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 _IGNORED = "dontcare"
@@ -27,12 +27,7 @@ _RULE = (
 
 def annotation_files(root: Path) -> list[Path]:
     """Every txt of the folders whose first files are of KITTI."""
-    return [
-        file
-        for folder in sniff.text_folders(root, lambda lines: sniff.mostly(_is_row, lines))
-        for file in sorted(folder.glob("*.txt"))
-        if not file.name.startswith(".")
-    ]
+    return sniff.texts_of_kind(root, _is_row)
 
 
 def _is_row(line: str) -> bool:
@@ -42,37 +37,29 @@ def _is_row(line: str) -> bool:
     return all(map(is_number, rest))
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the labels; classes in KITTI's order, others by alphabet. DontCare is a region to ignore.
+def _read(folder: AnnotationFolder) -> list[ImageRecord]:
+    """Classes in KITTI's order, others by alphabet. DontCare is a region to ignore.
 
     Splits by ImageSets/train.txt and its like, else by the folders.
-
-    Raises:
-        ValueError: if there are no labels, or a file is no text.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no folder of txt with KITTI's 15 columns (label_2/)")
-    bases = {folder: _base(folder) for folder in {file.parent for file in files}}
-    tree, remarks = ImageTree(root, within=list(bases.values())), Remarks(root)
+    root = folder.root
+    bases = {labels: _base(labels) for labels in {file.parent for file in folder.files}}
+    folder.tree = ImageTree(root, within=list(bases.values()))
     listed = {base: _lists(root, base) for base in bases.values()}
     records = []
-    for file in files:
+    for file in folder.files:
         base = bases[file.parent]
         members = listed[base]
         if members and file.stem not in members:
             message = "label file that no list of ImageSets names; left out; add it to one of them"
-            remarks.add("warning", "unlisted_image", file.parent, message, file.name)
+            folder.remarks.add("warning", "unlisted_image", file.parent, message, file.name)
             continue
         split = members.get(file.stem) or split_of_file(file, root)
-        name = tree.place(base.relative_to(root).as_posix(), _IMAGES, file.stem)
-        records.append(ImageRecord(name, file, split, None, list(_marks(file, remarks))))
+        name = folder.tree.place(base.relative_to(root).as_posix(), _IMAGES, file.stem)
+        records.append(ImageRecord(name, file, split, None, list(_marks(file, folder.remarks))))
     used = {mark.name for record in records for mark in record.marks}
-    return assemble(
-        "kitti", root, records, tree, names=[name for name in CLASSES if name in used],
-        notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image without a label file; left out; write an empty one if it has no object",
-    )  # fmt: skip
+    folder.names = [name for name in CLASSES if name in used]
+    return records
 
 
 def _base(labels: Path) -> Path:
@@ -95,10 +82,8 @@ def _lists(root: Path, base: Path) -> Mapping[str, str]:
 
 
 def _marks(file: Path, remarks: Remarks) -> Iterator[Mark]:
-    for number, line in enumerate(read_lines(file), start=1):
+    for number, line in numbered_lines(file):
         cells = line.split()
-        if not cells:
-            continue
         try:
             x0, y0, x1, y1 = _corners(cells)
         except ValueError:
@@ -115,10 +100,12 @@ def _corners(cells: Sequence[str]) -> tuple[float, ...]:
     return tuple(float(cell) for cell in cells[4:8])
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="kitti",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="folder of txt with KITTI's 15 columns (label_2/)",
+    unlisted="image without a label file; left out; write an empty one if it has no object",
     title="KITTI",
     places="training/label_2/*.txt with 15 columns, training/image_2/*.png",
 )

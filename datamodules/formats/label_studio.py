@@ -9,17 +9,16 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from datamodules.images.files import SUFFIXES
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box, rotated
-from datamodules.reading.parsing import MALFORMED, load_list
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.parsing import load_list
+from datamodules.reading.records import ImageRecord, Mark, Remarks, enclosing, split_of_file
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # put before the name of every uploaded file
 _PAGE = re.compile(r"_(\d+)$")
 _LABEL_KEYS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "keypointlabels", "labels")
+_GEOMETRY = {*_LABEL_KEYS, "rectangle", "polygon", "ellipse", "brush"}
 _IMAGE_KEYS = ("image", "images", "img", "image_url", "record", "photo", "url")
 
 
@@ -28,44 +27,31 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".json", "label_studio")
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the exports; classes in alphabetical order.
+def _read(folder: AnnotationFolder) -> list[ImageRecord]:
+    """Classes in alphabetical order.
 
     Of several annotations of a task the ground truth one is taken, else the latest; cancelled ones and
     predictions never. Percent become pixels by the original size that the export gives.
 
     Raises:
-        ValueError: if there is no export, or it has no box or polygon at all.
+        ValueError: if no task has a box or polygon.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no Label Studio json (a list of tasks with annotations)")
-    tree, remarks = ImageTree(root), Remarks(root)
     records: list[ImageRecord] = []
     kinds: set[str] = set()
-    for file in files:
+    message = "task that cannot be understood ({error!r}); left out; export it again"
+    for file in folder.files:
         for number, task in enumerate(load_list(file, "tasks"), start=1):
-            try:
-                results = _results(task, file, remarks)
+            with folder.left_out(file, message, f"task number {number}"):
+                results = _results(task, file, folder.remarks)
                 kinds |= {str(r.get("type")) for r in results or []}
                 if results is not None:
-                    records += _records(task, results, file, root, remarks)
-            except MALFORMED as error:
-                message = f"task that cannot be understood ({error!r}); left out; export it again"
-                remarks.add("error", "malformed_labels", file, message, f"task number {number}")
-    if not any(record.marks for record in records) and kinds and not kinds & _geometry():
+                    records += _records(task, results, file, folder.root, folder.remarks)
+    if not any(record.marks for record in records) and kinds and not kinds & _GEOMETRY:
         raise ValueError(
-            f"{root}: the Label Studio export has no boxes; its results are of the types {sorted(kinds)}; "
+            f"{folder.root}: the Label Studio export has no boxes; its results are of the types {sorted(kinds)}; "
             "detection needs rectanglelabels or polygonlabels"
         )
-    return assemble(
-        "label_studio", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image that the Label Studio export does not name; left out",
-    )  # fmt: skip
-
-
-def _geometry() -> set[str]:
-    return {*_LABEL_KEYS, "rectangle", "polygon", "ellipse", "brush"}
+    return records
 
 
 def _results(task: Mapping[str, Any], file: Path, remarks: Remarks) -> list[dict[str, Any]] | None:
@@ -194,10 +180,12 @@ def _mark(label: str, region: Mapping[str, Any], file: Path, where: str, remarks
     return Mark(label, enclosing(corners), [flat(corners)])
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="label_studio",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="Label Studio json (a list of tasks with annotations)",
+    unlisted="image that the Label Studio export does not name; left out",
     title="Label Studio",
     places="json or json-min export, with the images",
 )

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.outlines import Points, flat, polygon_box
-from datamodules.reading.parsing import MALFORMED, load_json, load_xml
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, enclosing, split_of_file
+from datamodules.reading.parsing import load_json, load_xml
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, enclosing, split_of_file
 
 # LabelMe's reserved labels: they stand at the top of its labels.txt and its exporters leave them out
 _IGNORED = frozenset({"__ignore__", "_ignore_"})
@@ -27,30 +25,17 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".json", "labelme") + sniff.of_kind(root, ".xml", "labelme")
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads all of them; classes in alphabetical order.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in alphabetical order.
 
     Rectangles, polygons and circles give boxes; polygons of one label and one group number are one object.
     A deleted object of the older tool is left out, and `__ignore__` is a region to ignore.
-
-    Raises:
-        ValueError: if there is no LabelMe file.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no LabelMe json (shapes, imagePath) or xml (object/polygon)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records = []
-    for file in files:
-        try:
-            reader = _json_record if file.suffix.lower() == ".json" else _xml_record
-            records.append(reader(file, root, remarks))
-        except MALFORMED as error:
-            message = f"cannot be understood: {error}; the image is left out; save it again in LabelMe"
-            remarks.add("error", "malformed_labels", file, message, file.stem)
-    return assemble(
-        "labelme", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
-    )  # fmt: skip
+    message = "cannot be understood: {error}; the image is left out; save it again in LabelMe"
+    for file in folder.files:
+        with folder.left_out(file, message, file.stem):
+            record = _json_record if file.suffix.lower() == ".json" else _xml_record
+            yield record(file, folder.root, folder.remarks)
 
 
 def _json_record(file: Path, root: Path, remarks: Remarks) -> ImageRecord:
@@ -145,10 +130,11 @@ def _corners(element: ElementTree.Element) -> Points:
     return [(x0, y0), (x1, y1)]
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="labelme",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="LabelMe json (shapes, imagePath) or xml (object/polygon)",
     title="LabelMe",
     places="one json beside each image, or the xml of the older tool",
 )

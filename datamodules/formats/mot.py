@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.index import shown_path
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.frames import frames_of
-from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.parsing import read_lines
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
+from datamodules.reading.parsing import numbered_lines, read_lines
+from datamodules.reading.records import ImageRecord, Mark, Remarks, split_of_file
 
 CLASSES = {
     1: "pedestrian", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non motorized vehicle",
@@ -49,40 +47,29 @@ def _numbers(line: str) -> list[float]:
         return []
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the sequences; every frame that has a file is an image, with the split of its folders.
+def _read(folder: AnnotationFolder) -> list[ImageRecord]:
+    """Every frame that has a file is an image, with the split of its folders.
 
     A box that is considered is an object of its class, of gt/labels.txt where there is one. One that is not is
     a crowd of its class if that is a class of the set, a crowd of pedestrians if it may be taken for one, and
     else left out. A sequence that MOT17 has for three detectors is taken once.
-
-    Raises:
-        ValueError: if there is no gt.txt, or one is no text.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no gt/gt.txt of the MOT challenge")
-    tree, remarks = ImageTree(root), Remarks(root)
+    root, remarks = folder.root, folder.remarks
     records: list[ImageRecord] = []
     names: list[str] = []
-    for file in _once(files, remarks):
+    for file in _once(folder.files, remarks):
         own = _class_names(file)
         names += [name for number, name in own.items() if own is not CLASSES or number == _PEDESTRIAN]
         sequence = file.parent.parent
         # joined as text: seqinfo.ini may name any folder, and images are only looked for below `root`
-        folder = (
-            f"{sequence.relative_to(root).as_posix()}/{_info(sequence).get('imDir', 'img1')}".removeprefix(
-                "./"
-            )
-        )
+        frames = f"{sequence.relative_to(root).as_posix()}/{_info(sequence).get('imDir', 'img1')}"
         marks = list(_marks(file, own, remarks))
-        records += frames_of(file, folder, marks, split_of_file(file, root), tree, remarks)
-    _without_truth(root, files, remarks)
+        split = split_of_file(file, root)
+        records += frames_of(file, frames.removeprefix("./"), marks, split, folder.tree, remarks)
+    _without_truth(root, folder.files, remarks)
     used = {mark.name for record in records for mark in record.marks if not mark.crowd}
-    return assemble(
-        "mot", root, [_of_classes(p, used) for p in records], tree, names=[n for n in names if n in used],
-        notes=remarks.faults(), verify_sizes=verify_sizes,
-    )  # fmt: skip
+    folder.names = [name for name in names if name in used]
+    return [_of_classes(record, used) for record in records]
 
 
 def _once(files: Sequence[Path], remarks: Remarks) -> Iterator[Path]:
@@ -117,9 +104,7 @@ def _info(sequence: Path) -> dict[str, str]:
 
 def _marks(file: Path, names: Mapping[int, str], remarks: Remarks) -> Iterator[tuple[int, Mark]]:
     """(frame, object); one that is not considered is a crowd."""
-    for number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(file):
         row = _numbers(line)
         if not row or not all(value == value and abs(value) < 1e9 for value in row):
             remarks.add("error", "invalid_row", file, _RULE, f"line {number}")
@@ -155,10 +140,11 @@ def _without_truth(root: Path, files: Sequence[Path], remarks: Remarks) -> None:
             remarks.add("note", "no_truth", root, message, where)
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="mot",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="gt/gt.txt of the MOT challenge",
     title="MOT challenge",
     places="train/MOT17-02-FRCNN/gt/gt.txt, train/MOT17-02-FRCNN/img1/*.jpg, seqinfo.ini",
 )

@@ -8,23 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
-from datamodules.reading.parsing import read_lines
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
+from datamodules.reading.parsing import numbered_lines
+from datamodules.reading.records import ImageRecord, Mark, Remarks, split_of_file
 
 _RULE = "a line is `class left top right bottom` in pixels; left out; correct it"
 
 
 def annotation_files(root: Path) -> list[Path]:
     """Every txt of the folders called Label whose first files have such lines."""
-    named = sniff.folders(root, ("label",))
-    of_kind = sniff.text_folders(
-        root, lambda lines: sniff.mostly(lambda line: _mark(line) is not None, lines)
-    )
-    return [file for folder in of_kind if folder in named for file in sorted(folder.glob("*.txt"))]
+    files = sniff.texts_of_kind(root, lambda line: _mark(line) is not None)
+    return [file for file in files if file.parent.name.lower() == "label"]
 
 
 def _mark(line: str) -> Mark | None:
@@ -37,53 +32,39 @@ def _mark(line: str) -> Mark | None:
     return Mark(name, (x0, y0, x1 - x0, y1 - y0)) if name else None
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads them; classes in alphabetical order, splits by the folders.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in alphabetical order, splits by the folders.
 
     An image that was downloaded for two classes lies in both of their folders, with the objects of one class in
     each: these are read as two images, with a remark.
-
-    Raises:
-        ValueError: if there is none, or one is no text.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no folder Label with txt of lines `class left top right bottom`")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records = []
+    message = (
+        "image that another class has too: each copy has the objects of its own class only, so a model "
+        "learns that the others are none; download with --multiclasses 1"
+    )
     seen: dict[tuple[str, str], Path] = {}
-    for file in files:
-        base = file.parent.parent.relative_to(root).as_posix()
-        name = tree.place(base, ("",), file.stem)
-        split = split_of_file(file, root)
+    for file in folder.files:
+        base = file.parent.parent.relative_to(folder.root).as_posix()
+        name, split = folder.tree.place(base, ("",), file.stem), split_of_file(file, folder.root)
         if seen.setdefault((split, file.stem), file) != file:
-            message = (
-                "image that another class has too: each copy has the objects of its own class only, so a model "
-                "learns that the others are none; download with --multiclasses 1"
-            )
-            remarks.add("warning", "copy_for_each_class", root, message, name)
-        records.append(ImageRecord(name, file, split, None, list(_marks(file, remarks))))
-    return assemble(
-        "oidv4", root, records, tree, notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image without a file in Label/; left out",
-    )  # fmt: skip
+            folder.remarks.add("warning", "copy_for_each_class", folder.root, message, name)
+        yield ImageRecord(name, file, split, None, list(_marks(file, folder.remarks)))
 
 
 def _marks(file: Path, remarks: Remarks) -> Iterator[Mark]:
-    for number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
-        mark = _mark(line)
-        if mark is None:
+    for number, line in numbered_lines(file):
+        if (mark := _mark(line)) is None:
             remarks.add("error", "invalid_row", file.parent, _RULE, f"{file.name} line {number}")
         else:
             yield mark
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="oidv4",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="folder Label with txt of lines `class left top right bottom`",
+    unlisted="image without a file in Label/; left out",
     title="OIDv4 toolkit",
     places="train/Apple/*.jpg, train/Apple/Label/*.txt with lines `class left top right bottom`",
 )

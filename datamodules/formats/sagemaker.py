@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.json_lines import four, objects, whole_size
 from datamodules.reading.parsing import MALFORMED
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.records import ImageRecord, Mark
 
 _METADATA = "-metadata"
 _SUFFIXES = (".manifest", ".jsonl", ".json")
@@ -20,54 +18,42 @@ _SUFFIXES = (".manifest", ".jsonl", ".json")
 
 def annotation_files(root: Path) -> list[Path]:
     """Every file whose first line has a `source-ref`."""
-    found = []
-    for suffix in _SUFFIXES:
-        for file in sniff.files(root, suffix):
-            if any('"source-ref"' in line and line.startswith("{") for line in sniff.first_lines(file, 1)):
-                found.append(file)
-    return found
+    return [file for suffix in _SUFFIXES for file in sniff.files(root, suffix) if _is_manifest(file)]
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the manifests; class ids are those of the job. Boxes are left, top, width, height in pixels.
+def _is_manifest(file: Path) -> bool:
+    return any('"source-ref"' in line and line.startswith("{") for line in sniff.first_lines(file, 1))
+
+
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Class ids are those of the job. Boxes are left, top, width, height in pixels.
 
     An image whose job failed, or which has no annotations of boxes, is left out with a remark.
 
     Raises:
-        ValueError: if there is no manifest, or none of its jobs is of boxes.
+        ValueError: if none of the jobs is of boxes.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no manifest of lines with a source-ref")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records: list[ImageRecord] = []
     ids: dict[str, int] = {}
+    folder.ids = ids
     kinds: set[str] = set()
-    for file in files:
-        for number, line in objects(file, remarks):
-            where = f"line {number}"
-            try:
+    boxed = False
+    message = "line that cannot be understood; left out; export the manifest again"
+    for file in folder.files:
+        for number, line in objects(file, folder.remarks):
+            with folder.left_out(file, message, f"line {number}"):
                 kinds |= _kinds(line)
-                job = _job(line)
-                if job:
-                    records.append(_record(line, job, file, ids))
+                if job := _job(line):
+                    record = _record(line, job, file, ids)
+                    boxed = True
+                    yield folder.with_split(record)
                 else:
-                    message = "image without annotations of boxes, or of which the job failed; left out"
-                    remarks.add("warning", "unannotated", file, message, where)
-            except MALFORMED:
-                message = "line that cannot be understood; left out; export the manifest again"
-                remarks.add("error", "malformed_labels", file, message, where)
-    if not records and kinds and not any("object-detection" in kind for kind in kinds):
+                    unboxed = "image without annotations of boxes, or of which the job failed; left out"
+                    folder.remarks.add("warning", "unannotated", file, unboxed, f"line {number}")
+    if not boxed and kinds and not any("object-detection" in kind for kind in kinds):
         raise ValueError(
-            f"{root}: the manifest is of the job {', '.join(sorted(kinds))} and has no boxes; detection needs "
+            f"{folder.root}: the manifest is of the job {', '.join(sorted(kinds))} and has no boxes; detection needs "
             "groundtruth/object-detection"
         )
-    for record in records:
-        record.split = split_of_image(record, root, tree)
-    return assemble(
-        "sagemaker", root, records, tree, ids=ids, notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image that no manifest names; left out",
-    )  # fmt: skip
 
 
 def _kinds(line: Mapping[str, Any]) -> set[str]:
@@ -102,10 +88,12 @@ def _record(line: Mapping[str, Any], job: str, file: Path, ids: dict[str, int]) 
     return ImageRecord(str(line["source-ref"]), file, size=size, marks=marks)
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="sagemaker",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="manifest of lines with a source-ref",
+    unlisted="image that no manifest names; left out",
     title="SageMaker Ground Truth",
     places="output.manifest, or train.manifest and validation.manifest, with the images",
 )

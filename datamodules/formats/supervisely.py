@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.json_lines import whole_size
 from datamodules.reading.outlines import Points, flat, polygon_box
 from datamodules.reading.parsing import MALFORMED, load_json
-from datamodules.reading.reader import Reader, laid_out
-from datamodules.reading.records import Box, ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.records import Box, ImageRecord, Mark, Remarks
 
 _HEAD_OF_PNG = 24  # bytes, up to width and height
 
@@ -26,33 +24,17 @@ def annotation_files(root: Path) -> list[Path]:
     return [f for f in sniff.of_kind(root, ".json", "supervisely") if f.parent.name.lower() == "ann"]
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads them; classes in the order of meta.json. Rectangles end at their second corner.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in the order of meta.json. Rectangles end at their second corner.
 
     Polygons keep their outline; of a bitmap only the box is taken. Points, lines and graphs have no box. The split is
     that of the data set's folder, else of an image's tag `train`, `val` or `test`.
-
-    Raises:
-        ValueError: if there is none.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no ann/*.json of Supervisely (size, objects with classTitle)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records = []
-    for file in files:
-        try:
-            record = _record(file, root, remarks)
-        except MALFORMED:
-            message = "cannot be understood; the image is left out; export it again"
-            remarks.add("error", "malformed_labels", file.parent, message, file.name)
-            continue
-        record.split = split_of_image(record, root, tree)
-        records.append(record)
-    return assemble(
-        "supervisely", root, records, tree, names=_names(root, remarks), notes=remarks.faults(),
-        verify_sizes=verify_sizes, unlisted="image without a json in ann/; left out",
-    )  # fmt: skip
+    message = "cannot be understood; the image is left out; export it again"
+    for file in folder.files:
+        with folder.left_out(file.parent, message, file.name):
+            yield folder.with_split(_record(file, folder.root, folder.remarks))
+    folder.names = _names(folder.root, folder.remarks)
 
 
 def _names(root: Path, remarks: Remarks) -> list[str]:
@@ -110,10 +92,13 @@ def _around_bitmap(bitmap: Mapping[str, Any]) -> Box:
     return x, y, float(width), float(height)
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="supervisely",
-    look=laid_out(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="ann/*.json of Supervisely (size, objects with classTitle)",
+    unlisted="image without a json in ann/; left out",
+    layout=True,
     title="Supervisely",
     places="meta.json, train/img/*.jpg, train/ann/*.jpg.json, ...",
 )

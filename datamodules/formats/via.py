@@ -10,13 +10,11 @@ from typing import Any
 
 from datamodules.formats.via_files import Entry, Options, Region, entries, is_table
 from datamodules.index import Fault, shown_path
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.outlines import Points, around_ellipse, flat, polygon_box
 from datamodules.reading.parsing import MALFORMED
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_image
+from datamodules.reading.records import ImageRecord, Mark, Remarks
 
 _ONLY_CLASS = "object"  # if no region has an attribute
 # attributes that hold the class, the likelier first; any other is taken where there is none of these
@@ -30,56 +28,44 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".json", "via") + tables
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads all of them; classes in alphabetical order.
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in alphabetical order.
 
     The class is in the region attribute that most regions have, of several the one with a usual name, else
     the one with the fewest values. Without any attribute there is one class. A region with several ticked
     boxes is several objects. Coordinates are pixels from the upper left corner, a rectangle has width and
     height. The same image with the same regions in two files (a project and its export) is taken once.
-
-    Raises:
-        ValueError: if there is no VIA file, or one cannot be parsed.
     """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no VIA json (filename, regions with shape_attributes) and no VIA csv")
-    remarks = Remarks(root)
     every: list[Entry] = []
     options: Options = {}
-    for file in files:
+    for file in folder.files:
         unread: list[str] = []
         found, own = entries(file, unread)
         every += found
         options |= own
         for where in unread:
             message = "entry that cannot be understood; left out; draw it again in VIA"
-            remarks.add("error", "malformed_labels", file, message, where)
-    attribute, notes = _class_attribute(every, root)
-    tree = ImageTree(root)
-    records = list(_records(every, attribute, options.get(attribute, {}), root, tree, remarks))
-    return assemble(
-        "via", root, records, tree, notes=[*notes, *remarks.faults()], verify_sizes=verify_sizes,
-        unlisted="image that the VIA files do not name; left out",
-    )  # fmt: skip
+            folder.remarks.add("error", "malformed_labels", file, message, where)
+    attribute, folder.notes = _class_attribute(every, folder.root)
+    yield from _records(every, attribute, options.get(attribute, {}), folder)
 
 
 def _records(
-    every: Sequence[Entry], attribute: str, options: Mapping[str, str], root: Path, tree: ImageTree, remarks: Remarks
-) -> Iterator[ImageRecord]:  # fmt: skip
+    every: Sequence[Entry], attribute: str, options: Mapping[str, str], folder: AnnotationFolder
+) -> Iterator[ImageRecord]:
     seen: set[tuple[str, str, str]] = set()
     for entry in every:
-        near = (entry.source.parent.relative_to(root) / entry.image.replace("\\", "/")).as_posix()
-        record = ImageRecord(near, entry.source, other_names=(entry.image,))
-        record.split = split_of_image(record, root, tree)
-        marks = [m for r in entry.regions for m in _marks(r, attribute, options, entry, remarks)]
-        key = (record.split, entry.image, repr(marks))
+        near = (entry.source.parent.relative_to(folder.root) / entry.image.replace("\\", "/")).as_posix()
+        record = folder.with_split(ImageRecord(near, entry.source, other_names=(entry.image,)))
+        record.marks = [
+            m for r in entry.regions for m in _marks(r, attribute, options, entry, folder.remarks)
+        ]
+        key = (record.split, entry.image, repr(record.marks))
         if key in seen:
             message = "image that another VIA file has with the same regions; taken once"
-            remarks.add("note", "listed_twice", entry.source, message, entry.image)
+            folder.remarks.add("note", "listed_twice", entry.source, message, entry.image)
             continue
         seen.add(key)
-        record.marks = marks
         yield record
 
 
@@ -175,10 +161,12 @@ def _drawn(shape: Mapping[str, Any], kind: str) -> tuple[tuple[float, float, flo
     return None, None
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="via",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="VIA json (filename, regions with shape_attributes) and no VIA csv",
+    unlisted="image that the VIA files do not name; left out",
     title="VIA",
     places="via_project.json, via_region_data.json or its csv: at the top, in train/ and val/, or beside the images",
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.outlines import flat, polygon_box
 from datamodules.reading.parsing import MALFORMED, load_json
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, split_of_file
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -19,35 +18,21 @@ def annotation_files(root: Path) -> list[Path]:
     return sniff.of_kind(root, ".json", "vott_json")
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the exports; classes in the order of the project's tags. A region of two tags is two objects.
-
-    Raises:
-        ValueError: if there is no VoTT json, or one cannot be parsed.
-    """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no VoTT json (assets with regions)")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records: list[ImageRecord] = []
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """Classes in the order of the project's tags. A region of two tags is two objects."""
     names: list[str] = []
-    for file in files:
-        content = load_json(file)
+    folder.names = names
+    message = "asset that cannot be understood ({error!r}); left out; export it again"
+    for file in folder.files:
+        content, split = load_json(file), split_of_file(file, folder.root)
         try:
             names += [str(tag["name"]) for tag in content.get("tags") or []]
             entries = list(content["assets"].items())
         except MALFORMED as error:
             raise ValueError(f"{file} is no VoTT project: {error!r}; export it again") from error
         for key, entry in entries:
-            try:
-                records.append(_record(entry, file, split_of_file(file, root)))
-            except MALFORMED as error:
-                message = f"asset that cannot be understood ({error!r}); left out; export it again"
-                remarks.add("error", "malformed_labels", file, message, key)
-    return assemble(
-        "vott_json", root, records, tree, names=names, notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image that the VoTT export does not name; left out",
-    )  # fmt: skip
+            with folder.left_out(file, message, key):
+                yield _record(entry, file, split)
 
 
 def _record(entry: dict, file: Path, split: str) -> ImageRecord:
@@ -72,10 +57,12 @@ def _marks(region: dict) -> list[Mark]:
     return [Mark(tag, frame, outline) for tag in tags]
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="vott_json",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="VoTT json (assets with regions)",
+    unlisted="image that the VoTT export does not name; left out",
     title="VoTT",
     places="json export, with the images",
 )

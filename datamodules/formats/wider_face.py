@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datamodules.images.files import SUFFIXES
-from datamodules.index.source import Source
 from datamodules.reading import kinds as sniff
-from datamodules.reading.image_tree import ImageTree
+from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.parsing import read_lines
-from datamodules.reading.reader import Reader, loose
-from datamodules.reading.records import ImageRecord, Mark, Remarks, assemble, split_of_file
+from datamodules.reading.records import ImageRecord, Mark, Remarks, split_of_file
 
 CLASS = "face"
 _NAME = re.compile(r"wider_face_\w+_bbx_gt\.txt")
@@ -41,35 +39,22 @@ def _is_image(line: str) -> bool:
     return Path(line).suffix.lower() in SUFFIXES
 
 
-def read(root: Path, *, verify_sizes: bool = True) -> Source:
-    """Reads the lists; one class, face. An invalid face is a crowd, which the benchmark ignores.
-
-    Raises:
-        ValueError: if there is no list, or one is no text.
-    """
-    files = annotation_files(root)
-    if not files:
-        raise ValueError(f"{root} has no wider_face_train_bbx_gt.txt")
-    tree, remarks = ImageTree(root), Remarks(root)
-    records = [record for file in files for record in _records(file, root, remarks)]
-    return assemble(
-        "wider_face", root, records, tree, names=[CLASS], notes=remarks.faults(), verify_sizes=verify_sizes,
-        unlisted="image that no list of faces names; left out",
-    )  # fmt: skip
+def _read(folder: AnnotationFolder) -> Iterator[ImageRecord]:
+    """One class, face. An invalid face is a crowd, which the benchmark ignores."""
+    folder.names = [CLASS]
+    for file in folder.files:
+        yield from _records(file, split_of_file(file, folder.root), folder.remarks)
 
 
-def _records(file: Path, root: Path, remarks: Remarks) -> Iterator[ImageRecord]:
-    split = split_of_file(file, root)
+def _records(file: Path, split: str, remarks: Remarks) -> Iterator[ImageRecord]:
     record: ImageRecord | None = None
     expected: int | None = None
     for number, line in enumerate((own.strip() for own in read_lines(file)), start=1):
         if _is_image(line):
             if record is not None:
                 yield _whole(record, expected, remarks)
-            record, expected = (
-                ImageRecord(f"WIDER_{split}/images/{line}", file, split, other_names=(line,)),
-                None,
-            )
+            record = ImageRecord(f"WIDER_{split}/images/{line}", file, split, other_names=(line,))
+            expected = None
         elif line and record is not None and expected is None and line.isascii() and line.isdigit():
             expected = int(line[:9])
         elif line:
@@ -98,10 +83,12 @@ def _face(line: str) -> Mark | None:
     return Mark(CLASS, (x, y, w, h), crowd=len(cells) > _INVALID and cells[_INVALID] == "1")
 
 
-FORMAT = Reader(
+FORMAT = named_classes(
     name="wider_face",
-    look=loose(annotation_files),
-    read=read,
+    find=annotation_files,
+    records=_read,
+    lacks="wider_face_train_bbx_gt.txt",
+    unlisted="image that no list of faces names; left out",
     title="WIDER FACE",
     places="wider_face_split/wider_face_train_bbx_gt.txt, WIDER_train/images/*/*.jpg, ...",
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.reading.parsing import read_lines
+from datamodules.reading.parsing import numbered_lines
 from datamodules.reading.records import Remarks
 
 
@@ -17,9 +17,7 @@ def objects(file: Path, remarks: Remarks) -> Iterator[tuple[int, dict[str, Any]]
     Raises:
         ValueError: naming the file, if it is no text.
     """
-    for number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(file):
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):

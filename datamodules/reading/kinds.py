@@ -108,13 +108,13 @@ def files(root: Path, suffix: str) -> list[Path]:
     return _walked(root).files[suffix]
 
 
-def text_folders(root: Path, of_kind: Callable[[Sequence[str]], bool]) -> list[Path]:
-    """Folders in which `of_kind` holds for the first lines of most of the first few txt files that are not empty."""
-    found = []
+def texts_of_kind(root: Path, fits: Callable[[str], bool]) -> list[Path]:
+    """Every txt of the folders where most of the first lines of most of the first few txt that are not empty fit."""
+    found: list[Path] = []
     for folder, group in groupby(files(root, ".txt"), key=lambda file: file.parent):
         heads = (head for file in group if (head := first_lines(file, 3)))
-        if mostly(of_kind, list(islice(heads, 5))):
-            found.append(folder)
+        if mostly(lambda lines: mostly(fits, lines), list(islice(heads, 5))):
+            found += (file for file in sorted(folder.glob("*.txt")) if not file.name.startswith("."))
     return found
 
 

@@ -90,6 +90,11 @@ def read_lines(file: Path) -> list[str]:
     return read_text(file).splitlines()
 
 
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, each after its number from 1; raises as `read_lines` does."""
+    return ((number, line) for number, line in enumerate(read_lines(file), start=1) if line.strip())
+
+
 def is_number(text: str) -> bool:
     """Whether Python reads the text as a number, `nan` and `inf` included."""
     try:

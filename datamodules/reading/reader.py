@@ -69,11 +69,6 @@ def laid_out(find: Callable[[Path], Iterable[Path]]) -> Look:
     return lambda root, _: Signs(list(find(root)), True)
 
 
-def loose(find: Callable[[Path], Iterable[Path]]) -> Look:
-    """`look` of a format whose files may lie anywhere and so are no layout."""
-    return lambda root, _: Signs(list(find(root)), False)
-
-
 def claimed(before: Sequence[Evidence], *formats: str) -> set[Path]:
     """The files that these formats found."""
     return {file for evidence in before if evidence.format in formats for file in evidence.files}
