@@ -82,16 +82,11 @@ class Objects365DataModule(DetectionDataModule):
         for split in objects365.SPLITS:
             if split not in splits:
                 splits[split] = replace(present.take([]), faults=())
-                faults.append(
-                    Fault(
-                        "warning",
-                        "no_split",
-                        split,
-                        None,
-                        f"zhiyuan_objv2_{split}.json is not here, so {split} has no image; `zoo data download "
-                        f"objects365 --parts {split}` fetches it",
-                    )
+                message = (
+                    f"zhiyuan_objv2_{split}.json is not here, so {split} has no image; `zoo data download "
+                    f"objects365 --parts {split}` fetches it"
                 )
+                faults.append(Fault("warning", "no_split", split, None, message))
         return LoadedData("objects365", splits, source.label_map(self._labels), tuple(faults))
 
     def _kept(self, root: Path) -> Source:

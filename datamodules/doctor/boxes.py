@@ -74,10 +74,10 @@ def _odd_images(index: AnnotationIndex) -> Iterator[Fault]:
         )  # fmt: skip
     for row, file in enumerate(index.files):
         if file.startswith("../"):
-            yield Fault(
-                "warning", "outside_folder", file, int(ids[row]),
-                "the file lies outside the data set's folder and is lost when that is moved; bring it inside",
-            )  # fmt: skip
+            message = (
+                "the file lies outside the data set's folder and is lost when that is moved; bring it inside"
+            )
+            yield Fault("warning", "outside_folder", file, int(ids[row]), message)
 
 
 def rows_of(index: AnnotationIndex) -> NDArray[np.int64]:

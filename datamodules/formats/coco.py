@@ -105,27 +105,17 @@ def read_classes(file: Path, content: CocoFile, root: Path) -> tuple[dict[int, s
     shown = shown_path(file, root)
     for category in content.categories:
         if not is_id(category.id) or not isinstance(category.name, str):
-            faults.append(
-                Fault(
-                    "error",
-                    "invalid_category",
-                    shown,
-                    str(category.id),
-                    f"category {category.id!r} named {category.name!r} is left out; it needs an integer id "
-                    "and a name",
-                )
+            message = (
+                f"category {category.id!r} named {category.name!r} is left out; it needs an integer id "
+                "and a name"
             )
+            faults.append(Fault("error", "invalid_category", shown, str(category.id), message))
         elif category.id in classes:
-            faults.append(
-                Fault(
-                    "error",
-                    "duplicate_category",
-                    shown,
-                    category.id,
-                    f"category id {category.id} is {classes[category.id]!r} and {category.name!r}; the "
-                    "first is taken; give each class one id",
-                )
+            message = (
+                f"category id {category.id} is {classes[category.id]!r} and {category.name!r}; the "
+                "first is taken; give each class one id"
             )
+            faults.append(Fault("error", "duplicate_category", shown, category.id, message))
         else:
             classes[category.id] = category.name
     return classes, [*faults, *similar_names(shown, classes)]
@@ -163,14 +153,11 @@ def read_split(
     shown = shown_path(file, root)
     unusable = content.annotations.unusable_ids
     if unusable:
-        builder.fault(
-            "warning",
-            "invalid_annotation_id",
-            file,
-            str(unusable[0]),
+        message = (
             f"{len(unusable)} annotations have an id that is no whole number of 64 bits; they are numbered by "
-            "their place in the file; number them anew",
+            "their place in the file; number them anew"
         )
+        builder.fault("warning", "invalid_annotation_id", file, str(unusable[0]), message)
     content.annotations.add_to(builder, shown)
     return builder.build()
 
@@ -280,14 +267,11 @@ def class_differences(file: str, expected: Mapping[int, str], found: Mapping[int
     for source_id in sorted({*expected, *found}):
         ours, theirs = expected.get(source_id), found.get(source_id)
         if ours != theirs:
-            yield Fault(
-                "error",
-                "class_list",
-                file,
-                source_id,
+            message = (
                 f"category {source_id} is {theirs!r} here and {ours!r} in the other splits; give all "
-                "splits one class list",
+                "splits one class list"
             )
+            yield Fault("error", "class_list", file, source_id, message)
 
 
 def _look(root: Path, before: Sequence[Evidence]) -> Signs:

@@ -134,23 +134,13 @@ def read_split(
         annotation = segmented.get(image.id)
         if annotation is None:
             builder.exclude_image(image.id)
-            builder.fault(
-                "error",
-                "no_segmentation",
-                image.file_name,
-                image.id,
-                f"the image has no entry in annotations of {file.name} and is left out; segment it or remove it",
-            )
+            message = f"the image has no entry in annotations of {file.name} and is left out; segment it or remove it"
+            builder.fault("error", "no_segmentation", image.file_name, image.id, message)
             continue
         if pngs.find(annotation.file_name)[0] is None:
             builder.exclude_image(image.id)
-            builder.fault(
-                "error",
-                "missing_png",
-                folder / annotation.file_name,
-                image.id,
-                f"there is no such file; image {image.file_name} is left out; put the PNG there",
-            )
+            message = f"there is no such file; image {image.file_name} is left out; put the PNG there"
+            builder.fault("error", "missing_png", folder / annotation.file_name, image.id, message)
             continue
         declared = (image.height, image.width) if image.height and image.width else None
         add_checked_image(builder, images, image.file_name, image.id, declared, False)  # type: ignore[arg-type]
@@ -195,23 +185,17 @@ def _by_image(content: PanopticFile, builder: IndexBuilder, file: Path) -> dict[
     segmented: dict[int, PanopticAnnotation] = {}
     for annotation in content.annotations:
         if annotation.image_id not in listed:
-            builder.fault(
-                "error",
-                "unknown_image",
-                file,
-                annotation.image_id,
+            message = (
                 f"{annotation.file_name} is for image id {annotation.image_id}, which is not listed; it is left "
-                "out; list the image or remove the annotation",
+                "out; list the image or remove the annotation"
             )
+            builder.fault("error", "unknown_image", file, annotation.image_id, message)
         elif annotation.image_id in segmented:
-            builder.fault(
-                "error",
-                "duplicate_segmentation",
-                file,
-                annotation.image_id,
+            message = (
                 f"image id {annotation.image_id} has more than one entry in annotations; the first, "
-                f"{segmented[annotation.image_id].file_name}, is taken; remove the others",
+                f"{segmented[annotation.image_id].file_name}, is taken; remove the others"
             )
+            builder.fault("error", "duplicate_segmentation", file, annotation.image_id, message)
         else:
             segmented[annotation.image_id] = annotation
     return segmented
@@ -253,24 +237,18 @@ def png_faults(root: Path, index: AnnotationIndex, pngs: PngFolder, label_map: L
             else ""
         )
         for line in found.faults():
-            yield Fault(
-                "error",
-                "segments_disagree",
-                file,
-                image_id,
-                f"{line}{hint}; correct the PNG or segments_info, or leave such segments out with skip_broken",
+            message = (
+                f"{line}{hint}; correct the PNG or segments_info, or leave such segments out with skip_broken"
             )
+            yield Fault("error", "segments_disagree", file, image_id, message)
         areas = index.objects(row).areas.tolist()
         wrong = [s for s, area in zip(found.segments, areas, strict=True) if s.area and s.area != area]
         for segment in wrong:
-            yield Fault(
-                "warning",
-                "wrong_area",
-                file,
-                segment.id,
+            message = (
                 f"segments_info says another area than the {segment.area} pixels of the PNG; evaluation of boxes "
-                "takes it to tell small from large; write the file again",
+                "takes it to tell small from large; write the file again"
             )
+            yield Fault("warning", "wrong_area", file, segment.id, message)
 
 
 def _differences(file: str, known: Mapping[int, Category], found: Iterable[Category]) -> Iterable[Fault]:
@@ -279,14 +257,11 @@ def _differences(file: str, known: Mapping[int, Category], found: Iterable[Categ
         if known and (
             category.id not in known or (first.name, first.isthing) != (category.name, category.isthing)
         ):
-            yield Fault(
-                "error",
-                "class_list",
-                file,
-                category.id,
+            message = (
                 f"category {category.id} {category.name!r} is not as in the other splits; give all splits one "
-                "class list",
+                "class list"
             )
+            yield Fault("error", "class_list", file, category.id, message)
 
 
 def _look(root: Path, before: Sequence[Evidence]) -> Signs:

@@ -158,13 +158,8 @@ def check_classes(file: str, content: coco.CocoFile) -> Iterator[Fault]:
             "classes, ids and images: read it with datamodules.custom.CustomDataModule, format: coco"
         )
     for i, name in other.items():
-        yield Fault(
-            "warning",
-            "class_spelling",
-            file,
-            i,
-            f"category {i} is spelled {name!r}, published as {ours[i]!r}; classes are matched by id",
-        )
+        message = f"category {i} is spelled {name!r}, published as {ours[i]!r}; classes are matched by id"
+        yield Fault("warning", "class_spelling", file, i, message)
 
 
 def _plain(name: str) -> str:
@@ -230,14 +225,11 @@ def _valid_images(builder: IndexBuilder, file: Path, content: coco.CocoFile) -> 
             continue
         if isinstance(image.id, int):
             builder.exclude_image(image.id)
-        builder.fault(
-            "error",
-            "invalid_image",
-            file,
-            str(image.id),
+        message = (
             f"image {image.id!r} with file_name {image.file_name!r} and size {image.width!r}x{image.height!r} "
-            "is left out; it needs an integer id, a name and a size; is the json as published?",
+            "is left out; it needs an integer id, a name and a size; is the json as published?"
         )
+        builder.fault("error", "invalid_image", file, str(image.id), message)
     return listed
 
 
@@ -286,15 +278,12 @@ def _absent(builder: IndexBuilder, layout: Layout, images: Sequence[CocoImage]) 
         lacking = [image for image in listed if image.file_name.rpartition("/")[2] not in here]
         absent.update(image.id for image in lacking)
         if len(lacking) > _FEW:
-            builder.fault(
-                "error",
-                "missing_images",
-                place,
-                f"{len(lacking)} images",
+            message = (
                 f"{len(lacking)} of the {len(own)} images that the json lists here are not there (first: "
                 f"{lacking[0].file_name}); they are left out; unpack the archive again, or set skip_broken: true "
-                "to use what there is",
+                "to use what there is"
             )
+            builder.fault("error", "missing_images", place, f"{len(lacking)} images", message)
             continue
         for image in lacking:
             builder.fault(

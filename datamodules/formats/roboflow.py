@@ -46,14 +46,11 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
         split: c.name for split, content in loaded.items() for c in content.categories if c.id == _PLACEHOLDER
     }
     first, name = next(iter(of.items()))
-    note = Fault(
-        "note",
-        "placeholder_category",
-        shown_path(files[first], root),
-        _PLACEHOLDER,
+    message = (
         f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and is left out of "
-        "the classes; nothing to do unless it was meant as a class",
+        "the classes; nothing to do unless it was meant as a class"
     )
+    note = Fault("note", "placeholder_category", shown_path(files[first], root), _PLACEHOLDER, message)
     return Source(source.format, root, source.classes, source.splits, (note, *source.notes))
 
 

@@ -105,27 +105,14 @@ def _image_sets(
     for split, stems in members.items():
         for stem in stems:
             if stem not in records:
-                notes.append(
-                    Fault(
-                        "error",
-                        "missing_annotation",
-                        f"{shown}/{split}.txt",
-                        stem,
-                        f"there is no {folder.name}/{stem}.xml; the image is left out; add it or remove the "
-                        "line",
-                    )
+                message = (
+                    f"there is no {folder.name}/{stem}.xml; the image is left out; add it or remove the line"
                 )
+                notes.append(Fault("error", "missing_annotation", f"{shown}/{split}.txt", stem, message))
     listed = {stem for stems in members.values() for stem in stems}
     for stem in sorted(set(records) - listed):
-        notes.append(
-            Fault(
-                "warning",
-                "unlisted",
-                shown_path(records[stem].file, root),
-                stem,
-                f"no list in {shown} names it; it is left out; add it to train.txt to use it",
-            )
-        )
+        message = f"no list in {shown} names it; it is left out; add it to train.txt to use it"
+        notes.append(Fault("warning", "unlisted", shown_path(records[stem].file, root), stem, message))
     return members, notes
 
 
@@ -215,13 +202,8 @@ def _read_split(
     number = 0
     for image_id, (images, record) in enumerate(placed):
         if record.error:
-            builder.fault(
-                "error",
-                record.error_kind,
-                record.file,
-                image_id,
-                f"{record.error}; the image is left out; export it again",
-            )
+            message = f"{record.error}; the image is left out; export it again"
+            builder.fault("error", record.error_kind, record.file, image_id, message)
             continue
         for severity, kind, message in record.remarks:
             builder.fault(severity, kind, record.file, image_id, message)

@@ -129,14 +129,11 @@ def _classes(
                 lines = read_lines(folder / candidate)
                 return dict(enumerate(line.strip() for line in lines if line.strip())), []
     used = sorted({row for image in every for row in _used_classes(labels.find(image))})
-    note = Fault(
-        "warning",
-        "no_class_names",
-        str(root),
-        None,
+    message = (
         f"there is no data.yaml or classes.txt, so the classes {used} are named by their numbers; add "
-        "data.yaml with names",
+        "data.yaml with names"
     )
+    note = Fault("warning", "no_class_names", str(root), None, message)
     return {c: f"class_{c}" for c in used}, [note]
 
 
@@ -190,14 +187,11 @@ def _read_split(
     outlined: list[int] = []  # positions of the faults that report polygons and nothing else
     for image_id, path in enumerate(images):
         if not os.path.isfile(path):
-            builder.fault(
-                "error",
-                "missing_image",
-                path,
-                image_id,
+            message = (
                 "it is listed and there is no such file; the image is left out; put the file there or remove "
-                "the line",
+                "the line"
             )
+            builder.fault("error", "missing_image", path, image_id, message)
             continue
         frame = frame_size(path, None)
         if frame.size is None:
@@ -206,14 +200,11 @@ def _read_split(
         builder.add_image(path, image_id, frame.size)
         file = labels.find(path)
         if file is None:
-            builder.fault(
-                "warning",
-                "no_label_file",
-                path,
-                image_id,
+            message = (
                 f"there is no {shown_path(labels.folder(path) / path.stem, root)}.txt; the image counts as one "
-                "without objects; write an empty file if that is so",
+                "without objects; write an empty file if that is so"
             )
+            builder.fault("warning", "no_label_file", path, image_id, message)
             continue
         before = number
         number = read_labels(builder, root, file, image_id, frame.size, number, outlined, shape)

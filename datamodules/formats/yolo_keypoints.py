@@ -52,14 +52,11 @@ class KeyPoints:
         if not self.guessed:
             return Fault("note", "key_points", file, None, done)
         say = f"kpt_shape: [{self.number}, {self.dims}]"
-        return Fault(
-            "warning",
-            "key_points",
-            file,
-            None,
+        message = (
             f"{done}; that is guessed from the rows: all have {self.row} numbers and the points lie in the box; "
-            f"write {say} in data.yaml, or `task: segment` if they are polygons",
+            f"write {say} in data.yaml, or `task: segment` if they are polygons"
         )
+        return Fault("warning", "key_points", file, None, message)
 
 
 def key_points(file: Path | None, content: Mapping[str, Any], labels: Iterable[Path]) -> KeyPoints | None:

@@ -65,14 +65,11 @@ def read_labels(
             continue
         number += 1
         if len(line) > _LONGEST_ROW:
-            builder.fault(
-                "error",
-                "invalid_row",
-                file,
-                line_number,
+            message = (
                 f"line {line_number} has {len(line)} letters, more than an outline has; the object is left out; "
-                "look what the file is",
+                "look what the file is"
             )
+            builder.fault("error", "invalid_row", file, line_number, message)
             continue
         row = _parse_row(builder, file, line_number, line, shape)
         if row is None:
@@ -81,13 +78,8 @@ def read_labels(
         polygons += [line_number] if points else []
         turned = turned or _is_turned(points)
         if (source_id, cx, cy, w, h, *points) in seen:
-            builder.fault(
-                "warning",
-                "duplicate_object",
-                file,
-                line_number,
-                f"line {line_number} repeats an earlier one ({_cut(line)}); it is left out; remove it",
-            )
+            message = f"line {line_number} repeats an earlier one ({_cut(line)}); it is left out; remove it"
+            builder.fault("warning", "duplicate_object", file, line_number, message)
             continue
         seen.add((source_id, cx, cy, w, h, *points))
         height, width = size
@@ -98,14 +90,11 @@ def read_labels(
         # a user can find a line of the label file, not the number of an object
         builder.faults[before:] = [replace(f, file=shown, id=line_number) for f in builder.faults[before:]]
     if polygons:
-        builder.fault(
-            "warning",
-            "polygon",
-            file,
-            polygons[0],
+        message = (
             f"{len(polygons)} x row of a polygon or a turned box, the first in line {polygons[0]}; the upright "
-            "box around it is taken, with its outline",
+            "box around it is taken, with its outline"
         )
+        builder.fault("warning", "polygon", file, polygons[0], message)
         if not turned:
             outlined.append(len(builder.faults) - 1)
     return number
@@ -132,13 +121,8 @@ def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[fl
     if "_" in text:  # Python reads 1_000 as a number; in a label file it is a slip
         return None
     if slip:
-        builder.fault(
-            "warning",
-            "comma_separated",
-            file,
-            line,
-            f"line {line} {_cut(text)!r} {slip}; it is read as meant; write `class cx cy w h`",
-        )
+        message = f"line {line} {_cut(text)!r} {slip}; it is read as meant; write `class cx cy w h`"
+        builder.fault("warning", "comma_separated", file, line, message)
     if values and not tokens[0].lstrip("+-").isdigit() and values[0].is_integer():
         builder.fault("note", "float_class", file, line, f"class {tokens[0]} is read as {int(values[0])}")
     return values
@@ -179,13 +163,8 @@ def _parse_row(
         ]
     if len(values) != BOX or not all(math.isfinite(v) for v in values) or values[0] != int(values[0]):
         hint = "; a sixth number is a score: these are predictions, not labels" if len(values) == 6 else ""
-        builder.fault(
-            "error",
-            "invalid_row",
-            file,
-            line,
-            f"line {line} {_cut(text)!r} has {len(values)} values{hint}; {rule}",
-        )
+        message = f"line {line} {_cut(text)!r} has {len(values)} values{hint}; {rule}"
+        builder.fault("error", "invalid_row", file, line, message)
         return None
     if max(abs(v) for v in values[1:]) > _NORMALISED:
         builder.fault(

@@ -96,26 +96,23 @@ def frame_size(path: Path, declared: tuple[int, int] | None) -> FrameSize:
     if declared is None or declared == displayed:
         return FrameSize(displayed)
     if declared == raw:
-        return FrameSize(
-            raw,
-            "rotation_ignored",
+        message = (
             "the annotation gives the size before the photograph's EXIF rotation, so its boxes are taken "
-            "to be in that frame; check them with `zoo data show`",
+            "to be in that frame; check them with `zoo data show`"
         )
+        return FrameSize(raw, "rotation_ignored", message)
     if declared == displayed[::-1]:
-        return FrameSize(
-            displayed,
-            "swapped_size",
+        message = (
             f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
-            f"{displayed[1]}x{displayed[0]}; taken as the image has it",
+            f"{displayed[1]}x{displayed[0]}; taken as the image has it"
         )
-    return FrameSize(
-        None,
-        "wrong_size",
+        return FrameSize(displayed, "swapped_size", message)
+    message = (
         f"the annotation gives {declared[1]}x{declared[0]} (width x height), the image has "
         f"{displayed[1]}x{displayed[0]}, so its boxes fit another version of it; the image is left out; "
-        "export the annotations again for this image",
+        "export the annotations again for this image"
     )
+    return FrameSize(None, "wrong_size", message)
 
 
 def _spelling(name: str) -> str:

@@ -77,14 +77,11 @@ class IndexBuilder:
     def add_image(self, path: Path | str, image_id: int, size: tuple[int, int]) -> None:
         """An image that exists, with the (h, w) of the frame of its boxes."""
         if image_id in self._row_of:
-            self.fault(
-                "error",
-                "duplicate_image_id",
-                path,
-                image_id,
+            message = (
                 f"image id {image_id} is already that of {self._file(self._row_of[image_id])}; this image is "
-                "left out; give it an id of its own",
+                "left out; give it an id of its own"
             )
+            self.fault("error", "duplicate_image_id", path, image_id, message)
             return
         self._row_of[image_id] = len(self._row_of)
         self._names += name_code(self._relative(os.fspath(path)))
@@ -150,25 +147,19 @@ class IndexBuilder:
         row = self._row_of.get(image_id) if is_id(image_id) else None
         if row is None:
             if not is_id(image_id) or image_id not in self._excluded:
-                self.fault(
-                    "error",
-                    "unknown_image",
-                    file,
-                    annotation_id,
+                message = (
                     f"annotation {annotation_id} is for image id {image_id}, which is not listed; it is "
-                    "left out; list the image or remove the annotation",
+                    "left out; list the image or remove the annotation"
                 )
+                self.fault("error", "unknown_image", file, annotation_id, message)
             return None
         where = self._file(row)
         if not is_id(source_id) or source_id not in self._classes:
-            self.fault(
-                "error",
-                "unknown_category",
-                where,
-                annotation_id,
+            message = (
                 f"category {source_id!r} is not in the class list ({_few(self._classes)}); the object is "
-                "left out; add the class or correct the annotation",
+                "left out; add the class or correct the annotation"
             )
+            self.fault("error", "unknown_category", where, annotation_id, message)
             return None
         size = (self._sizes[2 * row], self._sizes[2 * row + 1])
         box, verdict = judge_box(box_xywh, size)
@@ -226,14 +217,11 @@ class IndexBuilder:
         repeated = self._objects.repeated_annotation_ids()
         for place, row, annotation_id in repeated:
             self._kept = place
-            self.fault(
-                "warning",
-                "duplicate_annotation_id",
-                self._file(row),
-                annotation_id,
+            message = (
                 f"annotation id {annotation_id} is used more than once; both objects are kept; number them "
-                "anew",
+                "anew"
             )
+            self.fault("warning", "duplicate_annotation_id", self._file(row), annotation_id, message)
         order = np.argsort(np.array(self._fault_places), kind="stable").tolist() if repeated else None
         faults = self._faults if order is None else [self._faults[i] for i in order]
         objects = self._objects.by_image(len(self._row_of))

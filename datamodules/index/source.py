@@ -76,14 +76,11 @@ def similar_names(file: str, classes: Mapping[int, str]) -> Iterable[Fault]:
     for source_id, name in classes.items():
         key = class_key(name)
         if key in first:
-            yield Fault(
-                "warning",
-                "similar_classes",
-                file,
-                source_id,
+            message = (
                 f"classes {first[key]} {classes[first[key]]!r} and {source_id} {name!r} differ by case, "
-                "spaces or Unicode form only; they are kept apart; merge them if they mean the same",
+                "spaces or Unicode form only; they are kept apart; merge them if they mean the same"
             )
+            yield Fault("warning", "similar_classes", file, source_id, message)
         first.setdefault(key, source_id)
 
 
@@ -113,12 +110,9 @@ def image_overlaps(root: Path, splits: Mapping[str, AnnotationIndex]) -> Iterabl
         for row in np.flatnonzero(np.isin(name_hashes(index), suspects)).tolist():
             file = index.files[row]
             if file in seen and seen[file] != name:
+                message = f"the image is in {seen[file]} and in {name}; keep it in one of them"
                 yield Fault(
-                    "warning",
-                    "leak",
-                    shown_path(index.path(row), root),
-                    index.image_id(row),
-                    f"the image is in {seen[file]} and in {name}; keep it in one of them",
+                    "warning", "leak", shown_path(index.path(row), root), index.image_id(row), message
                 )
             seen.setdefault(file, name)
 

@@ -34,23 +34,15 @@ def add_checked_image(
     path, remark = folder.find(name)
     if path is None:
         builder.exclude_image(image_id)
-        builder.fault(
-            "error",
-            "missing_image",
-            folder.folder / name,
-            image_id,
+        message = (
             f"there is no such file in {folder.folder}; the image and its objects are left out; put the "
-            "file there or remove it from the annotations",
+            "file there or remove it from the annotations"
         )
+        builder.fault("error", "missing_image", folder.folder / name, image_id, message)
         return None
     if remark:
-        builder.fault(
-            "warning",
-            "file_name",
-            folder.folder / name,
-            image_id,
-            f"{remark}; correct the name in the annotations",
-        )
+        message = f"{remark}; correct the name in the annotations"
+        builder.fault("warning", "file_name", folder.folder / name, image_id, message)
     if verify_size or declared is None:
         frame = frame_size(path, declared)
         if frame.size is None:

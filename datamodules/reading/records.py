@@ -216,14 +216,11 @@ def _name_on_disk(tree: ImageTree, record: ImageRecord, builder: IndexBuilder, i
             return found[0]
         if found:
             builder.exclude_image(image_id)
-            builder.fault(
-                "error",
-                "ambiguous_image",
-                record.source,
-                image_id,
+            message = (
                 f"{len(found)} files are called {name!r}: {', '.join(found[:_FEW])}; the image is left out; "
-                "give the annotations the folder too",
+                "give the annotations the folder too"
             )
+            builder.fault("error", "ambiguous_image", record.source, image_id, message)
             return ""
     return record.file
 
