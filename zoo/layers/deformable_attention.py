@@ -16,49 +16,50 @@ from zoo.layers.precision import full
 
 
 def multi_scale_deformable_attention(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> Tensor:
     """Weighted sum of bilinear samples over all levels and points; zero outside the map.
 
     Args:
         value: [B, S, M, D], M heads of D channels; maps of all levels, row-major and concatenated.
         sizes: (H, W) of each level; their products sum to S.
-        locations: [B, Q, M, levels, points, 2] (x, y) in [0, 1] of each map.
-        weights: [B, Q, M, levels, points], softmax already applied.
+        locations: of each level [B, Q, M, points, 2] (x, y) in [0, 1] of its map; levels may differ in points.
+        weights: of each level [B, Q, M, points], softmax already applied.
 
     Returns:
         [B, Q, M*D], at least float32
     """
     # a place of 16 bits is pixels off; and weighted sums of samples lose what rounding each one loses
-    value, locations, weights = full(value), full(locations), full(weights)
+    value, locations, weights = full(value), [full(x) for x in locations], [full(x) for x in weights]
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    exact = value.dtype == locations.dtype == weights.dtype and value.dtype in (torch.float32, torch.float64)
+    dtypes = {x.dtype for x in (value, *locations, *weights)}
+    exact = dtypes in ({torch.float32}, {torch.float64})
     if value.device.type == "cpu" and exact and not captured:
         return sample_rows(value, sizes, locations, weights)
     return sample_maps(value, sizes, locations, weights)
 
 
 def sample_maps(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> Tensor:
     """`multi_scale_deformable_attention` by grid_sample, level by level."""
     batch, _, heads, width = value.shape
-    queries = locations.shape[1]
-    grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B*M, Q, levels, points, 2]
-    weight = weights.transpose(1, 2).flatten(0, 1)  # [B*M, Q, levels, points]
+    queries = locations[0].shape[1]
     parts = value.split([h * w for h, w in sizes], dim=1)
     total: Tensor | None = None
-    for level, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+    for part, size, places, shares in zip(parts, sizes, locations, weights, strict=True):
+        grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)  # [B*M, Q, points, 2]
+        weight = shares.transpose(1, 2).flatten(0, 1)  # [B*M, Q, points]
         level_map = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
-        sampled = F.grid_sample(level_map, grid[:, :, level], mode="bilinear", align_corners=False)
-        weighted = (sampled * weight[:, None, :, level]).sum(-1)  # [B*M, D, Q]
+        sampled = F.grid_sample(level_map, grid, mode="bilinear", align_corners=False)
+        weighted = (sampled * weight[:, None]).sum(-1)  # [B*M, D, Q]
         total = weighted if total is None else total + weighted
     assert total is not None
     return total.view(batch, -1, queries).transpose(1, 2)
 
 
 def sample_rows(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> Tensor:
     """`multi_scale_deformable_attention` as weighted sums of rows, half the cost on a CPU.
 
@@ -66,7 +67,7 @@ def sample_rows(
     are one sum of rows; grid_sample reads each channel on its own, and its samples are written out.
     """
     batch, tokens, heads, width = value.shape
-    queries = locations.shape[1]
+    queries = locations[0].shape[1]
     pixels, shares = corners(sizes, locations, weights)
     start = torch.arange(batch)[:, None, None, None] * (tokens * heads) + torch.arange(heads)[:, None]
     index = pixels.long().mul_(heads).add_(start)
@@ -75,20 +76,21 @@ def sample_rows(
     return summed.view(batch, queries, heads * width)
 
 
-def corners(sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels around every sample and their shares, [B, Q, M, 4 * levels * points] each.
+def corners(
+    sizes: Sequence[tuple[int, int]], locations: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Pixels around every sample and their shares, [B, Q, M, 4 x points of all levels] each.
 
     Pixels are counted over all levels, as whole floats. Those outside their map have a share of 0.
     """
-    grid = 2 * locations - 1
     pixels, shares, start = [], [], 0
-    for level, (height, width) in enumerate(sizes):
+    for (height, width), places, weight in zip(sizes, locations, weights, strict=True):
         # rounded as grid_sample rounds: a sample on a pixel must have the same neighbours
-        x = (grid[:, :, :, level, :, 0] + 1) * (width / 2) - 0.5
-        y = (grid[:, :, :, level, :, 1] + 1) * (height / 2) - 0.5
+        grid = 2 * places - 1
+        x = (grid[..., 0] + 1) * (width / 2) - 0.5
+        y = (grid[..., 1] + 1) * (height / 2) - 0.5
         left, top = x.detach().floor(), y.detach().floor()
         right_share, bottom_share = x - left, y - top
-        weight = weights[:, :, :, level]
         columns = [(left, 1 - right_share), (left + 1, right_share)]
         rows = [(top, (1 - bottom_share) * weight), (top + 1, bottom_share * weight)]
         columns = [(c.clamp(0, width - 1), s * ((c >= 0) & (c < width))) for c, s in columns]
@@ -131,17 +133,22 @@ class _SumOfRows(torch.autograd.Function):
 class DeformableAttention(nn.Module):
     """Attention of queries to a few points around their reference on each level.
 
+    `num_points` is the number on every level, or one for each.
+
     Sources: fundamentalvision/Deformable-DETR@11169a6 models/ops/modules/ms_deform_attn.py,
     lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py
     """
 
-    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int]) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
-        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = PointwiseLinear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = PointwiseLinear(dim, num_heads * num_levels * num_points)
+        self.num_heads = num_heads
+        self.points = [num_points] * num_levels if isinstance(num_points, int) else list(num_points)
+        if len(self.points) != num_levels:
+            raise ValueError(f"num_points ({self.points}) must have a number for each of {num_levels} levels")
+        self.sampling_offsets = PointwiseLinear(dim, num_heads * sum(self.points) * 2)
+        self.attention_weights = PointwiseLinear(dim, num_heads * sum(self.points))
         self.value_proj = PointwiseLinear(dim, dim)
         self.output_proj = PointwiseLinear(dim, dim)
         self.reset_parameters()
@@ -152,10 +159,9 @@ class DeformableAttention(nn.Module):
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2.0 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().max(-1, keepdim=True).values
-        distance = torch.arange(1, self.num_points + 1, dtype=torch.float32)
-        compass = direction[:, None, None, :] * distance[None, None, :, None]
+        distance = torch.cat([torch.arange(1, n + 1, dtype=torch.float32) for n in self.points])
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(compass.expand(-1, self.num_levels, -1, -1).reshape(-1))
+            self.sampling_offsets.bias.copy_((direction[:, None] * distance[:, None]).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
@@ -181,31 +187,39 @@ class DeformableAttention(nn.Module):
             padding: [B, S] bool, True where values are to be zero.
         """
         batch, queries, dim = query.shape
-        heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
-        weights = self.attention_weights(query).view(batch, queries, heads, levels * points).softmax(-1)
-        if references.dim() == 3:
-            references = references[:, :, None]
-        locations = sampling_locations(references[:, :, None, :, None], full(offsets), sizes)
+        heads = self.num_heads
+        offsets = self.sampling_offsets(query).view(batch, queries, heads, -1, 2)
+        weights = self.attention_weights(query).view(batch, queries, heads, -1).softmax(-1)
+        locations = sampling_locations(references, full(offsets).split(self.points, dim=-2), sizes)
         value = self.value_proj(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
         value = value.view(batch, -1, heads, dim // heads)
-        weights = weights.view(batch, queries, heads, levels, points)
-        return self.output_proj(multi_scale_deformable_attention(value, sizes, locations, weights))
+        sampled = multi_scale_deformable_attention(
+            value, sizes, locations, weights.split(self.points, dim=-1)
+        )
+        return self.output_proj(sampled)
 
 
-def sampling_locations(references: Tensor, offsets: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Where to sample, [B, Q, M, levels, points, 2].
+def sampling_locations(
+    references: Tensor, offsets: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """Where to sample on each level, [B, Q, M, points, 2].
 
     Args:
-        references: [B, Q, 1, levels or 1, 1, 2 or 4].
-        offsets: [B, Q, M, levels, points, 2], in pixels of the level around a point, in half box sizes
+        references: [B, Q, 2 or 4], the same on every level, or [B, Q, levels, 2 or 4].
+        offsets: of each level [B, Q, M, points, 2], in pixels of the level around a point, in half box sizes
             divided by the number of points around a box.
         sizes: (H, W) of each level.
     """
-    if references.shape[-1] == 4:
-        return references[..., :2] + offsets / offsets.shape[-2] * references[..., 2:] * 0.5
-    # (W, H), the order of the offsets; the official code had it reversed until 2020-12-07
-    pixels = torch.tensor([(width, height) for height, width in sizes], dtype=offsets.dtype)
-    return references + offsets / pixels.to(offsets.device, non_blocking=True)[:, None]
+    each = [references] * len(sizes) if references.dim() == 3 else references.unbind(2)
+    locations = []
+    for reference, offset, (height, width) in zip(each, offsets, sizes, strict=True):
+        centre, size = reference[:, :, None, None, :2], reference[:, :, None, None, 2:]
+        if reference.shape[-1] == 4:
+            locations.append(centre + offset / offset.shape[-2] * size * 0.5)
+        else:
+            # (W, H), the order of the offsets; the official code had it reversed until 2020-12-07
+            pixels = torch.tensor((width, height), dtype=offset.dtype)
+            locations.append(centre + offset / pixels.to(offset.device, non_blocking=True))
+    return locations

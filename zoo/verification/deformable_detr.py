@@ -221,7 +221,8 @@ def _attention_by(attention: Callable[..., Tensor], how: str, case: Case) -> lis
         names = ("value", "sampling_locations", "attention_weights")
         leaves = {n: case[n].to(dtype).requires_grad_() for n in names}
         sizes = [(int(h), int(w)) for h, w in case["spatial_shapes"].tolist()]
-        output = attention(leaves["value"], sizes, leaves["sampling_locations"], leaves["attention_weights"])
+        locations, weights = leaves["sampling_locations"].unbind(3), leaves["attention_weights"].unbind(3)
+        output = attention(leaves["value"], sizes, locations, weights)
         output.backward(case["grad_output"].to(dtype))
         results.append(compare(f"{how} {precision} output", output, case[f"{precision}/output"], tolerance))
         for name, leaf in leaves.items():

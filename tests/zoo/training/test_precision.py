@@ -122,11 +122,11 @@ def test_the_masks_of_a_mixed_run_can_be_asked_for_outside_autocast():
 def test_attention_samples_at_float32_places_under_autocast():
     """256 pixels wide: a place of 16 bits would be up to half a pixel off."""
     values = torch.arange(256.0).view(1, 256, 1, 1)
-    places = torch.full((1, 1, 1, 1, 1, 2), 0.5)
+    places = torch.full((1, 1, 1, 1, 2), 0.5)
     places[..., 0] = (200.3 + 0.5) / 256
-    weights = torch.ones(1, 1, 1, 1, 1)
+    weights = torch.ones(1, 1, 1, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        sampled = multi_scale_deformable_attention(values, [(1, 256)], places, weights.bfloat16())
+        sampled = multi_scale_deformable_attention(values, [(1, 256)], [places], [weights.bfloat16()])
     assert sampled.item() == pytest.approx(200.3, abs=1e-3)
 
 
