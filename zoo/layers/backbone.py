@@ -309,6 +309,23 @@ _BLOCK = {
     "short.conv": "downsample.1",
     "short.norm": "downsample.2",
 }
+# RTDetrResNet's names in transformers, 4 and 5, to those of the official PResNet
+HUGGING_FACE_PRESNET = (
+    (r"^model\.backbone\.model\.embedder\.embedder\.0\.", "backbone.conv1.conv1_1."),
+    (r"^model\.backbone\.model\.embedder\.embedder\.1\.", "backbone.conv1.conv1_2."),
+    (r"^model\.backbone\.model\.embedder\.embedder\.2\.", "backbone.conv1.conv1_3."),
+    (
+        r"^model\.backbone\.model\.encoder\.stages\.(\d)\.layers\.(\d+)\.",
+        r"backbone.res_layers.\1.blocks.\2.",
+    ),
+    (r"^(backbone\..*)\.layer\.0\.", r"\1.branch2a."),
+    (r"^(backbone\..*)\.layer\.1\.", r"\1.branch2b."),
+    (r"^(backbone\..*)\.layer\.2\.", r"\1.branch2c."),
+    (r"^(backbone\..*)\.shortcut\.1\.", r"\1.short.conv."),
+    (r"^(backbone\..*)\.shortcut\.", r"\1.short."),
+    (r"^(backbone\..*)\.convolution\.", r"\1.conv."),
+    (r"^(backbone\..*)\.normalization\.", r"\1.norm."),
+)
 
 
 def from_presnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

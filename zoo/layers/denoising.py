@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,23 @@ from torch import Tensor
 from zoo.contract.batch import Batch, Pairs
 from zoo.contract.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from zoo.contract.seeds import derived_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingConfig:
+    """What a decoder's denoising part is made of.
+
+    Attributes:
+        num_queries: objects at most, beside the denoising queries.
+        num_denoising: positive denoising queries aimed at (twice as many with the negatives); 0 for none.
+        label_noise: half of this share of the denoising labels is replaced.
+        box_noise: corners of positives move by up to this many half sizes.
+    """
+
+    num_queries: int
+    num_denoising: int
+    label_noise: float
+    box_noise: float
 
 
 class DenoisingQueries(NamedTuple):

@@ -119,7 +119,10 @@ class TokenEncoder(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """Backbone maps to as many fused maps of `dim` channels."""
+    """Backbone maps to as many fused maps of `dim` channels.
+
+    A later family replaces the parts that it makes otherwise: `lateral`, `downsample`, `fusion` and `join`.
+    """
 
     def __init__(self, channels: Sequence[int], config: EncoderConfig) -> None:
         super().__init__()
@@ -129,17 +132,27 @@ class HybridEncoder(nn.Module):
             nn.Sequential(nn.Conv2d(c, dim, 1, bias=False), nn.BatchNorm2d(dim)) for c in channels
         )
         self.encoder = nn.ModuleList([TokenEncoder(EncoderLayer(dim, config.num_heads, config.ffn_dim))])
-
-        def fusion() -> FusionBlock:
-            return FusionBlock(2 * dim, dim, config.num_blocks, config.expansion)
-
-        self.lateral_convs = nn.ModuleList(ConvNorm(dim, dim, 1, activate=True) for _ in range(levels - 1))
-        self.fpn_blocks = nn.ModuleList(fusion() for _ in range(levels - 1))
-        self.downsample_convs = nn.ModuleList(
-            ConvNorm(dim, dim, 3, stride=2, activate=True) for _ in range(levels - 1)
-        )
-        self.pan_blocks = nn.ModuleList(fusion() for _ in range(levels - 1))
+        self.lateral_convs = nn.ModuleList(self.lateral(config) for _ in range(levels - 1))
+        self.fpn_blocks = nn.ModuleList(self.fusion(config) for _ in range(levels - 1))
+        self.downsample_convs = nn.ModuleList(self.downsample(config) for _ in range(levels - 1))
+        self.pan_blocks = nn.ModuleList(self.fusion(config) for _ in range(levels - 1))
         use_onednn(self)
+
+    def lateral(self, config: EncoderConfig) -> nn.Module:
+        """Before a map is enlarged; its output is also what the way back up meets."""
+        return ConvNorm(config.dim, config.dim, 1, activate=True)
+
+    def downsample(self, config: EncoderConfig) -> nn.Module:
+        """Halves a map."""
+        return ConvNorm(config.dim, config.dim, 3, stride=2, activate=True)
+
+    def fusion(self, config: EncoderConfig) -> nn.Module:
+        """Of a map with its joined neighbour to `dim` channels, see `join`."""
+        return FusionBlock(2 * config.dim, config.dim, config.num_blocks, config.expansion)
+
+    def join(self, moved: Tensor, other: Tensor) -> Tensor:
+        """An enlarged or halved map with the one of its new size."""
+        return torch.cat([moved, other], dim=1)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps fine to coarse [B, C_i, H_i, W_i] to [B, dim, H_i, W_i]."""
@@ -160,7 +173,7 @@ class HybridEncoder(nn.Module):
         for low, lateral, fuse in steps:
             inner[0] = lateral(inner[0])
             upsampled = F.interpolate(inner[0], scale_factor=2.0, mode="nearest")
-            inner.insert(0, fuse(torch.cat([upsampled, low], dim=1)))
+            inner.insert(0, fuse(self.join(upsampled, low)))
         return inner
 
     def bottom_up(self, inner: list[Tensor]) -> list[Tensor]:
@@ -168,5 +181,5 @@ class HybridEncoder(nn.Module):
         outer = [inner[0]]
         steps = zip(inner[1:], self.downsample_convs, self.pan_blocks, strict=True)
         for high, downsample, fuse in steps:
-            outer.append(fuse(torch.cat([downsample(outer[-1]), high], dim=1)))
+            outer.append(fuse(self.join(downsample(outer[-1]), high)))
         return outer

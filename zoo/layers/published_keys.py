@@ -10,6 +10,29 @@ from torch import Tensor
 
 Names = Iterable[tuple[str, str]]  # (pattern, replacement), applied in turn
 
+# RTDetrForObjectDetection's encoder and decoder in transformers 4 (the files on the hub) and 5, to the official
+# names; those of the families after it are the same
+HUGGING_FACE_RT_DETR: Names = (
+    (r"^model\.encoder_input_proj\.", "encoder.input_proj."),
+    (r"^model\.decoder_input_proj\.(\d)\.0\.", r"decoder.input_proj.\1.conv."),
+    (r"^model\.decoder_input_proj\.(\d)\.1\.", r"decoder.input_proj.\1.norm."),
+    (r"^model\.encoder\.aifi\.", "encoder.encoder."),
+    (r"^model\.encoder\.", "encoder."),
+    (r"^model\.decoder\.layers\.", "decoder.decoder.layers."),
+    (r"^model\.decoder\.query_pos_head\.", "decoder.query_pos_head."),
+    (r"^(model\.decoder\.)?class_embed\.", "decoder.dec_score_head."),
+    (r"^(model\.decoder\.)?bbox_embed\.", "decoder.dec_bbox_head."),
+    (r"^model\.weight_embedding\.", "decoder.tgt_embed."),
+    (r"^model\.(denoising_class_embed|enc_output|enc_score_head|enc_bbox_head)\.", r"decoder.\1."),
+    (r"(layers\.\d)\.(?:mlp\.)?fc([12])\.", r"\1.linear\2."),
+    (r"(layers\.\d)\.encoder_attn\.", r"\1.cross_attn."),
+    (r"(layers\.\d)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"(layers\.\d)\.encoder_attn_layer_norm\.", r"\1.norm2."),
+    (r"^(encoder\..*layers\.\d)\.final_layer_norm\.", r"\1.norm2."),
+    (r"^(decoder\..*layers\.\d)\.final_layer_norm\.", r"\1.norm3."),
+    (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
+)
+
 _QUERY_KEY_VALUE = re.compile(r"(.+\.(?:self|multihead)_attn)\.([qkv])_proj\.(weight|bias)")
 
 

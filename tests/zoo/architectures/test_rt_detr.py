@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.architectures.rt_detr import DecoderConfig, RtDetrModule, anchor_logits
+from zoo.architectures.rt_detr import DecoderConfig, RtDetrModule
 from zoo.contract.batch import Batch, Step, Targets
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.hybrid_encoder import EncoderConfig
+from zoo.layers.query_selection import anchor_logits
 from zoo.training.criterion import LossWeights
 from zoo.training.ema import EmaConfig
 from zoo.training.matcher import MatchCosts
