@@ -12,12 +12,11 @@ import re
 import typing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import LightningModule
+from tiny_families import ROOT, distinct, overlay, small_arguments, trained_recipes
 from torch import nn
 
 from datamodules.shapes import generate_shapes
@@ -33,43 +32,13 @@ from zoo.training.ema import EmaConfig
 from zoo.training.module import DetectionModule, build_module
 from zoo.training.schedule import Schedule
 
-ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = sorted(p.stem for p in (ROOT / "zoo" / "architectures").glob("[a-z]*.py"))
-RECIPES = [key for key in recipes.bundled() if not key.rpartition("/")[2].startswith("finetune")]
+RECIPES = trained_recipes()
 CLASSES, SIDE = 3, 64
 HOOKS = {n for n in vars(LightningModule) if n.startswith(("on_", "configure_")) or n.endswith("_step")}
 
 
-def overlay(family: str) -> dict[str, Any]:
-    """What makes the family's networks small; a family whose recipes are small already has none."""
-    path = ROOT / "tests" / "tiny" / f"{family}.yaml"
-    return dict(yaml.safe_load(path.read_text())) if path.is_file() else {}
-
-
-def small_arguments(key: str) -> dict[str, Any]:
-    """The model's arguments with the family's overlay; one that the class does not take fails when it is built."""
-    recipe = recipes.load(recipes.resolve(key))
-    arguments: dict[str, Any] = {**recipe["model"]["init_args"]}
-    for name, changes in overlay(recipe["about"]["family"]).items():
-        if name in arguments:
-            arguments[name] = arguments[name] | changes if isinstance(changes, dict) else changes
-    return arguments
-
-
-def distinct() -> list[str]:
-    """The first recipe of each network and each set of rules: sizes are overlaid, epochs play no part."""
-    seen: dict[str, str] = {}
-    for key in RECIPES:
-        model = recipes.load(recipes.resolve(key))["model"]
-        arguments = small_arguments(key)
-        arguments["schedule"] = arguments["schedule"]["rules"]
-        seen.setdefault(
-            json.dumps([model["class_path"], arguments | {"num_classes": CLASSES}], sort_keys=True), key
-        )
-    return list(seen.values())
-
-
-every_recipe = pytest.mark.parametrize("key", distinct())
+every_recipe = pytest.mark.parametrize("key", distinct(CLASSES))
 
 
 def tiny_module(key: str) -> DetectionModule:

@@ -1,4 +1,4 @@
-"""Processes that each do a piece of work, alone or as two ranks of gloo.
+"""Processes that each do a piece of work, alone or as ranks of gloo.
 
 They are forked, as a new interpreter would import for seconds; and not from the process of the tests, as the threads
 of the evaluator's pool do not come along, so that it would wait for them for ever. The nursery is forked before the
@@ -33,10 +33,14 @@ class Nursery:
 
     def answers_of_two_ranks(self, work):
         """{rank: work(rank)}, called within a process group."""
+        return dict(enumerate(self.answers_of_ranks(work, 2)))
+
+    def answers_of_ranks(self, work, world):
+        """[work(rank)] of so many ranks, called within a process group."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        return dict(enumerate(self.answers([functools.partial(_rank, work, n, port) for n in range(2)])))
+        return self.answers([functools.partial(_rank, work, n, world, port) for n in range(world)])
 
     def close(self):
         self._here.close()
@@ -71,9 +75,9 @@ def _answer(queue, number, work):
         raise
 
 
-def _rank(work, rank, port):
+def _rank(work, rank, world, port):
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
     )
     answer = work(rank)
     torch.distributed.barrier()
