@@ -67,10 +67,10 @@ class DataSummary:
         out = [f"format {self.format}"]
         for name, split in self.splits.items():
             listed = f" of {split.listed} listed" if split.listed != split.images else ""
-            crowds = f" and {_counted(split.crowd, 'crowd')}" if split.crowd else ""
+            crowds = f" and {counted(split.crowd, 'crowd')}" if split.crowd else ""
             out.append(
-                f"{name}: {_counted(split.images, 'image')}{listed}, {_counted(split.objects, 'object')}{crowds}, "
-                f"{_counted(split.empty, 'image')} without any"
+                f"{name}: {counted(split.images, 'image')}{listed}, {counted(split.objects, 'object')}{crowds}, "
+                f"{counted(split.empty, 'image')} without any"
             )
         out += [
             f"class {row.head_index} {row.name!r} (id {row.source_id} in the source): "
@@ -117,5 +117,6 @@ def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> Spl
     )
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

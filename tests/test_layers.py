@@ -26,6 +26,7 @@ ZOO = (
     "zoo.runs",
     "zoo._moved",
     "zoo",  # the public surface
+    "zoo.cli.options",
     "zoo.cli.data",
     "zoo.cli.models",
     "zoo.cli",

@@ -33,9 +33,10 @@ _MOVES = (
     (
         "zoo.cli",
         "zoo.cli.data",
-        "data_convert>convert data_download>download data_gallery>gallery data_plots>plots "
-        "data_report>report data_shard>shard data_show>show",
+        "data_convert>convert data_download>download data_shard>shard data_show>show",
     ),
+    ("zoo.cli", "datamodules.doctor", "data_gallery>gallery data_plots>plots data_report>report"),
+    ("zoo.cli.data", "datamodules.doctor", "gallery plots report"),
     ("zoo.cli", "zoo.cli.models", "listing verifying"),
     (
         "datamodules",

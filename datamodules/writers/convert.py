@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from PIL import ImageOps
 
 from datamodules.formats.coco_panoptic import PanopticSource
-from datamodules.formats.detect import read
+from datamodules.formats.detect import FORMATS, Format, read
 from datamodules.images.files import header_size
 from datamodules.index import AnnotationIndex
 from datamodules.index.source import Source
 from datamodules.outputs import require_apart
 from datamodules.progress import Meter
+from datamodules.shards.reader import is_address, local_path
 from datamodules.writers.base import LabelledImage, Writer, labelled_images
 from datamodules.writers.coco import CocoWriter
 from datamodules.writers.csv import CsvWriter
@@ -119,6 +120,33 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return done
+
+
+def read_to_copy(folder: str, output: Path, to: str, images: str, format: str) -> Source:
+    """Reads a data set that is to be copied, after everything else was checked, which is quick.
+
+    Args:
+        folder: the data set; shards also by their address.
+        output: of the copy.
+        to: format of the copy.
+        images: how they are placed in it.
+        format: of the data set, `auto` to detect it.
+
+    Raises:
+        ValueError: an unknown format or way to place images, an output with anything in it or inside the data set,
+            or a data set that cannot be read.
+    """
+    for value, allowed, option in (
+        (to, TARGETS, "--to"),
+        (images, get_args(Images), "--images"),
+        (format, ("auto", *FORMATS), "--format"),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{option} {value} is unknown; it is one of {', '.join(allowed)}")
+    require_empty(output.expanduser().absolute())
+    if not is_address(folder):
+        require_apart(local_path(folder), output)
+    return read(folder, cast(Format, format))
 
 
 def require_empty(place: Path) -> None:

@@ -13,6 +13,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from zoo.cli.data.check import check
+from zoo.cli.data.convert import convert, split
+from zoo.cli.data.download import download
+from zoo.cli.data.shard import shard
+from zoo.cli.data.show import show
+from zoo.cli.options import Json
 from zoo.cli.overrides import split_overrides
 from zoo.runs import signals
 from zoo.runs.console import Console, write
@@ -29,21 +35,19 @@ app = typer.Typer(
 data_app = typer.Typer(
     help="Look at a data set before training on it.", no_args_is_help=True, rich_markup_mode=None
 )
+for command in (check, convert, split, show, download, shard):
+    data_app.command()(command)
 app.add_typer(data_app, name="data")
 runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
 TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict", "manifest")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Configs = Annotated[
     list[str] | None,
     typer.Option(
         "--config", "-c", help="Recipe: a path, a name such as rt_detr/r50_coco_72e, or several to merge."
     ),
-]
-Format = Annotated[
-    str, typer.Option("--format", help="Of the data set: auto, coco, yolo, voc, csv, labelme, cvat, ...")
 ]
 Registry = Annotated[
     Path | None,
@@ -387,171 +391,6 @@ def manifest(
         )
     elif not as_json:
         console.say(text.rstrip())
-
-
-@data_app.command()
-def check(
-    folder: Annotated[str, typer.Argument(help="Data set; shards also by their address.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Headers and annotations only.")] = False,
-    queries: Annotated[int | None, typer.Option("--queries", help="Of the model; default 300.")] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option("--image-size", help="640, 480x640 (height x width) or 800/1333; default 640."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Processes that decode; 0 or 1: none but this one; default: the cores there are.",
-        ),
-    ] = None,
-    fix: Annotated[
-        Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
-    ] = None,
-    format: Format = "auto",
-    report: Annotated[
-        str | None,
-        typer.Option(
-            "--report", help="Write a page with plots and pictures: report.html, or a folder for it."
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Format, splits, classes with their source ids, and every fault, by file and id."""
-    from zoo.cli.data.check import check as run
-    from zoo.cli.data.check import report_file
-
-    with signals.leaving_nothing(fix, None if report is None else report_file(report)):
-        sound = run(
-            folder,
-            Console(as_json),
-            quick=quick,
-            queries=queries,
-            image_size=image_size,
-            workers=workers,
-            fix=fix,
-            format=format,
-            report=report,
-        )
-    if not sound:
-        raise typer.Exit(1)
-
-
-@data_app.command(name="convert")
-def convert_data(
-    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
-    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")],
-    output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
-    images: Annotated[str, typer.Option("--images", help="copy, link (hard) or symlink.")] = "copy",
-    format: Format = "auto",
-    as_json: Json = False,
-) -> None:
-    """Copy a data set into another format; says what that cannot hold."""
-    from zoo.cli.data.convert import Copying
-    from zoo.cli.data.convert import convert as run
-
-    with signals.leaving_nothing(output):
-        run(Copying(folder, output, to, images, format), Console(as_json))
-
-
-@data_app.command(name="split")
-def split_data(
-    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
-    output: Annotated[Path, typer.Option("--output", help="New or empty folder.")],
-    val: Annotated[float, typer.Option("--val", help="Share of the images; 0.2 is 20 %.")] = 0.1,
-    test: Annotated[float, typer.Option("--test", help="Share of the images; 0: no such split.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    stratify: Annotated[
-        bool, typer.Option("--stratify", help="Give each split its share of every class.")
-    ] = False,
-    group_by: Annotated[
-        str,
-        typer.Option(
-            "--group-by",
-            help="What stays together besides byte-identical files: stem (equal names before .rf.), a regular "
-            "expression searched in the path, e.g. 'scene\\d+'; or none: every image by itself.",
-        ),
-    ] = "stem",
-    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc or csv.")] = "coco",
-    images: Annotated[str, typer.Option("--images", help="copy, link (hard) or symlink.")] = "copy",
-    format: Format = "auto",
-    as_json: Json = False,
-) -> None:
-    """Divide a data set into train, val and test, in a copy; identical and augmented copies stay together."""
-    from zoo.cli.data.convert import Copying, Division
-    from zoo.cli.data.convert import split as run
-
-    division = Division(val, test, seed, stratify, group_by)
-    with signals.leaving_nothing(output):
-        run(Copying(folder, output, to, images, format), division, Console(as_json))
-
-
-@data_app.command(name="show")
-def show_data(
-    folder: Annotated[str, typer.Argument(help="Data set, in any format that is understood.")],
-    split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
-    output: Annotated[Path, typer.Option("--output", help="The picture.")] = Path("gallery.png"),
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
-    format: Format = "auto",
-    as_json: Json = False,
-) -> None:
-    """Draw images with their boxes as they were understood: one look tells whether they sit right."""
-    from zoo.cli.data.show import Viewing
-    from zoo.cli.data.show import show as run
-
-    with signals.leaving_nothing(output):
-        run(Viewing(folder, split, count, output, format, seed), Console(as_json))
-
-
-@data_app.command(name="download")
-def download_data(
-    name: Annotated[str, typer.Argument(help="coco or objects365.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder of the data set; archives in .downloads.")],
-    parts: Annotated[
-        str | None,
-        typer.Option(
-            "--parts", help="Of train,val,annotations; coco also has panoptic. Default: those three."
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source", help="Mirror with the same files: the beginning of its addresses, or a folder."
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=16, help="Files at a time.")] = 4,
-    remove_archives: Annotated[
-        bool, typer.Option("--remove-archives", help="Remove each archive when it is unpacked.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Fetch a published data set: resumed, checked, unpacked; running it again does what is left."""
-    from zoo.cli.data.download import Options
-    from zoo.cli.data.download import download as run
-
-    chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
-    run(Options(name, output, chosen, source, jobs, remove_archives), Console(as_json))
-
-
-@data_app.command()
-def shard(
-    folder: Path,
-    output: Annotated[Path, typer.Option("--output", help="New folder of the shards.")],
-    size: Annotated[str, typer.Option("--size", help="Of one shard, e.g. 256M.")] = "256M",
-    format: Annotated[
-        str, typer.Option("--format", help="auto, or the format that the folder has.")
-    ] = "auto",
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out images and objects that are at fault.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Pack a data set into tar shards with an index, to train from a disk or an address (s3, http, gs)."""
-    from zoo.cli.data.shard import shard as run
-
-    with signals.leaving_nothing(output):
-        run(folder, output, size, format, skip_broken, Console(as_json))
 
 
 @runs_app.command(name="sync")

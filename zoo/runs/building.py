@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
+from datamodules.progress import watched
 from zoo.runs import recipes
 from zoo.runs.console import Console, Silent
 from zoo.runs.init_from import start_from
@@ -84,7 +85,7 @@ class Recipe(dict[str, Any]):
             values["trainer"] = {
                 "max_epochs": 1
             }  # the caller's trainer is another, perhaps on another machine
-        callbacks = [Progress(Console().say), History()] if part == "trainer" else []
+        callbacks = [Progress(Console().say, watched()), History()] if part == "trainer" else []
         return ZooCLI(
             values, folder, callbacks, with_tracker=part == "trainer", parts=(part,), objects=objects
         )

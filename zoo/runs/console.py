@@ -6,8 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 
@@ -24,29 +23,6 @@ def counted(number: int, noun: str) -> str:
 def quoted(path: object) -> str:
     """A path as it stands in a line to copy: a shell takes it for one word."""
     return shlex.quote(str(path))
-
-
-@contextmanager
-def image_bar(
-    what: str = "images", *, shown: bool = True, leave: bool = False
-) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images on stderr while a person watches; told (done, in all).
-
-    Args:
-        what: stands before it.
-        shown: false for none.
-        leave: whether it stays when it is done.
-    """
-    from tqdm import tqdm
-
-    hidden = None if shown else True  # None: where stderr is no terminal
-    with tqdm(desc=what, unit="image", file=sys.stderr, disable=hidden, leave=leave) as bar:
-
-        def step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield step
 
 
 class Console:

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
+from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
 from zoo.runs.console import Console, is_rank_zero, quoted
@@ -91,7 +92,7 @@ def _train(
     schema.check(recipe)
     refuse_missing_data(recipe)
     run_id = None if resume is None else run_of(folder)
-    cli = ZooCLI(recipe, folder, [Progress(console.say), history], run_id=run_id)
+    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], run_id=run_id)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     data.setup("fit")

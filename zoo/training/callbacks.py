@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
+from tqdm.auto import tqdm  # a widget in a notebook
 
 from zoo.evaluation.scores import or_nan
 from zoo.training.saving import CheckpointSaver
@@ -22,7 +22,7 @@ class Progress(Callback):
 
     Args:
         say: writes one line for the user.
-        bar: whether stderr is a terminal that can show a bar.
+        bar: whether a bar can be shown; None: where stderr is a terminal.
     """
 
     def __init__(self, say: Callable[[str], None], bar: bool | None = None) -> None:

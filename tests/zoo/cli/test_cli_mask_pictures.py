@@ -11,7 +11,6 @@ from mask_case import INPUT, LABELS, mask_module, scripted
 from PIL import Image
 
 from datamodules.formats.detect import read
-from zoo.cli.data.show import painted, painted_segments
 from zoo.cli.main import run_command
 from zoo.contract.batch import Annotations, Sample, collate
 from zoo.contract.preprocess import InputContract
@@ -19,6 +18,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment, png_of_ids
 from zoo.pictures.detections import GAP
 from zoo.pictures.painting import LEGIBLE
 from zoo.runs.report import write_gallery
+from zoo.runs.show import painted, painted_segments
 
 SIZE = (60, 80)
 

@@ -6,10 +6,13 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from datamodules.index.faults import visible
-from zoo.runs.console import Console, counted, image_bar, quoted
+import typer
+
+from zoo.cli.options import DataFormat, Json
+from zoo.runs import signals
+from zoo.runs.console import Console, counted, quoted
 
 if TYPE_CHECKING:
     from datamodules.doctor import Examination
@@ -20,66 +23,72 @@ _PLACES = 3  # of those that say the same
 
 
 def check(
-    folder: str,
-    console: Console,
-    *,
-    quick: bool = False,
-    queries: int | None = None,
-    image_size: str | None = None,
-    workers: int | None = None,
-    fix: Path | None = None,
-    format: Any = "auto",
-    report: str | None = None,
-) -> bool:
-    """Prints the summary; whether there is no error that would stop or spoil a training.
-
-    With `fix` a cleaned copy is written there, and that it is whole counts instead.
-
-    Raises:
-        ValueError: the data set cannot be read, or the report or the copy cannot be written; what is known
-            before is said before the images are looked at, and the findings are printed in any case.
-        OSError: as ValueError.
-    """
+    folder: Annotated[str, typer.Argument(help="Data set; shards also by their address.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Headers and annotations only.")] = False,
+    queries: Annotated[int | None, typer.Option("--queries", help="Of the model; default 300.")] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", help="640, 480x640 (height x width) or 800/1333; default 640."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes that decode; 0 or 1: none but this one; default: the cores there are.",
+        ),
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Write a cleaned copy here, as COCO, with a log.")
+    ] = None,
+    format: DataFormat = "auto",
+    report: Annotated[
+        str | None,
+        typer.Option(
+            "--report", help="Write a page with plots and pictures: report.html, or a folder for it."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Format, splits, classes with their source ids, and every fault, by file and id."""
     from datamodules.doctor import IMAGE_SIZE, QUERIES, examine
+    from datamodules.doctor.fix import check_target, mend
     from datamodules.outputs import require_writable
+    from datamodules.progress import image_bar
     from datamodules.shards.reader import place_of
 
+    console = Console(as_json)
+    known: Any = format  # refused by the reader if it is unknown
     page = None if report is None else report_file(report)
-    if page is not None:
-        require_writable(page, "--report")
-    if fix is not None:
-        from datamodules.doctor.fix import check_target, mend
+    with signals.leaving_nothing(fix, page):
+        if page is not None:
+            require_writable(page, "--report")
+        if fix is not None:
+            check_target(place_of(folder), fix, quick)
+            require_writable(fix, "--fix")
+        with image_bar() as progress:
+            found = examine(
+                folder, quick=quick, queries=QUERIES if queries is None else queries,
+                image_size=IMAGE_SIZE if image_size is None else image_size, workers=workers, progress=progress,
+                format=known,
+            )  # fmt: skip
+        document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
+        failures: list[Exception] = []  # reported after the findings, which took the time
+        if fix is not None:
+            try:
+                with image_bar("copying") as progress:
+                    log = mend(found, fix, progress)
+                document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
+            except (ValueError, OSError) as error:
+                failures.append(error)
+        if page is not None:
+            from datamodules.doctor.report import write_report  # with matplotlib and jinja2
 
-        check_target(place_of(folder), fix, quick)
-        require_writable(fix, "--fix")
-    with image_bar() as progress:
-        found = examine(
-            folder,
-            quick=quick,
-            queries=QUERIES if queries is None else queries,
-            image_size=IMAGE_SIZE if image_size is None else image_size,
-            workers=workers,
-            progress=progress,
-            format=format,
-        )
-    document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
-    failures: list[Exception] = []  # told after the findings, which took the time
-    if fix is not None:
-        try:
-            with image_bar("copying") as progress:
-                log = mend(found, fix, progress)
-            document["fixed"] = {"folder": str(fix), "changes": dict(log.counts)}
-        except (ValueError, OSError) as error:
-            failures.append(error)
-    if page is not None:
-        from zoo.cli.data.report import write_report
-
-        try:
-            write_report(found, page)
-        except OSError as error:
-            failures.append(error)
+            try:
+                write_report(found, page)
+            except OSError as error:
+                failures.append(error)
     console.result(document)
-    if not console.as_json:
+    if not as_json:
         _tell(found, console)
         console.say()
         for line in next_steps(folder, found, fix, page) if not failures else ():
@@ -88,7 +97,7 @@ def check(
         for failure in failures[1:]:
             console.say(f"also: {failure}")
         raise failures[0]
-    return fix is not None or not found.summary.errors
+    return 0 if fix is not None or not found.summary.errors else 1
 
 
 def report_file(given: str) -> Path:
@@ -118,6 +127,8 @@ def _tell(found: Examination, console: Console) -> None:
 
 def told(faults: Sequence[Fault]) -> list[str]:
     """Faults of one kind for the terminal: how many, and some; notes that say the same are one line."""
+    from datamodules.index.faults import visible
+
     first = faults[0]
     lines, shown = [f"{first.severity} {first.kind}: {len(faults)}"], 0
     alike: dict[str, list[Fault]] = defaultdict(list)

@@ -1,148 +1,47 @@
-"""`zoo data show`: images with their boxes, masks or segments as the reader understood them, in one picture."""
+"""`zoo data show`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
+import typer
 
-from datamodules.formats.coco_panoptic import PanopticSource
-from datamodules.formats.detect import read
-from datamodules.images.decoding import decode
-from datamodules.index import AnnotationIndex
-from datamodules.loading.mask_truth import coded
-from datamodules.loading.panoptic_truth import read_segmentation
-from zoo.contract.batch import RLE, Annotations
-from zoo.contract.labels import LabelMap
-from zoo.pictures.detections import gallery, paint_annotations
-from zoo.pictures.painting import INK, LEGIBLE, font_of, shortened
-from zoo.pictures.segments import paint_panoptic
+from zoo.cli.options import DataFormat, DataSet, Json
+from zoo.runs import signals
 from zoo.runs.console import Console, quoted
-from zoo.storage.durable import written
-
-GREY = (176, 176, 176)
 
 
-@dataclass(frozen=True)
-class Viewing:
-    """What the user chose.
+def show(
+    folder: DataSet,
+    split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", help="The picture.")] = Path("gallery.png"),
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
+    format: DataFormat = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw images with their boxes as they were understood: one look tells whether they sit right."""
+    from zoo.runs.show import show as run
+    from zoo.storage.durable import written
 
-    Attributes:
-        folder: the data set; shards also by their address.
-        split: whose images; None for the first split that has any.
-        count: of images.
-        output: the picture.
-        format: of the data set, `auto` to detect it.
-        seed: of the choice of images.
-    """
-
-    folder: str
-    split: str | None
-    count: int
-    output: Path
-    format: str
-    seed: int
-
-
-def show(choices: Viewing, console: Console) -> None:
-    """Draws the gallery. Images with objects come before those without; a broken one is a grey tile.
-
-    Raises:
-        ValueError: for an unknown format or split, or a split without images.
-    """
-    format: Any = choices.format
-    source = read(choices.folder, format)
-    usual = sorted(source.splits, key=lambda n: ("train", "val", "test", n).index(n))
-    name = choices.split or next((n for n in usual if len(source.splits[n])), "")
-    if name not in source.splits or not len(source.splits[name]):
-        counts = ", ".join(f"{n} with {len(index)} images" for n, index in source.splits.items())
-        raise ValueError(f"{choices.folder} has no images in a split {name!r}; it has {counts or 'none'}")
-    index = source.splits[name]
-    rows = chosen(index, choices.count, choices.seed)
-    pictures: list[Image.Image] = []
-    captions: list[str] = []
-    broken: list[str] = []
-    for row in rows:
-        try:
-            image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
-        except ValueError as error:
-            pictures.append(grey_tile(index.files[row]))
-            broken.append(index.files[row])
-            console.say(str(error))
-        else:
-            if isinstance(source, PanopticSource):
-                pictures.append(painted_segments(source, name, row, image))
-            else:
-                pictures.append(painted(index, row, image, source.label_map()))
-        captions.append(f"{Path(index.files[row]).name}: {len(index.objects(row).source_ids)}")
-    choices.output.parent.mkdir(parents=True, exist_ok=True)
-    with written(choices.output):
-        gallery(pictures, min(4, len(pictures)), captions, longest=LEGIBLE).save(choices.output)
-    files = [index.files[row] for row in rows]
+    console = Console(as_json)
+    known: Any = format  # refused by the reader if it is unknown
+    with signals.leaving_nothing(output):
+        shown = run(folder, split=split, count=count, seed=seed, format=known)
+        for reason in shown.broken.values():
+            console.say(reason)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with written(output):
+            shown.picture.save(output)
     console.result({
-        "output": str(choices.output), "format": source.format, "split": name, "images": files, "broken": broken,
+        "output": str(output), "format": shown.format, "split": shown.split, "images": shown.files,
+        "broken": list(shown.broken),
     })  # fmt: skip
-    console.say(f"{len(files)} of {len(index)} images of {name} ({source.format}) in {choices.output}")
-    if broken:
+    number = len(shown.files)
+    console.say(f"{number} of {shown.total} images of {shown.split} ({shown.format}) in {output}")
+    if shown.broken:
         console.say(
-            f"{len(broken)} of them cannot be decoded and are grey; `zoo data check {quoted(choices.folder)}` lists "
+            f"{len(shown.broken)} of them cannot be decoded and are grey; `zoo data check {quoted(folder)}` lists "
             "every such image"
         )
-
-
-def chosen(index: AnnotationIndex, count: int, seed: int) -> list[int]:
-    """Rows of random images, in their order; such with objects as long as there are any."""
-    order = np.random.default_rng(seed).permutation(len(index))
-    filled = np.diff(index.offsets)[order] > 0
-    return sorted(np.concatenate([order[filled], order[~filled]])[:count].tolist())
-
-
-def grey_tile(name: str) -> Image.Image:
-    """In place of an image that cannot be decoded."""
-    tile = Image.new("RGB", (LEGIBLE, LEGIBLE * 3 // 4), GREY)
-    font = font_of(15)
-    told = shortened(f"cannot be decoded: {Path(name).name}", font, tile.width - 16)
-    ImageDraw.Draw(tile).text((8, tile.height // 2), told, INK, font, anchor="lm")
-    return tile
-
-
-def painted(index: AnnotationIndex, row: int, image: Image.Image, label_map: LabelMap) -> Image.Image:
-    """One image with its boxes, class names, and masks where objects have outlines."""
-    objects = index.objects(row)
-    heads = [label_map.head_of_source[source_id] for source_id in objects.source_ids.tolist()]
-    annotations = Annotations(
-        torch.from_numpy(objects.boxes_xywh),
-        torch.from_numpy(objects.areas),
-        torch.tensor(heads, dtype=torch.int64),
-        torch.from_numpy(objects.crowd),
-        (len(heads),),
-        _masks(index, row),
-    )
-    return paint_annotations(image, annotations, label_map, longest=LEGIBLE)
-
-
-def _masks(index: AnnotationIndex, row: int) -> tuple[RLE, ...] | None:
-    """Of each object, empty where it has none or one of another image size; None where no object has any."""
-    height, width = size = index.size(row)
-    outlines = [
-        None
-        if outline is None or (outline.rle and [int(v) for v in outline.rle["size"]] != [*size])
-        else outline
-        for outline in index.segmentations(row)
-    ]
-    if not any(outlines):
-        return None
-    empty: RLE = coco_mask.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
-    return tuple(empty if outline is None else coded(outline, size) for outline in outlines)
-
-
-def painted_segments(source: PanopticSource, split: str, row: int, image: Image.Image) -> Image.Image:
-    """One image with its segments, read from its PNG."""
-    index, label_map = source.splits[split], source.panoptic_label_map("contiguous")
-    found = read_segmentation(source.pngs[split].path(index, row), index, row, label_map)
-    return paint_panoptic(image, found, label_map, longest=LEGIBLE)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from datamodules.doctor import examine
+from datamodules.doctor.gallery import worst
 from datamodules.shapes import generate_shapes
-from zoo.cli.data.gallery import worst
 from zoo.cli.main import run_command
 
 
@@ -218,7 +218,7 @@ def test_findings_are_printed_although_the_report_cannot_be_written(shapes, monk
         raise OSError("no space left")
 
     spoil(shapes)
-    monkeypatch.setattr("zoo.cli.data.report.write_report", full)
+    monkeypatch.setattr("datamodules.doctor.report.write_report", full)
     assert run_command(["data", "check", str(shapes), "--report", "r.html"]) == 2
     said = capsys.readouterr()
     assert "error corrupt_image: 1" in said.out

@@ -16,9 +16,9 @@ from datamodules.shapes import generate_shapes
 from datamodules.shards.writer import SMALLEST_SHARD, pack
 from datamodules.splits import divide
 from datamodules.writers.convert import convert
-from zoo.cli.data.show import GREY, painted
 from zoo.cli.main import run_command
 from zoo.pictures.painting import LEGIBLE, class_colour
+from zoo.runs.show import GREY, painted
 
 
 def write_set(root: Path) -> Path:
@@ -245,7 +245,7 @@ def test_the_help_names_formats(capsys):
         (["convert", "--to", "yolo", "--output", "out"], "datamodules.writers.convert._place"),
         (["split", "--output", "out"], "datamodules.writers.convert._place"),
         (["shard", "--output", "out"], "datamodules.shards.writer._entry"),
-        (["show", "--output", "out.png"], "zoo.cli.data.show.gallery"),
+        (["show", "--output", "out.png"], "zoo.runs.show.gallery"),
     ],
 )
 def test_ctrl_c_says_that_nothing_was_written(tmp_path, capsys, monkeypatch, command, place):
@@ -264,7 +264,7 @@ def test_ctrl_c_names_what_was_written(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     root = generate_shapes(tmp_path / "set", 6, 2, seed=0, size=32)
-    monkeypatch.setattr("zoo.cli.data.report.write_report", stop)
+    monkeypatch.setattr("datamodules.doctor.report.write_report", stop)
     command = ["data", "check", str(root), "--fix", "out", "--report", "page.html", "--workers", "0"]
     assert run_command(command) == 130
     assert capsys.readouterr().err.endswith("error: interrupted; look at out\n")

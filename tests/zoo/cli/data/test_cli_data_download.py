@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 from file_server import FileServer
 
+from datamodules.published import download as data_download
+from datamodules.published.download import download
 from datamodules.published.downloads import Publication, RemoteFile, publications
-from zoo.cli.data import download as data_download
-from zoo.cli.data.download import Options, download
 from zoo.cli.main import run_command
 from zoo.runs import recipes
-from zoo.runs.console import Console
 from zoo.storage.fetch import DownloadError, WrongFileError
 
 NOISE = hashlib.shake_128(b"noise").digest(400_000)  # does not compress, so an archive is as large
@@ -78,7 +77,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
 
 
 def get(output: Path, **choices: Any) -> None:
-    download(Options("toy", output, **{"jobs": 1, "first_pause": 0.01, **choices}), Console())
+    download("toy", output, **{"jobs": 1, "first_pause": 0.01, **choices})
 
 
 def tree(folder: Path, archives: bool = False) -> list[str]:
@@ -99,7 +98,8 @@ WHOLE = ["train/0.jpg", "train/labels.json", "val/val.json"]
 def test_files_arrive_unpacked_and_licence_and_next_commands_are_told(
     server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    get(tmp_path / "toy", jobs=4)
+    command = ["data", "download", "toy", "--output", str(tmp_path / "toy"), "--jobs", "4"]
+    assert run_command(command) == 0
     assert tree(tmp_path / "toy") == WHOLE
     assert (tmp_path / "toy/train/0.jpg").read_bytes() == NOISE
     said = capsys.readouterr().out

@@ -8,10 +8,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from datamodules.doctor import Examination
+from datamodules.doctor.gallery import leaked, worst
+from datamodules.doctor.plots import plots
 from datamodules.doctor.statistics import STRIDES
 from datamodules.index import Fault, by_kind
-from zoo.cli.data.gallery import leaked, worst
-from zoo.cli.data.plots import plots
 
 _SHOWN = 20  # examples of a kind
 
