@@ -57,17 +57,39 @@ class Varifocal:
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
         """Shapes as of `LabelLoss`."""
-        x = logits.detach().contiguous()
-        p = x.sigmoid()
-        factor = (p * p if self.gamma == 2.0 else p**self.gamma).mul_(self.alpha)
-        x_matched = x.flatten()[matched]
-        p_matched = p.flatten()[matched]
-        value = F.softplus(x, threshold=40.0).mul_(factor)
-        bce = F.binary_cross_entropy_with_logits(x_matched, quality, reduction="none")
-        value.view(-1)[matched] = quality * bce
-        gradient = factor.mul_(p)
-        gradient.view(-1)[matched] = quality * (p_matched - quality)
-        return _SumPerLayer.apply(logits, value, gradient)
+        return _soft_targets(logits, matched, quality, quality, self.alpha, self.gamma)
+
+
+class MatchabilityAware:
+    """Matchability-aware loss (arXiv 2412.04234, equation 3): the IoU of the pair, to gamma, as target.
+
+    Unmatched: p^gamma BCE(x, 0), the factor without gradient. Matched: BCE(x, q^gamma).
+    """
+
+    def __init__(self, gamma: float = 1.5) -> None:
+        self.gamma = gamma
+
+    def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
+        """Shapes as of `LabelLoss`."""
+        target = quality**self.gamma
+        return _soft_targets(logits, matched, torch.ones_like(target), target, 1.0, self.gamma)
+
+
+def _soft_targets(
+    logits: Tensor, matched: Tensor, weight: Tensor, target: Tensor, alpha: float, gamma: float
+) -> Tensor:
+    """[L]: `weight` BCE(x, `target`) of the matched entries, alpha p^gamma BCE(x, 0) of the others."""
+    x = logits.detach().contiguous()
+    p = x.sigmoid()
+    factor = (p * p if gamma == 2.0 else p**gamma).mul_(alpha)
+    x_matched = x.flatten()[matched]
+    p_matched = p.flatten()[matched]
+    value = F.softplus(x, threshold=40.0).mul_(factor)
+    bce = F.binary_cross_entropy_with_logits(x_matched, target, reduction="none")
+    value.view(-1)[matched] = weight * bce
+    gradient = factor.mul_(p)
+    gradient.view(-1)[matched] = weight * (p_matched - target)
+    return _SumPerLayer.apply(logits, value, gradient)
 
 
 class SigmoidFocal:
