@@ -139,7 +139,7 @@ class StepLoader:
         with self._filled_cache():
             for step in range(first_step, self._sampler.num_steps):
                 ahead: list[Batch] = [next(batches) for _ in range(self._sampler.accumulation)]
-                facts = self._step(ahead, epoch * self._sampler.num_steps + step)
+                facts = self._step(ahead, epoch, step)
                 for batch in ahead[skip_inside:]:
                     yield replace(batch.padded_to(facts.size) if self._pad_to_step else batch, step=facts)
                 skip_inside = 0
@@ -156,7 +156,7 @@ class StepLoader:
             if stop is not None:
                 stop.set()
 
-    def _step(self, ahead: list[Batch], index: int) -> Step:
+    def _step(self, ahead: list[Batch], epoch: int, step: int) -> Step:
         counts = [count for batch in ahead for count in batch.targets.counts]
         sides = [max(b.images.shape[side] for b in ahead) for side in (-2, -1)]
         everywhere = gather_over_ranks(torch.tensor([*counts, *sides], dtype=torch.int64))
@@ -164,7 +164,9 @@ class StepLoader:
         height, width = everywhere[:, -2:].amax(dim=0).tolist()
         # [world, k, b] to the order of the step, in which ranks take turns
         by_rank = everywhere[:, :-2].reshape(world, len(ahead), -1)
-        return Step(by_rank.transpose(0, 1).flatten(), (height, width), index, self._seed)
+        counts_of_step = by_rank.transpose(0, 1).flatten()
+        index = epoch * self._sampler.num_steps + step
+        return Step(counts_of_step, (height, width), index, self._seed, epoch)
 
 
 class EvaluationLoader:

@@ -35,6 +35,7 @@ class Step:
     size: tuple[int, int]  # (H, W) of the largest image of the step
     index: int  # global step, counted from 0
     seed: int = 0  # every random draw inside the step is a function of (seed, index, image id)
+    epoch: int = 0  # that it belongs to, counted from 0
 
     @property
     def num_boxes(self) -> int:

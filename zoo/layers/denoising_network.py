@@ -37,13 +37,14 @@ class DenoisingNetwork(nn.Module):
         num_classes: int,
         denoising: DenoisingConfig,
         multi_scale: Sequence[int],
+        multi_scale_epochs: int | None = None,
         limits: InputLimits,
     ) -> None:
         super().__init__()
         self.backbone, self.encoder, self.decoder = backbone, encoder, decoder
         self.num_classes = num_classes
         self.denoising = denoising
-        self.multi_scale = tuple(multi_scale)
+        self.multi_scale, self.multi_scale_epochs = tuple(multi_scale), multi_scale_epochs
         self.limits = limits
 
     def forward(self, batch: Batch) -> Outputs:
@@ -72,8 +73,12 @@ class DenoisingNetwork(nn.Module):
         return outputs
 
     def rescale(self, images: Tensor, step: Step) -> Tensor:
-        """The published multi-scale training: the whole step at one square size, drawn from (seed, step)."""
-        if not self.multi_scale:
+        """The published multi-scale training: the whole step at one square size, drawn from (seed, step).
+
+        In the first `multi_scale_epochs` epochs, or in all; after them images stay as they come.
+        """
+        over = self.multi_scale_epochs is not None and step.epoch >= self.multi_scale_epochs
+        if over or not self.multi_scale:
             return images
         draw = torch.randint(
             len(self.multi_scale), (), generator=derived_generator(step.seed, step.index, -1)

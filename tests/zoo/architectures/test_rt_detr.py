@@ -155,6 +155,14 @@ def test_multi_scale_is_one_size_per_step_for_all_parts():
     assert len(others) > 5
 
 
+def test_multi_scale_ends_after_its_epochs():
+    network = tiny_module(multi_scale=[96]).double().network
+    network.multi_scale_epochs = 2
+    batch = random_batch([1])
+    heights = [network.rescale(batch.images, replace(batch.step, epoch=e)).shape[-2] for e in range(4)]
+    assert heights == [96, 96, 64, 64]
+
+
 def test_anchors_outside_the_image_stay_where_they_are():
     logits, valid = anchor_logits([(200, 2)], torch.device("cpu"))
     assert logits[~valid].isinf().all()
