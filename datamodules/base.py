@@ -21,7 +21,12 @@ from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Tru
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
 from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
-from datamodules.transforms.presets import Photometric, build_transform
+from datamodules.transforms.presets import (
+    LaterTransform,
+    Photometric,
+    build_transform,
+    schedule_transforms,
+)
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 
@@ -63,6 +68,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         eval_batch_size: images of an evaluation batch.
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the order of the images and of every random draw of a transform.
+        later_transforms: presets that take the place of `train_transform`, each from an epoch on.
         flip_both: also flip training images top to bottom.
         photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
             device of the network: slightly other pixels, see `zoo.contract.photometric.distort_batch`.
@@ -81,6 +87,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         eval_batch_size: int,
         num_workers: int,
         seed: int,
+        later_transforms: list[LaterTransform] | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -102,11 +109,11 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(f"bucketing is {bucketing} steps; it must be at least 1, or null for none")
         self.bucketing = bucketing
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
-        self._transform = build_transform(train_transform, input, flip_both, photometric)
+        first = build_transform(train_transform, input, flip_both, photometric)
+        self._transforms = schedule_transforms(first, later_transforms or ())
         if bucketing is not None:
-            self._transform.final_size(
-                (1, 1), 0
-            )  # raises now, not at the first step, if the size depends on boxes
+            for transform in self._transforms.all:
+                transform.final_size((1, 1), 0)  # raises now, not at a step, if the size depends on boxes
         self._data: LoadedData | None = None
         self._split: _Split | None = None
         self._skip = 0
@@ -227,7 +234,7 @@ class DetectionDataModule(LightningDataModule, ABC):
     def training_dataset(self) -> TrainingDataset:
         """Augmented training images, indexed by (epoch, row)."""
         index = self.read().splits["train"]
-        return TrainingDataset(index, self.label_map, self._transform, self.seed, self.truth("train"))
+        return TrainingDataset(index, self.label_map, self._transforms, self.seed, self.truth("train"))
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches with the facts of their step.
@@ -258,7 +265,7 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def _tell_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
         """Logs the share of padding at the start of epoch 0, if there is any and final sizes are known by then."""
-        if self._padding_told or self.input.resize == "stretch" or self._transform.preset.needs_boxes:
+        if self._padding_told or self.input.resize == "stretch" or self._transforms.first.preset.needs_boxes:
             return
         self._padding_told = True
         share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)

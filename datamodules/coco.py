@@ -16,7 +16,7 @@ from datamodules.kept.large import keep_layout
 from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import MaskTruth, bare_objects
 from datamodules.shards.reader import is_address, local_path
-from datamodules.transforms.presets import Photometric
+from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
 
 
@@ -44,6 +44,7 @@ class CocoDataModule(DetectionDataModule):
         train_split: str = "train2017",
         eval_split: str = "val2017",
         masks: bool = False,
+        later_transforms: list[LaterTransform] | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -58,6 +59,7 @@ class CocoDataModule(DetectionDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            later_transforms=later_transforms,
             flip_both=flip_both,
             photometric=photometric,
             skip_broken=skip_broken,

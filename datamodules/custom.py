@@ -13,7 +13,7 @@ from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import MaskTruth, bare_objects
 from datamodules.shards.reader import is_address, local_path
 from datamodules.splits import held_out
-from datamodules.transforms.presets import Photometric
+from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
 
 
@@ -46,6 +46,7 @@ class CustomDataModule(DetectionDataModule):
         val_fraction: float = 0.1,
         needs_train: bool = True,
         masks: bool = False,
+        later_transforms: list[LaterTransform] | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -60,6 +61,7 @@ class CustomDataModule(DetectionDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            later_transforms=later_transforms,
             flip_both=flip_both,
             photometric=photometric,
             skip_broken=skip_broken,

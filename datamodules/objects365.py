@@ -13,7 +13,7 @@ from datamodules.index.growing_columns import Scratch
 from datamodules.index.source import Source
 from datamodules.kept.large import keep_layout, keep_tree
 from datamodules.shards.reader import is_address, local_path
-from datamodules.transforms.presets import Photometric
+from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
 
 
@@ -42,6 +42,7 @@ class Objects365DataModule(DetectionDataModule):
         num_workers: int,
         seed: int,
         verify_sizes: bool = False,
+        later_transforms: list[LaterTransform] | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -56,6 +57,7 @@ class Objects365DataModule(DetectionDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            later_transforms=later_transforms,
             flip_both=flip_both,
             photometric=photometric,
             skip_broken=skip_broken,

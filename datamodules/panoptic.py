@@ -12,6 +12,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import missing_outlines
 from datamodules.loading.panoptic_truth import PanopticTruth
+from datamodules.transforms.presets import LaterTransform
 from zoo.contract.preprocess import InputContract
 
 
@@ -46,6 +47,7 @@ class CocoPanopticDataModule(DetectionDataModule):
         train_split: str = "train2017",
         eval_split: str = "val2017",
         masks: bool = True,
+        later_transforms: list[LaterTransform] | None = None,
         flip_both: bool = False,
         skip_broken: bool = False,
         limit_train: int | None = None,
@@ -59,6 +61,7 @@ class CocoPanopticDataModule(DetectionDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            later_transforms=later_transforms,
             flip_both=flip_both,
             skip_broken=skip_broken,
             limit_train=limit_train,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.images.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
 from datamodules.loading.samplers import Key
-from datamodules.transforms.presets import TrainTransform
+from datamodules.transforms.presets import TransformSchedule
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.contract.batch import Annotations, Sample
 from zoo.contract.labels import LabelMap
@@ -85,13 +85,13 @@ class TrainingDataset(Dataset[Sample]):
         self,
         index: AnnotationIndex,
         label_map: LabelMap,
-        transform: TrainTransform,
+        transforms: TransformSchedule,
         seed: int,
         truth: Truth | None = None,
     ) -> None:
         self.index = index
         self._label_map = label_map
-        self._transform = transform
+        self._transforms = transforms
         self._seed = seed
         self._truth = truth or Truth()
 
@@ -105,15 +105,18 @@ class TrainingDataset(Dataset[Sample]):
     def final_size(self, key: Key) -> tuple[int, int]:
         """(h, w) of the image of dataset[key]; decodes nothing."""
         epoch, row = key
-        return self._transform.final_size(self.index.size(row), derived_seed(self._seed, epoch, row))
+        return self._transforms.at(epoch).final_size(
+            self.index.size(row), derived_seed(self._seed, epoch, row)
+        )
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, row = key
         targets = self.targets(row)
         seed = derived_seed(self._seed, epoch, row)
-        plan = self._transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
-        image = read_image(self.index, row, self._transform.input.backend)
-        out = self._transform.apply(image, targets, plan)
+        transform = self._transforms.at(epoch)
+        plan = transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
+        image = read_image(self.index, row, transform.input.backend)
+        out = transform.apply(image, targets, plan)
         return Sample(
             image=out.image,
             labels=out.labels,

@@ -103,10 +103,15 @@ def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> l
         if crop is not None:
             operations.append(crop)
             size = (crop.height, crop.width)
-    operations.append(Sanitize(1.0))
-    if random.random() < 0.5:
-        operations.append(HorizontalFlip(size[1]))
-    return operations
+    return operations + draw_rt_detr_clean(random, size)
+
+
+def draw_rt_detr_clean(random: Random, size: tuple[int, int]) -> list[Operation]:
+    """What is left of `draw_rt_detr` in the last epochs of RT-DETRv2: flip.
+
+    Source: lyuwenyu/RT-DETR@068dfde rtdetrv2_pytorch/configs/rtdetrv2/include/dataloader.yml, policy stop_epoch
+    """
+    return [Sanitize(1.0), *draw_flip(random, size)]
 
 
 def draw_distortion(random: Random) -> Distortion:

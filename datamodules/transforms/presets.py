@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple
@@ -17,6 +17,7 @@ from datamodules.transforms.draws import (
     draw_finetune,
     draw_flip,
     draw_rt_detr,
+    draw_rt_detr_clean,
     draw_shapes,
 )
 from datamodules.transforms.geometry import Resize, VerticalFlip, shown
@@ -82,6 +83,7 @@ PRESETS = {
     "rt_detr": Preset(
         draw=lambda d: draw_rt_detr(d.random, d.size, d.boxes_xyxy), distorts=True, needs_boxes=True
     ),
+    "rt_detr_clean": Preset(draw=lambda d: draw_rt_detr_clean(d.random, d.size)),
     "flip": Preset(draw=lambda d: draw_flip(d.random, d.size)),
     "finetune": Preset(draw=lambda d: draw_finetune(d.random, d.size)),
     "shapes": Preset(draw=lambda d: draw_shapes(d.seed, d.size), flips_both=True),
@@ -164,13 +166,61 @@ class TrainTransform:
         return self.draw(size, torch.zeros(0, 4), seed).size
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaterTransform:
+    """Another preset for the rest of the training.
+
+    Attributes:
+        from_epoch: the first that it is used in, counted from 0.
+        name: of the preset.
+    """
+
+    from_epoch: int
+    name: str
+
+
+@dataclass(frozen=True)
+class TransformSchedule:
+    """The transform of each epoch: `first`, then the later ones, each from its epoch on."""
+
+    first: TrainTransform
+    later: tuple[tuple[int, TrainTransform], ...] = ()
+
+    def at(self, epoch: int) -> TrainTransform:
+        """The transform of an epoch."""
+        return next((t for begin, t in reversed(self.later) if epoch >= begin), self.first)
+
+    @property
+    def all(self) -> tuple[TrainTransform, ...]:
+        """Every transform of the training."""
+        return (self.first, *(transform for _, transform in self.later))
+
+
+def schedule_transforms(first: TrainTransform, later: Sequence[LaterTransform]) -> TransformSchedule:
+    """`first` and the presets that follow it, with the same contract; they distort colours where it does.
+
+    Raises:
+        ValueError: an unknown preset, or epochs that do not rise.
+    """
+    epochs = [change.from_epoch for change in later]
+    if sorted(set(epochs)) != epochs or min(epochs, default=1) < 1:
+        raise ValueError(f"later_transforms begin at epochs {epochs}; these must be above 0 and rise")
+    transforms = []
+    for change in later:
+        distorts = change.name in PRESETS and PRESETS[change.name].distorts
+        photometric = first.photometric if distorts else "worker"
+        built = build_transform(change.name, first.input, first.flip_both, photometric)
+        transforms.append((change.from_epoch, built))
+    return TransformSchedule(first, tuple(transforms))
+
+
 def build_transform(
     name: str, input: InputContract, flip_both: bool = False, photometric: Photometric = "worker"
 ) -> TrainTransform:
     """The preset of that name.
 
     Args:
-        name: `rt_detr`, `detr`, `flip`, `finetune`, `shapes` or `none`.
+        name: `rt_detr`, `rt_detr_clean`, `detr`, `flip`, `finetune`, `shapes` or `none`.
         input: the contract whose resize ends every preset but `detr`, which draws the shorter side itself
             where the contract resizes the shortest side.
         flip_both: also flip top to bottom; for images that have no upright, as from a microscope.

@@ -243,7 +243,9 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         k: data[k]
         for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
     }
-    keep |= {k: v for k, v in data.items() if k in ("flip_both", "val_fraction", "bucketing")}
+    keep |= {
+        k: v for k, v in data.items() if k in ("later_transforms", "flip_both", "val_fraction", "bucketing")
+    }
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
     place = place_of(choices.data)

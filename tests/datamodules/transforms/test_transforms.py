@@ -102,5 +102,5 @@ def test_finetune_crops_a_part_of_the_same_aspect_and_keeps_the_objects_whose_ce
 
 
 def test_unknown_preset_names_those_there_are():
-    with pytest.raises(ValueError, match=r"'rtdetr' is unknown; choose one of rt_detr, flip, finetune"):
+    with pytest.raises(ValueError, match=r"'rtdetr' is unknown; choose one of rt_detr, rt_detr_clean, flip"):
         build_transform("rtdetr", InputContract(resize="stretch", size=(16, 16)))
