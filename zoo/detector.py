@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import io
+import os
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -16,6 +18,8 @@ from zoo.contract.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.segments import PanopticSegmentation, Segment
+from zoo.pictures.detections import paint_detections
+from zoo.pictures.segments import paint_panoptic
 from zoo.prediction.image_input import ImageInput, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
@@ -39,6 +43,7 @@ class Prediction:
         panoptic: one segment for every pixel, ids from 1; 0 is no segment. None of a model without a panoptic
             rule. Chosen from all queries with `panoptic_threshold`, so it does not depend on the detections.
         panoptic_threshold: the score above which a query may be a segment.
+        file: the image, if it was given by its path; a notebook shows it with what was found.
     """
 
     scores: list[float]
@@ -52,6 +57,7 @@ class Prediction:
     masks: list[dict[str, Any]] | None = None
     panoptic: PanopticSegmentation | None = None
     panoptic_threshold: float | None = None
+    file: str | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -113,6 +119,21 @@ class Prediction:
             torch.tensor(self.boxes_xyxy).reshape(-1, 4),
             None if self.masks is None else tuple(self.masks),
         )
+
+    def paint(self, image: ImageInput) -> Image.Image:
+        """The image that was predicted on, with its segments, else with its detections and their masks."""
+        rgb = read_rgb(image)
+        if self.panoptic is not None:
+            return paint_panoptic(rgb, self.panoptic, self.label_map)
+        return paint_detections(rgb, self.to_detections(), self.label_map, self.threshold)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; its text where there is no file to read the image from."""
+        if self.file is None or not os.path.isfile(self.file):
+            return None
+        buffer = io.BytesIO()
+        self.paint(self.file).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 class Detector:
@@ -179,7 +200,9 @@ class Detector:
             raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
         if isinstance(image, (list, tuple)):
             return [self.predict(one, threshold) for one in image]
-        return self._predict(image, lowest, threshold)
+        found = self._predict(image, lowest, threshold)
+        is_file = isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
+        return replace(found, file=os.path.abspath(image)) if is_file else found
 
     def _predict(self, image: Any, lowest: float, threshold: float | None) -> Prediction:
         rgb = read_rgb(image)

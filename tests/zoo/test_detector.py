@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 import subprocess
 import sys
 
@@ -50,6 +51,20 @@ def test_path_bytes_picture_and_tensor_give_the_same(detector, picture, tmp_path
 def fixed(detector, monkeypatch, scores, heads, boxes):
     found = Detections(torch.tensor(scores), torch.tensor(heads), torch.tensor(boxes))
     monkeypatch.setattr(detector.module, "detect", lambda batch: [found])
+
+
+def test_a_notebook_shows_the_image_with_what_was_found(detector, picture, tmp_path, monkeypatch):
+    fixed(detector, monkeypatch, [0.9], [1], [[10.0, 10, 50, 35]])
+    (tmp_path / "a.png").write_bytes(encoded(picture))
+    prediction = detector.predict(tmp_path / "a.png")
+    shown = Image.open(io.BytesIO(prediction._repr_png_())).convert("RGB")
+    assert shown.tobytes() == prediction.paint(picture).tobytes()
+    without = detector.predict(tmp_path / "a.png", threshold=0.95)
+    assert shown.tobytes() != without.paint(picture).tobytes()
+    assert pickle.loads(pickle.dumps(prediction)) == prediction
+    (tmp_path / "a.png").unlink()
+    assert prediction._repr_png_() is None, "then its text is shown"
+    assert detector.predict(picture)._repr_png_() is None
 
 
 def test_a_prediction_carries_names_source_ids_and_the_label_map(detector, picture, monkeypatch):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.doctor import check
 from datamodules.shapes import CLASSES, generate_shapes, paint_image
 from zoo.detector import DEFAULT_THRESHOLD
 from zoo.runs import recipes
 from zoo.runs.console import Console, quoted
-from zoo.runs.finetune import announce, read_data
+from zoo.runs.finetune import announce, queries_of, read_data, seen_as
 from zoo.runs.predict import predict
+from zoo.runs.quick_check import quick_check
 from zoo.runs.register import pull, register
 from zoo.runs.report import report
 from zoo.runs.run_folder import METRICS_FILE
@@ -55,10 +55,11 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     output = empty_folder(output)
     console.say(f"1/5  data: {NUM_TRAIN} + {NUM_VAL} images of {', '.join(CLASSES)}, made now")
     folder = generate_shapes(output / "data", NUM_TRAIN, NUM_VAL, seed, SIZE)
-    faults = check(folder, decode_images=False).faults
-    console.say(f"     {len(faults)} faults")
     recipe = demo_recipe(folder, seed, steps)
-    announce(recipe, read_data(recipe), [], [f"{steps} steps from random weights, seed {seed}"], console)
+    data = read_data(recipe)
+    faults = quick_check(data, seen_as(recipe), queries_of(recipe))
+    console.say(f"     {len(faults)} faults")
+    announce(recipe, data, faults, [f"{steps} steps from random weights, seed {seed}"], console)
     console.say("2/5  training")
     registry = output / "registry"
     run = train(recipe, output / "run", None, False, registry, console)

@@ -33,26 +33,24 @@ from zoo.training.preflight import queries_advice
 ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
 STRIDE = 32  # of the coarsest feature map: where the shortest side is resized, images have one place at least
 LONGEST_TO_SHORTEST = 1333 / 800
+ImageSize = int | str | tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the user asked for; None means the recipe's."""
+    """What a recipe is completed with; see `finetune`. None means the recipe's."""
 
     model: str
     data: Path | str  # a folder, or the address of shards
     epochs: int | None = None
     max_steps: int | None = None
     batch_size: int | None = None
-    devices: str | None = None
-    image_size: str | None = None
+    devices: int | str | None = None
+    image_size: ImageSize | None = None
     name: str | None = None
-    weights: str | None = None
+    weights: str | Path | None = None
     lr: float | None = None
     seed: int | None = None
-    output: Path | None = None
-    overfit_first: bool = False
-    registry: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +72,7 @@ def finetune(
     max_steps: int | None = None,
     batch_size: int | None = None,
     devices: int | str | None = None,
-    image_size: int | str | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     name: str | None = None,
     weights: str | Path | None = None,
     lr: float | None = None,
@@ -123,54 +121,41 @@ def finetune(
         FloatingPointError: the training diverged.
         KeyboardInterrupt: after last.ckpt is written; says how to go on.
     """
-    choices = Choices(
-        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
-        devices=None if devices is None else str(devices),
-        image_size="x".join(map(str, image_size)) if isinstance(image_size, tuple) else _text(image_size),
-        name=name, weights=_text(weights), lr=lr, seed=seed, output=None if output is None else Path(output),
-        overfit_first=preflight, registry=None if registry is None else Path(registry),
-        overrides=overrides or {},
-    )  # fmt: skip
-    return run(choices, console or Console())
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def run(choices: Choices, console: Console) -> Run:
-    """The fine-tuning that was chosen."""
     from zoo.runs.register import register
     from zoo.runs.report import report
     from zoo.runs.train import train
 
-    start = starting_point(choices.model, choices.registry)
+    console = console or Console()
+    choices = Choices(
+        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
+        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, overrides=overrides or {},
+    )  # fmt: skip
+    start = starting_point(model, registry)
     name = model_name(choices, start)
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe)
-    if choices.output is not None:
-        refuse_used(choices.output)
-    data = read_data(recipe)
-    refuse_too_few_places(recipe, data, start.family_name)
-    faults = quick_check(data, seen_as(recipe), queries_of(recipe))
-    seen, looked = image_check(data, place_of(choices.data))
-    faults += seen
-    notes += [*fit_to_data(recipe, data, choices), head_note(recipe), *looked]
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        refuse_used(folder)
+    read = read_data(recipe)
+    refuse_too_few_places(recipe, read, start.family_name)
+    faults = quick_check(read, seen_as(recipe), queries_of(recipe))
+    seen, looked = image_check(read, place_of(data))
+    notes += [*fit_to_data(recipe, read, choices), head_note(recipe), *looked]
     if recipe["init_from"]["source"] == start.weights:
-        fetch_published(start, choices)
-    recipe["about"]["name"] = name.partition(".")[0]
-    recipe["about"]["tag"] = name.partition(".")[2] or "custom"
-    folder = choices.output or new_folder(name.replace(".", "-"))
-    announce(recipe, data, faults, notes, console)
-    trained = train(recipe, folder, None, choices.overfit_first, choices.registry, console)
+        fetch_published(start, registry)
+    recipe["about"]["name"], _, tag = name.partition(".")
+    recipe["about"]["tag"] = tag or "custom"
+    folder = folder or new_folder(name.replace(".", "-"))
+    announce(recipe, read, [*faults, *seen], notes, console)
+    trained = train(recipe, folder, None, preflight, registry, console)
     splits = ["val", "test"] if "test" in trained.data.read().splits else ["val"]
     document = report(trained, splits, console)
-    registered = register(trained, document, splits[-1], name, choices.registry, start.weights, console)
+    registered = register(trained, document, splits[-1], name, registry, start.weights, console)
     if registered is not None:
         document["registered"] = registered
-        console.say("\ntry it:")
-        where = "" if choices.registry is None else f" --registry {quoted(choices.registry)}"
-        console.say(f"  zoo predict {registered} {quoted(example_image(trained.data))}{where}")
+        where = "" if registry is None else f" --registry {quoted(registry)}"
+        console.say(f"\ntry it:\n  zoo predict {registered} {quoted(example_image(trained.data))}{where}")
     return Run(trained.folder, document)
 
 
@@ -189,7 +174,7 @@ def model_name(choices: Choices, start: Start) -> str:
     return shortened(f"{start.family_name}.my_{tag}") if is_builtin_name(name) else name
 
 
-def starting_point(name: str, registry: Path | None) -> Start:
+def starting_point(name: str, registry: str | Path | None) -> Start:
     """The recipe and weights behind a model of the zoo or of the user's registry.
 
     Raises:
@@ -277,14 +262,14 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     if choices.max_steps is not None:
         trainer["max_steps"], trainer["max_epochs"] = choices.max_steps, -1
     if choices.devices is not None:
-        trainer["devices"] = int(choices.devices) if choices.devices.isdigit() else choices.devices
+        trainer["devices"] = int(choices.devices) if str(choices.devices).isdigit() else choices.devices
     if choices.seed is not None:
         recipe["seed_everything"] = recipe["data"]["init_args"]["seed"] = choices.seed
     recipes.apply_overrides(recipe, choices.overrides)
     return recipe, notes
 
 
-def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[str]:
+def choose_weights(recipe: Recipe, start: Start, weights: str | Path | None) -> list[str]:
     """Writes `init_from` and the backbone's weights; never random without saying so.
 
     Raises:
@@ -309,7 +294,7 @@ def choose_weights(recipe: Recipe, start: Start, weights: str | None) -> list[st
         return [f"weights: {start.weights}; classes of the same name keep their rows, the others start new"]
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"--weights {weights!r} is neither published nor random nor a file")
+        raise FileNotFoundError(f"--weights {str(weights)!r} is neither published nor random nor a file")
     recipe["init_from"] = {"source": str(path.resolve()), "head": _head_for(path)}
     return [f"weights: {path} (head: {recipe['init_from']['head']})"]
 
@@ -361,14 +346,15 @@ def scale_learning_rate(schedule: dict[str, Any], lr: float) -> None:
             rule["lr"] = rule["lr"] * ratio
 
 
-def parse_size(text: str, resize: str = "stretch", multiple: int = STRIDE) -> list[int]:
-    """`640` or `480x640` (height x width) to [h, w]; where the shortest side is resized, [shorter, longer].
+def parse_size(given: ImageSize, resize: str = "stretch", multiple: int = STRIDE) -> list[int]:
+    """640, `480x640` or (480, 640) (height, width) to [h, w]; where the shortest side is resized, [shorter, longer].
 
     There one number is the shorter side, and the longer may have DETR's 1333 to 800 of it.
 
     Raises:
         ValueError: not of that form, or no multiples of `multiple` where the image is stretched.
     """
+    text = "x".join(map(str, given)) if isinstance(given, tuple) else str(given)
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
     if match is None:
         raise ValueError(f"--image-size {text!r} is neither N nor HxW, as in 640 or 480x640")
@@ -477,7 +463,7 @@ def seen_as(recipe: Recipe) -> str:
     return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
 
 
-def fetch_published(start: Start, choices: Choices) -> None:
+def fetch_published(start: Start, registry: str | Path | None) -> None:
     """Makes the published weights ready before anything else takes time.
 
     Raises:
@@ -488,7 +474,7 @@ def fetch_published(start: Start, choices: Choices) -> None:
 
     assert start.weights is not None
     try:
-        pull(start.weights, registry=choices.registry)
+        pull(start.weights, registry=registry)
     except DownloadError as error:
         raise ConnectionError(
             f"the weights of {start.weights} cannot be fetched: {error} "

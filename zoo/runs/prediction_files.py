@@ -9,8 +9,6 @@ from PIL import Image
 
 from zoo.contract.labels import LabelMap
 from zoo.detector import Prediction
-from zoo.pictures.detections import paint_detections
-from zoo.pictures.segments import paint_panoptic
 from zoo.storage.durable import write_json, written
 
 RESULTS_FILE = "results.json"
@@ -35,15 +33,10 @@ class PredictionFiles:
 
     def draw(self, image: Image.Image, prediction: Prediction, stem: str) -> Path:
         """Writes the picture with segments, else with detections and the masks that they have."""
-        if prediction.panoptic is not None:
-            path = self.folder / f"{stem}_segments.png"
-            picture = paint_panoptic(image, prediction.panoptic, prediction.label_map)
-        else:
-            path = self.folder / f"{stem}_detections.png"
-            found, labels = prediction.to_detections(), prediction.label_map
-            picture = paint_detections(image, found, labels, prediction.threshold)
+        what = "detections" if prediction.panoptic is None else "segments"
+        path = self.folder / f"{stem}_{what}.png"
         with written(path):
-            picture.save(path)
+            prediction.paint(image).save(path)
         return path
 
     def add(self, prediction: Prediction, stem: str, source: str) -> int:

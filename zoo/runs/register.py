@@ -43,7 +43,7 @@ def register(
     document: dict[str, Any],
     split: str,
     name: str,
-    registry: Path | None,
+    registry: str | Path | None,
     parent: str | None,
     console: Console,
 ) -> str | None:

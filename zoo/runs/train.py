@@ -57,8 +57,8 @@ class TrainedRun:
 
 
 def train(
-    recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool, registry: Path | None,
-    console: Console,
+    recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool,
+    registry: str | Path | None, console: Console,
 ) -> TrainedRun:  # fmt: skip
     """Trains a complete recipe and returns with the weights of its best checkpoint.
 
@@ -85,8 +85,8 @@ def train(
 
 
 def _train(
-    recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool, registry: Path | None,
-    console: Console,
+    recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool,
+    registry: str | Path | None, console: Console,
 ) -> TrainedRun:  # fmt: skip
     history = History()
     schema.check(recipe)
