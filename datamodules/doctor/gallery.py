@@ -1,4 +1,4 @@
-"""Pictures for the page of `zoo data check --report`: the worst images with their boxes, and leaked pairs."""
+"""Pictures for the page of a data check: the worst images with their boxes, and leaked pairs."""
 
 from __future__ import annotations
 

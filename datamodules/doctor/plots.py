@@ -1,4 +1,4 @@
-"""Plots of a data set for the page of `zoo data check --report`: classes, boxes, images."""
+"""Plots of a data set for the page of a data check: classes, boxes, images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#2f6fdb", "#e8833a", "#2a9d6f", "#9a5bd1", "#c9485b")
 _INK, _GRID = "#33383f", "#d9dde3"
-_CLASSES = 40  # rows of the class plot; the others are told in words
+_CLASSES = 40  # rows of the class plot; the others are counted in the caption
 
 
 def plots(found: Examination) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The page that `zoo data check --report` writes: one file, to be opened in a browser or sent to someone."""
+"""The page of a data check: one HTML file that holds its pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_report(found: Examination, file: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    # a template beside this file; everything from the data set is escaped
+    # everything from the data set is escaped
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
         name=os.path.basename(str(found.source.root).rstrip("/")) or str(found.source.root),

@@ -195,9 +195,9 @@ def gallery(
         ValueError: if there is no picture, no column, or not one caption for each picture.
     """
     if not pictures or columns < 1 or (captions is not None and len(captions) != len(pictures)):
-        told = "no" if captions is None else len(captions)
+        number = "no" if captions is None else len(captions)
         raise ValueError(
-            f"gallery of {len(pictures)} pictures in {columns} columns with {told} captions; needs at least "
+            f"gallery of {len(pictures)} pictures in {columns} columns with {number} captions; needs at least "
             "one picture, one column, and one caption for each picture or none"
         )
     fitted = [reduced(picture, longest) for picture in pictures]
@@ -326,7 +326,7 @@ def _paint_boxes(picture: Picture, boxes: Sequence[_Labelled]) -> Picture:
         pen.rectangle(corners, outline=colour, width=thickness)
     tags = [_Tag(_within(box, picture.size), colour, text, font) for box, colour, text in boxes]
     placed: list[Corners] = []
-    for tag in reversed(tags):  # the best choose first
+    for tag in reversed(tags):  # the best detections choose their place first
         placed.append(tag.place(pen, picture.size, placed))
     for tag, place in zip(tags, reversed(placed), strict=True):
         tag.paint(pen, place)

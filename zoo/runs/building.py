@@ -1,4 +1,4 @@
-"""A recipe that builds what it describes: for scripts that keep a Trainer of their own."""
+"""A recipe that builds its module, data and trainer, for scripts with a Trainer of their own."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from zoo.training.module import DetectionModule
 class Recipe(dict[str, Any]):
     """The values of a complete recipe, as its YAML file has them, and what they describe.
 
-    Module and data meet when a trainer sets them up: the module takes over label map and input contract, and the
-    data cut the recipe's steps for the devices that there are. The checkpoints of any Trainer can be loaded with
+    When a trainer sets them up, the module takes label map and input contract from the data, and the data divide
+    the images of a step among the devices. The checkpoints of any Trainer can be loaded with
     `zoo.load` and registered with `zoo.publish`.
     """
 
     def module(self, registry: str | Path | None = None) -> DetectionModule:
         """The network with its losses and schedule, with the weights that a run of the recipe begins with.
 
-        The random ones are drawn from the recipe's seed; torch's own generator stays where it is.
+        Random weights are drawn from the recipe's seed; the state of torch's global generator is restored.
 
         Args:
             registry: where a name in `init_from` is looked up; ZOO_REGISTRY or ./mlruns/registry by default.
@@ -80,7 +80,7 @@ class Recipe(dict[str, Any]):
         return changed._built("trainer", where, objects).trainer
 
     def _built(self, part: str, folder: Path = Path(), objects: Mapping[str, Any] | None = None) -> ZooCLI:
-        values = dict(self) | {"seed_everything": False}  # the generators are the caller's
+        values = dict(self) | {"seed_everything": False}  # seeding is left to the caller
         if part != "trainer":
             values["trainer"] = {
                 "max_epochs": 1

@@ -12,7 +12,7 @@ from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifest
 from zoo.runs import recipes
 from zoo.storage.cache import cache_root
 
-# of `about`: told with the details of one model, or to the tests alone
+# keys of `about` that belong to one model's details, or to the tests alone
 NOT_LISTED = ("printed", "macs_left_out")
 log = logging.getLogger(__name__)
 Entry = dict[str, Any]
@@ -122,7 +122,7 @@ def with_details(entry: Entry) -> Entry:
 def registered(registry: Path | None) -> list[Entry]:
     """The newest version of each model in the user's registry; empty if there is none yet.
 
-    One that cannot be read is warned of and left out: the others can still be used.
+    One that cannot be read is left out with a warning.
     """
     local, entries = LocalRegistry(registry), []
     for name in local.names():

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 
 def is_rank_zero() -> bool:
-    """Whether this process speaks and writes; before a trainer exists, the launcher's variables tell."""
+    """Whether this process has rank zero, by the launcher's variables: a trainer may not exist yet."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
@@ -21,7 +21,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def quoted(path: object) -> str:
-    """A path as it stands in a line to copy: a shell takes it for one word."""
+    """A path quoted for a shell, for lines to copy."""
     return shlex.quote(str(path))
 
 
@@ -32,7 +32,7 @@ class Console:
         self.as_json = as_json
 
     def say(self, text: str = "", *, red: bool = False) -> None:
-        """One or more lines for a person; what a name in them would make a terminal do is shown instead."""
+        """One or more lines for a person; control characters in them are shown as escapes."""
         if is_rank_zero():
             write(text, sys.stderr if self.as_json else sys.stdout, red=red)
 
@@ -52,18 +52,14 @@ class Console:
 
 
 class Silent(Console):
-    """For work of which only the result is wanted."""
+    """Prints nothing."""
 
     def say(self, text: str = "", *, red: bool = False) -> None:
         """Nothing."""
 
 
 def write(text: str, stream: TextIO, *, red: bool = False) -> None:
-    """Lines for a person.
-
-    A letter that the terminal cannot show, a byte of a file name that is none, and a control character in a name,
-    stand as \\uXXXX or \\xXX.
-    """
+    """Writes lines; control characters and what the stream's encoding cannot hold become \\uXXXX or \\xXX."""
     from datamodules.index.faults import visible  # with numpy, which `zoo --help` does without
 
     encoding = _encoding(stream)

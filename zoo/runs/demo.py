@@ -71,7 +71,7 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     picture = output / "new_image.png"
     image, objects = paint_image(np.random.default_rng([seed, 2, 0]), SIZE)
     names = ", ".join(sorted(CLASSES[label] for label, _ in objects))
-    console.say(f"5/5  a picture that nobody has seen, with {len(objects)} objects: {names}")
+    console.say(f"5/5  a new image with {len(objects)} objects: {names}")
     image.resize((4 * SIZE, 4 * SIZE), Image.Resampling.NEAREST).save(picture)
     predictions = output / "predictions"
     threshold = shown_from(document["val"])

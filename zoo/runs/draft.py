@@ -1,4 +1,4 @@
-"""`zoo manifest`: what a recipe and its network tell of published weights, as a manifest to review and complete."""
+"""`zoo manifest`: the manifest of a recipe's published weights, to be reviewed and completed."""
 
 from __future__ import annotations
 

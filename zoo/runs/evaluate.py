@@ -30,8 +30,6 @@ from zoo.training.module import DetectionModule
 
 TIMED_IMAGES = 16
 EVALUATION_BATCH = 16
-
-
 Split = Literal["val", "test"]
 
 
@@ -56,10 +54,10 @@ def evaluate(
         model: a detector, a name in the registry, a checkpoint or a run folder; with `recipe` its weights.
         data: folder or address; prepared as the model was trained. None with `recipe`: the recipe's.
         split: `val` or `test`.
-        recipe: of weights that say nothing of themselves, such as an official file.
+        recipe: of weights without a recipe of their own, such as an official file.
         overrides: dotted keys of the recipe and their values.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
-        console: where the table goes; None prints it.
+        console: prints the table; None: on stdout.
 
     Raises:
         ValueError, OSError: the model or the data cannot be read, or their classes differ.
@@ -85,7 +83,7 @@ def evaluation(
     registry: str | Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """What metrics.json says of an evaluation: the scores, and of what, on what and how.
+    """The content of metrics.json: the scores, and the model, data and protocol they belong to.
 
     Raises:
         ValueError: neither a model nor a recipe was given, or head and data do not fit.
@@ -139,7 +137,7 @@ def from_model(
 
 
 def folder_data(folder: Path | str, contract: InputContract, module: DetectionModule) -> DetectionDataModule:
-    """A folder for evaluation; nothing of it is trained on. Masks are evaluated one image at a time."""
+    """A folder to evaluate on, which needs no train split. Masks are evaluated one image at a time."""
     common: dict[str, Any] = {
         "input": contract,
         "train_transform": "none",
@@ -220,7 +218,7 @@ def milliseconds(subject: Subject) -> float:
     loader = subject.data.val_dataloader()
     batches = [batch.part(0, 1) for batch in islice(loader, TIMED_IMAGES)]
     times = []
-    for batch in [batches[0], *batches]:  # the first is for warming up
+    for batch in [batches[0], *batches]:  # the first run warms up
         moved = module.normalized(batch.to(module.device))
         _wait(module.device)
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`zoo finetune`: reads the data, writes one complete recipe, and runs exactly what `zoo fit` runs on it."""
+"""Fine-tuning: completes a recipe from the data and the user's choices, and trains it as `fit` does."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def finetune(
         preflight: overfit four images first, and name the fault if that fails.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         overrides: dotted keys of the recipe and their values.
-        console: where progress is told; None prints it.
+        console: prints the progress; None: on stdout.
 
     Raises:
         ValueError, OSError: naming what to change: the data, the model's name, or the weights.
@@ -212,7 +212,7 @@ def starting_point(name: str, registry: str | Path | None) -> Start:
 
 
 def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
-    """The recipe with every choice in it, and what to tell the user; num_classes comes with the data."""
+    """The recipe with every choice in it, and notes for the user; `fit_to_data` adds num_classes."""
     recipe = copy.deepcopy(start.recipe)
     arguments, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
     recipe["about"] = {
@@ -300,7 +300,7 @@ def choose_weights(recipe: Recipe, start: Start, weights: str | Path | None) -> 
 
 
 def _head_for(path: Path) -> str:
-    """Class rows can be carried over by name only if the file says what its rows are."""
+    """Class rows can be copied by name only if the file holds the names of its classes."""
     if path.suffix == ".safetensors":
         return "new"
     from zoo.storage.checkpoint_io import read_checkpoint
@@ -309,7 +309,7 @@ def _head_for(path: Path) -> str:
 
 
 def _from_scratch(recipe: Recipe) -> list[str]:
-    """Undoes what is meant for trained weights: slow or frozen parts would never learn."""
+    """Removes freezing and low learning rates, which suit trained weights only."""
     arguments, notes = recipe["model"]["init_args"], []
     backbone, schedule = arguments.get("backbone"), arguments["schedule"]
     if backbone is None:
@@ -383,7 +383,7 @@ def _refuse_huge(text: str, sides: list[int]) -> None:
 
 
 def head_note(recipe: Recipe) -> str:
-    """How class rows that no weights fill start, by the family's own rule."""
+    """How the family initialises class rows that get no weights."""
     prior = schema.module_class(recipe).class_prior
     if prior is None:
         return "class head: new rows start as torch starts a linear layer, as the official code leaves them"
@@ -391,11 +391,11 @@ def head_note(recipe: Recipe) -> str:
 
 
 def read_data(recipe: Recipe) -> DetectionDataModule:
-    """The data set as the recipe will read it, label map and summary included; refuses faulty data."""
+    """The data set as the recipe reads it; raises for faulty data."""
     data = mask_data.build(recipe["data"])
     noticed = logging.getLogger("datamodules.base")
     before = noticed.level
-    noticed.setLevel(logging.ERROR)  # `announce` tells every fault
+    noticed.setLevel(logging.ERROR)  # `announce` prints every fault
     try:
         if schema.module_class(recipe).learns_masks:
             mask_data.refuse_bare_boxes(data, recipe["data"]["init_args"]["root"])
@@ -406,7 +406,7 @@ def read_data(recipe: Recipe) -> DetectionDataModule:
 
 
 def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> list[str]:
-    """Writes what only the data tells: num_classes, and a batch and warm-up that a small set allows."""
+    """Writes what depends on the data: num_classes, and a batch and warm-up that a small set allows."""
     notes = []
     arguments, trainer = recipe["model"]["init_args"], recipe["trainer"]
     schedule = arguments["schedule"]
@@ -457,7 +457,7 @@ def queries_of(recipe: Recipe) -> int:
 
 
 def seen_as(recipe: Recipe) -> str:
-    """How the model sees images, as `zoo data check --image-size` takes it."""
+    """How images are resized, in the form of `zoo data check --image-size`."""
     contract = recipe["data"]["init_args"]["input"]
     first, second = contract["size"]
     return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
@@ -485,7 +485,7 @@ def fetch_published(start: Start, registry: str | Path | None) -> None:
 def announce(
     recipe: Recipe, data: DetectionDataModule, faults: list[Fault], notes: list[str], console: Console
 ) -> None:
-    """Data, its faults, label map, and what was decided, before anything takes time."""
+    """Prints data, faults, classes and notes before anything takes time."""
     console.say(f"data        {recipe['data']['init_args']['root']}")
     summary = data.summary()
     every = sorted([*summary.faults, *faults], key=by_severity)

@@ -44,7 +44,7 @@ def fit(
         resume: a checkpoint, a run folder, or `last` for the newest run's.
         output: run folder; by default a new one under mlruns/checkpoints.
         preflight: overfit four images first, and name the fault if that fails.
-        console: where progress is told; None prints it.
+        console: prints the progress; None: on stdout.
 
     Raises:
         ValueError, OSError: the recipe, the data or the weights are at fault, or the folder holds another run.

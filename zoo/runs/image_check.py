@@ -1,4 +1,4 @@
-"""What `zoo finetune` finds out from the images themselves, where looking at all of them takes seconds."""
+"""Decodes and compares the images of a small data set before a fine-tuning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
         place: the folder or address, for the line to copy.
 
     Returns:
-        warnings about the images, and what to say: what was looked at, or why nothing was.
+        warnings about the images, and notes for the user: what was checked, or why nothing was.
 
     Raises:
         ValueError: if images cannot be decoded, unless the data module skips what is broken.
@@ -64,7 +64,7 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
 
 
 def _size(data: DetectionDataModule) -> int:
-    """Bytes of all image files; one that is gone is told when it is decoded."""
+    """Bytes of all image files; a missing one is reported when it is decoded."""
     total = 0
     for index in data.read().splits.values():
         for row in range(len(index)):

@@ -26,7 +26,7 @@ def start_from(
     registry: str | Path | None,
     console: Console,
 ) -> None:
-    """Loads what `init` names into `module` and tells what was copied, re-initialised and left out.
+    """Loads what `init` names into `module` and prints what was copied, re-initialised and left out.
 
     `labels` are those of the data; needed where rows go by class name.
     """

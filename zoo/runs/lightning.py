@@ -1,6 +1,6 @@
-"""LightningCLI as it serves here: one recipe in, model, data and trainer out, short errors.
+"""Builds model, data and trainer of a recipe with LightningCLI; errors are one line.
 
-Source of what is switched off and why: SaveConfigCallback fails when its file exists, `run=True`
+What is switched off, and why: SaveConfigCallback fails when its file exists, `run=True`
 breaks interpolation between keys, and the distributed sampler would repeat images in evaluation.
 """
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class RecipeParser(LightningArgumentParser):
-    """Raises instead of printing two hundred lines of usage and leaving."""
+    """Raises an error instead of printing the usage and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises ValueError with the specific part of the message."""
@@ -91,8 +91,10 @@ class ZooCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The keys that are ours."""
-        parser.add_argument("--about", type=dict, default={}, help="What the recipe claims; trains nothing.")
+        """Adds the keys of a recipe that LightningCLI does not have."""
+        parser.add_argument(
+            "--about", type=dict, default={}, help="Facts about the recipe; no effect."
+        )
         parser.add_argument("--init_from", type=InitFrom, required=True)
         parser.add_argument("--tracking", type=Tracking, required=True)
         parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
@@ -106,7 +108,7 @@ class ZooCLI(LightningCLI):
         """Builds data, model and trainer.
 
         Raises:
-            ValueError: what an argument's own check says, without the parser's frame around it.
+            ValueError: an argument is refused; with its own message, without the parser's.
         """
         for part in ("model", "data", "trainer"):
             if part not in self._parts:
@@ -167,7 +169,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def quiet() -> None:
-    """Silences what Lightning says on every run and nobody can act on."""
+    """Hides messages that Lightning prints on every run and that call for no action."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not is_rank_zero():

@@ -58,7 +58,7 @@ def data_block(place: str, common: dict[str, Any]) -> dict[str, Any]:
 
 
 def suit_model(recipe: dict[str, Any]) -> list[str]:
-    """Fits rule and monitored score to the data that was chosen; what to tell the user."""
+    """Adapts frozen parts, panoptic rule and monitored score to the data; returns notes for the user."""
     notes, arguments = [], recipe["model"]["init_args"]
     rules = arguments["schedule"]["rules"]
     if any(rule.get("freeze") for rule in rules):

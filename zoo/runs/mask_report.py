@@ -1,4 +1,4 @@
-"""What a report says of masks: AP of masks and panoptic quality, as tables, plain values and manifest fields."""
+"""AP of masks and panoptic quality as tables, plain values and manifest fields."""
 
 from __future__ import annotations
 

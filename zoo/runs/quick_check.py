@@ -1,4 +1,4 @@
-"""What the doctor says before a training, from the annotations alone."""
+"""Checks the annotations of a data set before a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 5  # errors
 
 
 def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
-    """What the doctor says of a data set that is read already, from its annotations alone, errors first.
+    """The faults that the annotations of a data set show, errors first; no image is read.
 
     Raises:
         ValueError: if boxes are wrong for certain, unless the data module skips what is broken.

@@ -1,4 +1,4 @@
-"""What a training ends with: AP with its interval, curves, gallery, metrics.json, a registered model."""
+"""Evaluates a finished training: AP with its interval, curves, gallery, metrics.json."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ PICTURES = 8
 
 
 def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str, Any]:
-    """Evaluates the best checkpoint, writes pictures and metrics.json, and says where everything is."""
-    loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curve ends with the training
-    run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # what is released is scored on all
+    """Evaluates the best checkpoint, writes pictures and metrics.json, and prints where everything is."""
+    loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curves hold the training alone
+    run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # the final scores are of all images
     scores = {name: score_split(name, run.trainer, run.module, run.data, console) for name in splits}
     run.trainer.loggers = loggers
     document: dict[str, Any] = {
@@ -190,7 +190,7 @@ def _detections(module: DetectionModule, batch: Batch) -> list[Detections]:
 def _segments(
     module: DetectionModule, rule: PanopticRule, batch: Batch, labels: LabelMap
 ) -> list[PanopticSegmentation]:
-    """A picture shows segments where they are: padding is cut off, also where the rule of the score squeezes it."""
+    """Segments at their true place: padding is cut off, also where the model's own rule keeps it."""
     exact = dataclasses.replace(rule, crop_padding=True)
     sizes = sizes_without_padding(batch)
     return exact(module.predictions(batch), sizes, batch.original_sizes, labels.things)

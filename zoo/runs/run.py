@@ -1,4 +1,4 @@
-"""A training that was done: its folder, and what can be asked of it."""
+"""A training by its folder: scores, curves, checkpoint, recipe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
         """The run that lies in a folder, finished or not.
 
         Raises:
-            FileNotFoundError: no training has left anything there.
+            FileNotFoundError: no run wrote there.
         """
         folder = Path(folder).expanduser()
         if (folder / METRICS_FILE).is_file() or not (folder / LAST_FILE).is_file():

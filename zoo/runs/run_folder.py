@@ -1,4 +1,4 @@
-"""The folder of a run: made for it alone, refused where another run lies or lives."""
+"""The folder of a run: names of its files, and checks that no two runs share one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells the processes that Lightning starts 
 
 
 def new_folder(name: str) -> Path:
-    """A new run folder, made here and so of no other run; the same one in the processes that Lightning starts."""
+    """Makes a new run folder; processes that Lightning starts get the same one."""
     if FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     first = RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not is_rank_zero():
-        return first  # writes nothing; rank zero tells it the true one
+        return first  # this process writes nothing; rank zero broadcasts the folder
     number = 1
     while True:
         folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
@@ -84,10 +84,10 @@ def refuse_used(folder: Path) -> None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Inside, no other process of this machine trains into `folder`; the system frees it when this one dies.
+    """Locks `folder` against other trainings on this machine; the lock ends with the process.
 
     Raises:
-        FileExistsError: another does.
+        FileExistsError: another training holds the lock.
     """
     if not is_rank_zero() or os.environ.get(FOLDER_VARIABLE) == str(folder):
         yield

@@ -97,8 +97,8 @@ def grey_tile(name: str) -> Image.Image:
     """In place of an image that cannot be decoded."""
     tile = Image.new("RGB", (LEGIBLE, LEGIBLE * 3 // 4), GREY)
     font = font_of(15)
-    told = shortened(f"cannot be decoded: {Path(name).name}", font, tile.width - 16)
-    ImageDraw.Draw(tile).text((8, tile.height // 2), told, INK, font, anchor="lm")
+    text = shortened(f"cannot be decoded: {Path(name).name}", font, tile.width - 16)
+    ImageDraw.Draw(tile).text((8, tile.height // 2), text, INK, font, anchor="lm")
     return tile
 
 

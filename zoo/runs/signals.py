@@ -1,4 +1,4 @@
-"""SIGTERM ends a command with exit code 143; a training hears it between two steps (`zoo.training.stopping`)."""
+"""SIGTERM ends a command with exit code 143; a training checks for it between two steps (`zoo.training.stopping`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Terminated(SystemExit):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, with what it left; no KeyboardInterrupt, which Typer turns into an exit code without a word."""
+    """Ctrl-C, with what was written until then. No KeyboardInterrupt: Typer would drop its message."""
 
 
 @contextmanager
@@ -27,8 +27,8 @@ def leaving_nothing(*outputs: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         written = [out for out in outputs if out is not None and _holds_anything(out)]
-        told = f"; look at {', '.join(map(str, written))}" if written else "; nothing was written"
-        raise Interrupted(f"interrupted{told}") from error
+        rest = f"; look at {', '.join(map(str, written))}" if written else "; nothing was written"
+        raise Interrupted(f"interrupted{rest}") from error
 
 
 def _holds_anything(output: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Trained models by whatever names them: registry name, checkpoint, run folder, or a recipe with weights."""
+"""Finds a trained model by its registry name, checkpoint, run folder, or recipe and weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zoo.training.transfer import load_weights
 
 @dataclass
 class Subject:
-    """What is evaluated: a module bound to nothing yet, its data, and what to call it."""
+    """What is evaluated: a module, its data and trainer, and its name in messages."""
 
     name: str
     module: DetectionModule

@@ -1,4 +1,4 @@
-"""Training a complete recipe: under `zoo fit`, and `zoo finetune` and `zoo demo` after they wrote one."""
+"""Trains a complete recipe, for `fit`, `finetune` and `demo`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def fit(
     trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None,
     saver: CheckpointSaver, console: Console,
 ) -> None:  # fmt: skip
-    """Trains; a signal that came on the way ends it as signals end commands, whatever it ended first.
+    """Trains; a signal that arrived meanwhile is raised, whatever error Lightning made of it.
 
     Raises:
         Terminated, KeyboardInterrupt: by SIGTERM or Ctrl-C.
@@ -152,7 +152,7 @@ def fit(
 
 
 def saver_of(trainer: Trainer) -> CheckpointSaver:
-    """What writes the run's checkpoints."""
+    """The callback that writes the run's checkpoints."""
     saver = trainer.checkpoint_callback
     if not isinstance(saver, CheckpointSaver):
         raise ValueError("trainer.enable_checkpointing is false; a run keeps its weights: leave it out")
@@ -170,7 +170,7 @@ def preflight(
     trainer: Trainer, module: DetectionModule, data: DetectionDataModule, folder: Path, overfit: bool,
     console: Console,
 ) -> None:  # fmt: skip
-    """Looks at one batch and one step, in the training's precision, before hours are spent; says what it saw."""
+    """Runs the preflight in the training's precision and prints its report; on rank zero only."""
     if not is_rank_zero():
         return
     report = run_preflight(
@@ -181,7 +181,7 @@ def preflight(
 
 
 def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, folder: Path) -> None:
-    """The facts that make the run repeatable, on the run, and its id in the folder."""
+    """Logs what makes the run repeatable to MLflow, and writes the run's id into the folder."""
     tracker = trainer.logger
     if not isinstance(tracker, MLflowTracker) or not is_rank_zero():
         return
@@ -236,8 +236,8 @@ def load_best(trainer: Trainer, module: DetectionModule, console: Console) -> tu
     if not path:
         raise ValueError("the run wrote no checkpoint: no step was completed; give it more steps")
     if not saver.best_model_path and saver.save_top_k and is_rank_zero():
-        told = saver.monitor is not None and math.isnan(saver.score(trainer))
-        why = f"{saver.monitor} could not be measured" if told else "nothing was scored"
+        unmeasured = saver.monitor is not None and math.isnan(saver.score(trainer))
+        why = f"{saver.monitor} could not be measured" if unmeasured else "nothing was scored"
         console.say(f"no best     {why}: the weights of the last step are taken")
     checkpoint = read_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])

@@ -49,7 +49,7 @@ def on_gpu(accelerator: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as the recipe has it, short, and no Python."""
+    """A value as YAML writes it, shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -70,7 +70,7 @@ def _joined(values: Any) -> str:
 
 
 def _check_length(options: Options) -> None:
-    """A schedule needs its end: epochs, or steps."""
+    """Raises ValueError unless epochs or steps say when the schedule ends."""
     epochs, steps = options.get("max_epochs"), options.get("max_steps", -1)
     if steps == -1 and epochs in (None, -1):
         raise ValueError(

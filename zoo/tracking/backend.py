@@ -1,6 +1,6 @@
 """Where MLflow keeps runs and versions: a server, or SQLite under `mlruns/`.
 
-MLflow's own defaults do not serve: 3.17 refuses file stores, three processes that first touch one
+MLflow's own defaults do not work here: 3.17 refuses file stores, three processes that first touch one
 fresh database crash each other in its migration, and a call to a dead server blocks for minutes.
 """
 

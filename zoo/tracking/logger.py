@@ -43,7 +43,7 @@ Record = dict[str, Any]
 _FIRST_REST, _LONGEST_REST = 30.0, 600.0  # seconds without a call after a failed one; doubles
 _LONGEST_PARAM = 6000  # MLflow cuts what is longer; recipe.yaml holds it in full
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-# the server answered and said no: repeating the call cannot help
+# the server refused the call: repeating it cannot help
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 
 
@@ -100,7 +100,7 @@ class MLflowTracker(Logger):
 
     @property
     def save_dir(self) -> str:
-        """Where Lightning puts what it has no other place for."""
+        """Lightning's default folder for files."""
         return str(self.store.root)
 
     @property

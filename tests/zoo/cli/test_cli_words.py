@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules.index.faults import Fault, visible
 from datamodules.shapes import generate_shapes
-from zoo.cli.data.check import told
+from zoo.cli.data.check import fault_lines
 from zoo.cli.main import run_command
 from zoo.runs import image_check as looking
 from zoo.runs.finetune import Choices, complete_recipe, read_data, starting_point
@@ -61,12 +61,12 @@ def test_names_are_shown_and_not_obeyed(shapes, capsys, tmp_path):
 
 def test_a_note_that_is_said_of_many_is_one_line():
     many = [Fault("note", "grayscale", f"{k}.png", k, "a grey picture") for k in range(343)]
-    assert told(many) == [
+    assert fault_lines(many) == [
         "note grayscale: 343",
         "  0.png (id 0), 1.png (id 1), 2.png (id 2) and 340 more: a grey picture",
     ]
     mixed = [*many, Fault("note", "grayscale", "x.png", None, "another")]
-    assert told(mixed)[2:] == ["  ... and 1 more (--json lists all)"]
+    assert fault_lines(mixed)[2:] == ["  ... and 1 more (--json lists all)"]
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datamodules.index import Fault, Severity
 
 _SHOWN: dict[Severity, int] = {"error": 5, "warning": 3, "note": 1}  # of each kind; --json has all
-_PLACES = 3  # of those that say the same
+_PLACES = 3  # of equal messages
 
 
 def check(
@@ -121,12 +121,12 @@ def _tell(found: Examination, console: Console) -> None:
     from datamodules.index import by_kind
 
     for faults in by_kind(found.faults):
-        for line in told(faults):
+        for line in fault_lines(faults):
             console.say(line)
 
 
-def told(faults: Sequence[Fault]) -> list[str]:
-    """Faults of one kind for the terminal: how many, and some; notes that say the same are one line."""
+def fault_lines(faults: Sequence[Fault]) -> list[str]:
+    """Faults of one kind for the terminal: their number and the first of them; equal notes are one line."""
     from datamodules.index.faults import visible
 
     first = faults[0]

@@ -1,4 +1,4 @@
-"""`zoo verify`: the user's own proof, on their machine."""
+"""`zoo verify`: compares a model's code and files with the official ones on this machine."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def check_files(folder: Path, console: Console) -> list[dict[str, Any]]:
 
 
 def _manifest_row(manifest: Manifest) -> dict[str, Any]:
-    """That the manifest lists weights, and agrees with the package's own where there is one."""
+    """Whether the manifest lists files and agrees with the one in this package, if there is one."""
     fault = "" if manifest.files else "the manifest lists no files"
     builtin = builtin_manifests().get(manifest.name)
     if builtin is not None:
