@@ -149,17 +149,8 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """AP of a model on the val split, with its interval."""
-    _score(
-        "val",
-        model or ckpt_path,
-        config,
-        context.obj,
-        data,
-        decoder_layers,
-        output,
-        registry,
-        Console(as_json),
-    )
+    model, console = model or ckpt_path, Console(as_json)
+    _score("val", model, config, context.obj, data, decoder_layers, output, registry, console)
 
 
 @app.command(name="test")
@@ -330,14 +321,12 @@ def publish(
         console.say(f"note        {published.note}")
     console.result(
         {
-            "name": name,
-            "version": published.manifest.version,
-            "aliases": aliases,
+            "name": name, "version": published.manifest.version, "aliases": aliases,
             "folder": str(published.folder),
             "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in published.manifest.files],
             "mlflow_version": published.mlflow_version,
         }
-    )
+    )  # fmt: skip
 
 
 @app.command()

@@ -224,10 +224,7 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         "measured": None,
         "sources": [],
     }
-    keep = {
-        k: data[k]
-        for k in ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
-    }
+    keep = {k: data[k] for k in mask_data.KEPT}
     keep |= {
         k: v for k, v in data.items() if k in ("later_transforms", "flip_both", "val_fraction", "bucketing")
     }

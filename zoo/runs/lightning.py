@@ -92,9 +92,7 @@ class ZooCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the keys of a recipe that LightningCLI does not have."""
-        parser.add_argument(
-            "--about", type=dict, default={}, help="Facts about the recipe; no effect."
-        )
+        parser.add_argument("--about", type=dict, default={}, help="Facts about the recipe; no effect.")
         parser.add_argument("--init_from", type=InitFrom, required=True)
         parser.add_argument("--tracking", type=Tracking, required=True)
         parser.add_lightning_class_args(CheckpointSaver, "checkpoint")

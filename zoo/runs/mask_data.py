@@ -18,6 +18,8 @@ from zoo.storage.patterns import compiled
 from zoo.training.module import parameter_names
 
 PANOPTIC, OUTLINES = "datamodules.panoptic.CocoPanopticDataModule", "datamodules.custom.CustomDataModule"
+# arguments of a recipe's data module that stay when its data are replaced
+KEPT = ("input", "train_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
 
 
 def is_panoptic(place: str) -> bool:
