@@ -249,4 +249,7 @@ def test_a_notebook_shows_scores_and_pictures_and_goes_on_after_an_interrupt(sha
     page = shell.display_formatter.format(done.result)[0]["text/html"]
     assert page.count("data:image/png;base64,") == 2
     assert f"{done.result.scores['val']['AP']:.3f}" in page
+    image = next(shapes.glob("val/*.png"))
+    found = shell.run_cell(f"zoo.load('run').predict({str(image)!r})").result
+    assert shell.display_formatter.format(found)[0]["image/png"].startswith(b"\x89PNG")
     shell.history_manager.end_session()
