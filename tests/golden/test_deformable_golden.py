@@ -4,15 +4,15 @@ import pytest
 import yaml
 from official_cases import ROOT, assert_all_pass, collect, official_dir, structure_facts
 
-from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.deformable_detr import SCHEDULE, STRUCTURES, run_structure, runner_of
+from zoo.verification.cases import COMMITTED, Case
+from zoo.verification.deformable_detr import CASES, SCHEDULE
 from zoo.verification.proof import build_recipe
 
 
 def structures() -> list:
     """Stored structures; the package itself carries some of them only."""
-    found = [n for n in STRUCTURES if (official_dir() / "structure" / f"{n}.json").is_file()]
-    return [pytest.param(n, id=f"structure/{n}") for n in found or STRUCTURES]
+    found = [n for n in CASES.recipes if (official_dir() / "structure" / f"{n}.json").is_file()]
+    return [pytest.param(n, id=f"structure/{n}") for n in found or CASES.recipes]
 
 
 def recipe(name: str) -> dict:
@@ -23,19 +23,19 @@ def recipe(name: str) -> dict:
 @pytest.mark.parametrize("case", collect("deformable"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
-    assert_all_pass(runner_of(case)(case))
+    assert_all_pass(CASES.compare(case))
 
 
 @pytest.mark.parametrize("name", structures())
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, ties, parameter counts, frozen parameters and groups, from the recipe."""
-    facts, module = structure_facts(name), build_recipe(STRUCTURES[name])
-    assert_all_pass(run_structure(facts, module.network, module.schedule))
-    about = recipe(STRUCTURES[name])["about"]
+    facts, module = structure_facts(name), build_recipe(CASES.recipes[name])
+    assert_all_pass(CASES.compare_structure(facts, module.network, module.schedule))
+    about = recipe(CASES.recipes[name])["about"]
     assert (about["params"], about["macs"]) == (facts["params_total"], facts["macs"]["800x1066"])
 
 
-@pytest.mark.parametrize("name", STRUCTURES.values())
+@pytest.mark.parametrize("name", CASES.recipes.values())
 def test_recipes_have_the_schedule_that_the_official_steps_were_compared_with(name):
     assert build_recipe(name).schedule == SCHEDULE
 
@@ -43,8 +43,3 @@ def test_recipes_have_the_schedule_that_the_official_steps_were_compared_with(na
 @pytest.mark.parametrize("folder", ["deformable", "structure"])
 def test_committed_cases_are_found(folder):
     assert list((COMMITTED / folder).glob("*.json"))
-
-
-def test_find_cases_fails_on_an_empty_directory(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no official numbers"):
-        find_cases(tmp_path, ["deformable"])

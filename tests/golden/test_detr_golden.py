@@ -16,14 +16,15 @@ from zoo.registry.weights import count
 from zoo.training.module import build_module
 from zoo.training.schedule import ParamRule
 from zoo.verification.cases import COMMITTED, Case, find_cases
-from zoo.verification.detr import INPUT, RUNNERS, STRUCTURES, run_structure, runner_of, stored_image
+from zoo.verification.detr import CASES, INPUT
+from zoo.verification.preprocessing import stored_image
 from zoo.verification.proof import build_recipe
 
 
 @pytest.mark.parametrize("case", collect("detr"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
-    assert_all_pass(runner_of(case)(case))
+    assert_all_pass(CASES.compare(case))
 
 
 def test_some_cases_are_committed():
@@ -31,8 +32,8 @@ def test_some_cases_are_committed():
 
     The pictures of preprocess_val are large; preprocess_pieces resizes too.
     """
-    kinds = {runner_of(case) for case in find_cases(COMMITTED, ["detr"])}
-    assert kinds == set(RUNNERS.values()) - {RUNNERS["preprocess_val"]}
+    kinds = {CASES.kind_of(case) for case in find_cases(COMMITTED, "detr")}
+    assert kinds == CASES.kinds.keys() - {"preprocess_val"}
 
 
 @pytest.mark.parametrize("index", range(8), ids=lambda i: f"detr/preprocess_val targets im{i}")
@@ -116,7 +117,7 @@ PANOPTIC_CLASSES = 250  # raw ids of things and stuff; the head has one logit mo
 
 def module_with_masks(name: str):
     """The full-size network with masks, from the recipe of its detector."""
-    recipe = STRUCTURES[name.removesuffix("_panoptic")]
+    recipe = CASES.recipes[name.removesuffix("_panoptic")]
     model = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())["model"]
     init = model["init_args"] | {
         "num_classes": PANOPTIC_CLASSES,
@@ -133,7 +134,7 @@ def test_full_size_network_with_masks_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and learning rates."""
     facts = structure_facts(name)
     module = module_with_masks(name)
-    assert_all_pass(run_structure(facts, module.network, module.schedule))
+    assert_all_pass(CASES.compare_structure(facts, module.network, module.schedule))
 
 
 def test_the_mask_stage_trains_the_published_number_of_parameters():
@@ -165,9 +166,9 @@ def counted(name: str) -> tuple[int, int, str]:
     return count(module, INPUT)
 
 
-@pytest.mark.parametrize("name", STRUCTURES, ids=lambda name: f"structure/{name}")
+@pytest.mark.parametrize("name", CASES.recipes, ids=lambda name: f"structure/{name}")
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and learning rates, from the recipe."""
     facts = structure_facts(name)
-    module = build_recipe(STRUCTURES[name])
-    assert_all_pass(run_structure(facts, module.network, module.schedule))
+    module = build_recipe(CASES.recipes[name])
+    assert_all_pass(CASES.compare_structure(facts, module.network, module.schedule))

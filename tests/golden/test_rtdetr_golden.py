@@ -7,13 +7,13 @@ from official_cases import assert_all_pass, collect, official_case, structure_fa
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
 from zoo.verification.cases import Case, find_cases
 from zoo.verification.proof import build_recipe
-from zoo.verification.rt_detr import STRUCTURES, run_structure, runner_of
+from zoo.verification.rt_detr import CASES
 
 
 @pytest.mark.parametrize("case", collect("rtdetr"))
 def test_official_case(case):
     assert isinstance(case, Case), str(case)
-    assert_all_pass(runner_of(case)(case))
+    assert_all_pass(CASES.compare(case))
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_targets_equal_the_official_data_path(prefix):
     torch.testing.assert_close(boxes, case[f"{prefix}train_boxes_cxcywh"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", STRUCTURES, ids=lambda name: f"structure/{name}")
+@pytest.mark.parametrize("name", CASES.recipes, ids=lambda name: f"structure/{name}")
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and optimizer groups, from the recipe."""
-    module = build_recipe(STRUCTURES[name])
-    assert_all_pass(run_structure(structure_facts(name), module.network, module.schedule))
+    module = build_recipe(CASES.recipes[name])
+    assert_all_pass(CASES.compare_structure(structure_facts(name), module.network, module.schedule))
 
 
 def test_find_cases_fails_on_an_empty_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="no official numbers"):
-        find_cases(tmp_path, ["rtdetr"])
+        find_cases(tmp_path, "rtdetr")

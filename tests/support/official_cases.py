@@ -29,7 +29,7 @@ def official_dir() -> Path:
 def collect(folder: str) -> list[Any]:
     """An empty directory becomes a test that fails, not a collection of nothing."""
     try:
-        return [pytest.param(case, id=case.id) for case in find_cases(official_dir(), [folder])]
+        return [pytest.param(case, id=case.id) for case in find_cases(official_dir(), folder)]
     except FileNotFoundError as error:
         return [pytest.param(error, id=f"{folder}/no_cases_found")]
 

@@ -1,9 +1,9 @@
-"""Reading cases of official numbers: `<folder>/<case>.npz` with a `<case>.json` that explains it."""
+"""Cases of official numbers: `<folder>/<case>.npz` with a `<case>.json` that explains it; comparing with them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.contract.batch import Targets
+from zoo.training.schedule import Schedule
 
 COMMITTED = Path(__file__).parent / "official"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: arrays computed by an official repository, and its conventions."""
+    """One case: arrays that an official repository computed, and what they are."""
 
     root: Path
     folder: str
@@ -40,7 +41,7 @@ class Case:
 
     @cached_property
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """The npz, read as needed."""
+        """The npz; an array is read when it is asked for."""
         file: Mapping[str, np.ndarray] = np.load(
             self.root / self.folder / f"{self.name}.npz", allow_pickle=False
         )
@@ -75,17 +76,17 @@ class Case:
         return self.bits(f"{name}/{image}", f"{name}_shape/{image}")
 
     def bits(self, name: str, shape_name: str | None = None) -> Tensor:
-        """A bit-packed boolean array with its shape, `<name>_shape` if not told."""
+        """A bit-packed boolean array; its shape is the array `shape_name`, by default `<name>_shape`."""
         shape = self.arrays[shape_name or f"{name}_shape"]
         unpacked = np.unpackbits(self.arrays[name], axis=-1)[..., : shape[-1]]
         return torch.from_numpy(unpacked.reshape(shape).astype(bool))
 
     def weights(self, prefix: str = "w/") -> dict[str, Tensor]:
-        """A state dict under its official keys, float64 (exact) but for integer buffers."""
+        """A state dict under its official keys: float64 (exact), integer buffers as they are."""
         return read_weights(self.arrays, prefix)
 
     def shared_weights(self, name: str) -> dict[str, Tensor]:
-        """A file of `shared/`, beside this case."""
+        """The weights in a file of `shared/`, beside the folder of this case."""
         return read_weights(np.load(self.root / "shared" / f"{name}.npz", allow_pickle=False), "")
 
 
@@ -95,7 +96,7 @@ N = TypeVar("N", bound=nn.Module)
 def with_weights(make: Callable[[], N], state: Mapping[str, Tensor]) -> N:
     """A network that holds copies of these float64 weights and nothing else, loaded strictly.
 
-    It is made without values of its own: drawing them takes longer than the rest.
+    It is made on the meta device, without values: drawing random ones would take longer than the rest.
     """
     with torch.device("meta"):
         network = make()
@@ -105,7 +106,7 @@ def with_weights(make: Callable[[], N], state: Mapping[str, Tensor]) -> N:
 
 
 def read_weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
-    """Weights stored as integers times a power of two, ties resolved."""
+    """Weights stored as integers times a power of two; a tied tensor is stored once and returned under each key."""
 
     def array(name: str) -> np.ndarray:
         return np.asarray(arrays[prefix + name])
@@ -126,19 +127,15 @@ def read_weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Ten
     return state
 
 
-def find_cases(root: Path, folders: Iterable[str]) -> list[Case]:
-    """All cases of some folders.
+def find_cases(root: Path, folder: str) -> list[Case]:
+    """All cases of a folder.
 
     Raises:
-        FileNotFoundError: there is none: a proof that compares nothing must not pass.
+        FileNotFoundError: there is none; a proof that compares nothing must not pass.
     """
-    cases = [
-        Case(root, folder, path.stem) for folder in folders for path in sorted((root / folder).glob("*.npz"))
-    ]
+    cases = [Case(root, folder, path.stem) for path in sorted((root / folder).glob("*.npz"))]
     if not cases:
-        raise FileNotFoundError(
-            f"no official numbers in {root}: expected {', '.join(folders)} with .npz files"
-        )
+        raise FileNotFoundError(f"no official numbers in {root}: expected {folder} with .npz files")
     return cases
 
 
@@ -152,23 +149,46 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Nan never passes."""
+        """Within the tolerance; NaN never is."""
         return self.difference <= self.tolerance
 
 
-Runner = Callable[[Case], list[Comparison]]
+@dataclass(frozen=True)
+class FamilyCases:
+    """What a family compares with official numbers: the value `CASES` of `zoo/verification/<family>.py`.
 
-
-def find_runner(runners: Mapping[str, Runner], case: Case) -> Runner:
-    """The function that compares a case, by the beginning of its name.
-
-    Raises:
-        KeyError: no function knows this kind of case.
+    Attributes:
+        folder: that of its cases, in a directory of official numbers.
+        kinds: {beginning of a case's name: (what the case is about, the function that compares it)}.
+        recipes: {name of an official structure: the recipe that builds the same network}.
+        compare_structure: the facts of such a structure against a network and its schedule.
+        copied: cases of other families whose code the official repository copied: (family, names).
     """
-    for prefix, runner in runners.items():
-        if case.name.startswith(prefix):
-            return runner
-    raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(runners)}")
+
+    folder: str
+    kinds: Mapping[str, tuple[str, Callable[[Case], list[Comparison]]]]
+    recipes: Mapping[str, str]
+    compare_structure: Callable[[Mapping[str, Any], Any, Schedule], list[Comparison]]
+    copied: Sequence[tuple[FamilyCases, Sequence[str]]] = ()
+
+    def kind_of(self, case: Case) -> str:
+        """The key of `kinds`.
+
+        Raises:
+            KeyError: no function compares this kind of case.
+        """
+        for beginning in self.kinds:
+            if case.name.startswith(beginning):
+                return beginning
+        raise KeyError(f"no comparison for the case {case.id}; known kinds: {', '.join(self.kinds)}")
+
+    def about(self, case: Case) -> str:
+        """What a case is about, e.g. matching and losses."""
+        return self.kinds[self.kind_of(case)][0]
+
+    def compare(self, case: Case) -> list[Comparison]:
+        """Ours against the official numbers of a case."""
+        return self.kinds[self.kind_of(case)][1](case)
 
 
 def compare(what: str, ours: Tensor, official: Tensor, tolerance: float) -> Comparison:
@@ -215,6 +235,12 @@ def compare_summary(
     results.append(compare(f"{prefix} sampled values", sampled, case[f"{prefix}/sample_values"], tolerance))
     results.append(compare(f"{prefix} norms", l2, case[f"{prefix}/l2"], tolerance))
     return results
+
+
+def compare_listed(case: Case, prefix: str, ours: Sequence[Tensor], tolerance: float) -> list[Comparison]:
+    """Tensors in the stored order of their names, as `compare_summary` does."""
+    names = case.strings(f"{prefix}/names")
+    return compare_summary(case, prefix, dict(zip(names, ours, strict=True)), tolerance)
 
 
 def sample(tensor: Tensor, most: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A family's criterion against official numbers, alone on stored outputs and over training steps."""
+"""A family's criterion against official numbers: on stored outputs, and over training steps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def whole_step(targets: Targets) -> Step:
 
 
 def detr_place(name: str, num_aux: int) -> tuple[str, int]:
-    """(our set, layer) of `final`, `aux_1` or `enc`, of `num_aux` layers that are called `aux`."""
-    if name == "enc":
+    """(our set, layer) of `final`, `aux_1`, `enc` or `enc_outputs`, where `num_aux` layers are called `aux`."""
+    if name.startswith("enc"):
         return "encoder", 0
     return "decoder", num_aux if name == "final" else int(name.removeprefix("aux_"))
 
@@ -39,35 +39,35 @@ def detr_suffix(output_set: str, layer: int, num_layers: int) -> str:
 
 @dataclass(frozen=True)
 class OfficialLosses:
-    """How an official repository names what its criterion takes and gives, and how it weighs it.
+    """How an official repository names what its criterion takes and returns.
 
     Attributes:
         terms: {our loss term: official name}.
-        weights: {our loss term: weight}.
-        place: name of official outputs, number of those called `aux`: our set and the layer in it.
-        suffix: our set, layer, number of decoder layers: the end of a loss's official name.
+        place: (name of official outputs, number of those called `aux`) to (our set, layer in it).
+        suffix: (our set, layer, number of decoder layers) to the end of a loss's official name.
         errors: `class_error` and `cardinality_error` are logged beside the losses.
     """
 
     terms: Mapping[str, str]
-    weights: Mapping[str, float]
     place: Callable[[str, int], tuple[str, int]] = detr_place
     suffix: Callable[[str, int, int], str] = detr_suffix
     errors: bool = True
 
-    def named(self, losses: Mapping[str, Tensor], *, weighted: bool) -> dict[str, Tensor]:
-        """Our losses under the official names, after or before their weight."""
+    def named(
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
+        """Our weighted losses under the official names; divided by the weights of their terms, if given."""
         num_layers, named = len(losses["decoder/label"]), {}
         for key, values in losses.items():
             output_set, term = key.split("/")
-            weight = 1.0 if weighted else self.weights[term]
-            # a term of fewer layers is one of the last layers
+            # a term that has fewer layers than the decoder has the last ones
             for layer, value in enumerate(values, num_layers - len(values)):
-                named[self.terms[term] + self.suffix(output_set, layer, num_layers)] = value / weight
+                name = self.terms[term] + self.suffix(output_set, layer, num_layers)
+                named[name] = value / weights[term] if weights else value
         return named
 
     def logged(self, matches: Matches) -> dict[str, Tensor]:
-        """What is computed for the log alone, in float32 as there."""
+        """Numbers that the official code computes for its log only, in float32 as there."""
         if not self.errors:
             return {}
         entries = {"class_error": class_error(matches)}
@@ -82,18 +82,21 @@ class OfficialLosses:
 
 
 def cardinality_error(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mean difference of detected and present objects, detected meaning: another class than the last one."""
+    """Mean difference of the numbers of detected and of present objects.
+
+    A query counts as detected if its best class is not the last one.
+    """
     found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
     return (found - torch.tensor(counts)).abs().float().mean()
 
 
 def class_error(matches: Matches) -> Tensor:
-    """Percent of the matched queries of the last layer whose best logit is not their object's."""
+    """Percent of the matched queries of the last layer whose best class is not that of their object."""
     matched = matches["decoder"]
     logits = matched.outputs.predictions.logits.detach()
     rows = matched.rows.view(len(logits), -1)[-1]
     labels = matched.labels(matches.targets).view(len(logits), -1)[-1]
-    # of equal logits, which stored ones can have, topk may name another than argmax; the official code has topk
+    # stored logits can be equal, and then topk may return another index than argmax; the official code uses topk
     right = (logits.flatten(0, 2)[rows].topk(1).indices[:, 0] == labels).float()
     return 100 - right.sum() * (100.0 / max(1, len(right)))
 
@@ -110,7 +113,7 @@ def compare_criterion(
     Args:
         case: outputs under `in/`, targets, and the official numbers of one or both precisions.
         criterion: the family's.
-        official: names and weights.
+        official: names of outputs and losses.
         make_set: an output set from its name and predictions.
         exact: tolerance in float64.
     """
@@ -128,9 +131,10 @@ def compare_criterion(
         total = _total(losses)
         total.backward()
         results.append(compare(f"{precision} total", total, case[f"{precision}/total"], value))
+        unweighted = official.named(losses, _weights(criterion))
         for kind, stored, ours, logged in (
-            ("loss_weighted", "values", official.named(losses, weighted=True), {}),
-            ("loss", "unweighted", official.named(losses, weighted=False), official.logged(matches)),
+            ("loss_weighted", "values", official.named(losses), {}),
+            ("loss", "unweighted", unweighted, official.logged(matches)),
         ):
             key = f"{precision}/{kind}"
             results += _compare_losses(case, key, f"{key}/{stored}", ours, logged, value)
@@ -141,7 +145,7 @@ def compare_criterion(
 
 
 def stored_outputs(case: Case, dtype: torch.dtype) -> dict[str, Predictions]:
-    """{official name: outputs of one layer}, all of them leaves."""
+    """{official name: outputs of one layer}; every tensor is a leaf that receives a gradient."""
 
     def leaf(name: str) -> Tensor:
         return case[f"in/{name}"].to(dtype).requires_grad_()
@@ -160,7 +164,7 @@ def stored_outputs(case: Case, dtype: torch.dtype) -> dict[str, Predictions]:
 def _stacked(
     inputs: Mapping[str, Predictions], places: Mapping[str, tuple[str, int]]
 ) -> dict[str, Predictions]:
-    """{our set: all its layers}."""
+    """{our set: its layers, stacked}."""
     layers: dict[str, list[Predictions]] = {}
     for name in sorted(inputs, key=lambda n: places[n][1]):
         layers.setdefault(places[name][0], []).append(inputs[name])
@@ -183,6 +187,10 @@ def _losses_and_matches(
         return losses, criterion.match(sets, targets, step)
 
 
+def _weights(criterion: SetCriterion) -> dict[str, float]:
+    return {term.name: term.weight for term in criterion.terms}
+
+
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([v.sum() for v in losses.values()]).sum()
 
@@ -195,7 +203,7 @@ def _compare_losses(
     logged: Mapping[str, Tensor],
     tolerance: float,
 ) -> list[Comparison]:
-    """Loss entries, and apart from them the logged ones: a class error of 100 would set the scale of all."""
+    """The losses, and separately what is only logged: beside a class error of 100 no loss would matter."""
     what, names = key.replace("/", " "), case.strings(f"{key}/names")
     results = [compare_exact(f"{what} entries", set(names), ours.keys() | logged.keys())]
     official = dict(zip(names, case[stored], strict=True))
@@ -260,11 +268,11 @@ def compare_train_steps(
         case: batches, their order, and the official numbers.
         network: in training mode, with the case's weights.
         optimizer: of the network.
-        outputs: prefix of a batch to the outputs to supervise and their targets.
+        outputs: for the prefix of a batch's arrays, the outputs to supervise and their targets.
         criterion: the family's.
-        official: names and weights.
-        our_name: of an official state-dict key.
-        weighted: the stored losses are.
+        official: names of outputs and losses.
+        our_name: for an official state-dict key.
+        weighted: whether the stored losses are weighted.
         after_step: called with the network after each step.
     """
     results = []
@@ -275,7 +283,7 @@ def compare_train_steps(
         optimizer.zero_grad()
         total.backward()
         step, tolerance = f"step{number}", 1e-9 if number == 1 else 1e-7
-        ours = official.named(losses, weighted=weighted)
+        ours = official.named(losses, None if weighted else _weights(criterion))
         results += _compare_losses(
             case, f"{step}/loss", f"{step}/loss/values", ours, official.logged(matches), tolerance
         )
@@ -298,7 +306,7 @@ def compare_train_steps(
 def compare_named(
     case: Case, key: str, ours: Mapping[str, Tensor], our_name: Callable[[str], str]
 ) -> list[Comparison]:
-    """Every tensor of ours against the official one; an official name that we lack is a difference."""
+    """Every tensor of ours against the official one; a name that only one side has is a difference."""
     official = {our_name(n): n for n in case.strings(f"{key}/names")}
     return compare_summary(case, key, {official.get(n, n): v for n, v in ours.items()}, 1e-8)
 
@@ -310,6 +318,6 @@ def compare_stored(
     our_name: Callable[[str], str],
     tolerance: float = 1e-8,
 ) -> list[Comparison]:
-    """The tensors that were stored, of more of ours."""
+    """The stored tensors against ours of the same name; ours may be more."""
     stored = case.strings(f"{key}/names")
     return compare_summary(case, key, {n: ours[our_name(n)] for n in stored}, tolerance)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from zoo.architectures.deformable_detr import DeformableDetr, TransformerConfig, from_published, our_name
-from zoo.contract.batch import Batch, OutputSet, Predictions, Targets
+from zoo.contract.batch import Batch, OutputSet, Predictions
 from zoo.layers.backbone import ResNet, freeze_batch_norm
 from zoo.layers.deformable_attention import sample_maps, sample_rows
 from zoo.layers.position import sine_2d
+from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
 from zoo.training.losses import SigmoidFocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
@@ -22,11 +22,10 @@ from zoo.training.schedule import ParamRule, Schedule
 from zoo.verification.cases import (
     Case,
     Comparison,
-    Runner,
+    FamilyCases,
     compare,
     compare_exact,
-    compare_summary,
-    find_runner,
+    compare_listed,
     with_weights,
 )
 from zoo.verification.criterion import (
@@ -37,24 +36,14 @@ from zoo.verification.criterion import (
     compare_criterion,
     compare_train_steps,
 )
-from zoo.verification.detections import compare_top_k
-from zoo.verification.network import compare_layers, official_layers, padded_batch
+from zoo.verification.detections import compare_detections
+from zoo.verification.detr import CASES as DETR_CASES
+from zoo.verification.masks import sizes
+from zoo.verification.network import compare_layers, in_both_precisions, padded_batch, supervised_on
+from zoo.verification.schedule import compare_rates
 from zoo.verification.structure import compare_structure
 
-FOLDER = "deformable"
-# cases of other families whose code this one shares: its official repository copied DETR's data path
-# (fundamentalvision/Deformable-DETR@11169a6 datasets/transforms.py)
-SHARED = {"detr": ("preprocess_sizes", "preprocess_pieces")}
-# official structure -> the recipe that builds it
-STRUCTURES = {
-    "deformable_r50_single_scale": "deformable_detr/r50_single_scale_coco_50e",
-    "deformable_r50_single_scale_dc5": "deformable_detr/r50_single_scale_dc5_coco_50e",
-    "deformable_r50_multi_scale": "deformable_detr/r50_coco_50e",
-    "deformable_r50_refine": "deformable_detr/r50_refine_coco_50e",
-    "deformable_r50_two_stage": "deformable_detr/r50_two_stage_coco_50e",
-}
-WEIGHTS = {"label": 2.0, "l1": 5.0, "giou": 2.0}
-OFFICIAL = OfficialLosses({"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}, WEIGHTS)
+LOSSES = OfficialLosses({"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"})
 SCHEDULE = Schedule(
     lr=2e-4,
     weight_decay=1e-4,
@@ -74,20 +63,20 @@ def criterion() -> SetCriterion:
     return SetCriterion(
         HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
         [
-            LabelTerm(WEIGHTS["label"], SigmoidFocal(alpha=0.25, gamma=2.0)),
-            L1Term(WEIGHTS["l1"]),
-            GiouTerm(WEIGHTS["giou"]),
+            LabelTerm(2.0, SigmoidFocal(alpha=0.25, gamma=2.0)),
+            L1Term(5.0),
+            GiouTerm(2.0),
         ],
     )
 
 
 def run_criterion(case: Case) -> list[Comparison]:
     """The criterion, of the decoder and of the encoder's proposals."""
-    return compare_criterion(case, criterion(), OFFICIAL, output_set)
+    return compare_criterion(case, criterion(), LOSSES, output_set)
 
 
 def output_set(name: str, predictions: Predictions) -> OutputSet:
-    """Every object is one of class 0 to the proposals."""
+    """The encoder's proposals are trained with class 0 for every object."""
     return OutputSet(name, predictions, class_agnostic=name == "encoder")
 
 
@@ -126,13 +115,13 @@ def run_forward(case: Case) -> list[Comparison]:
     """Logits and boxes of every layer, projected maps, masks, positions, memory, first references."""
     results = []
     official = build(case)
-    for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
-        network, batch = copy.deepcopy(official).to(dtype), padded_batch(case, dtype)
-        layers = official_layers(network.train()(batch))  # dropout is 0 and every norm constant
-        final = network.eval()(batch).final
-        same = torch.equal(final.logits, layers[""].logits) and torch.equal(final.boxes, layers[""].boxes)
+    for precision, dtype, network in in_both_precisions(official):
+        batch = padded_batch(case, dtype)
+        trained = network.train()(batch)  # dropout is 0 and every norm constant
+        final, last = network.eval()(batch).final, trained.final
+        same = torch.equal(final.logits, last.logits) and torch.equal(final.boxes, last.boxes)
         results.append(compare_exact(f"{precision} evaluation is the last layer", same, True))
-        results += compare_layers(case, precision, layers)
+        results += compare_layers(case, precision, trained)
     return results + _intermediates(case, official, padded_batch(case, torch.float64))
 
 
@@ -152,18 +141,13 @@ def _intermediates(case: Case, network: DeformableDetr, batch: Batch) -> list[Co
         compare_exact(f"padding of level {level}", padding, case[f"inter/mask_{level}"])
         for level, padding in enumerate(paddings)
     ]
-    for key, tensors, tolerance in (
-        ("f64/inter/srcs", maps, 1e-9),
-        ("inter/pos", sines, 1e-6),  # float32
-    ):
-        names = case.strings(f"{key}/names")
-        results += compare_summary(case, key, dict(zip(names, tensors, strict=True)), tolerance)
     memory = network.transformer.encode(memory, position)
-    (name,) = case.strings("f64/inter/memory/names")
-    results += compare_summary(case, "f64/inter/memory", {name: memory.tokens}, 1e-9)
     queries = network.propose(memory)[0] if network.config.two_stage else network.learned(memory)
     return [
         *results,
+        *compare_listed(case, "f64/inter/srcs", maps, 1e-9),
+        *compare_listed(case, "inter/pos", sines, 1e-6),  # float32
+        *compare_listed(case, "f64/inter/memory", [memory.tokens], 1e-9),
         compare("first references", queries.reference, case["f64/inter/init_reference"], 1e-9),
     ]
 
@@ -176,33 +160,23 @@ def run_train_steps(case: Case) -> list[Comparison]:
     network = build(case).train()
     name = partial(our_name, shared_heads=not network.config.refine_boxes)
     optimizer = SCHEDULE.optimizer(network)
-
-    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
-        batch = padded_batch(case, torch.float64, prefix)
-        return network(batch).supervised, batch.targets
-
-    return [
-        _compare_groups(case.facts["param_groups"], optimizer.param_groups, name),
-        *compare_train_steps(case, network, optimizer, outputs, criterion(), OFFICIAL, name),
-    ]
-
-
-def _compare_groups(
-    official: Mapping[str, list[str]], ours: list[dict], name: Callable[[str], str]
-) -> Comparison:
     rates = {"0": 2e-4, "1": 2e-5, "2": 2e-5}
-    wanted = {(rates[group], name(n)) for group, names in official.items() for n in names}
-    return compare_exact("optimizer groups", {(g["lr"], n) for g in ours for n in g["param_names"]}, wanted)
+    official = {(rates[g], name(n)) for g, names in case.facts["param_groups"].items() for n in names}
+    ours = {(g["lr"], n) for g in optimizer.param_groups for n in g["param_names"]}
+    return [
+        compare_exact("optimizer groups", ours, official),
+        *compare_train_steps(
+            case, network, optimizer, supervised_on(case, network), criterion(), LOSSES, name
+        ),
+    ]
 
 
 def run_schedule(case: Case) -> list[Comparison]:
     """Learning rate of every epoch and group."""
-    epochs, drop = case["deformable_50_40/epochs_lrdrop"].tolist()
-    factors = [SCHEDULE.factor(epoch * 3665, 3665, epochs * 3665) for epoch in range(epochs)]
-    backbone, small = (rule.lr or 0.0 for rule in SCHEDULE.rules[1:])
-    ours = torch.tensor([[SCHEDULE.lr * f, backbone * f, small * f] for f in factors], dtype=torch.float64)
+    rates = [SCHEDULE.lr, *(rule.lr or 0.0 for rule in SCHEDULE.rules[1:])]
+    official, drop = case["deformable_50_40/lr"], int(case["deformable_50_40/epochs_lrdrop"][1])
     return [
-        compare("learning rates", ours, case["deformable_50_40/lr"], 1e-12),
+        compare_rates("learning rates", SCHEDULE, rates, official, steps=3665),
         compare_exact("drop", SCHEDULE.drop_epochs, [drop]),
     ]
 
@@ -211,7 +185,7 @@ def run_schedule(case: Case) -> list[Comparison]:
 
 
 def run_attention(case: Case) -> list[Comparison]:
-    """Sampling core, the way of a GPU and of a CPU: output and gradients of values, locations, weights."""
+    """The sampling of a GPU and that of a CPU: output and gradients of values, locations, weights."""
     return [*_attention_by(sample_maps, "maps", case), *_attention_by(sample_rows, "rows", case)]
 
 
@@ -220,9 +194,8 @@ def _attention_by(attention: Callable[..., Tensor], how: str, case: Case) -> lis
     for precision, dtype, tolerance in (("f64", torch.float64, EXACT), ("f32", torch.float32, SINGLE)):
         names = ("value", "sampling_locations", "attention_weights")
         leaves = {n: case[n].to(dtype).requires_grad_() for n in names}
-        sizes = [(int(h), int(w)) for h, w in case["spatial_shapes"].tolist()]
         locations, weights = leaves["sampling_locations"].unbind(3), leaves["attention_weights"].unbind(3)
-        output = attention(leaves["value"], sizes, locations, weights)
+        output = attention(leaves["value"], sizes(case, "spatial_shapes"), locations, weights)
         output.backward(case["grad_output"].to(dtype))
         results.append(compare(f"{how} {precision} output", output, case[f"{precision}/output"], tolerance))
         for name, leaf in leaves.items():
@@ -235,8 +208,7 @@ def _attention_by(attention: Callable[..., Tensor], how: str, case: Case) -> lis
 
 def run_postprocess(case: Case) -> list[Comparison]:
     """Top 100 of queries x classes: scores, labels, boxes in pixels."""
-    sizes = tuple((int(h), int(w)) for h, w in case["target_sizes_hw"].tolist())
-    return compare_top_k(case, 100, sizes)
+    return compare_detections(case, TopKSigmoid(100), sizes(case, "target_sizes_hw"))
 
 
 # -- structure ------------------------------------------------------------------------------------
@@ -254,14 +226,24 @@ def run_structure(facts: Mapping[str, Any], network: DeformableDetr, rules: Sche
     ]
 
 
-RUNNERS: dict[str, Runner] = {
-    "criterion": run_criterion,
-    "forward": run_forward,
-    "train_steps": run_train_steps,
-    "lr_schedule": run_schedule,
-    "msda_core": run_attention,
-    "postprocess_bbox": run_postprocess,
-}
-
-
-runner_of = partial(find_runner, RUNNERS)
+CASES = FamilyCases(
+    folder="deformable",
+    kinds={
+        "criterion": ("matching and losses", run_criterion),
+        "forward": ("network, forward", run_forward),
+        "train_steps": ("training steps", run_train_steps),
+        "lr_schedule": ("schedule", run_schedule),
+        "msda_core": ("deformable attention", run_attention),
+        "postprocess_bbox": ("post-processing", run_postprocess),
+    },
+    recipes={
+        "deformable_r50_single_scale": "deformable_detr/r50_single_scale_coco_50e",
+        "deformable_r50_single_scale_dc5": "deformable_detr/r50_single_scale_dc5_coco_50e",
+        "deformable_r50_multi_scale": "deformable_detr/r50_coco_50e",
+        "deformable_r50_refine": "deformable_detr/r50_refine_coco_50e",
+        "deformable_r50_two_stage": "deformable_detr/r50_two_stage_coco_50e",
+    },
+    compare_structure=run_structure,
+    # fundamentalvision/Deformable-DETR@11169a6 datasets/transforms.py is a copy of DETR's
+    copied=[(DETR_CASES, ("preprocess_sizes", "preprocess_pieces"))],
+)

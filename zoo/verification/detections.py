@@ -1,33 +1,35 @@
-"""Detections by the sigmoid rule against official ones: Deformable DETR and RT-DETR differ in their number."""
+"""What a family makes of raw predictions, against the official detections."""
 
 from __future__ import annotations
 
 import torch
 
 from zoo.contract.batch import Predictions
-from zoo.prediction.postprocess import TopKSigmoid
+from zoo.prediction.masks import Size
+from zoo.prediction.postprocess import Postprocess
 from zoo.verification.cases import Case, Comparison, compare, compare_exact
 
 
-def compare_top_k(case: Case, top_k: int, sizes: tuple[tuple[int, int], ...]) -> list[Comparison]:
-    """Top k of queries x classes: scores, labels exactly, boxes within 1e-3 pixels.
+def compare_detections(case: Case, rule: Postprocess, sizes: list[Size]) -> list[Comparison]:
+    """Scores within 1e-6, labels exactly, boxes within 1e-3 pixels.
+
+    Ours come best first; DETR's official ones come in the order of the queries, so they are sorted.
 
     Args:
-        case: with logits, boxes and the official result in both precisions.
-        top_k: detections of an image.
+        case: with logits, boxes and the official detections in both precisions.
+        rule: the family's.
         sizes: (h, w) of each original image.
     """
     results = []
     for precision, dtype in (("f32", torch.float32), ("f64", torch.float64)):
-        predictions = Predictions(case["logits"].to(dtype), case["boxes"].to(dtype))
-        detections = TopKSigmoid(top_k)(predictions, sizes)
-        scores = torch.stack([d.scores for d in detections])
-        boxes = torch.stack([d.boxes_xyxy for d in detections])
-        labels = torch.stack([d.labels for d in detections])
-        largest = float(case[f"{precision}/boxes"].abs().max())
+        detections = rule(Predictions(case["logits"].to(dtype), case["boxes"].to(dtype)), sizes)
+        ours = [torch.stack(parts) for parts in zip(*(d[:3] for d in detections), strict=True)]
+        scores, order = case[f"{precision}/scores"].sort(dim=1, descending=True, stable=True)
+        labels = case[f"{precision}/labels"].gather(1, order)
+        boxes = case[f"{precision}/boxes"].gather(1, order[..., None].expand(-1, -1, 4))
         results += [
-            compare(f"{precision} scores", scores, case[f"{precision}/scores"], 1e-6),
-            compare_exact(f"{precision} labels", labels, case[f"{precision}/labels"]),
-            compare(f"{precision} boxes", boxes, case[f"{precision}/boxes"], 1e-3 / largest),
+            compare(f"{precision} scores", ours[0], scores, 1e-6),
+            compare_exact(f"{precision} labels", ours[1], labels),
+            compare(f"{precision} boxes", ours[2], boxes, 1e-3 / float(boxes.abs().max())),
         ]
     return results

@@ -1,16 +1,25 @@
-"""Batches of stored images, and the outputs of every layer against official ones."""
+"""Batches of stored images, and a network's outputs on them against the official ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.contract.batch import Batch, Outputs, Predictions, Sample, collate
-from zoo.verification.cases import Case, Comparison, compare
-from zoo.verification.criterion import whole_step
+from zoo.contract.batch import Batch, Outputs, OutputSet, Sample, Targets, collate
+from zoo.verification.cases import Case, Comparison, compare, compare_exact
+from zoo.verification.criterion import detr_place, whole_step
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def name_by(from_published: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Callable[[str], str]:
+    """Our name of an official state-dict key, from the function that converts a whole state dict."""
+    return lambda key: next(iter(from_published({key: torch.empty(0)})))
 
 
 def one_image(pixels: Tensor, image_id: int = 0) -> Sample:
@@ -20,7 +29,7 @@ def one_image(pixels: Tensor, image_id: int = 0) -> Sample:
 
 
 def padded_batch(case: Case, dtype: torch.dtype, prefix: str = "") -> Batch:
-    """The case's images, zero-padded to the largest height and width, and targets if there are."""
+    """The case's images, zero-padded to the largest height and width, and their targets if it has some."""
     samples: list[Sample] = []
     while (name := f"{prefix}image/{len(samples)}") in case:
         samples.append(one_image(case.images(name).to(dtype), len(samples)))
@@ -29,30 +38,52 @@ def padded_batch(case: Case, dtype: torch.dtype, prefix: str = "") -> Batch:
     return replace(batch, targets=targets, step=whole_step(targets))
 
 
-def official_layers(outputs: Outputs) -> dict[str, Predictions]:
-    """{key prefix: predictions} of the last layer, the others, and the proposals."""
-    layers = {"": outputs.final}
-    for supervised in outputs.supervised:
-        logits, boxes = supervised.predictions.logits, supervised.predictions.boxes
-        if supervised.name == "encoder":
-            layers["enc_outputs/"] = Predictions(logits[0], boxes[0])
-        else:
-            others = range(len(logits) - 1)
-            layers |= {f"aux_{i}/": Predictions(logits[i], boxes[i]) for i in others}
-    return layers
+def supervised_on(case: Case, network: nn.Module) -> Callable[[str], tuple[Sequence[OutputSet], Targets]]:
+    """For the prefix of a batch's arrays: what the network supervises on its images, and its targets."""
+
+    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
+        batch = padded_batch(case, torch.float64, prefix)
+        return network(batch).supervised, batch.targets
+
+    return outputs
+
+
+def in_both_precisions(network: N) -> Iterator[tuple[str, torch.dtype, N]]:
+    """(`f64` or `f32`, its type, a copy of the network in it)."""
+    for precision, dtype in (("f64", torch.float64), ("f32", torch.float32)):
+        yield precision, dtype, copy.deepcopy(network).to(dtype)
 
 
 def compare_layers(
     case: Case,
     precision: str,
-    layers: Mapping[str, Predictions],
+    outputs: Outputs,
+    place: Callable[[str, int], tuple[str, int]] = detr_place,
     single: tuple[float, float] = (1e-3, 1e-4),
 ) -> list[Comparison]:
-    """Logits and boxes, with the tolerances of both in float32."""
-    logits, boxes = single if precision == "f32" else (1e-9, 1e-9)
+    """Logits and boxes of the final prediction and of every supervised layer.
+
+    Args:
+        case: with `<precision>/pred_logits` of the final prediction and `<precision>/aux_0/pred_logits`, ...
+        precision: `f64` or `f32`.
+        outputs: ours.
+        place: see `OfficialLosses`.
+        single: tolerances of logits and boxes in float32.
+    """
+    start, end = f"{precision}/", "pred_logits"
+    names = [k[len(start) : -len(end)] for k in case.arrays if k.startswith(start) and k.endswith(end)]
+    ours = {s.name: s.predictions for s in outputs.supervised}
+    num_aux = sum(name.startswith("aux") for name in names)
     results = []
-    for name, predictions in layers.items():
-        key = f"{precision}/{name}pred"
-        results.append(compare(f"{key}_logits", predictions.logits, case[f"{key}_logits"], logits))
-        results.append(compare(f"{key}_boxes", predictions.boxes, case[f"{key}_boxes"], boxes))
+    count = sum(len(p.logits) for p in ours.values())
+    if count and count != len(names):
+        results.append(compare_exact(f"{precision} number of layers", count, len(names)))
+    for name in names:
+        logits, boxes = outputs.final.logits, outputs.final.boxes
+        if name:
+            output_set, layer = place(name.removesuffix("/"), num_aux)
+            logits, boxes = ours[output_set].logits[layer], ours[output_set].boxes[layer]
+        for kind, values, within in (("logits", logits, single[0]), ("boxes", boxes, single[1])):
+            key = f"{start}{name}pred_{kind}"
+            results.append(compare(key, values, case[key], within if precision == "f32" else 1e-9))
     return results

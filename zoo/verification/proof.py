@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import zoo.architectures
@@ -16,26 +15,12 @@ import zoo.verification
 from zoo.storage.places import recipe_files
 from zoo.storage.plain_yaml import parse_yaml
 from zoo.training.module import DetectionModule, build_module
-from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
-
-# what a kind of case is about, by the beginning of its name
-SUBJECTS = {
-    "criterion": "matching and losses",
-    "forward": "network, forward",
-    "train_steps": "training steps",
-    "schedule": "schedule",
-    "lr_schedule": "schedule",
-    "denoising": "denoising queries",
-    "msda": "deformable attention",
-    "preprocess": "preprocessing",
-    "postprocess": "post-processing",
-    "mask_losses": "mask losses",
-}
+from zoo.verification.cases import COMMITTED, Case, Comparison, FamilyCases, find_cases
 
 
 @dataclass
 class Topic:
-    """Everything that was compared about one topic, e.g. matching and losses."""
+    """What was compared about one topic, e.g. matching and losses."""
 
     name: str
     source: str  # repository @ commit
@@ -65,16 +50,16 @@ class Proof:
     """One family against one official repository."""
 
     family: str
-    source: str  # repository @ commit, of all subjects that do not say otherwise
+    source: str  # repository @ commit; a topic names another one where its numbers are of that
     subjects: list[Topic]
 
     @property
     def passed(self) -> bool:
-        """Every subject."""
+        """Every topic."""
         return bool(self.subjects) and all(s.passed for s in self.subjects)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The document of `zoo verify --json`."""
         return {
             "family": self.family,
             "source": self.source,
@@ -104,60 +89,62 @@ def families() -> list[str]:
     return sorted(architectures & proofs)
 
 
-def prove(family: str, root: Path = COMMITTED, said: Callable[[str], None] = lambda case: None) -> Proof:
+def cases_of(family: str) -> FamilyCases:
+    """What a family compares with official numbers.
+
+    Raises:
+        ValueError: no proof for that family.
+    """
+    if family not in families():
+        raise ValueError(f"no proof for the family {family!r}; there are {', '.join(families())}")
+    cases: FamilyCases = importlib.import_module(f"zoo.verification.{family}").CASES
+    return cases
+
+
+def prove(family: str, root: Path = COMMITTED) -> Proof:
     """Runs every case of a family's folder.
 
     Args:
         family: a module of this package, e.g. `rt_detr`.
         root: directory of official numbers.
-        said: called with each case before it runs.
 
     Raises:
         ValueError: no proof for that family.
         FileNotFoundError: the directory has no case for it.
     """
-    if family not in families():
-        raise ValueError(f"no proof for the family {family!r}; there are {', '.join(families())}")
-    module = _module(family)
-    subjects: dict[str, Topic] = {}
+    own = cases_of(family)
+    topics: dict[str, Topic] = {}
+
+    def add(about: str, source: str, case: str, comparisons: list[Comparison]) -> None:
+        topic = topics.setdefault(about, Topic(about, source))
+        topic.cases.append(case)
+        name = case.partition("/")[2]
+        topic.comparisons += [replace(c, what=f"{name}: {c.what}") for c in comparisons]
+
     source = ""
-    own = [(case, module) for case in find_cases(root, [module.FOLDER])]
-    for case, runners in [*own, *shared_cases(family, root)]:
-        said(case.id)
-        about, stated = subject_of(case), str(case.facts["source"])
-        subject = subjects.setdefault(about, Topic(about, stated))
-        of_another = runners is not module
-        source = source if of_another else stated
-        subject.cases.append(case.id)
-        subject.comparisons += [
-            Comparison(f"{case.name}: {c.what}", c.difference, c.tolerance)
-            for c in runners.runner_of(case)(case)
-        ]
-    for name, comparisons in structures(module, root):
-        said(f"structure/{name}")
-        subject = subjects.setdefault("structure", Topic("structure", source))
-        subject.cases.append(f"structure/{name}")
-        subject.comparisons += comparisons
-    return Proof(family, source, list(subjects.values()))
+    for case in find_cases(root, own.folder):
+        source = str(case.facts["source"])
+        add(own.about(case), source, case.id, own.compare(case))
+    for case, other in copied_cases(own, root):
+        add(other.about(case), str(case.facts["source"]), case.id, other.compare(case))
+    for name, comparisons in structures(own, root):
+        add("structure", source, f"structure/{name}", comparisons)
+    return Proof(family, source, list(topics.values()))
 
 
-def shared_cases(family: str, root: Path) -> list[tuple[Case, ModuleType]]:
-    """Cases of families whose code this one copied, and what runs them; none where the directory has none."""
-    cases = [
-        (Case(root, other.FOLDER, name), other)
-        for other, names in ((_module(other), names) for other, names in _module(family).SHARED.items())
-        for name in names
-    ]
-    return [(case, other) for case, other in cases if (root / case.folder / f"{case.name}.npz").is_file()]
+def copied_cases(own: FamilyCases, root: Path) -> list[tuple[Case, FamilyCases]]:
+    """Cases of other families whose code this one copied, with their family; only those in the directory."""
+    cases = [(Case(root, other.folder, name), other) for other, names in own.copied for name in names]
+    return [(case, other) for case, other in cases if (root / f"{case.id}.npz").is_file()]
 
 
-def structures(module: ModuleType, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
+def structures(own: FamilyCases, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
     """Full-size networks of the family's recipes against the official names, shapes and groups."""
     for path in sorted((root / "structure").glob("*.json")):
-        if path.stem in module.STRUCTURES:
-            built = build_recipe(module.STRUCTURES[path.stem])
+        if path.stem in own.recipes:
+            built = build_recipe(own.recipes[path.stem])
             facts = json.loads(path.read_text())
-            yield path.stem, module.run_structure(facts, built.network, built.schedule)
+            yield path.stem, own.compare_structure(facts, built.network, built.schedule)
 
 
 def build_recipe(name: str) -> DetectionModule:
@@ -167,19 +154,3 @@ def build_recipe(name: str) -> DetectionModule:
     if "ema" in block["init_args"]:
         block["init_args"]["ema"] = None
     return build_module(block, backbone_weights="random")
-
-
-def subject_of(case: Case) -> str:
-    """What a case is about.
-
-    Raises:
-        KeyError: its name begins like none of the known kinds.
-    """
-    for beginning, subject in SUBJECTS.items():
-        if case.name.startswith(beginning):
-            return subject
-    raise KeyError(f"{case.id} is about nothing known: {', '.join(SUBJECTS)}")
-
-
-def _module(family: str) -> ModuleType:
-    return importlib.import_module(f"zoo.verification.{family}")

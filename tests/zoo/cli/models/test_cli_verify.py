@@ -25,9 +25,8 @@ from zoo.registry.store import LocalRegistry, with_files
 from zoo.registry.weights import save_weights
 from zoo.runs import recipes
 from zoo.training.module import build_module
-from zoo.verification import proof as proof_module
 from zoo.verification.cases import COMMITTED
-from zoo.verification.proof import families, prove
+from zoo.verification.proof import cases_of, copied_cases, families, prove
 
 ROOT = Path(__file__).resolve().parents[4]
 FAMILIES = ("deformable_detr", "detr", "rt_detr")
@@ -257,10 +256,10 @@ def test_the_table_of_the_readme_names_every_committed_case():
         assert subject
     assert set(counts) == set(FAMILIES)
     for family in FAMILIES:
-        module = proof_module._module(family)
-        own = len(list((COMMITTED / module.FOLDER).glob("*.npz")))
-        structures = sum((COMMITTED / "structure" / f"{n}.json").is_file() for n in module.STRUCTURES)
-        assert counts[family] == own + structures + len(proof_module.shared_cases(family, COMMITTED))
+        cases = cases_of(family)
+        own = len(list((COMMITTED / cases.folder).glob("*.npz")))
+        structures = sum((COMMITTED / "structure" / f"{n}.json").is_file() for n in cases.recipes)
+        assert counts[family] == own + structures + len(copied_cases(cases, COMMITTED))
 
 
 @pytest.mark.slow

@@ -1,0 +1,101 @@
+"""Denoising queries of RT-DETR and its successors against official ones."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.contract.batch import Batch, Pairs
+from zoo.contract.boxes import cxcywh_to_xyxy
+from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
+from zoo.verification.cases import Case, Comparison, compare, compare_exact
+from zoo.verification.criterion import whole_step
+
+
+def run_denoising(case: Case) -> list[Comparison]:
+    """Groups, attention mask and positives exactly; boxes and labels without noise; their ranges with noise."""
+    config, targets = case.facts["config"], case.targets()
+    batch = Batch(
+        images=torch.empty(len(targets.counts), 3, 0, 0),
+        padding=torch.empty(len(targets.counts), 0, 0, dtype=torch.bool),
+        targets=targets,
+        image_ids=tuple(range(len(targets.counts))),
+        original_sizes=((1, 1),) * len(targets.counts),
+        step=whole_step(targets),
+    )
+
+    def queries(label_noise: float, box_noise: float) -> DenoisingQueries | None:
+        return contrastive_denoising(
+            batch,
+            num_classes=config["num_classes"],
+            num_queries=config["num_queries"],
+            num_denoising=config["num_denoising"],
+            label_noise=label_noise,
+            box_noise=box_noise,
+        )
+
+    clean = queries(0.0, 1e-30)
+    if "returns_none" in case:
+        return [compare_exact("no denoising part", clean is None, bool(case["returns_none"]))]
+    assert clean is not None
+    width, device = max(targets.counts), clean.labels.device
+    block = attention_block(clean.groups, width, config["num_queries"], device)
+    pairs = positive_pairs(targets.counts, clean.groups, width, device)
+    results = [
+        compare_exact("groups", clean.groups, int(case["num_group"])),
+        compare_exact("mask", clean.blocked, case.bits("attn_mask")),
+        compare_exact("mask builder", block, case.bits("attn_mask")),
+        compare_exact("positives", clean.pairs.query, case["positive_idx"]),
+        compare_exact("labels", clean.labels, case["clean/labels"].long()),
+        compare("boxes", clean.boxes_unactivated, case["clean/bbox"], 1e-5),
+        compare_exact("pairs", pairs.query, case["positive_idx"]),
+    ]
+    noisy = queries(1.0, 1.0)
+    assert noisy is not None
+    return [*results, *_noise_ranges(case, clean, noisy, width, config["num_classes"])]
+
+
+def _noise_ranges(
+    case: Case, clean: DenoisingQueries, noisy: DenoisingQueries, width: int, num_classes: int
+) -> list[Comparison]:
+    """Padding keeps its label; corners move by up to half the box's size (positives) or from half to all of it."""
+    real = case["clean/labels"].long() != num_classes
+    before = clean.boxes_unactivated.sigmoid().double()
+    noised = noisy.boxes_unactivated.sigmoid().double()
+    after = cxcywh_to_xyxy(noised)
+    half = before[..., 2:].repeat(1, 1, 2) / 2
+    negative = (torch.arange(real.shape[1]) // width % 2).double()[None, :, None]
+    moved = (after - cxcywh_to_xyxy(before)).abs() / half.clamp(min=1e-9)
+    clipped = (after < 1e-4) | (after > 1 - 1e-4)
+    slack = 2e-3  # the logit clamps at 1e-5
+    # the corners of a negative may cross; its size is then clamped to 0 and its corners are lost
+    crossed = (noised[..., 2:] < 1e-4).repeat(1, 1, 2) & (negative > 0)
+    in_range = ((moved <= 1 + negative + slack) & ((moved >= negative - slack) | clipped)) | crossed
+    return [
+        compare_exact("padding keeps its label", bool((noisy.labels[~real] == num_classes).all()), True),
+        compare_exact("labels in range", bool((noisy.labels[real] < num_classes).all()), True),
+        compare_exact("corner shifts in range", bool(in_range[real].all()), True),
+        compare_exact("something moved", bool(moved[real].max() > 0.5), True),
+    ]
+
+
+def stored_denoising(case: Case, batch: str = "") -> DenoisingQueries | None:
+    """The denoising queries of the official run for the batch of this prefix, None if it had none."""
+    prefix = f"{batch}dn/"
+    if f"{prefix}labels" not in case:
+        return None
+    return DenoisingQueries(
+        labels=case[f"{prefix}labels"].long(),
+        boxes_unactivated=case[f"{prefix}bbox_unact"],
+        blocked=case.bits(f"{prefix}attn_mask"),
+        pairs=stored_pairs(case, batch),
+        groups=int(case[f"{prefix}num_group"]),
+    )
+
+
+def stored_pairs(case: Case, batch: str = "") -> Pairs:
+    """The stored positive queries as pairs: in each image, the k-th of each group with object k."""
+    prefix, counts = f"{batch}dn/", case.targets(batch).counts
+    groups = int(case[f"{prefix}num_group"])
+    objects = torch.arange(sum(counts)).split(counts)
+    image = torch.arange(len(counts)).repeat_interleave(case[f"{prefix}positive_idx_count"])
+    return Pairs(image, case[f"{prefix}positive_idx"], torch.cat([o.repeat(groups) for o in objects]))
