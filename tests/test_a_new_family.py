@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import test_every_architecture as contract
 import torch
@@ -42,7 +44,8 @@ def _visible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.delenv("ZOO_PATH", raising=False)
     reload_packages()
-    sys.modules.pop("zoo.architectures.nutshell", None)
+    for package in PACKAGES:
+        sys.modules.pop(f"{package}.nutshell", None)
 
 
 @pytest.fixture
@@ -158,6 +161,38 @@ def test_without_files_and_official_numbers_there_is_nothing_to_verify(
     assert "there is nothing to verify" in capsys.readouterr().err
 
 
+VERIFICATION = """
+from zoo.verification.cases import FamilyCases, compare
+
+CASES = FamilyCases(
+    folder="nutshell",
+    kinds={"shell": ("hardness of shells", lambda case: [compare("shell", case["ours"], case["official"], 1e-6)])},
+    recipes={},
+    compare_structure=lambda facts, network, schedule: [],
+)
+"""
+
+
+@pytest.mark.parametrize(("official", "code"), [(2.0, 0), (2.1, 1)])
+def test_a_fourth_file_says_what_is_compared_with_official_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], official, code
+) -> None:
+    """Also a kind of case that no other family has; nothing that families share is edited."""
+    folder = shutil.copytree(TOY, tmp_path / "family") / "zoo" / "verification"
+    folder.mkdir()
+    (folder / "nutshell.py").write_text(VERIFICATION)
+    monkeypatch.setenv("ZOO_PATH", str(tmp_path / "family"))
+    reload_packages()
+    numbers = tmp_path / "golden" / "nutshell"
+    numbers.mkdir(parents=True)
+    (numbers / "shell_thin.json").write_text('{"source": "somebody/nutshell@1234567"}')
+    np.savez(numbers / "shell_thin.npz", ours=np.array([2.0]), official=np.array([official]))
+    assert run_command(["verify", "nutshell", "--golden", str(tmp_path / "golden")]) == code
+    said = capsys.readouterr().out
+    assert "nutshell against somebody/nutshell@1234567" in said
+    assert ["hardness", "of", "shells", "1", "1"] == said[said.index("hardness") :].split()[:5]
+
+
 def test_its_manifest_is_what_the_command_drafts(shapes: Path) -> None:
     committed = read_manifest(TOY / "zoo" / "manifests" / f"{TAGGED}.yaml")
     drafted = draft(RECIPE, {"data.root": str(shapes)})
@@ -201,11 +236,11 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text("")
     monkeypatch.setenv("ZOO_PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"tiny\.yaml is called as .*give one of them another name"):
+    with pytest.raises(ValueError, match=r"tiny\.yaml has the same name as .*give one of them another name"):
         recipes.bundled()
     with pytest.raises(ValueError, match="another name"):
         zoo.available()
-    with pytest.raises(ValueError, match=r"detr\.py is called as"):
+    with pytest.raises(ValueError, match=r"detr\.py has the same name as"):
         reload_packages()
 
 

@@ -203,17 +203,19 @@ def run_train_steps(case: Case) -> list[Comparison]:
         ({our_name(n) for n in case.facts["param_groups"][group]}, lr)
         for group, lr in (("1", 1e-5), ("0", 1e-4))
     ]
-    results = [compare_exact("groups", [(set(g["param_names"]), g["lr"]) for g in groups], official_groups)]
-
-    return results + compare_train_steps(
-        case,
-        network,
-        torch.optim.AdamW(groups, fused=True),
-        supervised_on(case, network),
-        criterion(case.facts["config"].get("masks", False)),
-        LOSSES,
-        our_name,
-    )
+    ours = [(set(g["param_names"]), g["lr"]) for g in groups]
+    return [
+        compare_exact("groups", ours, official_groups),
+        *compare_train_steps(
+            case,
+            network,
+            torch.optim.AdamW(groups, fused=True),
+            supervised_on(case, network),
+            criterion(case.facts["config"].get("masks", False)),
+            LOSSES,
+            our_name,
+        ),
+    ]
 
 
 def run_schedule(case: Case) -> list[Comparison]:
@@ -290,12 +292,9 @@ def run_postprocess(case: Case) -> list[Comparison]:
 
 def run_structure(facts: Mapping, network: Detr, rules: Schedule) -> list[Comparison]:
     """A full-size network and its two rates; see `compare_structure`."""
-    frozen = set(facts["param_names_requires_grad_false"])
-    groups = [
-        (1e-5 if "backbone" in n else 1e-4, 1e-4, our_name(n))
-        for n, _, _, what in facts["state_dict"]
-        if what == "parameter" and n not in frozen
-    ]
+    frozen = facts["param_names_requires_grad_false"]
+    trained = [n for n, _, _, what in facts["state_dict"] if what == "parameter" and n not in frozen]
+    groups = [(1e-5 if "backbone" in n else 1e-4, 1e-4, our_name(n)) for n in trained]
     return compare_structure(facts, network, rules, our_name, groups)
 
 

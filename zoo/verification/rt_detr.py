@@ -259,14 +259,11 @@ CASES = FamilyCases(
         "preprocess_val": ("preprocessing", run_preprocess),
     },
     recipes={
-        f"rtdetr_{official}_6x_coco": f"rt_detr/{ours}_coco_72e"
-        for official, ours in {
-            "r18vd": "r18",
-            "r34vd": "r34",
-            "r50vd_m": "r50m",
-            "r50vd": "r50",
-            "r101vd": "r101",
-        }.items()
+        "rtdetr_r18vd_6x_coco": "rt_detr/r18_coco_72e",
+        "rtdetr_r34vd_6x_coco": "rt_detr/r34_coco_72e",
+        "rtdetr_r50vd_m_6x_coco": "rt_detr/r50m_coco_72e",
+        "rtdetr_r50vd_6x_coco": "rt_detr/r50_coco_72e",
+        "rtdetr_r101vd_6x_coco": "rt_detr/r101_coco_72e",
     },
     compare_structure=run_structure,
 )
