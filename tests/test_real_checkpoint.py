@@ -103,7 +103,7 @@ def test_scores_are_the_published_ones(official):
 
 def test_equals_pycocotools_on_the_written_file(official, tmp_path):
     path = tmp_path / "detections.json"
-    official.metric.write_coco_results(path, official.label_map)
+    official.metric.evaluation().write_coco_results(path, official.label_map)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ANNOTATIONS))
         evaluator = COCOeval(truth, truth.loadRes(str(path)), "bbox")
@@ -124,7 +124,7 @@ def test_label_map_shifted_by_one_collapses(official):
     wrong = LabelMap.contiguous(names, ids[1:] + ids[:1])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ANNOTATIONS))
-        evaluator = COCOeval(truth, truth.loadRes(official.metric.coco_results(wrong)), "bbox")
+        evaluator = COCOeval(truth, truth.loadRes(official.metric.evaluation().coco_results(wrong)), "bbox")
         evaluator.params.imgIds = evaluator.params.imgIds[:60]
         evaluator.evaluate()
         evaluator.accumulate()
@@ -133,7 +133,7 @@ def test_label_map_shifted_by_one_collapses(official):
 
 
 def test_interval_holds_the_score_and_is_not_trivial(official):
-    scores, interval = official.metric.compute(), official.metric.interval()
+    scores, interval = official.metric.compute(), official.metric.evaluation().interval()
     low, high = interval["AP"]
     assert low < scores["AP"] < high
     assert 0.02 < high - low < 0.15

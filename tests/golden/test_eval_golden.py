@@ -84,7 +84,7 @@ def test_scores_equal_the_official_evaluator(case, iou_type, backend):
     precision = golden[f"{iou_type}/precision"][..., 0, -1]
     for category, k in head.items():
         per_class = precision[:, :, k][precision[:, :, k] > -1].mean(dtype=np.float64)
-        assert metric.per_class()[k] == pytest.approx(per_class, abs=1e-6), category
+        assert metric.evaluation().per_class[k] == pytest.approx(per_class, abs=1e-6), category
 
 
 def test_backends_agree_to_the_last_bit_on_masks():

@@ -33,19 +33,19 @@ class ClassMatches:
     """Detections of one class over all images, best score first, as the evaluator matched them."""
 
     image: Integers  # [D] row of the image
-    scores: Floats  # [D] falling
+    scores: Floats  # [D] descending
     true: Flags  # [T, D] matched to an object that counts
-    ignored: Flags  # [T, D] matched to a crowd: neither right nor wrong
+    ignored: Flags  # [T, D] matched to a crowd, which counts as neither right nor wrong
     objects: Integers  # [N] objects that count, per image
 
 
 def class_matches(data: Collected, backend: Evaluator) -> list[ClassMatches]:
-    """Detections of every class that has objects, with the evaluator's verdicts on each."""
+    """Detections of every class that has objects, and how the evaluator matched each of them."""
     ranked = _ranked(data)
     owner = ranked.detection_labels * len(data.images) + ranked.detection_image
     true = np.zeros((len(IOUS), len(owner)), dtype=bool)
     area = ranked.detections[:, 2] * ranked.detections[:, 3]
-    # only where an object of the class is in the image is there anything to match
+    # the evaluator has a record only where an image has an object of the class; elsewhere nothing matches
     outside = (area < AREAS["all"][0]) | (area > AREAS["all"][1])
     ignored = np.repeat(outside[None], len(IOUS), axis=0)
     objects = {
@@ -73,7 +73,7 @@ def class_matches(data: Collected, backend: Evaluator) -> list[ClassMatches]:
 
 
 def _ranked(data: Collected) -> Collected:
-    """Detections by class, image, falling score, cut to the protocol's number per class and image."""
+    """Detections by class, image, descending score, cut to the protocol's number per class and image."""
     order = np.lexsort((-data.detections[:, 4], data.detection_image, data.detection_labels))
     owner = data.detection_labels[order] * len(data.images) + data.detection_image[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)

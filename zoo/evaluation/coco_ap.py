@@ -39,12 +39,12 @@ from zoo.evaluation.coco_evaluator import (
 from zoo.evaluation.metric_state import Columns, FlatMetric, pack_masks, unpack_masks
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-# a half-width above this gets a warning, for published differences are often smaller
+# an interval of a larger half-width gets a warning: published differences are often smaller
 NARROW = 0.01
 
 
-class CocoAP(FlatMetric):
-    """COCO AP over every image seen since the last reset, on all ranks.
+class CocoAP(FlatMetric["Evaluation"]):
+    """The twelve COCO numbers of `SCORES` over every image seen since the last reset, on all ranks.
 
     Args:
         backend: `hotcoco`, or `pycocotools`, the slow reference. Both give the same numbers.
@@ -72,11 +72,6 @@ class CocoAP(FlatMetric):
         super().__init__(_BOX_COLUMNS if iou_type == "bbox" else {**_BOX_COLUMNS, **_MASK_COLUMNS})
         self.backend = backend
         self.iou_type = iou_type
-
-    def reset(self) -> None:
-        """Forgets every image. An `Evaluation` taken before this stays valid."""
-        super().reset()
-        self._evaluation: Evaluation | None = None
 
     def update(self, detections: Sequence[Detections], batch: Batch) -> None:
         """Adds the images of one batch.
@@ -144,59 +139,19 @@ class CocoAP(FlatMetric):
         for name, column in zip(("lengths", "bytes"), packed, strict=True):
             getattr(self, f"{side}_mask_{name}").append(column)
 
-    def compute(self) -> dict[str, float]:
-        """The twelve COCO numbers in [0, 1], named as in `SCORES`.
-
-        nan where COCO writes -1: no object of that size, or none at all, so there is nothing to score.
-        Gathers over ranks: call it on all of them.
-        """
+    def _evaluate(self) -> Evaluation:
         masks = None
         if self.iou_type == "segm":
             masks = MaskCodes(
                 unpack_masks(self.flat("detection_mask_lengths"), self.flat("detection_mask_bytes")),
                 unpack_masks(self.flat("annotation_mask_lengths"), self.flat("annotation_mask_bytes")),
             )
-        columns = [self.flat(name) for name in _BOX_COLUMNS]
-        data = Collected.from_flat(columns[0], columns[1], columns[2], columns[3], columns[4], masks)
-        self._evaluation = Evaluation(data, self.backend)
-        return self._evaluation.scores
-
-    def evaluation(self) -> Evaluation:
-        """The evaluation behind `compute`; it stays valid after a reset.
-
-        Gathers over ranks if `compute` has not been called since the last update: then call it on
-        all of them.
-        """
-        if self._evaluation is None:
-            self.compute()
-        assert self._evaluation is not None
-        return self._evaluation
-
-    def per_class(self) -> dict[int, float]:
-        """AP of each class that occurs, by head index; see `Evaluation.per_class`."""
-        return self.evaluation().per_class
-
-    def interval(
-        self, samples: int = 200, seed: int = 0, confidence: float = 0.95
-    ) -> dict[str, tuple[float, float]]:
-        """Bootstrap interval of AP and AP50; see `Evaluation.interval`."""
-        return self.evaluation().interval(samples, seed, confidence)
+        data = Collected.from_flat(*(self.flat(name) for name in _BOX_COLUMNS), masks=masks)
+        return Evaluation(data, self.backend)
 
     def protocol(self) -> dict[str, Any]:
         """What was measured and by what, as plain values to store beside each number."""
         return protocol(self.backend, self.iou_type)
-
-    def coco_results(self, label_map: LabelMap | None = None) -> list[dict[str, Any]]:
-        """The detections as COCO results; see `Evaluation.coco_results`."""
-        return self.evaluation().coco_results(label_map)
-
-    def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
-        """The annotations as a COCO data set; see `Evaluation.ground_truth`."""
-        return self.evaluation().ground_truth(label_map)
-
-    def write_coco_results(self, path: str | os.PathLike[str], label_map: LabelMap | None = None) -> None:
-        """Writes `coco_results` as JSON; pycocotools gets the same AP from the file."""
-        Path(path).write_text(json.dumps(self.coco_results(label_map)), encoding="utf-8")
 
 
 # width and dtype of each state, in the order of `Collected.from_flat`
@@ -246,16 +201,16 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """The twelve COCO numbers in [0, 1]; nan where COCO writes -1 (no such object)."""
+        """The twelve COCO numbers in [0, 1], named as in `SCORES`; nan where COCO writes -1: no object of that size."""
         if not self.data.classes:
             return dict.fromkeys(SCORES, float("nan"))
         precision, recall = self._curves
-        at_100, at_iou = (
-            precision[..., -1],
-            {"50": precision[:1, ..., 0, -1], "75": precision[5:6, ..., 0, -1]},
-        )
-        scores = {"AP": _mean(at_100[..., 0])}
-        scores |= {f"AP{name}": _mean(values) for name, values in at_iou.items()}
+        at_100 = precision[..., -1]
+        scores = {
+            "AP": _mean(at_100[..., 0]),
+            "AP50": _mean(at_100[0, ..., 0]),
+            "AP75": _mean(at_100[5, ..., 0]),
+        }
         scores |= {f"AP{size}": _mean(at_100[..., a]) for a, size in enumerate(AREAS) if a}
         scores |= {f"AR{limit}": _mean(recall[:, :, 0, m]) for m, limit in enumerate(MAX_DETECTIONS)}
         scores |= {f"AR{size}": _mean(recall[:, :, a, -1]) for a, size in enumerate(AREAS) if a}
@@ -324,7 +279,7 @@ class Evaluation:
             score = self.scores[name]
             valid = values[~np.isnan(values)]
             ends = np.quantile(valid, tails) - (valid.mean() - score) if len(valid) else [score, score]
-            # few images make few distinct samples, whose percentiles need not enclose their mean
+            # with few images there are few distinct samples, and their percentiles need not enclose the mean
             intervals[name] = (max(0.0, min(float(ends[0]), score)), min(1.0, max(float(ends[1]), score)))
         return intervals
 
@@ -335,6 +290,10 @@ class Evaluation:
     def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
         """The annotations as a COCO data set, see `Collected.ground_truth`."""
         return self.data.ground_truth(label_map)
+
+    def write_coco_results(self, path: str | os.PathLike[str], label_map: LabelMap | None = None) -> None:
+        """Writes `coco_results` as JSON; pycocotools gets the same AP from the file."""
+        Path(path).write_text(json.dumps(self.coco_results(label_map)), encoding="utf-8")
 
 
 def _mean(values: Floats) -> float:
@@ -369,7 +328,7 @@ def score_table(
     label_map: LabelMap | None = None,
     interval: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
-    """Overall scores, AP per class with its objects, and what limits their meaning, for a terminal."""
+    """Scores, AP and number of objects per class, and notes on how far they can be trusted, for a terminal."""
     scores, bands = evaluation.scores, interval or {}
     lines = [f"{name:<8}{format_score(scores[name], bands.get(name))}" for name in SCORES]
     labels, crowd = evaluation.data.annotation_labels.T

@@ -106,23 +106,17 @@ class Collected(NamedTuple):
         Raises:
             ValueError: if a label has no class in the map.
         """
-        d = self
         ids = self._categories(label_map)
+        name, shapes = "segmentation", self.detection_masks()
+        if shapes is None:
+            name, shapes = "bbox", self.detections[:, :4].tolist()
+        images = self.images[self.detection_image, 0].tolist()
         rows = zip(
-            d.images[d.detection_image, 0].tolist(),
-            d.detection_labels.tolist(),
-            d.detections.tolist(),
-            strict=True,
-        )
-        masks = d.detection_masks()
-        shapes = (
-            [{"bbox": box} for box in d.detections[:, :4].tolist()]
-            if masks is None
-            else [{"segmentation": mask} for mask in masks]
+            images, self.detection_labels.tolist(), shapes, self.detections[:, 4].tolist(), strict=True
         )
         return [
-            {"image_id": image, "category_id": ids[label], **shape, "score": values[4]}
-            for (image, label, values), shape in zip(rows, shapes, strict=True)
+            {"image_id": image, "category_id": ids[label], name: shape, "score": score}
+            for image, label, shape, score in rows
         ]
 
     def ground_truth(self, label_map: LabelMap | None = None) -> dict[str, Any]:
@@ -130,14 +124,9 @@ class Collected(NamedTuple):
 
         Annotation ids are 1, 2, ... in order of image id: pycocotools takes 0 for "not matched".
         """
-        d = self
         ids = self._categories(label_map)
-        rows = zip(
-            d.images[d.annotation_image, 0].tolist(),
-            d.annotation_labels.tolist(),
-            d.annotations.tolist(),
-            strict=True,
-        )
+        images = self.images[self.annotation_image, 0].tolist()
+        rows = zip(images, self.annotation_labels.tolist(), self.annotations.tolist(), strict=True)
         annotations = [
             {
                 "id": number,
@@ -149,13 +138,19 @@ class Collected(NamedTuple):
             }
             for number, (image, (label, crowd), values) in enumerate(rows, start=1)
         ]
-        heads = list(label_map.head_indices) if label_map else d.classes
+        for row, mask in zip(annotations, self.annotation_masks() or (), strict=False):
+            row["segmentation"] = mask
+        heads = list(label_map.head_indices) if label_map else self.classes
         names = label_map.name_of_head if label_map else {}
         return {
-            "images": [{"id": i, "height": h, "width": w} for i, h, w in d.images.tolist()],
+            "images": self.image_rows(),
             "categories": [{"id": ids[head], "name": names.get(head, str(head))} for head in heads],
-            "annotations": _with_masks(annotations, d.annotation_masks()),
+            "annotations": annotations,
         }
+
+    def image_rows(self) -> list[dict[str, int]]:
+        """The images as COCO lists them."""
+        return [{"id": i, "height": h, "width": w} for i, h, w in self.images.tolist()]
 
     def _categories(self, label_map: LabelMap | None) -> Mapping[int, int]:
         if label_map is None:
@@ -167,14 +162,6 @@ class Collected(NamedTuple):
                 f"{few(label_map.head_indices)}; evaluate with the map that the data were read with"
             )
         return label_map.source_of_head
-
-
-def _with_masks(
-    rows: list[dict[str, Any]], masks: Sequence[Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
-    if masks is None:
-        return rows
-    return [row | {"segmentation": mask} for row, mask in zip(rows, masks, strict=True)]
 
 
 def taken(masks: MaskCodes, detections: Integers, annotations: Integers) -> MaskCodes:
@@ -231,7 +218,7 @@ def _hotcoco(data: Collected) -> Any:
 
     masks = data.annotation_masks()
     truth = hotcoco.COCO.from_arrays(
-        [{"id": i, "height": h, "width": w} for i, h, w in data.images.tolist()],
+        data.image_rows(),
         [{"id": c, "name": str(c)} for c in data.classes],
         data.images[data.annotation_image, 0],
         data.annotation_labels[:, 0],

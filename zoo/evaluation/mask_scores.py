@@ -16,7 +16,7 @@ from zoo.evaluation.panoptic_quality import PanopticEvaluation, PanopticQuality
 from zoo.prediction.masks import InstanceMasks, PanopticRule, sizes_without_padding
 
 log = logging.getLogger(__name__)
-SEGM = "segm_"  # before the names of `zoo.evaluation.coco_ap.SCORES` where they are of masks
+SEGM = "segm_"  # prefix of the names in `zoo.evaluation.coco_ap.SCORES` for scores of masks
 
 
 class MaskScores(nn.Module):
@@ -42,7 +42,7 @@ class MaskScores(nn.Module):
         rule: PanopticRule | None,
         things: Collection[int],
     ) -> None:
-        """Adds the images of one batch; masks are computed only for truths that the batch has.
+        """Adds the images of one batch; masks are computed only for the kinds of ground truth that it has.
 
         Args:
             predictions: with masks, on any device.
@@ -60,7 +60,7 @@ class MaskScores(nn.Module):
             self.squeezed.update(0 if rule.crop_padding else sum(size != padded for size in sizes))
 
     def compute(self, num_images: int, rule: PanopticRule | None) -> dict[str, Tensor]:
-        """The scores by the names under which they are logged; without a kind whose truth some image lacks.
+        """The scores by the names under which they are logged; a kind is left out if an image lacks its ground truth.
 
         Gathers over ranks: call it on all of them.
 
@@ -76,11 +76,11 @@ class MaskScores(nn.Module):
         return {name: torch.tensor(value) for name, value in scores.items()}
 
     def segm_evaluation(self) -> Evaluation:
-        """The evaluation of masks by COCO's AP; without images where the data have no masks."""
+        """The AP of masks; of no images if the data have no masks."""
         return self.segm.evaluation()
 
     def panoptic_evaluation(self) -> PanopticEvaluation:
-        """The evaluation by panoptic quality; without images where the data have no segments."""
+        """The panoptic quality; of no images if the data have no segments."""
         return self.panoptic.evaluation()
 
     def panoptic_protocol(self, rule: PanopticRule) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,22 @@ from zoo.contract.batch import RLE
 Columns = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-class FlatMetric(Metric):
-    """A metric whose states are flat columns.
+class Evaluated(Protocol):
+    """The evaluation of a set of images, which outlives the metric's reset."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """By name, in [0, 1]; nan where there is nothing to score."""
+        ...
+
+
+E = TypeVar("E", bound=Evaluated)
+
+
+class FlatMetric(Metric, Generic[E]):
+    """A metric whose states are flat columns, and whose scores are those of an evaluation.
+
+    A subclass makes the evaluation in `_evaluate` and sets `_evaluation` to None in `update`.
 
     Each state's list holds an empty tensor of its own dtype and width from the start, so that a rank which
     saw no image still takes part in the gathering (torchmetrics would contribute a float32 tensor of the
@@ -39,10 +53,29 @@ class FlatMetric(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Forgets every image. An evaluation taken before this stays valid."""
         super().reset()
+        self._evaluation: E | None = None
         for name, (width, dtype) in self._columns.items():
             setattr(self, name, [torch.empty(0, *width, dtype=dtype)])
+
+    def compute(self) -> dict[str, float]:
+        """The scores. Gathers over ranks: call it on all of them."""
+        self._evaluation = self._evaluate()
+        return self._evaluation.scores
+
+    def evaluation(self) -> E:
+        """The evaluation behind `compute`.
+
+        Gathers over ranks if `compute` has not been called since the last update: then call it on all of them.
+        """
+        if self._evaluation is None:
+            self.compute()
+        assert self._evaluation is not None
+        return self._evaluation
+
+    def _evaluate(self) -> E:
+        raise NotImplementedError
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = ()) -> torch.nn.Module:
         # float64 does not exist on every device, and the evaluators read the CPU anyway
@@ -56,7 +89,7 @@ class FlatMetric(Metric):
 
 
 def _gather(state: Tensor, group: Any = None) -> list[Tensor]:
-    """The state of every rank; on the GPU for the moment that NCCL needs it there."""
+    """The state of every rank, moved to the GPU and back where NCCL gathers."""
     on_gpu = torch.distributed.get_backend(group) == "nccl"
     return [t.cpu() for t in gather_all_tensors(state.cuda() if on_gpu else state, group)]
 

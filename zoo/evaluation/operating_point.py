@@ -1,4 +1,4 @@
-"""The score threshold that a user would show detections at: the best F1 on images with known objects."""
+"""The score threshold above which to show detections: that of the best F1 on images with known objects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OperatingPoint:
 
 
 def best_f1(evaluation: Evaluation) -> OperatingPoint | None:
-    """The threshold of the highest F1, of several the highest; None if no object was detected rightly.
+    """The threshold of the highest F1, the largest if there are several; None if no object was detected.
 
     It lies in the middle between the lowest score shown and the highest hidden one, rounded to a thousandth.
     """

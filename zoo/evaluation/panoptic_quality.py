@@ -3,7 +3,7 @@
 A predicted and a true segment of one class match if their IoU is above 0.5, void pixels left out of the
 union. A prediction that is mostly void, or mostly on a crowd of its class, is no error; a crowd is never
 missed. hotcoco applies these rules to one image at a time; true and false positives, misses and the sum of
-IoUs then only add up, so a few numbers for each image and class are all that travels between ranks.
+IoUs are sums over images, so only a few numbers for each image and class are gathered over ranks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Quality(NamedTuple):
     is_thing: bool
 
 
-class PanopticQuality(FlatMetric):
+class PanopticQuality(FlatMetric["PanopticEvaluation"]):
     """PQ, SQ and RQ of all classes, of things and of stuff, over every image since the last reset."""
 
     images: list[Tensor]  # [N, 2] int64: image id, rows that follow for it
@@ -57,11 +57,6 @@ class PanopticQuality(FlatMetric):
 
     def __init__(self) -> None:
         super().__init__(_COLUMNS)
-
-    def reset(self) -> None:
-        """Forgets every image. A `PanopticEvaluation` taken before stays valid."""
-        super().reset()
-        self._evaluation: PanopticEvaluation | None = None
 
     def update(self, predictions: Sequence[PanopticSegmentation], batch: Batch) -> None:
         """Adds the images of one batch.
@@ -91,21 +86,8 @@ class PanopticQuality(FlatMetric):
             self.counts.append(torch.tensor(values, dtype=torch.int64).reshape(-1, 5))
             self.iou_sums.append(torch.tensor([q.iou for q in rows.values()], dtype=torch.float64))
 
-    def compute(self) -> dict[str, float]:
-        """The numbers named in `SCORES`, in [0, 1]; nan where no class of the group occurs.
-
-        Gathers over ranks: call it on all of them.
-        """
-        columns = (self.flat(name) for name in _COLUMNS)
-        self._evaluation = PanopticEvaluation.from_flat(*columns)
-        return self._evaluation.scores
-
-    def evaluation(self) -> PanopticEvaluation:
-        """The evaluation behind `compute`; it stays valid after a reset. Gathers over ranks: call it on all of them."""
-        if self._evaluation is None:
-            self.compute()
-        assert self._evaluation is not None
-        return self._evaluation
+    def _evaluate(self) -> PanopticEvaluation:
+        return PanopticEvaluation.from_flat(*(self.flat(name) for name in _COLUMNS))
 
     def protocol(self) -> dict[str, Any]:
         """What was measured and by what, as plain values to store beside each number."""
@@ -175,7 +157,7 @@ def _as_coco(side: PanopticSegmentation, categories: list[dict[str, Any]], is_tr
     from hotcoco import mask
 
     height, width = side.size
-    # one mask a segment: what is in none is void
+    # one mask for each segment; pixels in none are void
     stack = np.asfortranarray(side.masks().permute(1, 2, 0).numpy())
     codes = mask.encode(stack) if side.segments else []
     rows = zip(side.segments, codes, strict=True)

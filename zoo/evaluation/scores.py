@@ -1,4 +1,4 @@
-"""Scores in documents: NaN, where there was nothing to score, is null there."""
+"""Scores in documents, where NaN (nothing to score) is null."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from zoo.evaluation.coco_ap import Evaluation
 
 
 def or_null(value: SupportsFloat) -> float | None:
-    """A score as documents have it."""
+    """A score for a document: None for NaN."""
     number = float(value)
     return None if math.isnan(number) else number
 
 
 def or_nan(value: SupportsFloat | None) -> float:
-    """A score of a document, or a metric that may not be there."""
+    """A score of a document, or of a metric that may be missing: NaN for None."""
     return math.nan if value is None else float(value)
 
 
 def interval_in(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The interval of a score, None without one."""
+    """The interval of a score in a document; None if it has none."""
     low, high = scores["interval"].get(name, (None, None))
     return None if low is None or high is None else (low, high)
 

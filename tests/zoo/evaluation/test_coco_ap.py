@@ -97,7 +97,9 @@ def test_equals_pycocotools(seed, backend):
     metric = filled(hard_images(seed), backend)
     scores = metric.compute()
     assert 0.05 < scores["AP"] < 0.95
-    assert_equal(scores, reference(metric.ground_truth(LABELS), metric.coco_results(LABELS)))
+    assert_equal(
+        scores, reference(metric.evaluation().ground_truth(LABELS), metric.evaluation().coco_results(LABELS))
+    )
 
 
 def test_the_hard_images_are_hard():
@@ -115,12 +117,12 @@ def test_the_hard_images_are_hard():
 
 def test_per_class_equals_pycocotools_on_one_class():
     metric = filled(hard_images())
-    truth, results = metric.ground_truth(), metric.coco_results()
-    for head, ap in metric.per_class().items():
+    truth, results = metric.evaluation().ground_truth(), metric.evaluation().coco_results()
+    for head, ap in metric.evaluation().per_class.items():
         one = {**truth, "annotations": [a for a in truth["annotations"] if a["category_id"] == head]}
         alone = reference(one, [r for r in results if r["category_id"] == head])
         np.testing.assert_allclose(ap, alone["AP"], rtol=0, atol=1e-12)
-    assert math.isnan(metric.per_class()[3])  # detected, never annotated
+    assert math.isnan(metric.evaluation().per_class[3])  # detected, never annotated
 
 
 def test_area_of_the_segmentation_decides_the_size():
@@ -137,7 +139,7 @@ def test_nothing_to_score_is_nan():
         filled([one_image(1, [[0, 0, 0, 9, 9, 0.5]], [])]),
     ):
         assert all(math.isnan(v) for v in metric.compute().values())
-        assert all(math.isnan(v) for pair in metric.interval().values() for v in pair)
+        assert all(math.isnan(v) for pair in metric.evaluation().interval().values() for v in pair)
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
@@ -192,10 +194,14 @@ def _answers(rank):
     results = []
     for shares in (_shares(), [hard_images(), []], [[], hard_images()]):
         metric = filled(shares[rank])
-        results.append((metric.compute(), metric.interval(20), len(metric.coco_results())))
+        results.append(
+            (metric.compute(), metric.evaluation().interval(20), len(metric.evaluation().coco_results()))
+        )
         for detections, batch in shares[rank][:1]:  # states are the rank's own again
             metric.update(detections, batch)
-        results.append((metric.compute(), metric.interval(20), len(metric.coco_results())))
+        results.append(
+            (metric.compute(), metric.evaluation().interval(20), len(metric.evaluation().coco_results()))
+        )
     return results
 
 
@@ -207,7 +213,7 @@ def _shares():
 def test_two_ranks_equal_one(answers_of_two_ranks):
     answers = answers_of_two_ranks(_answers)
     whole = filled(hard_images())
-    expected = (whole.compute(), whole.interval(20), len(whole.coco_results()))
+    expected = (whole.compute(), whole.evaluation().interval(20), len(whole.evaluation().coco_results()))
     for rank in range(2):
         assert all(result == expected for result in answers[rank])
 
@@ -221,17 +227,17 @@ def test_moving_the_metric_keeps_float64_on_the_cpu():
 def test_written_results_carry_source_ids(tmp_path):
     metric = filled(hard_images())
     path = tmp_path / "detections.json"
-    metric.write_coco_results(path, LABELS)
+    metric.evaluation().write_coco_results(path, LABELS)
     results = json.loads(path.read_text())
     assert {r["category_id"] for r in results} == set(LABELS.source_ids)
     assert [r["image_id"] for r in results] == sorted(r["image_id"] for r in results)
-    assert_equal(metric.compute(), reference(metric.ground_truth(LABELS), results))
+    assert_equal(metric.compute(), reference(metric.evaluation().ground_truth(LABELS), results))
 
 
 def test_results_refuse_a_map_that_does_not_know_the_label():
     metric = filled([one_image(1, [[5, 0, 0, 9, 9, 0.5]], [])])
     with pytest.raises(ValueError, match=r"labels 5 are no classes .* 0, 1, 2, 3"):
-        metric.coco_results(LABELS)
+        metric.evaluation().coco_results(LABELS)
 
 
 def test_bad_updates_are_refused():
@@ -291,15 +297,18 @@ def test_resampling_equals_evaluating_the_copies():
 
 def test_interval_is_seeded_and_holds_the_score():
     metric = filled(hard_images())
-    scores, interval = metric.compute(), metric.interval()
-    assert metric.interval() == interval != metric.interval(seed=1)
+    scores, interval = metric.compute(), metric.evaluation().interval()
+    assert metric.evaluation().interval() == interval != metric.evaluation().interval(seed=1)
     for name in ("AP", "AP50"):
         low, high = interval[name]
         assert 0 <= low < scores[name] < high <= 1
-    wide, narrow = metric.interval(confidence=0.99)["AP"], metric.interval(confidence=0.5)["AP"]
+    wide, narrow = (
+        metric.evaluation().interval(confidence=0.99)["AP"],
+        metric.evaluation().interval(confidence=0.5)["AP"],
+    )
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     with pytest.raises(ValueError, match="interval of 0 samples"):
-        metric.interval(samples=0)
+        metric.evaluation().interval(samples=0)
 
 
 def test_interval_of_rare_classes_is_centred():

@@ -283,8 +283,8 @@ def test_ap_of_masks_is_that_of_pycocotools_to_the_last_bit():
     mine, theirs = mask_ap(range(12)), mask_ap(range(12), "pycocotools")
     np.testing.assert_array_equal(list(mine.compute().values()), list(theirs.compute().values()))
     assert 0.01 < mine.compute()["AP"] < 0.95
-    assert mine.per_class() == theirs.per_class()
-    assert mine.interval(20) == theirs.interval(20)
+    assert mine.evaluation().per_class == theirs.evaluation().per_class
+    assert mine.evaluation().interval(20) == theirs.evaluation().interval(20)
     assert mine.protocol()["iou_type"] == "segm"
     evaluation = mine.evaluation()
     same = evaluation.resampled(np.ones((1, evaluation.num_images), dtype=np.int64))
@@ -300,7 +300,7 @@ def test_ap_of_masks_is_not_that_of_boxes():
 
 def test_written_masks_are_the_given_ones_without_boxes():
     metric = mask_ap(range(6))
-    truth, results = metric.ground_truth(), metric.coco_results()
+    truth, results = metric.evaluation().ground_truth(), metric.evaluation().coco_results()
     assert all("bbox" not in r and isinstance(r["segmentation"]["counts"], str) for r in results)
     given = {
         b.image_ids[0]: (d.masks, b.annotations.segmentations) for (d,), b in map(masked_image, range(6))
@@ -357,7 +357,12 @@ def test_bad_masks_are_refused():
 
 def _answers(numbers):
     quality, masks = filled(numbers), mask_ap(numbers)
-    answer = (quality.compute(), quality.evaluation().per_class, masks.compute(), len(masks.coco_results()))
+    answer = (
+        quality.compute(),
+        quality.evaluation().per_class,
+        masks.compute(),
+        len(masks.evaluation().coco_results()),
+    )
     return repr(answer)  # every digit, and nan equals nan
 
 
