@@ -1,7 +1,7 @@
 """Deformable DETR (Zhu et al., arXiv 2010.04159): single and multi-scale, box refinement, two-stage.
 
-Semantics of fundamentalvision/Deformable-DETR@11169a6; parameter names are its state-dict keys but for
-the backbone, and for heads: each is stored once, where the official state dict repeats tied ones.
+Semantics of fundamentalvision/Deformable-DETR@11169a6; parameter names are its state-dict keys, except for
+the backbone and the heads: a head is stored once, where the official state dict repeats tied ones.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class TransformerConfig:
 
 
 class Memory(NamedTuple):
-    """What the maps of all levels look like, flattened row-major and concatenated to S tokens."""
+    """The feature maps of all levels, flattened row-major and concatenated to S tokens."""
 
     tokens: Tensor  # [B, S, dim]
     padding: Tensor  # [B, S] bool, True on padding
-    sizes: tuple[tuple[int, int], ...]  # (H, W) of each level, python integers: reading them costs no sync
+    sizes: tuple[tuple[int, int], ...]  # (H, W) of each level; Python integers
     valid_ratios: Tensor  # [B, levels, 2] float32, unpadded share of (width, height)
 
 
@@ -118,8 +118,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention, deformable cross-attention, feed-forward; post-norm.
 
-    Self-attention is followed by norm2, cross-attention by norm1: the official names, the order
-    nevertheless as written.
+    Self-attention comes first and is followed by norm2, cross-attention by norm1: these are the official names.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -149,7 +148,7 @@ class DecoderLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers; exists for its published key, `transformer.<encoder or decoder>.layers`."""
+    """Layers under their published key, `transformer.<encoder or decoder>.layers`."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -175,7 +174,7 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Matrices xavier, then the compass of deformable attention; level embedding N(0, 1)."""
+        """Xavier for matrices, then the offsets of deformable attention; N(0, 1) for the level embedding."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -187,7 +186,7 @@ class Transformer(nn.Module):
         nn.init.normal_(self.level_embed)
 
     def encode(self, memory: Memory, position: Tensor) -> Memory:
-        """Every token attends around its own place on each level."""
+        """Every token attends to places around its own position on each level."""
         references = pixel_centres(memory.sizes, memory.valid_ratios).to(full(memory.tokens).dtype)
         for layer in self.encoder.layers:
             memory = layer(memory, position, references)
@@ -195,7 +194,7 @@ class Transformer(nn.Module):
 
 
 class Queries(NamedTuple):
-    """Where the decoder starts."""
+    """The input of the decoder."""
 
     content: Tensor  # [B, Q, dim]
     position: Tensor  # [B, Q, dim]
@@ -218,14 +217,14 @@ class DeformableDetr(nn.Module):
         dim, heads = transformer.dim, transformer.num_prediction_heads
         if not transformer.two_stage:
             self.query_embed = nn.Embedding(transformer.num_queries, 2 * dim)
-        # clones: heads start equal, and go their own ways if there are several
+        # copies: all heads start with equal weights
         label_head, box_head = nn.Linear(dim, num_classes), MLP(dim, dim, 4, num_layers=3)
         self.class_embed = nn.ModuleList(copy.deepcopy(label_head) for _ in range(heads))
         self.bbox_embed = nn.ModuleList(copy.deepcopy(box_head) for _ in range(heads))
         self.reset_heads()
 
     def reset_heads(self) -> None:
-        """Focal prior; boxes without offset, and small at first unless they start at proposals."""
+        """Focal prior for classes; boxes start without offset, and small unless they start at proposals."""
         for label in self.class_embed:
             nn.init.constant_(cast(nn.Linear, label).bias, -math.log((1 - PRIOR) / PRIOR))
         last = [cast(nn.Linear, cast(MLP, box).layers[-1]) for box in self.bbox_embed]
@@ -233,14 +232,14 @@ class DeformableDetr(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
         if not self.config.two_stage:
-            # only of the first head: later ones add to the size that it left
+            # of the first head only: later ones add to its size
             nn.init.constant_(last[0].bias[2:], -2.0)
 
     def forward(self, batch: Batch) -> Outputs:
         """Normalised float images to outputs; supervised sets in training only.
 
         Raises:
-            ValueError: queries are the best places, and the images have fewer.
+            ValueError: with two stages, the feature maps have fewer places than there are queries.
         """
         memory, position = self.tokens(batch)
         memory = self.transformer.encode(memory, position)
@@ -253,7 +252,7 @@ class DeformableDetr(nn.Module):
         sets = [OutputSet("decoder", Predictions(logits, boxes))]
         if proposals is not None:
             every = Predictions(proposals.logits[None], proposals.boxes[None])
-            # all labels become 0, yet all class channels are trained: the official code's reading
+            # as in the official code, all labels become 0, but all class channels are trained
             sets.append(OutputSet("encoder", every, class_agnostic=True))
         return Outputs(layers[-1], tuple(sets))
 
@@ -305,7 +304,7 @@ class DeformableDetr(nn.Module):
         logits = self.class_embed[-1](tokens)
         boxes = self.bbox_embed[-1](tokens)
         boxes = boxes + start.to(boxes.dtype)
-        # ranked by the channel that every object of the encoder's loss has
+        # ranked by class 0, the label of every object in the encoder's loss
         best = logits[..., 0].topk(self.config.num_queries, dim=1).indices
         chosen = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         embedded = part.pos_trans_norm(part.pos_trans(box_features(chosen, self.config.dim)))
@@ -331,7 +330,7 @@ class DeformableDetr(nn.Module):
             head = index if self.config.refine_boxes else 0
             offset = self.bbox_embed[head](content)
             start = inverse_sigmoid(reference)
-            if start.shape[-1] == 2:  # a point says nothing about the size
+            if start.shape[-1] == 2:  # a point has no size
                 start = F.pad(start, (0, 2))
             boxes = (offset + start).sigmoid()
             if self.training or last:
@@ -420,7 +419,7 @@ def box_features(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tenso
 
 
 def input_limits(transformer: Mapping[str, Any], dilate_last: bool) -> InputLimits:
-    """What sizes of input Deformable DETR takes: with two stages its queries are the best places of all maps."""
+    """The input sizes that Deformable DETR takes; with two stages it chooses queries among the places of all maps."""
     if not transformer["two_stage"]:
         return InputLimits()
     last = 16 if dilate_last else 32
@@ -529,7 +528,7 @@ def our_name(key: str, shared_heads: bool) -> str:
 
 
 def _spread_tied_labels(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Since version 5, transformers ties all class heads of a refining model and saves the first; ours are apart."""
+    """Since version 5, transformers ties all class heads of a refining model and saves the first; ours are separate."""
     boxes = {key.split(".")[1] for key in state if key.startswith("bbox_embed.")}
     labels = {key.split(".")[1] for key in state if key.startswith("class_embed.")}
     if labels == {"0"}:

@@ -1,7 +1,7 @@
 """DETR (Carion et al., arXiv 2005.12872): a set of learned queries over the tokens of one feature map, and masks.
 
-Semantics of the official code, facebookresearch/detr@29901c5; module names are its state-dict keys but for
-the backbone's (`backbone.0.body.`) and the learned position's (`backbone.1.`).
+Semantics of the official code, facebookresearch/detr@29901c5; module names are its state-dict keys, except for
+the backbone (`backbone.0.body.` there) and the learned position (`backbone.1.` there).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Detr(nn.Module):
     Args:
         num_classes: without "no object".
         backbone, transformer: sizes of the parts.
-        masks: adds the mask branch, which is run by whoever asks `Predictions.masks` for some.
+        masks: adds the mask branch, which runs when `Predictions.masks` is called.
     """
 
     bbox_attention: AttentionMap | None
@@ -139,7 +139,7 @@ class Detr(nn.Module):
 
     @staticmethod
     def padding_of(padding: Tensor, size: tuple[int, int]) -> Tensor:
-        """[B, H, W] bool at the size of the feature map: a cell is what the pixel at its corner is."""
+        """[B, H, W] bool at the size of the feature map: each cell takes the value of the pixel at its corner."""
         return F.interpolate(padding[:, None].float(), size)[:, 0].bool()  # nearest is the default
 
 
@@ -147,7 +147,7 @@ class SoftmaxLabelTerm:
     """Weighted cross entropy of every query, divided by the sum of the weights.
 
     A matched query weighs 1, another `no_object`. `exact` divides by the sum over the whole optimizer
-    step, which its objects tell: every image matches as many queries as it has objects, at most all.
+    step, which follows from its numbers of objects: an image with n objects matches n queries, at most all.
     `official` divides by the sum over the micro-batch and averages over micro-batches and ranks, so the
     gradient depends on the split (facebookresearch/detr@29901c5 models/detr.py, loss_labels).
     """
@@ -288,7 +288,7 @@ def detr_criterion(
 
 _OFFICIAL_PREFIXES = {"backbone.0.body.": "backbone.", "backbone.1.": "position."}
 _OFFICIAL_PARTS = ("transformer.", "input_proj.", "query_embed.", "class_embed.", "bbox_embed.")
-_WITH_MASKS = "detr."  # a checkpoint with masks has the detector below this, beside these:
+_WITH_MASKS = "detr."  # prefix of the detector in a checkpoint with masks, which has these parts beside it:
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 
 
@@ -316,9 +316,7 @@ _HUGGING_FACE = (
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published state dict to ours: the official layout, or the Hugging Face one if its keys say so.
-
-    With or without masks in both.
+    """Published state dict to ours: the official or the Hugging Face layout, with or without masks.
 
     Raises:
         KeyError: a key that no published DETR has.
@@ -333,7 +331,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         detector = {
             key: value
             for key, value in from_hugging_face(detector, _HUGGING_FACE).items()
-            if not key.endswith("num_batches_tracked")  # frozen norms count nothing
+            if not key.endswith("num_batches_tracked")  # frozen norms have none
         }
     return {_from_official_key(key): value for key, value in detector.items()} | masks
 

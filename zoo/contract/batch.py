@@ -72,7 +72,7 @@ class Targets(NamedTuple):
 
     labels: Tensor  # [T] int64 in [0, num_classes)
     boxes: Tensor  # [T, 4] float32
-    counts: tuple[int, ...]  # objects of each image, python integers: reading them costs no sync
+    counts: tuple[int, ...]  # objects of each image; Python integers, read without waiting for the device
     masks: Tensor | None = None  # [T, H, W] bool, padded with False like the images; None without masks
 
     def part(self, first: int, last: int) -> Targets:
@@ -120,9 +120,8 @@ class Batch:
     step: Step | None = None  # None outside training
     annotations: Annotations | None = None  # None in training
     panoptic: tuple[PanopticSegmentation, ...] | None = None  # ground truth of each image; None in training
-    photometric: Tensor | None = (
-        None  # [B, 12] distortions left to `InputContract.normalize`, see zoo.contract.photometric
-    )
+    # [B, 12] distortions that `InputContract.normalize` applies, see zoo.contract.photometric; None without
+    photometric: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -132,7 +131,7 @@ class Batch:
         return self._each(lambda value: _part(value, first, last))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Moves what the network and criterion read; step facts and ground truth stay on the CPU."""
+        """Moves what the network and the criterion read; `step`, annotations and segments stay on the CPU."""
         return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -148,7 +147,7 @@ class Batch:
         return self._each(changed)
 
     def _each(self, change: Callable[[Any], Any]) -> Batch:
-        # over the fields, so that a new one cannot be forgotten
+        # over all fields, so that a new one is included
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
     def padded_to(self, size: tuple[int, int]) -> Batch:
@@ -195,9 +194,7 @@ class Sample:
     annotations: Annotations | None = None  # counts has one entry; None in training
     masks: Tensor | None = None  # [n, h, w] bool, of the objects in `boxes`; None without masks
     panoptic: PanopticSegmentation | None = None  # ground truth, at the original size; None in training
-    photometric: Tensor | None = (
-        None  # [12] float32 of a distortion left to the device; None if there is none
-    )
+    photometric: Tensor | None = None  # [12] float32 of a distortion applied on the device; None without
 
 
 def collate(
@@ -258,8 +255,8 @@ def _stacked(photometric: Sequence[Tensor | None]) -> Tensor | None:
         return None
     if len(present) < len(photometric):
         raise ValueError(
-            f"{len(present)} of {len(photometric)} samples of a batch have their photometric distortion left to "
-            "the device; all must, or none"
+            f"{len(present)} of {len(photometric)} samples of a batch have a photometric distortion for the "
+            "device; all of them must have one, or none"
         )
     return torch.stack(present)
 
@@ -280,9 +277,7 @@ def _concatenate(annotations: Sequence[Annotations | None]) -> Annotations | Non
 
 
 class MaskFunction(Protocol):
-    """Computes masks of the last layer's queries when they are asked for: training wants the matched
-    ones only, inference those that are kept.
-    """
+    """Computes masks of some queries of the last layer: in training of the matched ones, else of those kept."""
 
     def __call__(self, image: Tensor, query: Tensor) -> Tensor:
         """(image [P], query [P]) -> [P, h, w] logits over the padded image, at a fraction of its size."""

@@ -29,7 +29,7 @@ def corrected(name: str) -> str:
 
 
 def match_classes(source: Sequence[str], target: Sequence[str]) -> dict[str, Match]:
-    """For each name of `target` that `source` has too: by which name, and how it was found.
+    """For each name of `target` that `source` has too, its name in `source` and how it was found.
 
     An equal name wins over one that differs only by case and known misspellings, and that over a known alias. A
     name that two classes of one side share when written so (`Cat`, `cat`) matches exactly or not at all.

@@ -14,10 +14,10 @@ class InputLimits:
 
     Attributes:
         multiple_of: both sides are multiples of it.
-        queries: how many are chosen among the places of the feature maps; None where queries are learned.
-        strides: of the maps whose places are chosen from; a side of n has ceil(n / stride) of them.
+        queries: number of queries chosen among the places of the feature maps; None where queries are learned.
+        strides: of these maps; a side of n pixels has ceil(n / stride) places.
         training_sizes: sizes that the network itself resizes training images to.
-        largest: longest side that is taken; a longer one must be a mistake.
+        largest: longest side that is accepted; a longer one is taken for a mistake.
     """
 
     multiple_of: int = 1

@@ -87,7 +87,7 @@ class LabelMap:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: it is no label map, as in a checkpoint or manifest that is damaged or of another program.
+            ValueError: it is not a label map; the checkpoint or manifest is damaged, or of another program.
         """
         try:
             classes = state["classes"]

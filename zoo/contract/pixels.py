@@ -1,4 +1,4 @@
-"""How an image file becomes 8-bit RGB: which files are opened, and one rule of levels for every mode.
+"""How an image file becomes 8-bit RGB: which files are opened, and one rule for the grey levels of all modes.
 
 Training, the check of a data set, a cleaned copy and prediction all read through here, so that they see the same
 image. No torch, so that a process that only looks at files starts at once.
@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000"
 LONGEST_SIDE = 65_535
 # PIL's own limit, 537 MB as RGB; a whole tile of Sentinel-2 has 120 million pixels (10980 x 10980).
 MOST_PIXELS = 178_956_970
-_DEPTHS = (8, 10, 12, 16)  # bits that cameras, scanners and programs have
+_DEPTHS = (8, 10, 12, 16)  # bits per sample that cameras, scanners and programs write
 _OVERSHOOT = 1.1  # by which a resampled float image may pass the white of its range
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
 _UNSIGNED = 1
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
         range: in words, e.g. `12 bits`.
         declared: whether the file says so; else the largest value does.
         largest: value in the file, of the finite ones.
-        lost: share of values that are negative or no number, and become black.
+        lost: share of values that are negative or NaN, and become black.
     """
 
     range: str
@@ -118,12 +118,12 @@ def levels(image: Image.Image, bits: int | None = None) -> tuple[Image.Image, Re
     of 16 bits from a bright one of 12. The rule takes the depth that the file declares; else the smallest of 8, 10,
     12 and 16 bits that holds the largest value, and beyond them the bits of that value. Steps, and not a stretch to
     the darkest and brightest pixel: images of one camera keep their relation to each other as long as they fall
-    into one step, and an image that uses its 16 bits is read by its upper byte as ever. One of 16 bits that falls
-    below 12 would have at most 16 levels and be black, so no useful image is read wrongly.
+    into one step, and of an image that uses its 16 bits the upper byte is read. One of 16 bits whose values need no
+    more than 12 would have at most 16 levels and be black, so no useful image is read wrongly.
     `zoo data check` reports the step, and warns if the images of a set fall into several.
 
     Floats up to 1 are shares of white, up to 255 levels, in both cases with a tenth for the overshoot of resampling,
-    which is clipped; above that they are cut to whole numbers. What is negative or no number is black.
+    which is clipped; above that they are cut to whole numbers. Negative values and NaN are black.
     """
     values = np.asarray(image)
     if image.mode == "F":

@@ -1,7 +1,6 @@
 """The input contract: how an image file becomes the tensor that a network saw in training.
 
-One object, written in a recipe or a manifest, used by training, validation, prediction and later
-serving and export, so that none of them can drift from the others.
+It is written in a recipe or a manifest, and training, validation, prediction and export all use the same one.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class InputContract:
     def normalize(self, batch: Batch) -> Batch:
         """uint8 images to float32 in [0, 1], then mean and std; on whatever device they are.
 
-        A photometric distortion that the workers have left (`batch.photometric`) comes first.
+        A photometric distortion that the workers have not applied (`batch.photometric`) comes first.
         """
         if batch.images.dtype != torch.uint8:
             raise ValueError(f"images are already {batch.images.dtype}; normalize takes uint8")

@@ -1,4 +1,4 @@
-"""Seeds that depend on the facts they are made from and on nothing else: no order, no process, no machine."""
+"""Seeds that depend only on the numbers they are made from, not on order, process or machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def derived_seed(*facts: int) -> int:
-    """A seed in [0, 2**63) that differs between different facts."""
+    """A seed in [0, 2**63), different for different numbers."""
     key = hashlib.blake2b("/".join(map(str, facts)).encode(), digest_size=8).digest()
     return int.from_bytes(key, "little") >> 1
 

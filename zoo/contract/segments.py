@@ -21,7 +21,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.pixels import open_image
 
 VOID = 0
-_IDS = 256**3  # numbers that a colour can stand for
+_IDS = 256**3  # number of colours
 
 
 class Segment(NamedTuple):
@@ -111,7 +111,7 @@ class PanopticSegmentation:
         """Inverse of `to_coco`: the file's bytes and the image's `segments_info`.
 
         Raises:
-            ValueError: if the PNG is no id map, or a category is not in the label map.
+            ValueError: if the PNG is not an id map, or a category is not in the label map.
         """
         ids = ids_of_png(png)
         things = label_map.things
@@ -141,7 +141,7 @@ def ids_of_png(png: bytes) -> npt.NDArray[np.int32]:
     """[h, w] ids of a PNG whose colours are ids; a grey PNG has the ids themselves, below 256 or 65536.
 
     Raises:
-        ValueError: if it is no PNG of that kind.
+        ValueError: if it is not such a PNG.
     """
     try:
         with open_image(io.BytesIO(png), ("PNG",)) as image:

@@ -33,7 +33,7 @@ def read_rgb(image: ImageInput) -> Image.Image | Tensor:
     Raises:
         FileNotFoundError: no such file.
         ConnectionError: an address that does not answer.
-        ValueError: it is no image, or has another shape or type.
+        ValueError: it is not an image, or has another shape or type.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
@@ -54,7 +54,7 @@ def read_rgb(image: ImageInput) -> Image.Image | Tensor:
         return _decoded(io.BytesIO(image), "the data")
     if isinstance(image, (str, os.PathLike)):
         return _of_place(image)
-    raise ValueError(f"a {type(image).__name__} is no image; give {KINDS}")
+    raise ValueError(f"a {type(image).__name__} is not an image; give {KINDS}")
 
 
 def _of_place(image: str | os.PathLike[str]) -> Image.Image:
@@ -75,7 +75,7 @@ def _decoded(source: io.BytesIO | Path, name: str) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(opened), declared_bits(opened))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not an image that can be read: {error}") from error
-    except Exception as error:  # a decoder of PIL on damaged data: struct.error, KeyError, IndexError, ...
+    except Exception as error:  # PIL's decoders raise struct.error, KeyError, IndexError, ... on damaged data
         raise ValueError(f"{name} is not an image that can be read: it is damaged ({error!r})") from error
 
 

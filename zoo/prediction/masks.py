@@ -40,7 +40,7 @@ class InstanceMasks:
     def __call__(
         self, predictions: Predictions, processed_sizes: Sequence[Size], original_sizes: Sequence[Size]
     ) -> list[Detections]:
-        """The detections of `BestClassSoftmax`, each with its mask; run lengths are cheap to move.
+        """The detections of `BestClassSoftmax`, each with its mask as run lengths.
 
         Raises:
             ValueError: the predictions have no masks, or a size is missing.
@@ -56,7 +56,7 @@ class InstanceMasks:
             one, processed, original = sizes
             logits = masks(torch.full_like(order[image], image), order[image])
             codes: tuple[RLE, ...] = ()
-            # a hundred masks of a large photograph are gigabytes
+            # in parts: a hundred masks of a large photograph take gigabytes
             for part in logits.split(max(1, _AT_ONCE // (original[0] * original[1]))):
                 codes += run_lengths(binary_masks(part, padded, processed, original, self.threshold))
             found.append(one._replace(masks=codes))
@@ -66,7 +66,8 @@ class InstanceMasks:
 def binary_masks(logits: Tensor, padded: Size, processed: Size, original: Size, threshold: float) -> Tensor:
     """[K, h, w] bool masks in the original image, of logits [K, h', w'] over the padded one.
 
-    Enlarged bilinearly to the padded size, decided, cut to the processed size, resized by nearest pixel.
+    Enlarged bilinearly to the padded size, cropped to the processed size, compared with the threshold, and resized
+    to the nearest pixel.
     """
     height, width = processed
     parts = [torch.zeros(0, *original, dtype=torch.bool, device=logits.device)]
@@ -152,11 +153,11 @@ def shared_pixels(
 ) -> PanopticSegmentation:
     """Gives each pixel to the query with the highest mask, and drops segments that are too small.
 
-    Queries of the same stuff class are one segment, the first of them, but in the first round only: the
-    others then have no pixels and are dropped with the small ones, and the next round gives their pixels to
-    the highest of those that are left, whatever its class. Ids count from 0 after the last round, so that
-    the first segment has the number that is void elsewhere. Both are so in the official code, and published
-    PQ was measured with them. Without any segment the map is all zero.
+    In the first round all pixels of queries of one stuff class go to the first of these queries. The others
+    then have no pixels and are dropped with the small segments. Each further round gives every pixel to the
+    remaining query with the highest mask, whatever its class. Ids count from 0 after the last round, so the
+    first segment has the id 0, which is void elsewhere. Both follow the official code, with which the
+    published PQ was measured. If no segment remains, the map is all zero.
 
     Args:
         logits: [K, h, w] at the processed size.
@@ -167,7 +168,7 @@ def shared_pixels(
     left = torch.arange(len(candidates), device=logits.device)
     owner = _first_of_stuff(candidates).to(logits.device)
     while len(left):
-        # the softmax over queries that the official code takes first does not move the highest
+        # the official code takes a softmax over queries first, which does not change the argmax
         highest = resized_nearest(logits[left].argmax(0), original)
         id_map = owner[highest]
         areas = id_map.flatten().bincount(minlength=len(left))
@@ -192,7 +193,7 @@ def _first_of_stuff(candidates: Sequence[Candidate]) -> Tensor:
 
 
 def resized_nearest(values: Tensor, size: Size) -> Tensor:
-    """[h, w] to `size`, by the pixels that Pillow's nearest filter takes: the official code resizes a PIL image."""
+    """[h, w] to `size` with Pillow's nearest filter, as the official code resizes a PIL image."""
     rows = _nearest(values.shape[0], size[0]).to(values.device)
     columns = _nearest(values.shape[1], size[1]).to(values.device)
     return values[rows[:, None], columns]

@@ -110,7 +110,7 @@ def _in_pixels(boxes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tens
 
 def _to_host(scores: Tensor, labels: Tensor, boxes: Tensor) -> list[Detections]:
     """Detections of each image on the CPU, in one transfer."""
-    # labels ride along as floats, exact far beyond any number of classes
+    # labels are packed as floats, which are exact for any number of classes
     packed = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], dim=2)
     return [Detections(image[:, 4], image[:, 5].long(), image[:, :4]) for image in packed.cpu()]
 

@@ -57,8 +57,8 @@ class Origin(_Block, kw_only=True, frozen=True):
     """Where the weights come from.
 
     `converted` weights are made at the first pull from `file`, the published checkpoint, which is then
-    thrown away. Few authors publish a hash; `sha256` is then null until the first pull notes what it
-    got (trust on first use), and later pulls hold it to that.
+    deleted. Few authors publish a hash; `sha256` is then null until the first pull notes what it
+    got (trust on first use), and later pulls must get the same.
     """
 
     kind: Literal["trained", "converted"]
@@ -113,9 +113,9 @@ class InputBlock(_Block, kw_only=True, frozen=True):
 
 
 class PublishedScores(_Block, kw_only=True, frozen=True):
-    """The scores that the authors claim, in their unit; not checked here.
+    """The scores that the authors publish, in their unit; not checked here.
 
-    Scores of masks stand only where there are some: AP of masks, and panoptic quality of all classes, of
+    Scores of masks are given only where there are some: AP of masks, and panoptic quality of all classes, of
     things (`_th`) and of stuff (`_st`).
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# no double underscore: it stands for the dot in names of MLflow's LoggedModel, which allows none
+# no double underscore: in names of MLflow's LoggedModel, which may have no dot, it replaces the dot
 _NAME = re.compile(r"^[a-z0-9]+([_-][a-z0-9]+)*(\.[a-z0-9]+([_-][a-z0-9]+)*)?$")
 _ALIAS = re.compile(r"^[a-z][a-z0-9_-]*$")
 _LONGEST = 120

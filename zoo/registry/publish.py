@@ -65,7 +65,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Run:
-    """What MLflow knows of the run that trained the weights."""
+    """What MLflow has stored of the run that trained the weights."""
 
     run_id: str
     experiment_id: str
@@ -123,9 +123,8 @@ def publish(
     path, run_id = _checkpoint_of(source, run_id, tracking)
     released = released_from_checkpoint(path)
     run = _read_run(run_id, int(released.facts["step"]), tracking) if run_id else None
-    if (
-        run_id and run is None
-    ):  # the server does not answer: `_read_run` has logged it, and the weights are published without it
+    if run_id and run is None:
+        # the server does not answer: `_read_run` has logged it, and the weights are published without the run
         measured = None
     scores = _measured(run, measured, data_name)
     manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))

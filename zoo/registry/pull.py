@@ -2,7 +2,7 @@
 
 The user's own versions are hashed where they lie. Built-in models are fetched from their authors,
 converted by their family's `from_published`, and kept in a cache as safetensors and manifest; the
-authors' pickle is read with `weights_only=True` and thrown away.
+authors' pickle is read with `weights_only=True` and deleted.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def pull(
         UnknownModelError: no such name, version or alias.
         DownloadError: no source can be reached.
         WrongFileError: a source gave another file than the manifest's.
-        DamagedModelError: files here differ from their manifest and there is no source to mend them.
+        DamagedModelError: files here differ from their manifest, and it names no source to fetch them from again.
         UnsafeCheckpointError: a published checkpoint holds code.
     """
     fetcher = _Fetcher(progress, attempts)
@@ -111,7 +111,7 @@ def pull(
 
 @dataclass(frozen=True)
 class Option:
-    """One place to fetch a file from, where to put it, and what is known of it."""
+    """An address to fetch a file from, the path to write, and the size and hash that are known."""
 
     address: str
     target: Path
@@ -128,7 +128,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class _Fetcher:
-    """How to fetch; tries addresses in turn."""
+    """Fetches a file from the first of several addresses that works."""
 
     progress: ByteMeter | None
     attempts: int
@@ -273,7 +273,7 @@ def _convert(
         for left_over in folder.parent.glob(f".{folder.name}.*.download*"):  # of sources that failed
             left_over.unlink()
     finally:
-        # needed no more, whether it was converted or not
+        # no longer needed, converted or not
         download.unlink(missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
     return made
@@ -282,7 +282,7 @@ def _convert(
 def _options(origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None) -> list[Option]:
     """The places of the authors' file with its expected hash, each with a local path so that each can be resumed.
 
-    A pull that mends holds every source to the file of the first pull and begins with its source.
+    If files of an earlier pull are damaged, every source must give the same file as then, and its source comes first.
     """
     assert origin.file is not None
     options = []

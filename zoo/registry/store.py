@@ -3,7 +3,7 @@
     <root>/<name>/<version>/manifest.yaml, model.safetensors, ...
     <root>/<name>/aliases/<alias>           holds a version number
 
-A version is staged in a hidden folder and renamed, so that it is there whole or not at all, and is
+A version is staged in a hidden folder and then renamed, so that it is complete or absent, and it is
 never written again. Built-in manifests are package data and read-only.
 """
 

@@ -142,8 +142,8 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
     for parameter in learning:  # the counter's hooks fail on a view of one that needs a gradient
         parameter.requires_grad_(False)
     try:
-        # the counter of torch 2.14 takes the CPU's fused attention for 0, that of other releases does not; the
-        # products of the plain kernel are counted alike by all
+        # torch 2.14 counts the CPU's fused attention as 0, other releases do not; the products of the plain kernel
+        # are counted alike by all
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             run_everything(module, collate([sample]))
     finally:

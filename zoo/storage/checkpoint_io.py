@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning plugin: temporary file in the same directory, fsync, rename; plain values only.
 
     A reader sees the old file or the new one, never a part. Temporary files of killed processes are
-    swept at the first save into a directory. Remote paths (`s3://...`) keep Lightning's writer.
+    removed at the first save into a directory. Remote paths (`s3://...`) keep Lightning's writer.
     """
 
     def __init__(self) -> None:

@@ -47,9 +47,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Inside, `path` is written: an error of the disk (it is full, or read-only) names it.
+    """While `path` is written: an error of the disk (full, or read-only) names the file.
 
-    Opening a file says which one it was; writing does not, and safetensors raises a class of its own.
+    Python names the file if opening fails, not if writing does, and safetensors raises a class of its own.
 
     Raises:
         OSError: with `path` as its file name.
@@ -72,10 +72,10 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
 
     Args:
         target: its folder exists.
-        content: what is written, or what writes into the open file that it is given.
+        content: the bytes, or a function that writes them into the open file it is given.
 
     Raises:
-        OSError: a full or read-only disk, with `target` as its file name, whatever `content` made of it.
+        OSError: a full or read-only disk, with `target` as its file name, whatever error `content` raised.
     """
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -88,7 +88,7 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
             os.fsync(raw.fileno())
         os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
-        # torch's writer turns what the disk said into a RuntimeError about positions in its archive
+        # torch's writer replaces an error of the disk by a RuntimeError about positions in its archive
         cause = failed[0] if failed else error
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
@@ -100,7 +100,7 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
 
 
 def write_json(path: Path, document: Any, indent: int | None = None) -> None:
-    """Writes JSON as `write_atomically`; a byte of a file name that is no UTF-8 becomes an escape of JSON."""
+    """Writes JSON as `write_atomically`; a byte that is not UTF-8, as in a file name, becomes a JSON escape."""
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     write_atomically(path, text.encode("utf-8", "backslashreplace"))
 

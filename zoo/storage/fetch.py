@@ -1,4 +1,4 @@
-"""Fetching one file over http(s) or from disk: resumed, checked, and there whole or not at all."""
+"""Fetching one file over http(s) or from disk: resumed, checked, and put in its place only when it is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 from zoo.storage.durable import sha256_of
 
 _CHUNK = 1 << 18
-_TIMEOUT = 30.0  # seconds without a byte
+_TIMEOUT = 30.0  # seconds without any data
 _LARGEST = 8 << 30  # bytes, where no size is known
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.5  # seconds; doubles
@@ -33,7 +33,7 @@ ByteMeter = Callable[[int, int | None], None]  # bytes so far, bytes in all if k
 
 
 class DownloadError(OSError):
-    """No source gave the file; the message says why and what to do."""
+    """The file could not be fetched; the message says why and what to do."""
 
 
 class WrongFileError(ValueError):
@@ -206,12 +206,16 @@ def _pump(
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the next attempt may succeed: a cut, a timeout, a busy server; not a missing file, network or room."""
+    """Whether another attempt may succeed: after a lost connection, a timeout or a busy server; not if the file, the
+    network or disk space is missing.
+    """
     if isinstance(error, OSError) and error.errno in _FULL:
         return False
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
-    if isinstance(error, urllib.error.URLError):  # no connection was made: three more tries take 4 s a source
+    if isinstance(
+        error, urllib.error.URLError
+    ):  # no connection: trying again would only delay the next source
         return isinstance(error.reason, TimeoutError)
     return True
 
@@ -224,7 +228,7 @@ def _explain(url: str, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return f"{url} does not exist"
     if isinstance(error, OSError) and error.errno in _FULL:
-        return f"the disk became full while {url} came; make room, then run this again: it goes on there"
+        return f"the disk became full while {url} came; make room, then run this again: it continues"
     reason = getattr(error, "reason", error)
     return f"{url} cannot be reached ({reason}): no network, or the server is down"
 

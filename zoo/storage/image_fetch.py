@@ -14,7 +14,7 @@ from typing import Any
 
 MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
-SECONDS_IN_ALL = 120.0  # of one image: a server that sends a byte now and then is not waited for
+SECONDS_IN_ALL = 120.0  # of one image, however slowly a server sends it
 _BLOCK = 1 << 16
 
 
@@ -28,13 +28,13 @@ def decode_data_uri(uri: str) -> bytes:
     """The bytes of `data:[type][;base64],...`.
 
     Raises:
-        ValueError: too long, or not written so.
+        ValueError: it is too long or malformed.
     """
     if len(uri) > MAX_BYTES * 4 // 3 + 200:
         raise ValueError(f"the data URI has {len(uri)} characters; an image may have {MAX_BYTES} bytes")
     header, comma, payload = uri.partition(",")
     if not comma:
-        raise ValueError(f"{uri[:40]!r} is no data URI: it has no comma; write data:image/png;base64,...")
+        raise ValueError(f"{uri[:40]!r} is not a data URI: it has no comma; write data:image/png;base64,...")
     if not header.lower().endswith(";base64"):
         return urllib.parse.unquote_to_bytes(payload)
     try:
@@ -47,7 +47,7 @@ def fetch(address: str) -> bytes:
     """The bytes behind an http(s) address.
 
     Raises:
-        ConnectionError: no answer, not in time, or an answer that is none.
+        ConnectionError: no answer, an incomplete one, or none in time.
         ValueError: it is too large.
     """
     deadline = time.monotonic() + SECONDS_IN_ALL
@@ -66,7 +66,7 @@ def fetch(address: str) -> bytes:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise ConnectionError(f"{address[:200]} could not be fetched: {str(reason)[:200]}") from error
     if declared > MAX_BYTES or content.tell() > MAX_BYTES:
-        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
+        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, the limit for an image")
     return content.getvalue()
 
 

@@ -18,7 +18,7 @@ def open_file(path: Path | str) -> BinaryIO:
     stream = open(path, "rb", opener=_without_waiting)
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
-        raise ValueError(f"{path} is a pipe or a device, no file; remove it")
+        raise ValueError(f"{path} is a pipe or a device, not a file; remove it")
     return stream
 
 

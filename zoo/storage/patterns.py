@@ -1,4 +1,4 @@
-"""Regular expressions out of a recipe, which may come from a stranger: one that could run for hours is refused."""
+"""Regular expressions of a recipe, which may come from a stranger: one that could run for hours is refused."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _parse(pattern: str) -> Any:
-    # its place since Python 3.11, and before
+    # the module of the parser since Python 3.11, and before
     return importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse").parse(
         pattern
     )
 
 
 def _ways(parsed: Any) -> float:
-    """An upper bound of the ways to match at one place, infinity for repeats of what has several."""
+    """An upper bound of the ways to match at one place; infinity if something with several ways is repeated."""
     ways = 1.0
     for operation, argument in parsed:
         name = str(operation)

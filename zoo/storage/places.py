@@ -22,7 +22,7 @@ def folders(inside: str) -> list[Path]:
     for text in filter(None, os.environ.get("ZOO_PATH", "").split(os.pathsep)):
         root = Path(text).expanduser().absolute()
         if not root.is_dir():
-            raise ValueError(f"ZOO_PATH names {text}, which is no folder; correct it, or unset ZOO_PATH")
+            raise ValueError(f"ZOO_PATH names {text}, which is not a folder; correct it, or unset ZOO_PATH")
         if (root / inside).is_dir() and root / inside not in found:
             found.append(root / inside)
     return found
@@ -38,7 +38,9 @@ def by_name(package: Path, inside: str, pattern: str, name: Callable[[Path], str
     for folder in (package, *folders(inside)):
         for path in sorted(folder.glob(pattern)):
             if name(path) in found:
-                raise ValueError(f"{path} is called as {found[name(path)]} is; give one of them another name")
+                raise ValueError(
+                    f"{path} has the same name as {found[name(path)]}; give one of them another name"
+                )
             found[name(path)] = path
     return found
 

@@ -1,4 +1,4 @@
-"""Plain YAML from untrusted files: values and nothing else, within limits, or an error of one line.
+"""Plain YAML from untrusted files: plain values within limits, or an error of one line.
 
 Recipes, manifests and data.yaml are read here. What PyYAML accepts without an error is refused: a key given twice,
 objects made by a tag, a second document. What would cost much is refused while it is parsed: a file that is too
@@ -45,7 +45,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class PlainYamlError(ValueError):
-    """A text is no plain YAML; the message says where, what, and what to do."""
+    """A text is not plain YAML; the message says where, what, and what to do."""
 
 
 def read_yaml(
@@ -103,7 +103,7 @@ def parse_yaml(
 def _decoded(content: bytes | str, where: str, most_bytes: int) -> str:
     if len(content) > most_bytes:
         raise PlainYamlError(
-            f"{where} is larger than {most_bytes} bytes; such a file is shorter, look what it is"
+            f"{where} is larger than {most_bytes} bytes, the limit for such a file; check that it is the right one"
         )
     if isinstance(content, str):
         return content
@@ -124,14 +124,14 @@ class _Open:
     value: Any
     line: int
     anchor: str | None
-    text: bool  # whether the scalars below stay as they are written
-    before: int  # values that were there when it was opened
+    text: bool  # whether the scalars inside stay as they are written
+    before: int  # number of values before it was opened
     key: str | None = None  # of a mapping: the key that waits for its value
     merged: list[dict[str, Any]] = field(default_factory=list)  # mappings named by `<<`, the first one wins
 
 
 class _Builder:
-    """Makes values of parser events, so that a limit ends the work where it is passed."""
+    """Builds values from parser events, so that parsing stops where a limit is passed."""
 
     def __init__(self, where: str, as_text: frozenset[str], aliases: bool) -> None:
         self.root: Any = None
@@ -266,7 +266,7 @@ _TOO_LONG = object()
 
 
 def _plain(text: str) -> Any:
-    """The bool or number that an unquoted scalar means; None if it means its letters."""
+    """The bool or number that an unquoted scalar means; None if it is a string."""
     if text in _BOOLS:
         return _BOOLS[text]
     if _NOT_FINITE.fullmatch(text):

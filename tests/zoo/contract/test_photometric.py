@@ -117,7 +117,9 @@ def test_a_batch_is_distorted_whole_or_not_at_all():
         Sample(image, *nothing, 0, (4, 4)),
         Sample(image, *nothing, 1, (4, 4), photometric=torch.zeros(12)),
     ]
-    with pytest.raises(ValueError, match=r"1 of 2 samples of a batch have their photometric distortion"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 samples of a batch have a photometric distortion for the device"
+    ):
         collate(samples)
 
 
