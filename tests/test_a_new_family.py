@@ -293,7 +293,7 @@ def test_a_folder_of_the_path_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.setenv("ZOO_PATH", "nowhere")
     assert run_command(["list"]) == 2
-    assert "ZOO_PATH names nowhere, which is no folder" in capsys.readouterr().err
+    assert "ZOO_PATH names nowhere, which is not a folder" in capsys.readouterr().err
 
 
 def test_without_the_path_nobody_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
