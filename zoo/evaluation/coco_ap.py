@@ -146,7 +146,8 @@ class CocoAP(FlatMetric["Evaluation"]):
                 unpack_masks(self.flat("detection_mask_lengths"), self.flat("detection_mask_bytes")),
                 unpack_masks(self.flat("annotation_mask_lengths"), self.flat("annotation_mask_bytes")),
             )
-        data = Collected.from_flat(*(self.flat(name) for name in _BOX_COLUMNS), masks=masks)
+        columns = [self.flat(name) for name in _BOX_COLUMNS]
+        data = Collected.from_flat(columns[0], columns[1], columns[2], columns[3], columns[4], masks)
         return Evaluation(data, self.backend)
 
     def protocol(self) -> dict[str, Any]:
