@@ -55,19 +55,10 @@ class CocoPanopticDataModule(DetectionDataModule):
         bucketing: int | None = None,
     ) -> None:
         super().__init__(
-            input=input,
-            train_transform=train_transform,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            later_transforms=later_transforms,
-            flip_both=flip_both,
-            skip_broken=skip_broken,
-            limit_train=limit_train,
-            limit_eval=limit_eval,
-            bucketing=bucketing,
-        )
+            input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
+            skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval, bucketing=bucketing,
+        )  # fmt: skip
         self._root = Path(root).expanduser().resolve()
         self._labels: Literal["contiguous", "category_id"] = labels
         self._num_classes = num_classes

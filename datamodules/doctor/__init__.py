@@ -10,15 +10,9 @@ from datamodules.doctor.boxes import box_faults, class_faults, limit_faults
 from datamodules.doctor.duplicates import Pair, augmented_leaks, leak_faults, leaks, twins
 from datamodules.doctor.image_files import SplitProbes, depth_faults, file_faults, probe_split, shape_faults
 from datamodules.doctor.ownership import reassigned
-from datamodules.doctor.statistics import (
-    Statistics,
-    ViewSize,
-    measure,
-    statistics_faults,
-    view_size,
-)
+from datamodules.doctor.statistics import Statistics, ViewSize, measure, statistics_faults, view_size
 from datamodules.doctor.strays import stray_faults, unread_folders
-from datamodules.formats.detect import Format, read
+from datamodules.formats.detect import OWN_IDS, Format, read
 from datamodules.images.decodable import FEW_IMAGES, usable_cores
 from datamodules.index import AnnotationIndex, Fault, by_severity
 from datamodules.index.source import Source
@@ -31,9 +25,6 @@ TOO_FEW = "too_few_images"
 NO_TRAIN = "no_train_split"
 QUERIES = 300  # of RT-DETR and Deformable DETR; DETR has 100
 IMAGE_SIZE = "640"  # RT-DETR
-_OWN_IDS = frozenset(
-    {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
-)  # files have ids of objects
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def quick_faults(
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
-        yield from box_faults(index, statistics.queries, classes, format in _OWN_IDS)
+        yield from box_faults(index, statistics.queries, classes, format in OWN_IDS)
         yield from shape_faults(index)
     yield from limit_faults(splits, classes)
     yield from class_faults(splits, classes)

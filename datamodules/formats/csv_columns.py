@@ -21,21 +21,10 @@ _SIDES = (
     ("bbox_x", "bbox_y", "bbox_width", "bbox_height"), ("left", "top", "width", "height"),
 )  # fmt: skip
 # all numbers of a box, or of all boxes of an image, in one cell: "[x, y, w, h]", "x1 y1 x2 y2;x1 y1 x2 y2"
-_CELLS = {
-    "bbox": True,
-    "bounding_box": True,
-    "bndbox": False,
-    "box": True,
-    "bbox_xywh": True,
-    "xywh": True,
-    "bbox_xyxy": False,
-    "xyxy": False,
-    "box_xyxy": False,
-    "boxesstring": False,
-    "boxes_string": False,
-    "bboxes": True,
-    "boxes": True,
-}  # name -> whether sides and not corners
+_CELLS = {  # name -> whether sides and not corners
+    **dict.fromkeys(("bbox", "bounding_box", "box", "bbox_xywh", "xywh", "bboxes", "boxes"), True),
+    **dict.fromkeys(("bndbox", "bbox_xyxy", "xyxy", "box_xyxy", "boxesstring", "boxes_string"), False),
+}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 ONE_CLASS = "object"
 _LONGEST_WORD = 20

@@ -52,37 +52,18 @@ Format = Literal[
     "box_list", "oidv4", "bdd100k", "crowdhuman", "kitti", "visdrone", "wider_face", "mot", "shards",
 ]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)[1:]
+OWN_IDS = frozenset(
+    {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
+)  # files give ids of objects
 
 # in the order they are asked: a format may leave files to those before it
 READERS: tuple[Reader, ...] = (
-    shards.FORMAT,
-    objects365.FORMAT,
-    roboflow.FORMAT,
-    coco.FORMAT,
-    coco_panoptic.FORMAT,
-    voc.FORMAT,
-    oriented.FORMAT,
-    supervisely.FORMAT,
-    open_images.FORMAT,
-    cvat.FORMAT,
-    labelme.FORMAT,
-    label_studio.FORMAT,
-    vott.FORMAT,
-    createml.FORMAT,
-    via.FORMAT,
-    imagefolder.FORMAT,
-    sagemaker.FORMAT,
-    bdd100k.FORMAT,
-    crowdhuman.FORMAT,
-    csv_table.FORMAT,
-    box_list.FORMAT,
-    oidv4.FORMAT,
-    kitti.FORMAT,
-    visdrone.FORMAT,
-    wider_face.FORMAT,
-    mot.FORMAT,
+    shards.FORMAT, objects365.FORMAT, roboflow.FORMAT, coco.FORMAT, coco_panoptic.FORMAT, voc.FORMAT, oriented.FORMAT,
+    supervisely.FORMAT, open_images.FORMAT, cvat.FORMAT, labelme.FORMAT, label_studio.FORMAT, vott.FORMAT,
+    createml.FORMAT, via.FORMAT, imagefolder.FORMAT, sagemaker.FORMAT, bdd100k.FORMAT, crowdhuman.FORMAT,
+    csv_table.FORMAT, box_list.FORMAT, oidv4.FORMAT, kitti.FORMAT, visdrone.FORMAT, wider_face.FORMAT, mot.FORMAT,
     yolo.FORMAT,
-)
+)  # fmt: skip
 _READERS: dict[str, Reader] = {reader.name: reader for reader in READERS}
 _SHOWN = 12
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")

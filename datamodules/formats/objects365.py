@@ -30,18 +30,10 @@ SPLITS = ("train", "val")
 # listed in the training json, but in none of the archives (mmdetection, EasyCV and DINO skip them)
 MISSING = frozenset({"objects365_v2_00908726", "objects365_v1_00320532", "objects365_v1_00320534"})
 # broken images, which a published converter to COCO drops
-BROKEN = frozenset(
-    {
-        "objects365_v1_00712985",
-        "objects365_v2_02081009",
-        "objects365_v2_00904061",
-        "objects365_v1_00162953",
-        "objects365_v2_01339848",
-        "objects365_v2_01524152",
-        "objects365_v1_00175464",
-        "objects365_v2_02037230",
-    }
-)
+BROKEN = frozenset({
+    "objects365_v1_00162953", "objects365_v1_00175464", "objects365_v1_00712985", "objects365_v2_00904061",
+    "objects365_v2_01339848", "objects365_v2_01524152", "objects365_v2_02037230", "objects365_v2_02081009",
+})  # fmt: skip
 # width and height are exchanged in the json; there may be more such files, see `verify_sizes`
 TRANSPOSED = frozenset({"objects365_v2_02024631", "objects365_v2_01118660", "objects365_v1_00509398"})
 

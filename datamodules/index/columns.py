@@ -179,39 +179,23 @@ def offsets_of(counts: NDArray[Any]) -> Ints:
 
 def joined(parts: Sequence[Columns]) -> Columns:
     """The columns of several splits one after the other, copied."""
-
-    def flat(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    def ends(name: str) -> Ints:
-        return offsets_of(np.concatenate([np.diff(getattr(part, name)) for part in parts]))
-
-    return Columns(
-        name_offsets=ends("name_offsets"),
-        name_bytes=flat("name_bytes"),
-        image_ids=flat("image_ids"),
-        sizes=flat("sizes"),
-        offsets=ends("offsets"),
-        boxes_xywh=flat("boxes_xywh"),
-        source_ids=flat("source_ids"),
-        areas=flat("areas"),
-        crowd=flat("crowd"),
-        annotation_ids=flat("annotation_ids"),
-        outlines=_joined_outlines(parts),
-    )
+    return Columns(**_joined_fields(parts), outlines=_joined_outlines(parts))
 
 
 def _joined_outlines(parts: Sequence[Columns]) -> Outlines | None:
     if all(part.outlines is None for part in parts):
         return None
-    every = [part.outlines or no_outlines(len(part.source_ids)) for part in parts]
-    return Outlines(
-        polygon_offsets=offsets_of(np.concatenate([np.diff(o.polygon_offsets) for o in every])),
-        point_offsets=offsets_of(np.concatenate([np.diff(o.point_offsets) for o in every])),
-        coordinates=np.concatenate([o.coordinates for o in every]),
-        rle_offsets=offsets_of(np.concatenate([np.diff(o.rle_offsets) for o in every])),
-        rle_bytes=np.concatenate([o.rle_bytes for o in every]),
-    )
+    return Outlines(**_joined_fields([part.outlines or no_outlines(len(part.source_ids)) for part in parts]))
+
+
+def _joined_fields(parts: Sequence[Columns] | Sequence[Outlines]) -> dict[str, Any]:
+    """Each array of the parts one after the other, by name; offsets count on from part to part."""
+    found = {}
+    for name in (name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)):
+        every = [getattr(part, name) for part in parts]
+        offsets = name.endswith("offsets")
+        found[name] = offsets_of(np.concatenate([*map(np.diff, every)])) if offsets else np.concatenate(every)
+    return found
 
 
 def no_outlines(objects: int) -> Outlines:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.source import Source
-from datamodules.kept.cache import cached
+from datamodules.kept.cache import Build, cached
 from datamodules.kept.watch import LayoutWatch, TreeWatch
 
 LARGE_BYTES = 16 << 20  # of annotation files
 LARGE_COUNT = 20_000  # files
-
-Build = Callable[[Scratch], Source]
 
 
 def keep_layout(

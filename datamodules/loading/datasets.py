@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.loading.samplers import Key
 from datamodules.transforms.presets import TransformSchedule
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
-from zoo.contract.batch import Annotations, Sample
+from zoo.contract.batch import RLE, Annotations, Sample
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract, ResizeBackend
 from zoo.contract.seeds import derived_seed
@@ -54,6 +55,12 @@ def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> A
         crowd=torch.from_numpy(objects.crowd),
         counts=(len(objects.source_ids),),
     )
+
+
+def with_codes(every: Annotations, kept: list[int], codes: Iterable[RLE]) -> Annotations:
+    """The objects `kept` of an image, with a mask for each as COCO's run-length code."""
+    columns = (column[kept] for column in (every.boxes_xywh, every.areas, every.labels, every.crowd))
+    return Annotations(*columns, (len(kept),), tuple(codes))
 
 
 class Evaluated(NamedTuple):

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.index.columns import ragged
 from datamodules.index.segmentation import Segmentation
-from datamodules.loading.datasets import Evaluated, Truth
+from datamodules.loading.datasets import Evaluated, Truth, with_codes
 from datamodules.transforms.targets import ImageTargets, training_targets
-from zoo.contract.batch import RLE, Annotations
+from zoo.contract.batch import RLE
 from zoo.contract.labels import LabelMap
 
 
@@ -63,17 +63,9 @@ class MaskTruth(Truth):
                 "evaluate without them"
             )
         known = super().evaluated(index, row, label_map)
-        every, kept = known.annotations, [k for k, outline in enumerate(outlines) if outline is not None]
-        codes = tuple(coded(outline, index.size(row)) for outline in outlines if outline is not None)
-        annotations = Annotations(
-            every.boxes_xywh[kept],
-            every.areas[kept],
-            every.labels[kept],
-            every.crowd[kept],
-            (len(kept),),
-            codes,
-        )
-        return known._replace(annotations=annotations)
+        kept = [k for k, outline in enumerate(outlines) if outline is not None]
+        codes = (coded(outline, index.size(row)) for outline in outlines if outline is not None)
+        return known._replace(annotations=with_codes(known.annotations, kept, codes))
 
 
 def coded(outline: Segmentation, size: tuple[int, int]) -> RLE:
@@ -105,12 +97,10 @@ def missing_outlines(index: AnnotationIndex, *, crowds: bool) -> Iterable[Fault]
         parts = np.diff(outlines.polygon_offsets) + np.diff(outlines.rle_offsets)
         drawn = parts[positions] > 0
     owner = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    message = (
+        "the object has a box and no outline, and masks are trained and evaluated; draw its outline, remove "
+        "it, or set masks: false"
+    )
     for number in np.flatnonzero(~drawn & (crowds | ~index.crowd)).tolist():
-        yield Fault(
-            "error",
-            "no_outline",
-            index.files[int(owner[number])],
-            int(index.annotation_ids[number]),
-            "the object has a box and no outline, and masks are trained and evaluated; draw its outline, remove "
-            "it, or set masks: false",
-        )
+        file, own_id = index.files[int(owner[number])], int(index.annotation_ids[number])
+        yield Fault("error", "no_outline", file, own_id, message)

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from datamodules.images.id_maps import PngFolder, segment_id
 from datamodules.index import AnnotationIndex
-from datamodules.loading.datasets import Evaluated, Truth, read_annotations
+from datamodules.loading.datasets import Evaluated, Truth, read_annotations, with_codes
 from datamodules.loading.mask_truth import MaskTruth
 from datamodules.transforms.targets import ImageTargets
 from zoo.contract.batch import Annotations
@@ -94,14 +94,7 @@ def _things(
         if label in label_map.things and own in masks
     ]
     codes = (coco_mask.encode(np.asfortranarray(masks[ids[k]].numpy().astype(np.uint8))) for k in kept)
-    return Annotations(
-        every.boxes_xywh[kept],
-        every.areas[kept],
-        every.labels[kept],
-        every.crowd[kept],
-        (len(kept),),
-        tuple(codes),
-    )
+    return with_codes(every, kept, codes)
 
 
 def read_segmentation(

@@ -95,19 +95,24 @@ def labelled_images(index: AnnotationIndex, names: list[str]) -> Iterator[Labell
         )  # fmt: skip
 
 
-def same_names(classes: Mapping[int, str]) -> int:
-    """How many classes share a name with another: a format that knows classes by name cannot keep these apart."""
-    return len(classes) - len({one_line(name) for name in classes.values()})
+class BoxWriter:
+    """What the writers share whose format has boxes alone and knows classes by name."""
 
+    def __init__(self, root: Path, classes: Mapping[int, str]) -> None:
+        self.losses: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
+        changed = "class names with spaces at an end or control characters, which are taken out"
+        self.losses[changed] = sum(self._classes[i] != name for i, name in classes.items())
+        same = len(classes) - len(set(self._classes.values()))
+        self.losses["classes of the same name as another, which become one"] = same
 
-def plain_objects(
-    image: LabelledImage, split: str, losses: Counter[str], dropped: Counter[str]
-) -> list[Labelled]:
-    """The objects that a format of boxes alone can hold; counts in `losses` and `dropped` what it cannot."""
-    kept = without_crowds(image, split, losses, dropped)
-    losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
-    unheld_areas(kept, losses)
-    return kept
+    def plain_objects(self, image: LabelledImage, split: str) -> list[Labelled]:
+        """The objects that the format can hold; counts in `losses` and `dropped` what it cannot."""
+        kept = without_crowds(image, split, self.losses, self.dropped)
+        self.losses["outlines"] += sum(labelled.outline is not None for labelled in kept)
+        unheld_areas(kept, self.losses)
+        return kept
 
 
 def without_crowds(
@@ -131,11 +136,3 @@ def unheld_areas(kept: Sequence[Labelled], losses: Counter[str]) -> None:
 def one_line(name: str) -> str:
     """A class name as a line of text can hold it: without spaces at its ends and without control characters."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name).strip()
-
-
-def spaced_names(classes: Mapping[int, str]) -> int:
-    """How many class names `one_line` changes."""
-    return sum(one_line(name) != name for name in classes.values())
-
-
-SPACED = "class names with spaces at an end or control characters, which are taken out"

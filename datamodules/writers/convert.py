@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from PIL import ImageOps
 
 from datamodules.formats.coco_panoptic import PanopticSource
-from datamodules.formats.detect import FORMATS, Format, read
+from datamodules.formats.detect import FORMATS, OWN_IDS, Format, read
 from datamodules.images.files import header_size
 from datamodules.index import AnnotationIndex
 from datamodules.index.source import Source
@@ -35,15 +35,9 @@ Images = Literal["copy", "link", "symlink"]
 TARGETS: tuple[str, ...] = get_args(Target)
 
 _WRITERS: dict[str, Callable[[Path, Mapping[int, str], list[str]], Writer]] = {
-    "coco": CocoWriter,
-    "yolo": YoloWriter,
-    "voc": VocWriter,
-    "csv": CsvWriter,
-}
+    "coco": CocoWriter, "yolo": YoloWriter, "voc": VocWriter, "csv": CsvWriter,
+}  # fmt: skip
 _KEEPS_IDS = frozenset({"coco"})
-_OWN_IDS = frozenset(
-    {"coco", "coco_panoptic", "objects365", "roboflow_coco", "shards"}
-)  # the other formats have no ids; readers make them up
 _KEEPS_FRAME = frozenset({"coco", "voc", "csv"})  # the annotations give the size, so the frame of the boxes
 
 
@@ -187,7 +181,7 @@ def _write(
         writer.losses["masks of panoptic segments, and which classes are things"] = sum(
             index.num_objects for index in source.splits.values()
         )
-    if target not in _KEEPS_IDS and source.format in _OWN_IDS:
+    if target not in _KEEPS_IDS and source.format in OWN_IDS:
         writer.losses["ids of images, which are numbered anew"] = total
         writer.losses["ids of objects, which are numbered anew"] = sum(
             i.num_objects for i in source.splits.values()

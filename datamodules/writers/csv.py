@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.writers.base import SPACED, LabelledImage, one_line, plain_objects, same_names, spaced_names
+from datamodules.writers.base import BoxWriter, LabelledImage
 
 _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
 
-class CsvWriter:
+class CsvWriter(BoxWriter):
     """One row for each object; an image without objects has a row with an empty box."""
 
     flat = False
 
     def __init__(self, root: Path, classes: Mapping[int, str], splits: list[str]) -> None:
-        self.losses: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
-        self.losses[SPACED] = spaced_names(classes)
-        self.losses["classes of the same name as another, which become one"] = same_names(classes)
+        super().__init__(root, classes)
         with (root / "classes.csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows((name, i) for i, name in self._classes.items())
         self._streams = {}
@@ -40,7 +35,7 @@ class CsvWriter:
         """Its rows, corners with all digits."""
         height, width = image.size
         rows = csv.writer(self._streams[split])
-        objects = plain_objects(image, split, self.losses, self.dropped)
+        objects = self.plain_objects(image, split)
         for labelled in objects:
             x, y, w, h = labelled.box
             corners = [repr(float(v)) for v in (x, y, x + w, y + h)]

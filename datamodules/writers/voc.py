@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datamodules.writers.base import (
-    SPACED,
-    Labelled,
-    LabelledImage,
-    one_line,
-    plain_objects,
-    same_names,
-    spaced_names,
-)
+from datamodules.writers.base import BoxWriter, Labelled, LabelledImage
 
 
-class VocWriter:
+class VocWriter(BoxWriter):
     """Corners count pixels from 1 and are inside the box, as in the official files."""
 
     flat = True
 
     def __init__(self, root: Path, classes: Mapping[int, str], splits: list[str]) -> None:
-        self.losses: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self._root, self._classes = root, {i: one_line(name) for i, name in classes.items()}
-        self.losses[SPACED] = spaced_names(classes)
-        self.losses["classes of the same name as another, which become one"] = same_names(classes)
+        super().__init__(root, classes)
         self._unseen = dict(classes)
         self._stems: dict[str, list[str]] = {split: [] for split in splits}
         for folder in ("Annotations", "ImageSets/Main"):
@@ -46,7 +33,7 @@ class VocWriter:
         size = ElementTree.SubElement(tree, "size")
         for word, value in (("width", width), ("height", height), ("depth", 3)):
             ElementTree.SubElement(size, word).text = str(value)
-        for labelled in plain_objects(image, split, self.losses, self.dropped):
+        for labelled in self.plain_objects(image, split):
             self._add_object(tree, split, labelled, height, width)
         ElementTree.indent(tree)
         stem = Path(image.name).stem
