@@ -118,8 +118,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         self._split: _Split | None = None
         self._skip = 0
         self._epoch = 0
-        self._told = False
-        self._padding_told = False
+        self._faults_logged = False
+        self._padding_logged = False
         self.padding_ratio: float | None = (
             None  # of the first steps; None until known, and where it is 1 by rule
         )
@@ -158,10 +158,10 @@ class DetectionDataModule(LightningDataModule, ABC):
                 "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
             )
         kinds = Counter(f.kind for f in data.faults if f.severity != "note")
-        if kinds and not self._told:
+        if kinds and not self._faults_logged:
             counts = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
             _log.warning("faults in the data: %s; `zoo data check` lists them", counts)
-            self._told = True
+            self._faults_logged = True
         if stage == "fit" and not len(data.splits["train"]):
             raise ValueError(f"the train split has no image; faults: {[str(f) for f in data.faults[:3]]}")
 
@@ -252,7 +252,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             rank=split.rank,
             bucketing=None if self.bucketing is None else Bucketing(self.bucketing, dataset.final_size),
         )
-        self._tell_padding(sampler, dataset)
+        self._log_padding(sampler, dataset)
         return StepLoader(
             dataset,
             sampler,
@@ -263,11 +263,15 @@ class DetectionDataModule(LightningDataModule, ABC):
             take_skip=self._take_skip,
         )
 
-    def _tell_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
+    def _log_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
         """Logs the share of padding at the start of epoch 0, if there is any and final sizes are known by then."""
-        if self._padding_told or self.input.resize == "stretch" or self._transforms.first.preset.needs_boxes:
+        if (
+            self._padding_logged
+            or self.input.resize == "stretch"
+            or self._transforms.first.preset.needs_boxes
+        ):
             return
-        self._padding_told = True
+        self._padding_logged = True
         share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
         if not share.useful:
             return

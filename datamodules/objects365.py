@@ -53,7 +53,8 @@ class Objects365DataModule(DetectionDataModule):
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
-            photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval, bucketing=bucketing,
+            photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
+            bucketing=bucketing,
         )  # fmt: skip
         self._root = root if is_address(root) else local_path(root)
         self._labels: Literal["contiguous", "category_id"] = labels

@@ -14,7 +14,7 @@ from zoo.contract.coco_limit import ceiling
 _AGREES = 0.02  # of the area, by which a box given as corners is recognised
 _MOST = 0.5  # share of boxes past the edge from which the whole file is in doubt
 _ENOUGH = 20  # boxes from which on the whole file is judged
-_LARGEST_ID = 2**53  # whole numbers up to it survive as float64
+_LARGEST_ID = 2**53  # float64 holds every whole number up to it
 _ROUND = 1e-3  # pixels; boxes closer than this are the same
 
 

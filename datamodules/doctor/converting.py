@@ -15,7 +15,7 @@ _QUALITY = 95  # of a photograph that has to be written anew; colour is not subs
 
 
 class Converted(NamedTuple):
-    """A file written anew."""
+    """The bytes of an image in another encoding, and what was changed."""
 
     data: bytes
     suffix: str

@@ -177,7 +177,7 @@ class _Objects:
         self._used: set[int] = set()
 
     def mended(self, image: LabelledImage) -> Iterator[Labelled]:
-        """Those of an image of the source."""
+        """The corrected objects of an image of the source."""
         seen: set[tuple[Any, ...]] = set()
         for labelled in image.objects:
             old_id, given, area = labelled.annotation_id, labelled.box, labelled.area

@@ -117,7 +117,7 @@ def _turned(probe: Probe, frame: tuple[int, int]) -> Iterable[_Finding]:
 
 
 def _levels(probe: Probe) -> Iterable[_Finding]:
-    """Images of more than 8 bits that become nearly black, white or flat in 8."""
+    """Images of more than 8 bits that become nearly black, white or without contrast in 8 bits."""
     low, high = probe.darkest, probe.brightest
     if high - low < _FEW_LEVELS or high < _DARK or low > 255 - _DARK:
         looks = (
@@ -152,7 +152,7 @@ def _deep(probe: Probe, reading: Reading) -> Iterable[_Finding]:
 
 
 def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]) -> Iterator[Fault]:
-    """Images whose bit depth only their values show, and show differently: one value is another level in each."""
+    """Images whose files do not declare a bit depth and whose values suggest different ones, so equal values differ."""
     found: dict[str, list[str]] = defaultdict(list)
     for split, seen in probes.items():
         for row, probe in seen.odd.items():

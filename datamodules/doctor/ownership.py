@@ -16,7 +16,7 @@ def shared_ids(faults: Iterable[Fault]) -> dict[int, str]:
 
 
 def reassigned(faults: list[Fault], splits: Mapping[str, AnnotationIndex]) -> list[Fault]:
-    """Moves faults of boxes that do not fit the first image of a shared id to the second: most likely they are its."""
+    """Moves faults of boxes that do not fit the first image of a shared id to the second, where they likely belong."""
     shared = shared_ids(faults)
     second_of = {
         str(index.files[row]): shared[image_id]

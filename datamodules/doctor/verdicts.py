@@ -54,7 +54,7 @@ def judge(found: Examination) -> Verdicts:
     """
     doubt = next((f for f in found.faults if f.kind in ("no_class", "xyxy_boxes", "short_class_list")), None)
     if doubt is not None:
-        raise ValueError(f"this cannot be mended without a decision of yours: {doubt}")
+        raise ValueError(f"this cannot be corrected without a decision of yours: {doubt}")
     verdicts = Verdicts()
     for fault in found.faults:
         if fault.kind in NOT_READ:  # the reader has left these images out already

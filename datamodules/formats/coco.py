@@ -1,4 +1,4 @@
-"""COCO json: the 2017 layout and its common relatives."""
+"""COCO json: the 2017 layout and its common variants."""
 
 from __future__ import annotations
 

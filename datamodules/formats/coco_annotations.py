@@ -146,7 +146,7 @@ class Annotations:
             self._coordinates.extend(np.fromiter(chain.from_iterable(polygons), np.float64))
 
     def uses_category(self, category: int) -> bool:
-        """Whether an annotation is of it."""
+        """Whether an annotation is of this category."""
         if category in self._odd_categories:
             return True
         every, odd = self._category_ids.array(), self._odd.array()

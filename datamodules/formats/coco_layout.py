@@ -103,10 +103,12 @@ def _layout(root: Path, base: Path, own: Sequence[Path], elsewhere: Sequence[Pat
                 rest.append(file)
     splits = {split: files for split, (_, files) in best.items()}
     if not splits and len(beside) == 1:
-        return Layout(base, {"train": beside}, (), _told(root, [*rest, *elsewhere], {"train": beside}))
+        return Layout(
+            base, {"train": beside}, (), _unread_files(root, [*rest, *elsewhere], {"train": beside})
+        )
     if not splits:
         return Layout(base, {}, tuple(beside))
-    return Layout(base, splits, (), _told(root, [*rest, *beside, *elsewhere], splits))
+    return Layout(base, splits, (), _unread_files(root, [*rest, *beside, *elsewhere], splits))
 
 
 def _rank(file: Path, base: Path) -> int:
@@ -117,7 +119,7 @@ def _rank(file: Path, base: Path) -> int:
     return 1 if not parts else 2 if split_in(file.parent, base) else 3
 
 
-def _told(root: Path, files: Sequence[Path], splits: dict[str, list[Path]]) -> tuple[Fault, ...]:
+def _unread_files(root: Path, files: Sequence[Path], splits: dict[str, list[Path]]) -> tuple[Fault, ...]:
     taken = ", ".join(shown_path(file, root) for own in splits.values() for file in own)
     message = (
         f"a COCO file with boxes that is not read: {taken} {'are' if ', ' in taken else 'is'}; nothing to do if "

@@ -20,7 +20,7 @@ _PERSON = "person"
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """Every odgt."""
+    """Every odgt file in the folder."""
     return sniff.files(root, ".odgt")
 
 

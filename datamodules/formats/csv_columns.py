@@ -73,7 +73,7 @@ def columns_of(first: Sequence[str], second: Sequence[str]) -> Columns | str:
     sides = None if corners else next((k for k in _SIDES if all(c in at for c in k)), None)
     image = next((at[k] for k in _IMAGE if k in at), None)
     cell = next((k for k in at if _cell_name(k) is not None), None) if not (corners or sides) else None
-    if cell is not None and not all_numbers(second, at[cell]):
+    if cell is not None and not _holds_boxes(second, at[cell]):
         held = second[at[cell]] if at[cell] < len(second) else ""
         return f"its column {cell} has {held[:40]!r}, which is no box; write it as [x, y, width, height]"
     if corners is None and sides is None and cell is None:
@@ -124,8 +124,8 @@ def boxes_in(cell: str) -> list[tuple[float, ...]] | None:
     return None if len(values) % 4 else [tuple(values[i : i + 4]) for i in range(0, len(values), 4)]
 
 
-def all_numbers(row: Sequence[str], position: int) -> bool:
-    """Whether a cell is empty, a word for no box, or made of boxes."""
+def _holds_boxes(row: Sequence[str], position: int) -> bool:
+    """Whether a cell is empty, a short word such as `no_box`, or nothing but boxes of four numbers."""
     cell = row[position].strip() if position < len(row) else ""
     if not _NUMBER.search(cell):
         return len(cell) < _LONGEST_WORD

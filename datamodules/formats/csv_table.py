@@ -14,7 +14,7 @@ from datamodules.index.source import split_of
 from datamodules.reading import kinds as sniff
 from datamodules.reading.annotation_folder import AnnotationFolder, named_classes
 from datamodules.reading.parsing import read_rows
-from datamodules.reading.records import Box, ImageRecord, Mark, told_split
+from datamodules.reading.records import Box, ImageRecord, Mark, named_split
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -71,8 +71,10 @@ def _read_table(file: Path, folder: AnnotationFolder) -> Table:
         message = "column that is not known; not read; nothing to do unless it names boxes or classes"
         for name in columns.unknown:
             remarks.add("warning", "unknown_column", file, message, name)
-    near, named = file.parent.relative_to(root), told_split(file, root)
-    whole = "trainval" in file.stem.lower()  # a word for a split that may stand beside its parts
+    near, named = file.parent.relative_to(root), named_split(file, root)
+    whole = (
+        "trainval" in file.stem.lower()
+    )  # trainval.csv may lie beside train.csv and val.csv, which repeat its rows
     table = Table(file, columns.split is not None or (named is not None and not whole))
     if columns.name is None:
         message = f"there is no column of classes, so all objects are of one, called {ONE_CLASS!r}; add a column class"

@@ -188,7 +188,7 @@ class _Listed(Sequence[CocoImage]):
         self._rows = array("q")
 
     def append(self, row: int) -> None:
-        """One more, by its place in the json."""
+        """Adds an image by its position in the json."""
         self._rows.append(row)
 
     def __len__(self) -> int:

@@ -36,8 +36,8 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     """Reads the tables; class ids are positions in class-descriptions.
 
     Of class-descriptions-boxable all classes are taken, of the longer list of all labels those that have
-    a box. `IsGroupOf` makes a crowd. An image without a row in the table of boxes is left out: nobody has
-    looked for boxes on it.
+    a box. `IsGroupOf` makes a crowd. An image without a row in the table of boxes is left out: it was not
+    annotated with boxes.
 
     Raises:
         ValueError: if there is no table of boxes.
@@ -58,14 +58,14 @@ def read(root: Path, *, verify_sizes: bool = True) -> Source:
     if rest:
         message = (
             f"{len(rest)} images have no row in a table of boxes ({', '.join(rest[:3])}"
-            f"{', ...' if len(rest) > 3 else ''}); they are left out, for nobody looked for boxes on them"
+            f"{', ...' if len(rest) > 3 else ''}); they are left out, because such images were not annotated with boxes"
         )
         notes.append(Fault("warning", "no_boxes", ".", None, message))
     return Source("open_images", root, classes, splits, (*notes, *image_overlaps(root, splits)))
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
-    """A second pass costs less than keeping 15 million rows."""
+    """The rows by column, read again at each call: that costs less than keeping 15 million of them."""
     rows = read_rows(file)
     at = {column: i for i, column in enumerate(next(rows, []))}
     for row in rows:

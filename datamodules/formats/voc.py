@@ -1,4 +1,4 @@
-"""Pascal VOC xml, wherever `voc_layout` finds it."""
+"""Pascal VOC xml, in the folders that `voc_layout` finds."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _zero_based(records: Iterable[_Record]) -> bool:
 
 
 def _xywh(corners: Corners | None, zero_based: bool) -> Corners | None:
-    """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide is a stray click, of size 0."""
+    """VOC's inclusive 1-based corners as x, y, w, h; a box whose corners coincide (a click by mistake) has size 0."""
     if corners is None:
         return None
     x0, y0, x1, y1 = corners

@@ -209,7 +209,7 @@ def _read_split(
         before = number
         number = read_labels(builder, root, file, image_id, frame.size, number, outlined, shape)
         labelled += number > before
-    if 2 * len(outlined) >= labelled:  # then it is a set of outlines, and these are no slips
+    if 2 * len(outlined) >= labelled:  # then it is a set of outlines, and these rows are no mistakes
         for k in outlined:
             builder.faults[k] = replace(builder.faults[k], severity="note")
     return builder.build()

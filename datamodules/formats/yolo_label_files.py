@@ -1,4 +1,4 @@
-"""Finds the txt of an image, and distinguishes label files from other txt."""
+"""Finds the label file of an image, and tells label files from other txt files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _first_row(file: Path) -> list[str]:
 
 
 class LabelFiles:
-    """Finds the txt of an image; lists every folder once."""
+    """Finds the label file of an image; lists every folder once."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, ImageFolder] = {}

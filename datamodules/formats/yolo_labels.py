@@ -51,7 +51,11 @@ def read_labels(
         return number
     if encoding == "utf-8-sig":
         builder.fault(
-            "note", "byte_order_mark", file, None, "read without it; other programs may stumble on it"
+            "note",
+            "byte_order_mark",
+            file,
+            None,
+            "read without it; other programs may fail to read the first row",
         )
     elif encoding != "utf-8":
         message = f"read as {encoding.upper()}; other programs expect UTF-8; save it as that"
@@ -67,7 +71,7 @@ def read_labels(
         if len(line) > _LONGEST_ROW:
             message = (
                 f"line {line_number} has {len(line)} letters, more than an outline has; the object is left out; "
-                "look what the file is"
+                "check which file it is"
             )
             builder.fault("error", "invalid_row", file, line_number, message)
             continue
@@ -118,7 +122,7 @@ def _numbers(builder: IndexBuilder, file: Path, line: int, text: str) -> list[fl
         values = [float(v) for v in tokens]
     except ValueError:
         return None
-    if "_" in text:  # Python reads 1_000 as a number; in a label file it is a slip
+    if "_" in text:  # Python reads 1_000 as a number; in a label file it is a mistake
         return None
     if slip:
         message = f"line {line} {_cut(text)!r} {slip}; it is read as meant; write `class cx cy w h`"

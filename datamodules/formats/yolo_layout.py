@@ -67,7 +67,7 @@ def load(file: Path) -> dict[str, Any]:
         return _darknet(file)
     if file.stat().st_size > _MAX_BYTES:
         raise ValueError(
-            f"{file} is larger than {_MAX_BYTES} bytes; names of classes are shorter, look what it is"
+            f"{file} is larger than {_MAX_BYTES} bytes; names of classes take less; check which file it is"
         )
     content = parse_yaml(read_text(file), str(file), as_text=_AS_WRITTEN, most_bytes=_MAX_BYTES)
     if not isinstance(content, dict):

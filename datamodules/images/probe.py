@@ -106,7 +106,7 @@ def probe(data: bytes) -> Probe:
 
 
 def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:
-    """Grey pixels, or None and libjpeg's complaint, which PIL swallows while it decodes on with garbage."""
+    """Grey pixels, or None and libjpeg's warning, which PIL drops while it goes on with wrong pixels."""
     try:
         pixels = simplejpeg.decode_jpeg(
             data, colorspace="GRAY", min_height=_SMALLEST, min_width=_SMALLEST, min_factor=1, strict=True
@@ -150,7 +150,7 @@ def probe_file(store: ImageStore, name: str) -> Probe:
     """Probes one file of a store; if it cannot be read, the probe's `error` says why.
 
     Raises:
-        StoreError: the way to the file is at fault, not the file.
+        StoreError: the store could not hand out the file, which says nothing about the file itself.
     """
     try:
         return probe(store.read(name))
@@ -205,7 +205,7 @@ def _deaf() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # its own start would let the signal through again
+    resource_tracker.ensure_running()  # started later it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

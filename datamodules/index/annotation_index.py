@@ -234,7 +234,7 @@ def _update_with_outlines(digest: hashlib._Hash, index: AnnotationIndex) -> None
     assert index.rows is not None
     outlines = index.columns.outlines.take(ragged(index.columns.offsets, index.rows)[0])
     if not len(outlines.coordinates) and not len(outlines.rle_bytes):
-        return  # the digest of a set without outlines
+        return  # then the digest is that of a set without outlines
     for column in vars(outlines).values():
         digest.update(np.ascontiguousarray(column).data)
 

@@ -71,7 +71,7 @@ def open_columns(path: str) -> Columns:
         if reader.num_record_batches != 1:
             raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
         batch = reader.get_batch(0)
-        batch.validate()  # before anything is taken out: lengths of buffers, ends of offsets
+        batch.validate()  # lengths of buffers and ends of offsets, before anything is read from them
         if any(_nulls(column) for column in batch.columns):
             raise ValueError("it has empty places")
         return _columns_of(batch, path)

@@ -177,7 +177,7 @@ class IndexBuilder:
             self.fault(verdict.severity, verdict.kind, where, annotation_id, verdict.message, verdict.box)
 
     def add_objects(self, block: ObjectBlock, *, file: Path | str = "") -> None:
-        """Many annotations, as `add_object` would take them one by one."""
+        """Adds many annotations, with the same result as `add_object` for each."""
         if not len(block.image_ids):
             return
         rows, sizes = self._looked_up(block.image_ids)

@@ -12,7 +12,7 @@ class StoreError(OSError):
 
 
 class ImageStore(Protocol):
-    """Hands out the bytes of an image by its name in an index. Pickles small: workers are spawned with it."""
+    """Hands out the bytes of an image by its name in an index. Its pickle is small: each worker process gets one."""
 
     def read(self, name: str) -> bytes:
         """The file's bytes.
@@ -41,5 +41,5 @@ class Folder:
         return path.read_bytes()
 
     def where(self, name: str) -> str:
-        """Its path."""
+        """The path of the file."""
         return str(Path(self.root, name))

@@ -46,7 +46,7 @@ class SortedObjects(NamedTuple):
 
 
 class ObjectColumns:
-    """Grows by single objects and by blocks of them."""
+    """The columns of the objects that are kept; single objects and blocks of them are added at the end."""
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch

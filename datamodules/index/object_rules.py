@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
     severity: Severity
     kind: str
     message: str
-    box: Box | None = None  # of an object that is left out
+    box: Box | None = None  # of the object, where it is left out
 
 
 def judge_box(raw: object, size: tuple[int, int]) -> tuple[Box | None, Verdict | None]:

@@ -107,7 +107,9 @@ def _made(folder: Path, place: str, watch: Watch, build: Build) -> Source:
                 return source  # not kept: images outside the folder are not watched
             write_source(source, making / entry)
             if watch.record().facts != record.facts:
-                raise ValueError("the data set was changed while it was read; start again when it is at rest")
+                raise ValueError(
+                    "the data set was changed while it was read; start again when no program writes to it"
+                )
             shutil.rmtree(folder / entry, ignore_errors=True)  # damaged, or it would have been opened
             (making / entry).rename(folder / entry)
         finally:

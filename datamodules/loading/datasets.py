@@ -59,8 +59,9 @@ def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> A
 
 def with_codes(every: Annotations, kept: list[int], codes: Iterable[RLE]) -> Annotations:
     """The objects `kept` of an image, with a mask for each as COCO's run-length code."""
-    columns = (column[kept] for column in (every.boxes_xywh, every.areas, every.labels, every.crowd))
-    return Annotations(*columns, (len(kept),), tuple(codes))
+    return Annotations(
+        every.boxes_xywh[kept], every.areas[kept], every.labels[kept], every.crowd[kept], (len(kept),), tuple(codes)
+    )  # fmt: skip
 
 
 class Evaluated(NamedTuple):

@@ -64,7 +64,7 @@ def _checked(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[B
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise WorkerDiedError(
-                f"{str(error).rstrip('. ')}. If nobody ended it, the machine or container ran out of memory "
+                f"{str(error).rstrip('. ')}. Unless it was stopped, the machine or container ran out of memory "
                 f"(`dmesg` says so) or of shared memory (`docker run --shm-size`): lower num_workers "
                 f"({loader.num_workers}) or the batch size"
             ) from error

@@ -24,8 +24,8 @@ class RemoteFile:
         path: below the data set's address.
         parts: of the data set that need it.
         into: folder below the data set's, where it is put or unpacked.
-        size: bytes, None if nobody knows.
-        sha256: None if nobody knows.
+        size: bytes, None if it is not published.
+        sha256: None if it is not published.
         unpacks_to: bytes on disk per byte of the archive, about.
         nested: archives inside the archive, unpacked beside where they lie.
     """

@@ -1,4 +1,4 @@
-"""What all readers of formats that know classes by name share: they yield images, the rest happens here."""
+"""The part that readers of formats with named classes share: they yield images and objects, the rest is done here."""
 
 from __future__ import annotations
 

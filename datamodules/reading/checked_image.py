@@ -28,7 +28,7 @@ def add_checked_image(
     """
     verify_size = verify_size or (declared is not None and not 0 < min(declared) <= max(declared) < 1 << 31)
     if declared is not None and not verify_size and folder.holds(name):
-        # text, for making a Path costs more than everything else that is done for an image
+        # as text: making a Path takes longer than everything else that is done for an image
         builder.add_image(f"{folder.folder}/{name}", image_id, declared)
         return declared
     path, remark = folder.find(name)

@@ -31,7 +31,7 @@ class Mark(NamedTuple):
         crowd: whether it stands for a group.
         fraction: the box is in shares of the image's width and height, not in pixels.
         region: a part of the image that is to be ignored, of no class: it becomes a crowd of each class, so
-            that what a model finds there counts neither way.
+            that a detection in it is neither a true nor a false positive.
     """
 
     name: str
@@ -92,10 +92,10 @@ class Remarks:
 
 def split_of_file(file: Path, root: Path) -> str:
     """The split an annotation file is for: by its own name, else by the folders from it up to `root`."""
-    return told_split(file, root) or "train"
+    return named_split(file, root) or "train"
 
 
-def told_split(file: Path, root: Path) -> str | None:
+def named_split(file: Path, root: Path) -> str | None:
     """As `split_of_file`, but None if no name is that of a split."""
     names = [file.stem, *reversed(file.relative_to(root).parent.parts)]
     return next((split for split in map(split_of, names) if split), None)
@@ -194,7 +194,7 @@ def _ignored(records: Sequence[ImageRecord], root: Path) -> Iterable[Fault]:
         few = ", ".join(p.file for p in records[:_FEW]) + (", ..." if len(records) > _FEW else "")
         message = (
             f"{len(records)} x region to ignore, which is no object; it becomes a crowd of each class: not trained "
-            f"on, and what is found there counts neither way; nothing to do ({few})"
+            f"on, and a detection in it is neither a true nor a false positive; nothing to do ({few})"
         )
         yield Fault("note", "ignore_region", shown_path(records[0].source, root), None, message)
 

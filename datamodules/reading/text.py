@@ -27,7 +27,7 @@ _MOST = 1 << 16  # bytes of text outside ASCII that code pages are compared on
 _WORD = re.compile(r"[^\W\d_]+")
 _DECLARED = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.:-]*)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml.*?\?>", re.DOTALL)
-_ODD_LETTERS = frozenset("ƒªºˆ")  # letters by name that no word of a class or a file has
+_ODD_LETTERS = frozenset("ƒªºˆ")  # Unicode calls them letters, but no name of a class or a file has them
 
 
 def decode_text(data: bytes) -> str:
@@ -127,7 +127,11 @@ def _plausible(data: bytes, page: str) -> str | None:
         word = match[0]
         if word.isascii():
             continue
-        if len({_script(c) for c in word}) > 1 or not _ODD_LETTERS.isdisjoint(word) or _shouts_within(word):
+        if (
+            len({_script(c) for c in word}) > 1
+            or not _ODD_LETTERS.isdisjoint(word)
+            or _capital_after_small(word)
+        ):
             return None
         seen += sum(not c.isascii() for c in word)
         if seen > _MOST:
@@ -141,7 +145,7 @@ def _script(letter: str) -> str:
     return "JAPANESE" if name in ("HIRAGANA", "KATAKANA") else name
 
 
-def _shouts_within(word: str) -> bool:
+def _capital_after_small(word: str) -> bool:
     """Whether a capital outside ASCII follows a small letter: no language does so, a wrong code page does."""
     return any(b.isupper() and not b.isascii() and a.islower() for a, b in pairwise(word))
 

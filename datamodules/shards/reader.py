@@ -2,7 +2,7 @@
 
 Access is map-style: an image is found by its name in a memory-mapped table and read by one positioned
 read, so order, samples and results are those of the plain files. Every image is checked against the crc32
-it was packed with, for PIL decodes damaged JPEG data to grey areas without an error.
+it was packed with, because PIL decodes damaged JPEG data to grey areas without an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class ShardSource(Protocol):
-    """Reads ranges of shards. Its pickle is small, for each worker gets one."""
+    """Reads ranges of shards. Its pickle is small, because each worker process gets one."""
 
     def read(self, shard: str, offset: int, length: int) -> bytes:
         """The bytes [offset, offset + length) of a shard."""
@@ -108,7 +108,7 @@ class ShardStore:
         )
 
     def where(self, name: str) -> str:
-        """Shard and name."""
+        """The shard of the image and its name, for a message."""
         return f"{self._source.where(self._shards[self._find(name)[0]])}:{name}"
 
     def fill_cache(self, rank: int, world_size: int) -> threading.Event | None:

@@ -93,7 +93,7 @@ class RemoteFolder:
         """Fetches the whole file to `target` and checks it; goes on where an interrupted fetch ended.
 
         The caller holds a lock on `target`. A file with another hash is fetched anew, all of it, since
-        nobody can say which of its blocks is the bad one.
+        the hash does not tell which of its blocks is damaged.
 
         Raises:
             StoreError: the file cannot be had, or has another hash at every attempt; names both hashes.
@@ -159,7 +159,7 @@ class RemoteFolder:
             except NoRangesError:
                 raise
             except Exception as error:  # every file system raises other exceptions
-                silent = _nobody_answers(error)
+                silent = _no_server(error)
                 attempts = first_attempts if silent and first_attempts is not None else self.attempts
                 reason = f"nobody answers at {_host(self.address)}" if silent else self._reason(error)
                 if _is_final(error) or attempt + 1 >= attempts:
@@ -206,7 +206,7 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, _FINAL)
 
 
-def _nobody_answers(error: BaseException) -> bool:
+def _no_server(error: BaseException) -> bool:
     """Whether nothing listens at the address, or its name is not known; the cause may lie deeper."""
     seen: BaseException | None = error
     for _ in range(8):

@@ -106,7 +106,7 @@ class PermuteChannels(_Colors):
 
 @dataclass(frozen=True)
 class Invert(_Colors):
-    """The negative."""
+    """Each level v becomes 255 - v."""
 
     def on_tensor(self, placed: Placed) -> Placed:
         return placed._replace(image=TF.invert(placed.image))

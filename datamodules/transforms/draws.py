@@ -54,7 +54,7 @@ def uniform(random: Random, low: float, high: float) -> float:
 
 
 def one_of(random: Random, values: Sequence[_T]) -> _T:
-    """Each equally probable."""
+    """One of the values, each with the same probability."""
     return values[int(random.random() * len(values))]
 
 

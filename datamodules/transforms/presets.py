@@ -49,7 +49,7 @@ class Draw(NamedTuple):
 
     @property
     def random(self) -> Random:
-        """From its beginning at each call."""
+        """The random numbers of the image, from the first at each call."""
         return Random(self.seed)
 
     @property
@@ -110,7 +110,7 @@ class TrainTransform:
 
     @property
     def preset(self) -> Preset:
-        """By its name, which another process can be given."""
+        """The preset of this name; only the name is pickled for a worker process."""
         return PRESETS[self.name]
 
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:

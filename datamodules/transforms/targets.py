@@ -19,7 +19,7 @@ class ImageTargets(NamedTuple):
 
     labels: Tensor  # [n] int64, in the id space of the categories that were given
     boxes_xyxy: Tensor  # [n, 4] float32 pixels, inside the image
-    masks: Tensor | None = None  # [n, h, w] bool at the image's size; None where nobody asked for masks
+    masks: Tensor | None = None  # [n, h, w] bool at the image's size; None where masks were not asked for
 
     def only(self, kept: np.ndarray) -> ImageTargets:
         """The objects that `kept` [n] bool marks."""

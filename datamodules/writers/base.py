@@ -70,7 +70,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Writes what comes last."""
+        """Finishes the files, when all images are written."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Writes COCO json: annotations/instances_<split>.json and the images in <split>/. Holds everything."""
+"""Writes COCO json: annotations/instances_<split>.json and the images in <split>/. Loses nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CocoWriter:
         return self._root / split / name
 
     def add(self, split: str, image: LabelledImage) -> None:
-        """Ids, areas, crowds and outlines as they are."""
+        """Writes one image and its objects with their ids, areas, crowds and outlines."""
         height, width = image.size
         entry = {"id": image.image_id, "file_name": image.name, "width": width, "height": height}
         _append(self._images[split], entry, b'{"images": [')
@@ -52,7 +52,7 @@ class CocoWriter:
             _append(self._annotations[split], annotation, b"")
 
     def close(self) -> None:
-        """Joins the parts."""
+        """Appends the annotations to the images of each file."""
         for split, stream in self._images.items():
             part = self._annotations[split]
             part.seek(0)

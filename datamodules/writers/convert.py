@@ -223,7 +223,7 @@ def _read_back(source: Source, target: Target, part: Path, writer: Writer, skipp
             first = "; ".join(map(str, copy.faults[:3]))
             raise ValueError(
                 f"{split} was written with {images} images and {objects} objects and reads back with "
-                f"{counts[split][0]} and {counts[split][1]} ({first});  nothing is kept"
+                f"{counts[split][0]} and {counts[split][1]} ({first}); nothing is kept"
             )
     losses = {words: number for words, number in writer.losses.items() if number}
     return Conversion(target, counts, losses, sum(f.leaves_out for f in source.faults), {})

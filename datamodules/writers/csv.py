@@ -32,7 +32,7 @@ class CsvWriter(BoxWriter):
         return self._root / split / name
 
     def add(self, split: str, image: LabelledImage) -> None:
-        """Its rows, corners with all digits."""
+        """Writes the rows of one image, corners with all digits."""
         height, width = image.size
         rows = csv.writer(self._streams[split])
         objects = self.plain_objects(image, split)
@@ -44,6 +44,6 @@ class CsvWriter(BoxWriter):
             rows.writerow((image.name, width, height, "", "", "", "", ""))
 
     def close(self) -> None:
-        """Closes the tables."""
+        """Closes the files."""
         for stream in self._streams.values():
             stream.close()

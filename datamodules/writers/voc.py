@@ -26,7 +26,7 @@ class VocWriter(BoxWriter):
         return self._root / "JPEGImages" / name
 
     def add(self, split: str, image: LabelledImage) -> None:
-        """One xml; fractions of a pixel are written as such."""
+        """Writes one xml; fractions of a pixel are written as such."""
         height, width = image.size
         tree = ElementTree.Element("annotation")
         ElementTree.SubElement(tree, "filename").text = image.name
@@ -60,7 +60,7 @@ class VocWriter(BoxWriter):
             ElementTree.SubElement(box, word).text = str(int(value)) if value == int(value) else repr(value)
 
     def close(self) -> None:
-        """The lists of the splits."""
+        """Writes the lists of the splits."""
         for split, stems in self._stems.items():
             text = "".join(f"{stem}\n" for stem in stems)
             (self._root / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")

@@ -44,7 +44,7 @@ class YoloWriter:
         return self._root / "images" / split / name
 
     def add(self, split: str, image: LabelledImage) -> None:
-        """Rows with all digits."""
+        """Writes the label file of one image, numbers with all digits."""
         rows: dict[str, None] = {}
         kept = without_crowds(image, split, self.losses, self.dropped)
         unheld_areas(kept, self.losses)
@@ -100,7 +100,7 @@ class YoloWriter:
         return joined(parts)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Does nothing: every image was written whole."""
 
 
 def joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
