@@ -41,7 +41,7 @@ app.add_typer(data_app, name="data")
 runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
-TAKES_OVERRIDES = ("finetune", "fit", "validate", "test", "predict", "manifest")
+TAKES_OVERRIDES = ("finetune", "fit", "plan", "validate", "test", "predict", "manifest")
 
 Configs = Annotated[
     list[str] | None,
@@ -132,6 +132,48 @@ def fit(
         config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, console=console
     )
     console.result(run.document)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Recipe: a path, such as run/recipe.yaml, or a name such as rt_detr/r18_coco_72e."
+        ),
+    ],
+    devices: Annotated[int | None, typer.Option("--devices", min=1, help="Most of a machine.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Of one GPU, e.g. 24GB; default: those of this machine.")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-size", help="Most images a device takes at a time, or auto: what its memory holds."
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Of the training set, where it is not at hand.")
+    ] = None,
+    step_seconds: Annotated[
+        float | None,
+        typer.Option("--step-seconds", min=0.0, help="Of an optimizer step, measured elsewhere."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Train a few steps for memory and time.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """How a recipe trains on your devices as published, or why it cannot, and what that costs."""
+    from zoo.runs.plan import plan as plan_recipe
+
+    console = Console(as_json)
+    found = plan_recipe(
+        recipe, devices=devices, memory=memory, batch_size=batch_size, images=images, step_seconds=step_seconds,
+        measure=measure, overrides=context.obj, console=console,
+    )  # fmt: skip
+    console.result(found.document())
 
 
 @app.command()
