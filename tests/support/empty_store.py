@@ -8,7 +8,8 @@ from zoo.tracking.backend import connect, resolve_store
 
 
 @functools.cache
-def _empty_database() -> bytes:
+def empty_database() -> bytes:
+    """The file's content."""
     with tempfile.TemporaryDirectory() as folder:
         connect(resolve_store(folder))
         return Path(folder, "mlflow.db").read_bytes()
@@ -17,4 +18,4 @@ def _empty_database() -> bytes:
 def put_empty_store(root: Path) -> None:
     """A store that holds nothing in the folder `root`, usually ./mlruns."""
     root.mkdir(parents=True)
-    (root / "mlflow.db").write_bytes(_empty_database())
+    (root / "mlflow.db").write_bytes(empty_database())

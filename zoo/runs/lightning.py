@@ -47,6 +47,7 @@ class ZooCLI(LightningCLI):
         callbacks: added to those of the recipe.
         with_tracker: False where nothing is trained.
         run_id: MLflow's, of the run that a resume goes on with.
+        local_id: that run's where MLflow's is not known.
         parts: what is built; the others are None.
         objects: options of the trainer that no recipe can hold; callbacks and plugins are added to those there are.
     """
@@ -58,13 +59,14 @@ class ZooCLI(LightningCLI):
         callbacks: list[Callback],
         with_tracker: bool = True,
         run_id: str | None = None,
+        local_id: str | None = None,
         parts: Collection[str] = ("model", "data", "trainer"),
         objects: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = folder
         self._callbacks = callbacks
         self._with_tracker = with_tracker
-        self._run_id = run_id
+        self._run_id, self._local_id = run_id, local_id
         self._parts = parts
         self._objects = dict(objects or {})
         quiet()
@@ -127,6 +129,7 @@ class ZooCLI(LightningCLI):
                 experiment=tracking.experiment,
                 run_name=tracking.run_name,
                 run_id=self._run_id or tracking.run_id,
+                local_id=self._local_id,
             )
         elif not self._with_tracker:
             kwargs["logger"] = False

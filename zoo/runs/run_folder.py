@@ -16,7 +16,7 @@ from zoo.runs.console import is_rank_zero, quoted
 
 RUNS = Path("mlruns", "checkpoints")
 RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"  # MLflow's id of the run, so that a resume continues it
+RUN_FILE = "run.json"  # MLflow's id of the run, and the one it had before, so that a resume continues it
 LAST_FILE = "last.ckpt"
 METRICS_FILE = "metrics.json"
 LOCK_FILE = ".run.lock"

@@ -14,10 +14,10 @@ def sync(root: Path | None, tracking_uri: str | None, console: Console) -> dict[
     Raises:
         ConnectionError: the server still does not answer; says how many records wait.
     """
-    from zoo.tracking.logger import replay_spool
+    from zoo.tracking.spool import replay_spool
 
     report = replay_spool(root, tracking_uri)
-    console.say(f"sent        {report.sent} records of {len(report.run_ids)} runs")
+    console.say(f"sent        {report.sent} records of {len(report.run_ids)} runs to {report.store}")
     for run_id in report.run_ids:
         console.say(f"run         {run_id}")
     if report.waiting:

@@ -91,8 +91,8 @@ def _train(
     history = History()
     schema.check(recipe)
     refuse_missing_data(recipe)
-    run_id = None if resume is None else run_of(folder)
-    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], run_id=run_id)
+    ids = {} if resume is None else {"run_id": run_of(folder), "local_id": run_of(folder, "local_id")}
+    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], **ids)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     data.setup("fit")
@@ -193,8 +193,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     tracker.set_tags({"zoo.hardware": hardware(trainer)})
     for picture in folder.glob("*.png"):
         tracker.log_figure_file(picture)
-    if tracker.run_id is not None:
-        write_json(folder / RUN_FILE, {"mlflow_run": tracker.run_id})
+    write_json(folder / RUN_FILE, {"mlflow_run": tracker.run_id, "local_id": tracker.local_id})
 
 
 def score_last_steps(
@@ -261,12 +260,13 @@ def hardware(trainer: Trainer) -> str:
     )
 
 
-def run_of(folder: Path) -> str | None:
-    """MLflow's id of the run that the folder belongs to, if that can still be read."""
+def run_of(folder: Path, key: str = "mlflow_run") -> str | None:
+    """MLflow's id of the run that the folder belongs to, or its `local_id`, if that can still be read."""
     try:
-        return str(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["mlflow_run"])
+        noted = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    return noted if isinstance(noted, str) else None
 
 
 def _of_total(trainer: Trainer) -> str:

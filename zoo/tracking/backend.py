@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
+from zoo.tracking import database
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -80,8 +82,11 @@ def connect(store: TrackingStore) -> MlflowClient:
     from mlflow.exceptions import MlflowException
 
     # MLflow puts its own handlers and levels in place when imported
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
+    for name in ("alembic", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # it prints a traceback of each database that is locked or full, beside raising it
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of every retry
     if store.uri.startswith("sqlite:"):
         return _open_database(store)
     try:
@@ -95,21 +100,33 @@ def connect(store: TrackingStore) -> MlflowClient:
 
 def _open_database(store: TrackingStore) -> MlflowClient:
     """Raises OSError if the database cannot be made, read or written: a full disk, another MLflow's schema."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     store.root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(store.root / ".mlflow.lock"):
-            client = MlflowClient(store.uri, registry_uri=store.uri)
-            client.search_experiments(max_results=1)
+            file = make_url(store.uri).database
+            if file and file != ":memory:":
+                Path(file).absolute().parent.mkdir(parents=True, exist_ok=True)
+                database.prepare(Path(file).absolute(), _touch)
+            client = _touch(store.uri)
             if store.embedded:
                 follow_move(store)
         return client
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConnectionError(f"the store {store.uri} cannot be used: {reason}") from error
+
+
+def _touch(uri: str) -> MlflowClient:
+    """A client of a database, which MLflow makes if it is not there."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
 
 
 def follow_move(store: TrackingStore) -> None:
@@ -119,26 +136,26 @@ def follow_move(store: TrackingStore) -> None:
     of new ones are written below the path where the project used to be.
     """
     here = store.root.as_uri()
-    with closing(sqlite3.connect(store.root / "mlflow.db", timeout=30)) as database:
-        known = [row[0] for row in database.execute("SELECT DISTINCT artifact_location FROM experiments")]
+    with closing(sqlite3.connect(store.root / "mlflow.db", timeout=30)) as tables:
+        known = [row[0] for row in tables.execute("SELECT DISTINCT artifact_location FROM experiments")]
         ending = f"/{quote(store.root.name)}/artifacts"
         moved = {p.removesuffix("/artifacts") for p in known if p.endswith(ending)} - {here}
         if not moved:
             return
-        with database:
+        with tables:
             for old in moved:
                 was, now = unquote(urlsplit(old).path), str(store.root)
                 for table, column in _PLACES:
-                    _replace_start(database, table, column, old + "/", here + "/")
-                    _replace_start(database, table, column, was + "/", now + "/")
-                _replace_start(database, "tags", "value", was + "/", now + "/", "AND key = 'zoo.checkpoint'")
+                    _replace_start(tables, table, column, old + "/", here + "/")
+                    _replace_start(tables, table, column, was + "/", now + "/")
+                _replace_start(tables, "tags", "value", was + "/", now + "/", "AND key = 'zoo.checkpoint'")
 
 
 def _replace_start(
-    database: sqlite3.Connection, table: str, column: str, old: str, new: str, condition: str = ""
+    tables: sqlite3.Connection, table: str, column: str, old: str, new: str, condition: str = ""
 ) -> None:
     """Table, column and condition come from this file; `old` and `new` are values."""
-    database.execute(
+    tables.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? {condition}",
         (new, len(old) + 1, len(old), old),
     )

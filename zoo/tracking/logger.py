@@ -1,7 +1,9 @@
 """MLflow as a Lightning logger that never stops a training.
 
-What a dead server misses is spooled to `mlruns/spool/*.jsonl` and replayed later, by `finalize` if the
-server is back by then, else by `replay_spool`. Live writes and replays run through the same `_apply`.
+What a server misses, or does not confirm in time, is spooled to `mlruns/spool/*.jsonl` and replayed later, by
+`finalize` if the server is back by then, else by `replay_spool`. Live writes and replays run through the same
+`apply`. A record may so reach MLflow twice, which changes nothing: MLflow keeps a metric once for its time, step and
+value, parameters, tags and files by their names; and a run is looked for by its tag before it is created again.
 """
 
 from __future__ import annotations
@@ -12,39 +14,51 @@ import json
 import logging
 import os
 import re
-import shutil
+import shlex
 import socket
 import sys
 import time
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from zoo.contract.labels import LabelMap
-from zoo.storage.durable import write_atomically
-from zoo.tracking.backend import DEFAULT_EXPERIMENT, TrackingStore, connect, experiment_id, resolve_store
+from zoo.tracking.backend import DEFAULT_EXPERIMENT, TrackingStore, connect, resolve_store
+from zoo.tracking.deadline import Deadline
 from zoo.tracking.lineage import git_state
+from zoo.tracking.spool import (
+    LOCAL_ID,
+    Record,
+    Spool,
+    apply,
+    create_run,
+    failures,
+    first_line,
+    has_run,
+    is_refusal,
+    short,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-Record = dict[str, Any]
+_T = TypeVar("_T")
 _FIRST_REST, _LONGEST_REST = 30.0, 600.0  # seconds without a call after a failed one; doubles
+# seconds that a call is waited for; files are sent before the first step and after the last
+_PATIENCE, _PATIENCE_FOR_FILES = 2.0, 10.0
+_LONGEST_FINISH = 10.0  # seconds of replaying at the end of a run; what is left waits for `zoo runs sync`
 _LONGEST_PARAM = 6000  # MLflow cuts what is longer; recipe.yaml holds it in full
+_REPLACED = ("params", "tags", "status")  # a later one replaces an earlier one, so they are kept in order
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-# the server refused the call: repeating it cannot help
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 
 
 class MLflowTracker(Logger):
@@ -55,6 +69,7 @@ class MLflowTracker(Logger):
         run_name: shown by MLflow; it invents one otherwise.
         run_id: resume this run; its status becomes RUNNING again. One that the store does not have, because
             it is another machine's or folder's, is replaced by a new run, with a warning.
+        local_id: `local_id` of the tracker whose run is resumed: finds it where `run_id` was never known.
         root: folder of the embedded store and of the spool; `./mlruns` by default.
         tracking_uri: a server; MLFLOW_TRACKING_URI by default, else the embedded store.
         tags: tags of a new run, beside those of the code's git commit.
@@ -68,6 +83,7 @@ class MLflowTracker(Logger):
         experiment: str = DEFAULT_EXPERIMENT,
         run_name: str | None = None,
         run_id: str | None = None,
+        local_id: str | None = None,
         root: str | None = None,
         tracking_uri: str | None = None,
         tags: dict[str, str] | None = None,
@@ -81,8 +97,9 @@ class MLflowTracker(Logger):
         self._started = False
         self._tags = {**_code_tags(), **(tags or {})}
         self._connection: MlflowClient | None = None
+        self._deadline = Deadline()
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
-        self._spool = Spool(self.store.root, uuid.uuid4().hex)
+        self._spool = Spool(self.store.root, local_id or uuid.uuid4().hex)
         self._checkpoint_tag = ""
         self._dropped = False  # whether records were lost because no place could keep them
 
@@ -107,7 +124,7 @@ class MLflowTracker(Logger):
     def experiment(self) -> MLflowTracker:
         """Starts the run; Lightning touches this before a fit."""
         if getattr(rank_zero_only, "rank", 0) == 0:
-            self._guard(self._start, spool=None)
+            self._guard(lambda: self._in_time(self._start), spool=None)
         return self
 
     @rank_zero_only
@@ -135,9 +152,10 @@ class MLflowTracker(Logger):
         if status == "failed" and isinstance(sys.exc_info()[1], SIGTERMException | KeyboardInterrupt):
             status = "killed"
         value = _STATUS.get(status, "FAILED")
+        if self._spool.path.exists():
+            self._rest_until = 0.0  # the last occasion: a server that was started again gets everything now
+            self._guard(self._replay, spool=None)
         self._write({"kind": "status", "status": value, "time": int(time.time() * 1000)})
-        if self._run_id is not None and self._spool.path.exists() and time.monotonic() >= self._rest_until:
-            self._guard(lambda: self._spool.replay(self._client(), self.store), spool=None)
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -153,6 +171,11 @@ class MLflowTracker(Logger):
     def run_id(self) -> str | None:
         """MLflow's run id; None on other ranks, and while the server cannot be reached."""
         return self.experiment._run_id
+
+    @property
+    def local_id(self) -> str:
+        """Names the run where the server does not, or does not yet."""
+        return self._spool.local_id
 
     @property
     def is_offline(self) -> bool:
@@ -225,20 +248,49 @@ class MLflowTracker(Logger):
             assert self._run_id is not None
             return self._run_id
         client = self._client()
-        if self._run_id is None:
-            self._run_id = _create_run(client, self.store, self._experiment_name, self._run_name, self._tags)
-        elif self._resumed and not _resume_run(client, self._run_id):
+        run_id = self._run_id
+        if run_id is not None and self._resumed and not _resume_run(client, run_id):
             log.warning(
                 "the MLflow run %s is not at %s; a new run is begun. The training goes on",
-                self._run_id, self.store.uri,
+                run_id, self.store.uri,
             )  # fmt: skip
-            self._run_id = _create_run(client, self.store, self._experiment_name, self._run_name, self._tags)
+            run_id = None
+        if run_id is None:
+            tags = {**self._tags, LOCAL_ID: self._spool.local_id}
+            run_id = create_run(client, self.store, self._experiment_name, self._run_name, tags)
+        self._run_id = run_id
         self._started = True
-        self._spool.note_run(self._run_id)
-        return self._run_id
+        self._spool.note_run(run_id)
+        return run_id
 
     def _write(self, record: Record) -> None:
-        self._guard(lambda: _apply(self._client(), self._start(), record), spool=record)
+        if record["kind"] in _REPLACED and self._spool.path.exists():
+            self._keep(record)
+            return
+        patience = _PATIENCE_FOR_FILES if record["kind"] in ("artifact", "text") else _PATIENCE
+        self._guard(lambda: self._in_time(lambda: self._send(record), patience), spool=record)
+
+    def _send(self, record: Record) -> None:
+        """Writes a record; into a new run if the store has the old one no longer."""
+        try:
+            apply(self._client(), self._start(), record)
+        except failures() as error:
+            if not is_refusal(error) or self._run_id is None or has_run(self._client(), self._run_id):
+                raise
+            self._started, self._resumed = False, True
+            apply(self._client(), self._start(), record)
+
+    def _in_time(self, call: Callable[[], _T], seconds: float = _PATIENCE) -> _T:
+        """What `call` returns, unless a server takes longer; the database of this machine is waited for."""
+        self._client()  # imports, and makes the database: not to be counted
+        if self.store.uri.startswith("sqlite:"):
+            return call()
+        return self._deadline.call(call, seconds)
+
+    def _replay(self) -> None:
+        self._in_time(self._start)
+        end = time.monotonic() + _LONGEST_FINISH
+        self._spool.replay(self._client(), self.store, self._in_time, end)
 
     def _guard(self, call: Callable[[], Any], spool: Record | None) -> None:
         """Runs `call`, or spools `spool`, if MLflow fails or failed a short while ago."""
@@ -247,14 +299,14 @@ class MLflowTracker(Logger):
             return
         try:
             call()
-        except _failures() as error:
-            if _is_refusal(error):
-                log.error("MLflow refused a record and it is not logged: %s (%s)", error, _short(spool))
+        except failures() as error:
+            if is_refusal(error):
+                log.error("MLflow refused a record and it is not logged: %s (%s)", error, short(spool))
                 return
             log.warning(
                 "MLflow at %s does not answer (%s). The training goes on; records are kept in %s until it "
-                "does, and `zoo.tracking.logger.replay_spool` sends them later.",
-                self.store.uri, _first_line(error), self._spool.path,
+                "does, or until they are sent with: zoo runs sync --root %s",
+                self.store.uri, first_line(error), self._spool.path, shlex.quote(str(self.store.root)),
             )  # fmt: skip
             self._rest_until = time.monotonic() + self._rest_seconds
             self._rest_seconds = min(2 * self._rest_seconds, _LONGEST_REST)
@@ -268,7 +320,7 @@ class MLflowTracker(Logger):
             header = {
                 "kind": "run", "experiment": self._experiment_name, "run_name": self._run_name,
                 "tags": self._tags, "run_id": self._run_id,
-                "host": socket.gethostname(), "pid": os.getpid(),
+                "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(),
             }  # fmt: skip
             try:
                 self._spool.append(record, header)
@@ -276,130 +328,9 @@ class MLflowTracker(Logger):
                 if not self._dropped:
                     log.warning(
                         "records cannot be kept in %s either (%s) and are dropped. The training goes on",
-                        self._spool.path, _first_line(error),
+                        self._spool.path, first_line(error),
                     )  # fmt: skip
                 self._dropped = True
-
-
-@dataclass(frozen=True)
-class ReplayReport:
-    """What a replay did: records sent, records still waiting, and the runs they belong to."""
-
-    sent: int
-    waiting: int
-    run_ids: tuple[str, ...]
-
-
-def replay_spool(root: str | Path | None = None, tracking_uri: str | None = None) -> ReplayReport:
-    """Sends the records that no server received; spools of processes that still run are left to them.
-
-    Raises:
-        ConnectionError: if the server does not answer; what was not sent stays in the spool.
-    """
-    store = resolve_store(root, tracking_uri)
-    spools = [Spool(store.root, path.stem) for path in sorted((store.root / "spool").glob("*.jsonl"))]
-    spools = [spool for spool in spools if not spool.is_in_use()]
-    sent, runs = 0, []
-    for spool in spools:
-        try:
-            run_id, count = spool.replay(connect(store), store)
-        except _failures() as error:
-            waiting = sum(s.waiting() for s in spools)
-            raise ConnectionError(
-                f"MLflow at {store.uri} does not answer ({_first_line(error)}); {sent} records sent, "
-                f"{waiting} still wait in {store.root / 'spool'}. Try again when the server is up."
-            ) from error
-        sent += count
-        runs.append(run_id)
-    return ReplayReport(sent, sum(s.waiting() for s in spools), tuple(runs))
-
-
-class Spool:
-    """The records of one run on disk: a header line, then one JSON object a record."""
-
-    def __init__(self, root: Path, local_id: str) -> None:
-        self.local_id = local_id
-        self.path = root / "spool" / f"{local_id}.jsonl"
-        self._files = root / "spool" / f"{local_id}.files"
-        self._lock = FileLock(root / "spool" / f".{local_id}.lock")
-
-    def append(self, record: Record, header: Record) -> None:
-        """Adds a record; an artifact is copied, since its file may be gone at the replay."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            if record["kind"] == "artifact":
-                record = {**record, "path": str(self._copy(Path(record["path"])))}
-            size = self.path.stat().st_size if self.path.exists() else 0
-            text = "".join(json.dumps(line) + "\n" for line in [*([] if size else [header]), record])
-            try:
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError:
-                if self.path.exists():  # the next record must not begin behind half of this one
-                    os.truncate(self.path, size)
-                raise
-
-    def note_run(self, run_id: str) -> None:
-        """Records, for a later replay, to which run the waiting records belong."""
-        if self.path.exists():
-            with self._lock:
-                header, records = self._read()
-                self._rewrite({**header, "run_id": run_id}, records)
-
-    def waiting(self) -> int:
-        """Number of records."""
-        return len(self._read()[1]) if self.path.exists() else 0
-
-    def is_in_use(self) -> bool:
-        """Whether its writer is another process that still runs on this machine."""
-        header, _ = self._read()
-        if header.get("host") != socket.gethostname() or header.get("pid") == os.getpid():
-            return False
-        return Path(f"/proc/{header.get('pid')}").exists()
-
-    def replay(self, client: MlflowClient, store: TrackingStore) -> tuple[str, int]:
-        """Sends the records in order, removing each as it is sent; returns (run id, number sent)."""
-        with self._lock:
-            header, records = self._read()
-            run_id = header["run_id"]
-            if run_id is None or not _has_run(client, run_id):
-                tags = {**header["tags"], "zoo.offline_id": self.local_id}
-                run_id = _create_run(client, store, header["experiment"], header["run_name"], tags)
-                self._rewrite({**header, "run_id": run_id}, records)
-            for position, record in enumerate(records):
-                try:
-                    _apply(client, run_id, record)
-                except _failures() as error:
-                    if not _is_refusal(error):
-                        self._rewrite({**header, "run_id": run_id}, records[position:])
-                        raise
-                    log.error("MLflow refused a record and it is not logged: %s (%s)", error, _short(record))
-            self.path.unlink()
-            shutil.rmtree(self._files, ignore_errors=True)
-        return run_id, len(records)
-
-    def _copy(self, source: Path) -> Path:
-        target = self._files / uuid.uuid4().hex[:8] / source.name
-        target.parent.mkdir(parents=True)
-        return Path(shutil.copy2(source, target))
-
-    def _read(self) -> tuple[Record, list[Record]]:
-        lines = [json.loads(line) for line in _whole_lines(self.path.read_text(encoding="utf-8"))]
-        if not lines:  # killed in its very first write: nothing was kept, nothing is sent
-            return {
-                "kind": "run",
-                "run_id": None,
-                "experiment": DEFAULT_EXPERIMENT,
-                "run_name": None,
-                "tags": {},
-            }, []
-        return lines[0], lines[1:]
-
-    def _rewrite(self, header: Record, records: list[Record]) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in [header, *records])
-        write_atomically(self.path, lines.encode())
 
 
 def metric_key(name: str) -> str:
@@ -420,56 +351,14 @@ def _warn_renamed(name: str, clean: str) -> None:
     log.warning("MLflow does not allow the name %r; it is logged as %r", name, clean)
 
 
-def _apply(client: MlflowClient, run_id: str, record: Record) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    kind = record["kind"]
-    if kind == "metrics":
-        metrics = [Metric(k, v, record["time"], record["step"]) for k, v in record["values"].items()]
-        client.log_batch(run_id, metrics=metrics)
-    elif kind == "params":
-        known = client.get_run(run_id).data.params  # a parameter can never change
-        new = [Param(k, v) for k, v in record["values"].items() if k not in known]
-        changed = [RunTag(f"changed/{k}", v) for k, v in record["values"].items() if known.get(k, v) != v]
-        client.log_batch(run_id, params=new, tags=changed)
-    elif kind == "tags":
-        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
-    elif kind == "artifact":
-        client.log_artifact(run_id, record["path"], record["folder"] or None)
-    elif kind == "text":
-        client.log_text(run_id, record["text"], record["name"])
-    elif kind == "status":
-        client.set_terminated(run_id, record["status"], end_time=record["time"])
-    else:
-        raise AssertionError(f"unknown record kind {kind}")
-
-
-def _create_run(
-    client: MlflowClient, store: TrackingStore, experiment: str, run_name: str | None, tags: Mapping[str, str]
-) -> str:
-    run = client.create_run(experiment_id(client, store, experiment), tags=dict(tags), run_name=run_name)
-    return str(run.info.run_id)
-
-
 def _resume_run(client: MlflowClient, run_id: str) -> bool:
     """Marks the run as running again; False if the store has no such run, or holds it as deleted."""
-    if not _has_run(client, run_id):
+    if not has_run(client, run_id):
         return False
     client.update_run(run_id, status="RUNNING")
     attempt = int(client.get_run(run_id).data.tags.get("zoo.attempt", "1")) + 1
     client.set_tag(run_id, "zoo.attempt", str(attempt))
     return True
-
-
-def _has_run(client: MlflowClient, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if _is_refusal(error):
-            return False
-        raise
 
 
 def _code_tags() -> dict[str, str]:
@@ -489,28 +378,3 @@ def _flat_scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
         elif isinstance(value, str | int | float | bool):
             flat[name] = value
     return flat
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """Errors of a store that is down: MLflow's own, those of sockets and of SQLite."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, OSError, SQLAlchemyError
-
-
-def _is_refusal(error: BaseException) -> bool:
-    return getattr(error, "error_code", None) in _REFUSALS
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _short(record: Record | None) -> str:
-    return str(record)[:200]
-
-
-def _whole_lines(text: str) -> list[str]:
-    """Complete lines: a process killed while writing leaves an incomplete last one."""
-    return text.split("\n")[:-1]

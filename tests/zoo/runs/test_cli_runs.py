@@ -27,7 +27,7 @@ def test_what_waited_is_sent_once(capsys):
     run = connect(resolve_store()).get_run(first["runs"][0])
     assert (run.data.metrics, run.info.status) == ({"a": 1.0, "b": 2.0}, "FINISHED")
     assert run_command(["runs", "sync"]) == 0
-    assert "sent        0 records of 0 runs" in capsys.readouterr().out
+    assert "sent        0 records of 0 runs to sqlite:" in capsys.readouterr().out
 
 
 def test_a_server_that_is_still_dead_is_one_line_and_nothing_is_lost(capsys):

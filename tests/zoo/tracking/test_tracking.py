@@ -19,7 +19,8 @@ from zoo.contract.labels import LabelMap
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.tracking.backend import connect, experiment_id, resolve_store
 from zoo.tracking.lineage import git_state
-from zoo.tracking.logger import MLflowTracker, metric_key, replay_spool
+from zoo.tracking.logger import MLflowTracker, metric_key
+from zoo.tracking.spool import replay_spool
 
 DEAD = "http://127.0.0.1:9"
 
@@ -129,7 +130,7 @@ def _full(*arguments, **keywords):
 
 def test_records_that_can_be_kept_nowhere_are_dropped_with_one_warning(place, monkeypatch, caplog):
     monkeypatch.setattr("zoo.tracking.logger.connect", _full)
-    monkeypatch.setattr("zoo.tracking.logger.os.fsync", _full)
+    monkeypatch.setattr("zoo.tracking.spool.os.fsync", _full)
     tracker = MLflowTracker()
     for step in range(3):
         tracker.log_metrics({"a": float(step)}, step=step)
