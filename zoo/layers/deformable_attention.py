@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from zoo.layers.onednn import PointwiseLinear
 from zoo.layers.precision import full
+
+Sampling = Literal["bilinear", "discrete"]
 
 
 def multi_scale_deformable_attention(
@@ -31,10 +33,7 @@ def multi_scale_deformable_attention(
     """
     # a place of 16 bits is pixels off; and weighted sums of samples lose what rounding each one loses
     value, locations, weights = full(value), [full(x) for x in locations], [full(x) for x in weights]
-    captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    dtypes = {x.dtype for x in (value, *locations, *weights)}
-    exact = dtypes in ({torch.float32}, {torch.float64})
-    if value.device.type == "cpu" and exact and not captured:
+    if _eager_on_cpu(value, *locations, *weights):
         return sample_rows(value, sizes, locations, weights)
     return sample_maps(value, sizes, locations, weights)
 
@@ -66,14 +65,50 @@ def sample_rows(
     The D channels of a pixel and head are a row in memory, so the four corners of all samples of a query
     are one sum of rows; grid_sample reads each channel on its own, and its samples are written out.
     """
-    batch, tokens, heads, width = value.shape
-    queries = locations[0].shape[1]
     pixels, shares = corners(sizes, locations, weights)
-    start = torch.arange(batch)[:, None, None, None] * (tokens * heads) + torch.arange(heads)[:, None]
-    index = pixels.long().mul_(heads).add_(start)
+    return sum_of_rows(value, pixels.long(), shares)
+
+
+def sample_nearest(
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Tensor:
+    """Weighted sum of the pixels next to each location, [B, Q, M*D]: RT-DETRv2's discrete sampling.
+
+    No gradient reaches the locations. As in the official code x is clamped to the height of the map, which
+    is its width too where the published models are used; in a map that is higher than wide, to its width.
+    Source: lyuwenyu/RT-DETR@068dfde rtdetrv2_pytorch/src/zoo/rtdetr/utils.py
+    """
+    value, shares = full(value), full(torch.cat(list(weights), -1))
+    pixels, start = [], 0
+    for (height, width), places in zip(sizes, locations, strict=True):
+        x = (places[..., 0] * width + 0.5).long().clamp(0, min(height, width) - 1)
+        y = (places[..., 1] * height + 0.5).long().clamp(0, height - 1)
+        pixels.append(y * width + x + start)
+        start += height * width
+    return sum_of_rows(value, torch.cat(pixels, -1), shares)
+
+
+def sum_of_rows(value: Tensor, pixels: Tensor, shares: Tensor) -> Tensor:
+    """[B, Q, M*D]: `value` [B, S, M, D] at `pixels` [B, Q, M, n] int64, times `shares` [B, Q, M, n], summed."""
+    batch, tokens, heads, width = value.shape
+    queries = pixels.shape[1]
+    image, head = (torch.arange(n, device=value.device) for n in (batch, heads))
+    start = image[:, None, None, None] * (tokens * heads) + head[:, None]
     rows = (batch * queries * heads, -1)
-    summed: Tensor = _SumOfRows.apply(value.reshape(-1, width), index.view(rows), shares.view(rows))
+    index = pixels.mul(heads).add_(start).view(rows)
+    table, shares = value.reshape(-1, width), shares.reshape(rows)
+    if _eager_on_cpu(value, shares):
+        summed: Tensor = _SumOfRows.apply(table, index, shares)
+    else:
+        summed = (table[index] * shares[..., None]).sum(1)
     return summed.view(batch, queries, heads * width)
+
+
+def _eager_on_cpu(*tensors: Tensor) -> bool:
+    """Full precision on a CPU, and not captured by what reads a graph."""
+    captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    exact = {x.dtype for x in tensors} in ({torch.float32}, {torch.float64})
+    return tensors[0].device.type == "cpu" and exact and not captured
 
 
 def corners(
@@ -133,17 +168,26 @@ class _SumOfRows(torch.autograd.Function):
 class DeformableAttention(nn.Module):
     """Attention of queries to a few points around their reference on each level.
 
-    `num_points` is the number on every level, or one for each.
+    `num_points` is the number on every level, or one for each; `discrete` sampling takes the nearest pixel, so
+    that offsets do not learn and are frozen.
 
     Sources: fundamentalvision/Deformable-DETR@11169a6 models/ops/modules/ms_deform_attn.py,
     lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py
     """
 
-    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        sampling: Sampling = "bilinear",
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
         self.num_heads = num_heads
+        self.sample = sample_nearest if sampling == "discrete" else multi_scale_deformable_attention
         self.points = [num_points] * num_levels if isinstance(num_points, int) else list(num_points)
         if len(self.points) != num_levels:
             raise ValueError(f"num_points ({self.points}) must have a number for each of {num_levels} levels")
@@ -151,6 +195,8 @@ class DeformableAttention(nn.Module):
         self.attention_weights = PointwiseLinear(dim, num_heads * sum(self.points))
         self.value_proj = PointwiseLinear(dim, dim)
         self.output_proj = PointwiseLinear(dim, dim)
+        if sampling == "discrete":
+            self.sampling_offsets.requires_grad_(False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -195,10 +241,7 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
         value = value.view(batch, -1, heads, dim // heads)
-        sampled = multi_scale_deformable_attention(
-            value, sizes, locations, weights.split(self.points, dim=-1)
-        )
-        return self.output_proj(sampled)
+        return self.output_proj(self.sample(value, sizes, locations, weights.split(self.points, dim=-1)))
 
 
 def sampling_locations(

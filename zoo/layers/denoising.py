@@ -30,6 +30,9 @@ class DenoisingConfig:
     box_noise: float
 
 
+EMPTY_BOX = (0.5, 0.5, 0.1, 0.1)  # of the padding in a step without objects, before its noise
+
+
 class DenoisingQueries(NamedTuple):
     """Noised objects as extra decoder queries, K of them: `groups` x (positives, negatives)."""
 
@@ -48,26 +51,38 @@ def contrastive_denoising(
     num_denoising: int,
     label_noise: float,
     box_noise: float,
+    empty_group: bool = False,
 ) -> DenoisingQueries | None:
     """Builds the denoising part of a micro-batch from the facts of its whole step.
 
     Group count and width come from the fullest image of the step: an image alone gets the same
     queries as in the undivided batch (padding queries are visible to the others, so width counts).
 
+    Args:
+        batch: with its step.
+        num_classes: width of the head; padding has this number as its label.
+        num_queries: see `DenoisingConfig`.
+        num_denoising: see `DenoisingConfig`.
+        label_noise: see `DenoisingConfig`.
+        box_noise: see `DenoisingConfig`.
+        empty_group: a step without objects gets one group of padding, which is background to the loss.
+
     Returns:
-        None when the step has no object at all, or `num_denoising` is 0.
+        None when `num_denoising` is 0, or the step has no object at all and gets no group.
     """
     step = batch.step
     if step is None:
         raise ValueError("denoising needs Batch.step, the facts of the whole optimizer step; training only")
-    width = step.max_count
-    if width == 0 or num_denoising == 0:
+    nothing = step.max_count == 0
+    if num_denoising == 0 or (nothing and not empty_group):
         return None
-    groups = max(1, num_denoising // width)
+    width = max(1, step.max_count)
+    groups = 1 if nothing else max(1, num_denoising // width)
     targets = batch.targets
     device = targets.labels.device
     labels = torch.full((len(batch), width), num_classes, dtype=torch.int64, device=device)
-    boxes = torch.zeros(len(batch), width, 4, dtype=targets.boxes.dtype, device=device)
+    padding = targets.boxes.new_tensor(EMPTY_BOX) if nothing else targets.boxes.new_zeros(4)
+    boxes = padding.repeat(len(batch), width, 1)
     slot = torch.cat([torch.arange(n) for n in targets.counts]).to(device, non_blocking=True)
     image = targets.image_index
     labels[image, slot] = targets.labels

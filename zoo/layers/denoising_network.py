@@ -27,6 +27,7 @@ class DenoisingNetwork(nn.Module):
     """
 
     title: ClassVar[str]  # in messages
+    empty_group: ClassVar[bool] = False  # see `contrastive_denoising`
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class DenoisingNetwork(nn.Module):
             num_denoising=config.num_denoising,
             label_noise=config.label_noise,
             box_noise=config.box_noise,
+            empty_group=self.empty_group,
         )
 
     def keep_in_graph(self, outputs: Outputs) -> Outputs:

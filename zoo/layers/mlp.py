@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -11,10 +12,18 @@ from zoo.layers.precision import autocast_dtype, autocast_to, full
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; in float32 also under autocast, for its results are coordinates."""
+    """Linear layers and activations; in float32 also under autocast, for its results are coordinates."""
 
-    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, num_layers: int) -> None:
+    def __init__(
+        self,
+        dim_in: int,
+        dim_hidden: int,
+        dim_out: int,
+        num_layers: int,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         dims = [dim_in, *[dim_hidden] * (num_layers - 1), dim_out]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
@@ -28,5 +37,5 @@ class MLP(nn.Module):
     def layered(self, x: Tensor) -> Tensor:
         """`forward` in the precision of `x`."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)

@@ -1,6 +1,7 @@
 """Queries selected from the tokens of an encoder (RT-DETR, arXiv 2304.08069, §4.3).
 
-Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py
+Sources, lyuwenyu/RT-DETR@068dfde: rtdetr_pytorch/src/zoo/rtdetr/rtdetr_decoder.py,
+rtdetrv2_pytorch/src/zoo/rtdetr/rtdetrv2_decoder.py
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ class Selection:
 def by_best_class(logits: Tensor, count: int) -> Tensor:
     """The tokens with the highest logit of any class."""
     return logits.max(-1).values.topk(count, dim=1).indices
+
+
+def by_any_class(logits: Tensor, count: int) -> Tensor:
+    """The tokens of the highest logits of all classes together: a token is chosen once a class."""
+    best = logits.flatten(1).topk(count, dim=1).indices
+    return torch.div(best, logits.shape[-1], rounding_mode="floor")
 
 
 def select_queries(

@@ -20,7 +20,7 @@ from zoo.layers.denoising import DenoisingConfig, DenoisingQueries
 from zoo.layers.hybrid_encoder import ConvNorm
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
-from zoo.layers.query_selection import Selection, select_queries
+from zoo.layers.query_selection import Choice, Selection, by_best_class, select_queries
 
 PRIOR = 0.01  # initial probability of every class, RetinaNet's focal prior
 
@@ -49,10 +49,16 @@ class RefiningConfig(DenoisingConfig):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, the family's cross-attention, feed-forward; post-norm, ReLU, no dropout."""
+    """Self-attention, the family's cross-attention, feed-forward; post-norm, no dropout."""
 
-    def __init__(self, config: RefiningConfig, make_cross_attention: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self,
+        config: RefiningConfig,
+        make_cross_attention: Callable[[], nn.Module],
+        activation: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         dim = config.dim
         self.self_attn = nn.MultiheadAttention(dim, config.num_heads, batch_first=True)
         self.norm1 = nn.LayerNorm(dim)
@@ -76,7 +82,7 @@ class DecoderLayer(nn.Module):
         attended = self.self_attn(located, located, content, attn_mask=blocked, need_weights=False)[0]
         content = self.norm1(content + attended)
         content = self.norm2(content + self.cross_attn(content + position, reference, memory, sizes))
-        return self.norm3(content + self.linear2(F.relu(self.linear1(content))))
+        return self.norm3(content + self.linear2(self.activation(self.linear1(content))))
 
 
 class DecoderStack(nn.Module):
@@ -95,6 +101,11 @@ class RefiningDecoder(nn.Module):
         num_classes: of the heads.
         config: sizes.
         make_cross_attention: (query [B, Q, dim], reference [B, Q, 4], memory [B, S, dim], sizes) -> [B, Q, dim].
+        activation: of the feed-forward parts, the box heads and the position of queries.
+        position: width of the hidden layers and number of all layers of the perceptron that makes that position;
+            None: (2 x dim, 2).
+        choose: which tokens become queries.
+        selects_objects: the encoder's head tells objects of any class, instead of the classes.
     """
 
     def __init__(
@@ -103,23 +114,32 @@ class RefiningDecoder(nn.Module):
         num_classes: int,
         config: RefiningConfig,
         make_cross_attention: Callable[[], nn.Module],
+        *,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        position: tuple[int, int] | None = None,
+        choose: Choice = by_best_class,
+        selects_objects: bool = False,
     ) -> None:
         super().__init__()
         dim, layers = config.dim, config.num_layers
         self.config = config
         self.num_classes = num_classes
+        self.choose, self.selects_objects = choose, selects_objects
         self.eval_layers = config.eval_layers
         self.input_proj = nn.ModuleList(ConvNorm(c, dim, 1) for c in channels)
-        self.decoder = DecoderStack([DecoderLayer(config, make_cross_attention) for _ in range(layers)])
+        self.decoder = DecoderStack(
+            [DecoderLayer(config, make_cross_attention, activation) for _ in range(layers)]
+        )
         self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
         if config.learned_queries:
             self.tgt_embed = nn.Embedding(config.num_queries, dim)
-        self.query_pos_head = MLP(4, 2 * dim, dim, num_layers=2)
+        position_dim, position_layers = position or (2 * dim, 2)
+        self.query_pos_head = MLP(4, position_dim, dim, position_layers, activation)
         self.enc_output = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
-        self.enc_score_head = nn.Linear(dim, num_classes)
-        self.enc_bbox_head = MLP(dim, dim, 4, num_layers=3)
+        self.enc_score_head = nn.Linear(dim, 1 if selects_objects else num_classes)
+        self.enc_bbox_head = MLP(dim, dim, 4, 3, activation)
         self.dec_score_head = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
-        self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(layers))
+        self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4, 3, activation) for _ in range(layers))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -149,10 +169,10 @@ class RefiningDecoder(nn.Module):
         if not self.training:
             return Outputs(layers[-1])
         stacked = Predictions(torch.stack([p.logits for p in layers]), torch.stack([p.boxes for p in layers]))
-        return supervised_outputs(stacked, selection.encoder, denoising)
+        return supervised_outputs(stacked, selection.encoder, denoising, class_agnostic=self.selects_objects)
 
     def select(self, memory: Tensor, sizes: Sequence[tuple[int, int]]) -> Selection:
-        """The tokens with the highest class logit become queries."""
+        """The chosen tokens become queries, or their boxes become those of learned queries."""
         selection = select_queries(
             memory,
             sizes,
@@ -160,6 +180,7 @@ class RefiningDecoder(nn.Module):
             project=self.enc_output,
             score=self.enc_score_head,
             box=self.enc_bbox_head,
+            choose=self.choose,
         )
         if self.config.learned_queries:
             return replace(selection, content=self.tgt_embed.weight.expand(len(memory), -1, -1))
@@ -197,7 +218,10 @@ class RefiningDecoder(nn.Module):
 
 
 def supervised_outputs(
-    layers: Predictions, encoder: Predictions, denoising: DenoisingQueries | None
+    layers: Predictions,
+    encoder: Predictions,
+    denoising: DenoisingQueries | None,
+    class_agnostic: bool = False,
 ) -> Outputs:
     """Names the sets of a training step: decoder layers, the encoder's selection, the denoising queries.
 
@@ -205,12 +229,17 @@ def supervised_outputs(
         layers: [L, B, K+Q, ...], denoising queries first.
         encoder: [B, Q, ...].
         denoising: the K queries.
+        class_agnostic: every object counts as class 0 to the encoder's selection.
     """
     noised = 0 if denoising is None else denoising.labels.shape[1]
     matching = _queries(layers, slice(noised, None))
     sets = [
         OutputSet("decoder", matching),
-        OutputSet("encoder", Predictions(encoder.logits[None], encoder.boxes[None])),
+        OutputSet(
+            "encoder",
+            Predictions(encoder.logits[None], encoder.boxes[None]),
+            class_agnostic=class_agnostic,
+        ),
     ]
     if denoising is not None:
         part = _queries(layers, slice(noised))
