@@ -61,6 +61,12 @@ DataInstead = Annotated[
 MetricsFolder = Annotated[
     Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-recipe", help="Import callbacks and loggers that the recipe names, whosever they are."
+    ),
+]
 RunFolder = Annotated[
     Path | None, typer.Option("--output", help="Run folder; default mlruns/checkpoints/<run>.")
 ]
@@ -97,6 +103,7 @@ def finetune(
         bool,
         typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails."),
     ] = False,
+    trust_recipe: Trust = False,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +114,7 @@ def finetune(
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, output=output,
-        preflight=preflight, registry=registry, overrides=context.obj, console=console,
+        preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe, console=console,
     )  # fmt: skip
     console.result(run.document)
 
@@ -122,6 +129,7 @@ def fit(
     ] = None,
     output: RunFolder = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
+    trust_recipe: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
@@ -129,8 +137,9 @@ def fit(
 
     console = Console(as_json)
     run = fit_recipe(
-        config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, console=console
-    )
+        config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, trust=trust_recipe,
+        console=console,
+    )  # fmt: skip
     console.result(run.document)
 
 

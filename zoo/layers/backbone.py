@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.layers.onednn import runs_eagerly_on_cpu, use_onednn
+from zoo.storage.checkpoint_io import read_checkpoint
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -246,7 +247,14 @@ def build_backbone(config: BackboneConfig) -> ResNet | ResNetD | ResidualBackbon
         known = ", ".join((*PLAIN, *DEEP_STEM, "residual"))
         raise ValueError(f"backbone.name is {config.name!r}; known: {known}")
     if config.weights != "random":
-        backbone.load_state_dict(read_backbone_weights(config.weights))
+        state = read_backbone_weights(config.weights)
+        try:
+            backbone.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"backbone.weights {config.weights!r} are of another network than {config.name}: {reason[:200]}"
+            ) from error
     if config.frozen_norm:
         freeze_batch_norm(backbone)
     if config.freeze_stem:
@@ -259,7 +267,7 @@ def read_backbone_weights(weights: str) -> dict[str, Tensor]:
     """State dict in our key layout from a published name or a path to a .pth file.
 
     Raises:
-        ValueError: neither a known name nor a file.
+        ValueError: neither a known name nor a file, or a file that is none of weights.
         ConnectionError: the download failed; names `weights: random` as the way out.
     """
     if weights in PUBLISHED_WEIGHTS:
@@ -272,13 +280,16 @@ def read_backbone_weights(weights: str) -> dict[str, Tensor]:
                 f"{torch.hub.get_dir()}/checkpoints, give its path, or train from scratch with weights: random"
             ) from error
     elif Path(weights).is_file():
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = read_checkpoint(weights)
     else:
         raise ValueError(
             f"backbone.weights is {weights!r}: not a file, and not one of random, "
             f"{', '.join(PUBLISHED_WEIGHTS)}"
         )
-    return from_torchvision(state) if "conv1.weight" in state else from_presnet(state)
+    try:
+        return from_torchvision(state) if "conv1.weight" in state else from_presnet(state)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"backbone.weights {weights!r} holds no ResNet: {error}") from error
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class Recipe(dict[str, Any]):
     `zoo.load` and registered with `zoo.publish`.
     """
 
+    trusted = False  # whether it may name classes of others in `trainer`, which are imported
+
     def module(self, registry: str | Path | None = None) -> DetectionModule:
         """The network with its losses and schedule, with the weights that a run of the recipe begins with.
 
@@ -76,6 +78,7 @@ class Recipe(dict[str, Any]):
         if folder is not None:
             refuse_used(folder)
         changed = Recipe({**self, "trainer": {**self["trainer"], **plain}})
+        changed.trusted = self.trusted
         where = folder or new_folder(str(self.get("about", {}).get("name", "run")))
         return changed._built("trainer", where, objects).trainer
 
@@ -87,11 +90,12 @@ class Recipe(dict[str, Any]):
             }  # the caller's trainer is another, perhaps on another machine
         callbacks = [Progress(Console().say, watched()), History()] if part == "trainer" else []
         return ZooCLI(
-            values, folder, callbacks, with_tracker=part == "trainer", parts=(part,), objects=objects
-        )
+            values, folder, callbacks, with_tracker=part == "trainer", parts=(part,), objects=objects,
+            trusted=self.trusted,
+        )  # fmt: skip
 
 
-def recipe(name: recipes.Given, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def recipe(name: recipes.Given, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """A recipe by its path or name, to be changed, built, or trained with `zoo.fit`.
 
     >>> import zoo
@@ -110,12 +114,15 @@ def recipe(name: recipes.Given, overrides: Mapping[str, Any] | None = None) -> R
         name: a file, `rt_detr/r18_coco_72e`, the name of a model, several of them to be merged in their order, or a
             mapping with the values.
         overrides: dotted keys and their values; `model.x` is `model.init_args.x`.
+        trust: whether its trainer may name callbacks and loggers besides Lightning's harmless ones; they are imported.
 
     Raises:
         FileNotFoundError: no such recipe; names the nearest.
         ValueError: a key that leads nowhere; names the nearest.
     """
-    return Recipe(recipes.read(name, overrides))
+    found = Recipe(recipes.read(name, overrides))
+    found.trusted = trust
+    return found
 
 
 def _is_plain(value: Any) -> bool:

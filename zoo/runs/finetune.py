@@ -17,7 +17,7 @@ from zoo.contract.input_limits import InputLimits, Size
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
-from zoo.runs import catalogue, mask_data, recipes, schema
+from zoo.runs import catalogue, mask_data, recipes, schema, trust
 from zoo.runs.console import Console, quoted
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
@@ -26,7 +26,7 @@ from zoo.runs.recipes import Recipe
 from zoo.runs.run import Run
 from zoo.runs.run_folder import RECIPE_FILE, new_folder, refuse_used
 from zoo.storage.patterns import compiled
-from zoo.training.module import parameter_names
+from zoo.training.module import check_block, parameter_names
 from zoo.training.preflight import queries_advice
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
@@ -62,6 +62,7 @@ class Start:
     family_name: str  # e.g. rt_detr_r18, also for a model of the registry that began as one
     weights: str | None  # registry reference of its weights; None if there are none
     manifest: Manifest | None = None
+    left_out: tuple[str, ...] = ()  # what a registered model's recipe says and is not taken from there
 
 
 def finetune(
@@ -81,6 +82,7 @@ def finetune(
     preflight: bool = False,
     registry: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    trust: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Trains a model on your own images: from a folder to an AP, pictures and a registered model.
@@ -114,6 +116,7 @@ def finetune(
         preflight: overfit four images first, and name the fault if that fails.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         overrides: dotted keys of the recipe and their values.
+        trust: whether overrides may name callbacks and loggers besides Lightning's harmless ones; they are imported.
         console: prints the progress; None: on stdout.
 
     Raises:
@@ -133,7 +136,7 @@ def finetune(
     start = starting_point(model, registry)
     name = model_name(choices, start)
     recipe, notes = complete_recipe(start, choices)
-    schema.check(recipe)
+    schema.check(recipe, trust)
     folder = None if output is None else Path(output)
     if folder is not None:
         refuse_used(folder)
@@ -148,7 +151,7 @@ def finetune(
     recipe["about"]["tag"] = tag or "custom"
     folder = folder or new_folder(name.replace(".", "-"))
     announce(recipe, read, [*faults, *seen], notes, console)
-    trained = train(recipe, folder, None, preflight, registry, console)
+    trained = train(recipe, folder, None, preflight, registry, console, trust)
     splits = ["val", "test"] if "test" in trained.data.read().splits else ["val"]
     document = report(trained, splits, console)
     registered = register(trained, document, splits[-1], name, registry, start.weights, console)
@@ -191,9 +194,9 @@ def starting_point(name: str, registry: str | Path | None) -> Start:
             raise ValueError(
                 f"{name} has no recipe beside its weights; finetune a model of `zoo list`"
             ) from None
-        recipe = recipes.load(found.folder / RECIPE_FILE)
+        recipe, left_out = registered_recipe(found.folder / RECIPE_FILE, found.manifest.family)
         reference = f"{found.manifest.name}:{found.manifest.version}"
-        return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest)
+        return Start(recipe, found.manifest.name.partition(".")[0], reference, found.manifest, left_out)
     if entry["published"] is None:
         return Start(recipes.load(recipes.resolve(entry["recipes"][0])), entry["name"], None)
     # weights of an unpublished schedule have no recipe; their manifest holds the same block
@@ -209,6 +212,38 @@ def starting_point(name: str, registry: str | Path | None) -> Start:
     arguments = of_family["model"]["init_args"]
     arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
     return Start(of_family, base_name(entry["name"]), entry["full_name"])
+
+
+def registered_recipe(path: Path, family: str) -> tuple[Recipe, tuple[str, ...]]:
+    """Model, data and plain numbers of a registered model's recipe, which may be a stranger's; and what is left out.
+
+    Raises:
+        ValueError: what is taken is at fault, or names classes that are not the zoo's.
+    """
+    given = recipes.load(path)
+    trainer = given.get("trainer")
+    if not isinstance(trainer, dict):
+        raise ValueError(f"{path}: trainer is {trainer!r:.60}; it must be a mapping")
+    recipe = {
+        key: value
+        for key, value in given.items()
+        if key in ("seed_everything", "model", "data", "checkpoint")
+    }
+    recipe |= {
+        "about": {"family": family},
+        "trainer": {key: trainer[key] for key in trust.FROM_REGISTRY if key in trainer},
+        "init_from": {"source": "none"},
+        "tracking": {"experiment": family},
+    }
+    try:
+        schema.check(recipe)
+        check_block(recipe["model"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    of_machine = ("accelerator", "devices", "num_nodes", "strategy")
+    return recipe, tuple(
+        f"trainer.{key}" for key in trainer.keys() - recipe["trainer"].keys() - {*of_machine}
+    )
 
 
 def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
@@ -230,6 +265,10 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     }
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
+    if start.left_out:
+        notes.append(
+            f"{', '.join(sorted(start.left_out))} of the registered recipe: left out; give them again if wanted"
+        )
     place = place_of(choices.data)
     if schema.module_class(recipe).learns_masks:
         recipe["data"] = mask_data.data_block(place, keep)

@@ -23,6 +23,7 @@ def fit(
     resume: str | Path | None = None,
     output: str | Path | None = None,
     preflight: bool = False,
+    trust: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Trains a recipe, evaluates its best checkpoint on val, and writes scores, curves and gallery.
@@ -44,6 +45,7 @@ def fit(
         resume: a checkpoint, a run folder, or `last` for the newest run's.
         output: run folder; by default a new one under mlruns/checkpoints.
         preflight: overfit four images first, and name the fault if that fails.
+        trust: whether the recipe may name callbacks and loggers besides Lightning's harmless ones; they are imported.
         console: prints the progress; None: on stdout.
 
     Raises:
@@ -60,7 +62,7 @@ def fit(
     changes = dict(overrides or {})
     if data is not None:
         changes["data.root"] = place_of(data)
-    trained = train(recipes.read(recipe or (), changes), folder, checkpoint, preflight, None, console)
+    trained = train(recipes.read(recipe or (), changes), folder, checkpoint, preflight, None, console, trust)
     return Run(trained.folder, report(trained, ["val"], console))
 
 

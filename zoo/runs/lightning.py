@@ -1,7 +1,7 @@
 """Builds model, data and trainer of a recipe with LightningCLI; errors are one line.
 
 What is switched off, and why: SaveConfigCallback fails when its file exists, `run=True`
-breaks interpolation between keys, and the distributed sampler would repeat images in evaluation.
+would start what is not yet checked, and the distributed sampler would repeat images in evaluation.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class ZooCLI(LightningCLI):
         local_id: that run's where MLflow's is not known.
         parts: what is built; the others are None.
         objects: options of the trainer that no recipe can hold; callbacks and plugins are added to those there are.
+        trusted: whether the recipe may name classes of others, which are imported.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ZooCLI(LightningCLI):
         local_id: str | None = None,
         parts: Collection[str] = ("model", "data", "trainer"),
         objects: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> None:
         self._folder = folder
         self._callbacks = callbacks
@@ -69,6 +71,7 @@ class ZooCLI(LightningCLI):
         self._run_id, self._local_id = run_id, local_id
         self._parts = parts
         self._objects = dict(objects or {})
+        self._trusted = trusted
         quiet()
         super().__init__(
             DetectionModule,
@@ -83,7 +86,6 @@ class ZooCLI(LightningCLI):
             },
             seed_everything_default=0,
             parser_class=RecipeParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=copy.deepcopy(dict(recipe)),  # the parser writes into what it is given
@@ -101,7 +103,7 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the recipe; sys.argv, which Lightning would warn about, was read before."""
-        schema.check(args)
+        schema.check(args, self._trusted)
         self.config = parser.parse_object(args)
 
     def instantiate_classes(self) -> None:

@@ -114,7 +114,7 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     """Writes each dotted key's value into the recipe; `model.x` and `model.init_args.x` mean the same.
 
     The last part of a key may be new: arguments with a default are not in every recipe. Whether it is
-    one, the signatures tell (`zoo.runs.schema`).
+    one, the signatures tell (`zoo.runs.schema`). `key+` appends to a list.
 
     Raises:
         ValueError: for a part that leads nowhere, naming the nearest one.
@@ -128,7 +128,7 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
             if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
                 raise unknown_key(key, parent, node, parents[:depth])
             node = node[parent]
-        node[last] = _plain(value)
+        node.update(merge(node, {last: _plain(value)}) if last.endswith("+") else {last: _plain(value)})
 
 
 def _plain(value: Any) -> Any:
@@ -186,8 +186,8 @@ def merge(base: Recipe, over: Recipe) -> Recipe:
         old = merged.get(name)
         if key != name:
             merged[name] = [*(old or []), *(value if isinstance(value, list) else [value])]
-        elif isinstance(old, dict) and isinstance(value, dict):
-            merged[name] = merge(old, value)
+        elif isinstance(value, dict):
+            merged[name] = merge(old if isinstance(old, dict) else {}, value)
         else:
             merged[name] = value
     return merged
@@ -200,7 +200,7 @@ def read(given: Given, overrides: Mapping[str, Any] | None = None) -> Recipe:
         ValueError: if none is given.
     """
     if isinstance(given, Mapping):
-        recipe: Recipe = _plain(given)
+        recipe: Recipe = merge({}, _plain(given))
     else:
         names = [given] if isinstance(given, (str, Path)) else given
         if not names:

@@ -17,12 +17,15 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
-from zoo.runs import recipes, trainer_options
+from datamodules.base import DetectionDataModule
+from zoo.runs import recipes, trainer_options, trust
+from zoo.training.imports import refuse_imports
 from zoo.training.module import DetectionModule
 from zoo.training.saving import CheckpointSaver
 
 # what a recipe may name, and where: a recipe is data, not a way to import
 PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
+KINDS: dict[str, type] = {"model": DetectionModule, "data": DetectionDataModule}
 TOP = ("about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking")
 
 
@@ -57,12 +60,14 @@ class Tracking:
 OWN = {"init_from": InitFrom, "tracking": Tracking}  # the top-level keys that are ours
 
 
-def check(recipe: Mapping[str, Any]) -> None:
+def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:
     """Raises ValueError at the first fault of a recipe as read from YAML.
 
-    That is an unknown or missing key, or an option of the trainer that would not do what it says.
+    That is an unknown or missing key, an option of the trainer that would not do what it says, or what only a
+    trusted recipe may name (`zoo.runs.trust`).
     """
     _known(recipe, TOP, "")
+    trust.refuse_resolvers(recipe)
     for key in ("model", "data", "trainer", "checkpoint", *OWN):
         if key not in recipe:
             raise ValueError(f"the recipe lacks {key!r}")
@@ -72,6 +77,8 @@ def check(recipe: Mapping[str, Any]) -> None:
         raise ValueError(f"about is {recipe['about']!r:.60}; it must be a mapping")
     check_options(recipe["trainer"])
     trainer_options.check(recipe["trainer"])
+    if not trusted:
+        trust.refuse_strangers(recipe["trainer"])
     _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
     for key, kind in OWN.items():
         _dataclass(recipe[key], kind, key)
@@ -89,7 +96,7 @@ def load_class(key: str, path: Any) -> type:
     """The class that `model` or `data` names.
 
     Raises:
-        ValueError: a path outside the package, or one that names nothing.
+        ValueError: a path outside the package, or one that names nothing or a class of another kind.
     """
     place = PLACES[key]
     if not isinstance(path, str) or not re.fullmatch(re.escape(place) + r"[\w.]+", path):
@@ -112,6 +119,8 @@ def load_class(key: str, path: Any) -> type:
         near = recipes.nearest(name, [n for n, value in vars(module).items() if inspect.isclass(value)])
         hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{key}.class_path {path!r}: {module_name} has no class {name}{hint}")
+    if not issubclass(found, KINDS[key]):
+        raise ValueError(f"{key}.class_path {path!r} is no {KINDS[key].__name__}; name one")
     return found
 
 
@@ -121,11 +130,7 @@ def module_class(recipe: Mapping[str, Any]) -> type[DetectionModule]:
     Raises:
         ValueError: it names another class.
     """
-    path = recipe["model"]["class_path"]
-    found = load_class("model", path)
-    if not issubclass(found, DetectionModule):
-        raise ValueError(f"model.class_path {path!r} is not a detection module")
-    return found
+    return load_class("model", recipe["model"]["class_path"])
 
 
 def explain(message: str) -> str:
@@ -152,7 +157,7 @@ def _known(values: Mapping[str, Any], valid: tuple[str, ...], where: str) -> Non
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {values!r:.60}; it must be a mapping of keys to values")
     for key in values:
-        if str(key).removesuffix("+") not in valid:
+        if key not in valid:
             near = recipes.nearest(str(key), valid)
             dotted = f"{where}.{key}".lstrip(".").replace(".init_args", "")
             hint = f"did you mean {near!r}?" if near else f"valid: {', '.join(valid)}"
@@ -167,6 +172,7 @@ def _call(values: Mapping[str, Any], kind: type, where: str) -> None:
     hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     for name, value in values.items():
         _value(value, hints.get(name), f"{where}.{name}")
+        refuse_imports(value, hints.get(name), f"{where}.{name}")
 
 
 def _dataclass(values: Mapping[str, Any], kind: type, where: str) -> None:

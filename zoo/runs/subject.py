@@ -96,6 +96,10 @@ def from_recipe(
     recipe = recipes.read(given, overrides)
     if weights is None:
         raise ValueError("which weights? give --ckpt-path, or a registered model's name, beside --config")
+    if isinstance(recipe.get("trainer"), dict):  # these belong to a training
+        recipe["trainer"] = {
+            k: v for k, v in recipe["trainer"].items() if k not in ("callbacks", "logger", "profiler")
+        }
     if data is not None:
         recipe = with_data(recipe, data)
     backbone = recipe["model"]["init_args"].get("backbone")

@@ -25,6 +25,7 @@ from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
+from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.storage.durable import write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
@@ -58,7 +59,7 @@ class TrainedRun:
 
 def train(
     recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool,
-    registry: str | Path | None, console: Console,
+    registry: str | Path | None, console: Console, trusted: bool = False,
 ) -> TrainedRun:  # fmt: skip
     """Trains a complete recipe and returns with the weights of its best checkpoint.
 
@@ -69,6 +70,7 @@ def train(
         overfit_first: the longer preflight.
         registry: where a named `init_from.source` is looked up.
         console: for the user.
+        trusted: whether the recipe may name classes of others, which are imported.
 
     Raises:
         ValueError, OSError: the recipe, the data or the weights are at fault; the folder is another run's;
@@ -81,18 +83,20 @@ def train(
         refuse_used(folder)
     folder = folder.absolute()
     with claimed(folder):
-        return _train(recipe, folder, resume, overfit_first, registry, console)
+        return _train(recipe, folder, resume, overfit_first, registry, console, trusted)
 
 
 def _train(
     recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool,
-    registry: str | Path | None, console: Console,
+    registry: str | Path | None, console: Console, trusted: bool,
 ) -> TrainedRun:  # fmt: skip
     history = History()
-    schema.check(recipe)
+    schema.check(recipe, trusted)
+    if trusted and (named := strangers(recipe["trainer"])):
+        console.say(f"trusted     the recipe's word alone imports {', '.join(named)}")
     refuse_missing_data(recipe)
     ids = {} if resume is None else {"run_id": run_of(folder), "local_id": run_of(folder, "local_id")}
-    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], **ids)
+    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], trusted=trusted, **ids)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     data.setup("fit")
@@ -108,7 +112,7 @@ def _train(
     note_start(trainer, recipe, data, folder)
     begun = time.monotonic()
     with StopRequest() as saver.stop:
-        fit(trainer, module, data, resume, saver, console)
+        fit(trainer, module, data, resume, saver, console, trusted)
     if resume is not None and module.position() == module.begun:
         console.say(f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; "
                     "for more, set --trainer.max_epochs or --trainer.max_steps higher")  # fmt: skip
@@ -119,7 +123,7 @@ def _train(
 
 def fit(
     trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None,
-    saver: CheckpointSaver, console: Console,
+    saver: CheckpointSaver, console: Console, trusted: bool = False,
 ) -> None:  # fmt: skip
     """Trains; a signal that arrived meanwhile is raised, whatever error Lightning made of it.
 
@@ -141,11 +145,12 @@ def fit(
     if saver.stop.signal is None:
         return
     if saver.last_model_path:
-        console.say(f"interrupted; go on with: zoo fit --ckpt-path {quoted(saver.last_model_path)}")
+        again = f"zoo fit --ckpt-path {quoted(saver.last_model_path)}{' --trust-recipe' if trusted else ''}"
+        console.say(f"interrupted; go on with: {again}")
     if saver.stop.signal == signal.SIGTERM:
         raise signals.Terminated
     raise KeyboardInterrupt(
-        f"the run is kept; go on with zoo.fit(resume={saver.last_model_path!r})"
+        f"the run is kept; go on with zoo.fit(resume={saver.last_model_path!r}{', trust=True' if trusted else ''})"
         if saver.last_model_path
         else ""
     )

@@ -36,7 +36,7 @@ _UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 def check(options: Options) -> None:
     """Raises ValueError, one line with key and way out, at the first option that would not do what it says."""
     for name, value in options.items():
-        rule = RULES.get(str(name).removesuffix("+"))
+        rule = RULES.get(name)
         complaint = None if rule is None else rule(value, options)
         if complaint is not None:
             raise ValueError(f"trainer.{name} is {shown(value)}; {complaint}")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -28,6 +29,7 @@ from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import Postprocess
 from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
+from zoo.training.imports import refuse_imports
 from zoo.training.position import (
     Position,
     count_logged_steps,
@@ -433,6 +435,24 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
     Raises:
         ValueError: a foreign class path, or arguments that do not fit the signature.
     """
+    parser, config = _parsed(block, backbone_weights)
+    try:
+        module: DetectionModule = parser.instantiate(config).model
+    except OSError:
+        raise  # the weights of a backbone cannot be had
+    except Exception as error:  # sizes that fit no layer: what torch raises depends on the layer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        path = block["class_path"]
+        raise ValueError(f"no network can be built of init_args of {path}: {reason[:200]}") from error
+    return module
+
+
+def check_block(block: Mapping[str, Any]) -> None:
+    """Raises ValueError where `build_module` would before it builds anything."""
+    _parsed(block, "random")
+
+
+def _parsed(block: Mapping[str, Any], backbone_weights: str | None) -> tuple[ArgumentParser, Any]:
     if not isinstance(block, Mapping) or not isinstance(block.get("init_args"), Mapping):
         raise ValueError(f"the model block is {block!r:.80}; it has class_path and init_args, a mapping")
     path = str(block.get("class_path"))
@@ -454,19 +474,14 @@ def build_module(block: Mapping[str, Any], *, backbone_weights: str | None = Non
         init_args["backbone"] = {**init_args["backbone"], "weights": backbone_weights}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "model")
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     try:
-        config = parser.parse_object({"model": init_args})
+        for name, value in init_args.items():
+            refuse_imports(value, hints.get(name), str(name))
+        return parser, parser.parse_object({"model": init_args})
     except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
         reason = " ".join(str(error).split())
         raise ValueError(f"init_args do not fit {path}: {reason[:400]}") from error
-    try:
-        module: DetectionModule = parser.instantiate(config).model
-    except OSError:
-        raise  # the weights of a backbone cannot be had
-    except Exception as error:  # sizes that fit no layer: what torch raises depends on the layer
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"no network can be built of init_args of {path}: {reason[:200]}") from error
-    return module
 
 
 def parameter_names(block: Mapping[str, Any]) -> list[str]:

@@ -95,12 +95,6 @@ def test_the_recipe_is_left_as_it_was(tiny, tmp_path):
     assert cli.trainer.checkpoint_callback.monitor == "val/AP"
 
 
-def test_interpolation_reads_the_environment(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("COCO", "/somewhere")
-    tiny["data"]["init_args"]["root"] = "${oc.env:COCO}/2017"
-    assert str(ZooCLI(tiny, tmp_path, []).datamodule._root) == "/somewhere/2017"
-
-
 def test_a_mistyped_override_names_the_nearest_key(capsys):
     arguments = ["--config", "rt_detr/tiny", "--model.schedule.drop_epoch", "[1]", "--data.limit_eval", "1"]
     assert run_command(["fit", *arguments]) == 2

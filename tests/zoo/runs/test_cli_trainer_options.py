@@ -82,7 +82,7 @@ ACCEPTED = {
     "num_nodes": [1],
     "precision": [None, 32, "32", "32-true", "bf16", "bf16-mixed"],
     "logger": [None, True, False, {"class_path": "lightning.pytorch.loggers.CSVLogger"}, []],
-    "callbacks": [None, {"class_path": "a.B"}, [{"class_path": "a.B", "init_args": {}}]],
+    "callbacks": [None, {"class_path": "EarlyStopping"}, [{"class_path": "EarlyStopping", "init_args": {}}]],
     "fast_dev_run": [False, 0],
     "max_epochs": [1],
     "min_epochs": [None, 0, 1],
