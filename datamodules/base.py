@@ -119,7 +119,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         self._skip = 0
         self._epoch = 0
         self._faults_logged = False
-        self._padding_logged = False
+        self._padding_counted = self._padding_logged = False
         self.padding_ratio: float | None = (
             None  # of the first steps; None until known, and where it is 1 by rule
         )
@@ -266,20 +266,22 @@ class DetectionDataModule(LightningDataModule, ABC):
     def _log_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
         """Logs the share of padding at the start of epoch 0, if there is any and final sizes are known by then."""
         if (
-            self._padding_logged
-            or self.input.resize == "stretch"
-            or self._transforms.first.preset.needs_boxes
+            not self._padding_counted
+            and self.input.resize != "stretch"
+            and not self._transforms.first.preset.needs_boxes
         ):
-            return
-        self._padding_logged = True
-        share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
-        if not share.useful:
-            return
-        self.padding_ratio = share.ratio
-        how = "no bucketing" if self.bucketing is None else f"bucketing over {self.bucketing} steps"
-        _log.info("padding: %.2f pixels are computed for each pixel of an image (%s)", share.ratio, how)
-        if self.trainer is not None and self.trainer.logger is not None:
-            self.trainer.logger.log_metrics({"data/padding_ratio": share.ratio}, step=0)
+            self._padding_counted = True
+            share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
+            if share.useful:
+                self.padding_ratio = share.ratio
+                how = "no bucketing" if self.bucketing is None else f"bucketing over {self.bucketing} steps"
+                _log.info(
+                    "padding: %.2f pixels are computed for each pixel of an image (%s)", share.ratio, how
+                )
+        logger = None if self.trainer is None else self.trainer.logger  # the preflight has none
+        if self.padding_ratio is not None and logger is not None and not self._padding_logged:
+            self._padding_logged = True
+            logger.log_metrics({"data/padding_ratio": self.padding_ratio}, step=0)
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split."""

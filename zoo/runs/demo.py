@@ -23,7 +23,7 @@ from zoo.runs.register import pull, register
 from zoo.runs.report import report
 from zoo.runs.run_folder import METRICS_FILE
 from zoo.runs.subject import load
-from zoo.runs.train import train
+from zoo.runs.train import trained
 from zoo.storage.durable import write_json
 
 NAME = "rt_detr_tiny.shapes"
@@ -62,11 +62,11 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     announce(recipe, data, faults, [f"{steps} steps from random weights, seed {seed}"], console)
     console.say("2/5  training")
     registry = output / "registry"
-    run = train(recipe, output / "run", None, False, registry, console)
-    console.say("3/5  the result")
-    document = report(run, ["val"], console)
-    console.say("4/5  registered, and pulled back by its name")
-    reference = register(run, document, "val", NAME, registry, None, console) or NAME
+    with trained(recipe, output / "run", None, False, registry, console) as run:
+        console.say("3/5  the result")
+        document = report(run, ["val"], console)
+        console.say("4/5  registered, and pulled back by its name")
+        reference = register(run, document, "val", NAME, registry, None, console) or NAME
     pull(reference, None, None, registry, console)
     picture = output / "new_image.png"
     image, objects = paint_image(np.random.default_rng([seed, 2, 0]), SIZE)

@@ -18,7 +18,7 @@ from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 from zoo.runs import catalogue, mask_data, recipes, schema, trust
-from zoo.runs.console import Console, quoted
+from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
 from zoo.runs.quick_check import quick_check
@@ -124,9 +124,8 @@ def finetune(
         FloatingPointError: the training diverged.
         KeyboardInterrupt: after last.ckpt is written; says how to go on.
     """
-    from zoo.runs.register import register
-    from zoo.runs.report import report
-    from zoo.runs.train import train
+    from zoo.runs.ending import finish
+    from zoo.runs.train import Registration, trained
 
     console = console or Console()
     choices = Choices(
@@ -151,15 +150,9 @@ def finetune(
     recipe["about"]["tag"] = tag or "custom"
     folder = folder or new_folder(name.replace(".", "-"))
     announce(recipe, read, [*faults, *seen], notes, console)
-    trained = train(recipe, folder, None, preflight, registry, console, trust)
-    splits = ["val", "test"] if "test" in trained.data.read().splits else ["val"]
-    document = report(trained, splits, console)
-    registered = register(trained, document, splits[-1], name, registry, start.weights, console)
-    if registered is not None:
-        document["registered"] = registered
-        where = "" if registry is None else f" --registry {quoted(registry)}"
-        console.say(f"\ntry it:\n  zoo predict {registered} {quoted(example_image(trained.data))}{where}")
-    return Run(trained.folder, document)
+    ending = Registration(name, None if registry is None else str(Path(registry).absolute()), start.weights)
+    with trained(recipe, folder, None, preflight, registry, console, trust, ending) as done:
+        return finish(done, ending, console)
 
 
 def model_name(choices: Choices, start: Start) -> str:
@@ -533,12 +526,6 @@ def announce(
     console.say(f"model       {recipe['about']['name']}, {data.label_map.num_classes} classes, input {shape}")
     for note in notes:
         console.say(f"  {note}")
-
-
-def example_image(data: DetectionDataModule) -> str:
-    """An image of the val split, for the line to copy; a name to replace where it lies inside a shard."""
-    index = data.read().splits["val"]
-    return "IMAGE" if index.store is not None else str(index.path(0))
 
 
 def slug(text: str) -> str:

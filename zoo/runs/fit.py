@@ -9,10 +9,11 @@ from typing import Any
 from datamodules.shards.reader import place_of
 from zoo.runs import recipes
 from zoo.runs.console import Console, quoted
-from zoo.runs.report import report
+from zoo.runs.ending import finish, noted_registration
 from zoo.runs.run import Run
 from zoo.runs.run_folder import LAST_FILE, RECIPE_FILE, RUNS, holds_a_run, refuse_used
-from zoo.runs.train import train
+from zoo.runs.train import trained
+from zoo.training.saving import BEFORE
 
 
 def fit(
@@ -62,8 +63,10 @@ def fit(
     changes = dict(overrides or {})
     if data is not None:
         changes["data.root"] = place_of(data)
-    trained = train(recipes.read(recipe or (), changes), folder, checkpoint, preflight, None, console, trust)
-    return Run(trained.folder, report(trained, ["val"], console))
+    registration = None if checkpoint is None or folder is None else noted_registration(folder)
+    complete = recipes.read(recipe or (), changes)
+    with trained(complete, folder, checkpoint, preflight, None, console, trust) as done:
+        return finish(done, registration, console)
 
 
 def recipe_beside(resume: Path, folder: Path) -> Path:
@@ -93,9 +96,9 @@ def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[
         return None, folder
     if ckpt_path != "last":
         path = Path(ckpt_path).expanduser()
-        if (path / LAST_FILE).is_file():
+        if is_there(path / LAST_FILE):
             path = path / LAST_FILE
-        if not path.is_file():
+        if not is_there(path):
             what = f" or has no {LAST_FILE}" if path.is_dir() else ""
             raise FileNotFoundError(f"--ckpt-path {path} does not exist{what}")
         refuse_weights_alone(path)
@@ -111,9 +114,14 @@ def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[
         if folder
         else sorted(RUNS.glob(f"*/{LAST_FILE}"), key=lambda p: p.stat().st_mtime)
     )
-    if not found or not found[-1].is_file():
+    if not found or not is_there(found[-1]):
         raise FileNotFoundError(f"--ckpt-path last: no {LAST_FILE} in {folder or RUNS}; name the file")
     return found[-1], found[-1].parent
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a checkpoint, or for last.ckpt the one before it, which a run takes where the last is gone."""
+    return path.is_file() or (path.name == LAST_FILE and path.with_name(BEFORE).is_file())
 
 
 def refuse_weights_alone(path: Path) -> None:

@@ -36,7 +36,10 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     """Evaluates the best checkpoint, writes pictures and metrics.json, and prints where everything is."""
     loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curves hold the training alone
     run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # the final scores are of all images
-    scores = {name: score_split(name, run.trainer, run.module, run.data, console) for name in splits}
+    scores = {}
+    for name in splits:
+        scores[name] = score_split(name, run.trainer, run.module, run.data, console)
+        run.stop.obey_if_asked()
     run.trainer.loggers = loggers
     document: dict[str, Any] = {
         "run": run.tracker.run_id if run.tracker else None,
@@ -54,6 +57,7 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     if not is_rank_zero():
         return document
     pictures = [write_curves(run, scores), write_gallery(run)]
+    run.stop.obey_if_asked()
     path = write_metrics(document, run.folder)
     if run.tracker is not None:
         for picture in pictures:

@@ -13,10 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zoo.runs.console import is_rank_zero, quoted
+from zoo.storage.durable import sweep_temporaries, write_json
 
 RUNS = Path("mlruns", "checkpoints")
 RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"  # MLflow's id of the run, and the one it had before, so that a resume continues it
+RUN_FILE = "run.json"  # what a resume goes on with: MLflow's ids of the run, and what a fine-tuning ends with
 LAST_FILE = "last.ckpt"
 METRICS_FILE = "metrics.json"
 LOCK_FILE = ".run.lock"
@@ -82,9 +83,25 @@ def refuse_used(folder: Path) -> None:
     raise FileExistsError(f"--output {folder} holds a run already; name another folder, {way}")
 
 
+def noted(folder: Path) -> dict[str, Any]:
+    """What `note` has written; nothing where that cannot be read."""
+    try:
+        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Adds to what a resume will find."""
+    write_json(folder / RUN_FILE, noted(folder) | facts)
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Locks `folder` against other trainings on this machine; the lock ends with the process.
+
+    What a process left half written there is removed.
 
     Raises:
         FileExistsError: another training holds the lock.
@@ -101,6 +118,7 @@ def claimed(folder: Path) -> Iterator[None]:
     except NotImplementedError:
         pass  # this file system knows no locks
     os.environ[FOLDER_VARIABLE] = str(folder)
+    sweep_temporaries(folder, every=lock.is_locked)
     try:
         yield
     finally:

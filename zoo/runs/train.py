@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +26,7 @@ from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
-from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, refuse_used
+from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
 from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.storage.durable import write_atomically, write_json
@@ -32,8 +34,16 @@ from zoo.tracking.logger import MLflowTracker
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
 from zoo.training.preflight import run_preflight
-from zoo.training.saving import CheckpointSaver
+from zoo.training.saving import BEFORE, LAST, CheckpointSaver
 from zoo.training.stopping import StopRequest
+
+
+class Registration(NamedTuple):
+    """What a fine-tuning ends with; noted in its folder, for one that is interrupted."""
+
+    name: str  # of the registry
+    registry: str | None  # folder
+    parent: str | None  # reference of the weights it started from
 
 
 @dataclass
@@ -49,6 +59,7 @@ class TrainedRun:
     checkpoint: Path  # the best one
     step: int  # optimizer steps when it was written
     seconds: float
+    stop: StopRequest
 
     @property
     def tracker(self) -> MLflowTracker | None:
@@ -57,11 +68,14 @@ class TrainedRun:
         return logger if isinstance(logger, MLflowTracker) else None
 
 
-def train(
-    recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool,
-    registry: str | Path | None, console: Console, trusted: bool = False,
-) -> TrainedRun:  # fmt: skip
-    """Trains a complete recipe and returns with the weights of its best checkpoint.
+@contextmanager
+def trained(
+    recipe: Recipe, folder: Path | None, resume: Path | None, overfit_first: bool, registry: str | Path | None,
+    console: Console, trusted: bool = False, registration: Registration | None = None,
+) -> Iterator[TrainedRun]:  # fmt: skip
+    """Trains a complete recipe; inside, the weights are those of its best checkpoint.
+
+    Until it is left no other run writes into the folder, and a signal ends it where it can be gone on with.
 
     Args:
         recipe: complete.
@@ -71,31 +85,38 @@ def train(
         registry: where a named `init_from.source` is looked up.
         console: for the user.
         trusted: whether the recipe may name classes of others, which are imported.
+        registration: what a resume will find noted, and end with.
 
     Raises:
         ValueError, OSError: the recipe, the data or the weights are at fault; the folder is another run's;
             the disk is full; or the preflight failed.
-        Terminated: by SIGTERM; `last.ckpt` is written.
+        Terminated, KeyboardInterrupt: by SIGTERM or Ctrl-C; `last.ckpt` is written.
     """
     if folder is None:
         folder = new_folder(str(recipe.get("about", {}).get("name", "run")))
     elif resume is None:
         refuse_used(folder)
     folder = folder.absolute()
-    with claimed(folder):
-        return _train(recipe, folder, resume, overfit_first, registry, console, trusted)
+    with (
+        claimed(folder),
+        _train(recipe, folder, resume, overfit_first, registry, console, trusted, registration) as run,
+    ):
+        yield run
 
 
+@contextmanager
 def _train(
-    recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool,
-    registry: str | Path | None, console: Console, trusted: bool,
-) -> TrainedRun:  # fmt: skip
+    recipe: Recipe, folder: Path, resume: Path | None, overfit_first: bool, registry: str | Path | None,
+    console: Console, trusted: bool, registration: Registration | None,
+) -> Iterator[TrainedRun]:  # fmt: skip
     history = History()
     schema.check(recipe, trusted)
     if trusted and (named := strangers(recipe["trainer"])):
         console.say(f"trusted     the recipe's word alone imports {', '.join(named)}")
     refuse_missing_data(recipe)
-    ids = {} if resume is None else {"run_id": run_of(folder), "local_id": run_of(folder, "local_id")}
+    if resume is not None:
+        resume = whole(resume, folder, console)
+    ids = noted_ids(recipe, folder, resume)
     cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], trusted=trusted, **ids)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
@@ -103,57 +124,111 @@ def _train(
     refuse_sizes(module, data, recipe)
     write_recipe(recipe, folder)
     if is_rank_zero():
+        if resume is None:
+            ending = {} if registration is None else {"register": registration._asdict()}
+            write_json(folder / RUN_FILE, ending | ({"mlflow_run": ids["run_id"]} if ids["run_id"] else {}))
+        if isinstance(
+            trainer.logger, MLflowTracker
+        ):  # a kill after the run is made and before it is noted finds it
+            note(folder, local_id=trainer.logger.local_id)
         console.say(f"recipe      {folder / RECIPE_FILE}")
         console.say(f"run         {folder}")
-    if resume is None:
-        module.adopt(data.label_map, data.input)
-        start_from(cli.config_init.init_from, module, data.label_map, registry, console)
-        preflight(trainer, module, data, folder, overfit_first, console)
-    note_start(trainer, recipe, data, folder)
-    begun = time.monotonic()
-    with StopRequest() as saver.stop:
-        fit(trainer, module, data, resume, saver, console, trusted)
-    if resume is not None and module.position() == module.begun:
-        console.say(f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; "
-                    "for more, set --trainer.max_epochs or --trainer.max_steps higher")  # fmt: skip
-    score_last_steps(trainer, module, data, history)
-    best, step = load_best(trainer, module, console)
-    return TrainedRun(folder, recipe, module, data, trainer, history, best, step, time.monotonic() - begun)
+    with ended_as_asked(trainer, saver, console, trusted):
+        if resume is None:
+            module.adopt(data.label_map, data.input)
+            start_from(cli.config_init.init_from, module, data.label_map, registry, console)
+            preflight(trainer, module, data, folder, overfit_first, console)
+        begun = time.monotonic()
+        with StopRequest() as saver.stop:
+            note_start(trainer, recipe, data, folder)
+            fit(trainer, module, data, resume)
+            if resume is not None and module.position() == module.begun:
+                console.say(
+                    f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; "
+                    "for more, set --trainer.max_epochs or --trainer.max_steps higher"
+                )
+            score_last_steps(trainer, module, data, history)
+            best, step = load_best(trainer, module, console)
+            seconds = time.monotonic() - begun
+            yield TrainedRun(folder, recipe, module, data, trainer, history, best, step, seconds, saver.stop)
 
 
-def fit(
-    trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None,
-    saver: CheckpointSaver, console: Console, trusted: bool = False,
-) -> None:  # fmt: skip
-    """Trains; a signal that arrived meanwhile is raised, whatever error Lightning made of it.
+def fit(trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None) -> None:
+    """Trains.
+
+    Raises:
+        ValueError: options that Lightning refuses together.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def ended_as_asked(
+    trainer: Trainer, saver: CheckpointSaver, console: Console, trusted: bool
+) -> Iterator[None]:
+    """Inside, a signal ends it as signals end commands, whatever it ended first; says how to go on.
 
     Raises:
         Terminated, KeyboardInterrupt: by SIGTERM or Ctrl-C.
     """
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
-    except MisconfigurationException as error:  # options that Lightning refuses together
-        raise ValueError(" ".join(str(error).split())) from error
-    except (SIGTERMException, SystemExit) as error:
+        yield
+    except (SIGTERMException, KeyboardInterrupt, SystemExit) as error:
         # Lightning answers Ctrl-C with exit(1) after its own clean-up
-        saver.stop.signal = saver.stop.signal or (
-            signal.SIGINT if isinstance(error, SystemExit) else signal.SIGTERM
-        )
+        by_term = isinstance(error, SIGTERMException | signals.Terminated)
+        number = saver.stop.signal or (signal.SIGTERM if by_term else signal.SIGINT)
     except Exception:
         if saver.stop.signal is None:
             raise
-    if saver.stop.signal is None:
+        number = saver.stop.signal
+    else:
         return
-    if saver.last_model_path:
-        again = f"zoo fit --ckpt-path {quoted(saver.last_model_path)}{' --trust-recipe' if trusted else ''}"
-        console.say(f"interrupted; go on with: {again}")
-    if saver.stop.signal == signal.SIGTERM:
+    for logger in trainer.loggers:
+        if isinstance(logger, MLflowTracker):
+            logger.finalize("killed")
+    last = saver.last_model_path
+    if last:
+        console.say(
+            f"interrupted; go on with: zoo fit --ckpt-path {quoted(last)}{' --trust-recipe' if trusted else ''}"
+        )
+    else:
+        console.say("interrupted before a step was saved; nothing is lost: start it again as before")
+    if number != signal.SIGINT:
         raise signals.Terminated
     raise KeyboardInterrupt(
-        f"the run is kept; go on with zoo.fit(resume={saver.last_model_path!r}{', trust=True' if trusted else ''})"
-        if saver.last_model_path
+        f"the run is kept; go on with zoo.fit(resume={last!r}{', trust=True' if trusted else ''})"
+        if last
         else ""
     )
+
+
+def whole(resume: Path, folder: Path, console: Console) -> Path:
+    """The checkpoint if all of its bytes are as they were written, else the one before it; says where it stands.
+
+    A damaged last.ckpt in the run's own folder is kept under another name, so that it replaces no whole one.
+
+    Raises:
+        ValueError: there is no other.
+    """
+    before = resume.with_name(BEFORE)
+    try:
+        if not resume.is_file() and resume.name == LAST and before.is_file():
+            raise ValueError(f"{resume} is gone")  # the processes of other devices come after the first
+        checkpoint = read_checkpoint(resume)
+    except ValueError as error:
+        if resume.name != LAST or not before.is_file():
+            raise
+        checkpoint = read_checkpoint(before)
+        console.say(f"damaged     {error}: the one before it is taken, {before}")
+        if is_rank_zero() and resume.is_file() and resume.absolute().parent == folder:
+            os.replace(resume, resume.with_name(f"{LAST}.damaged"))
+        resume = before
+    facts = checkpoint.get("zoo", {})
+    console.say(f"resume      {resume}: step {facts.get('step')}")
+    return resume
 
 
 def saver_of(trainer: Trainer) -> CheckpointSaver:
@@ -190,6 +265,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     tracker = trainer.logger
     if not isinstance(tracker, MLflowTracker) or not is_rank_zero():
         return
+    note(folder, mlflow_run=tracker.run_id)
     about = recipe.get("about", {})
     tracker.log_start(
         recipe=recipes.dump(recipe), label_map=data.label_map, data_digest=data.digest(),
@@ -198,7 +274,7 @@ def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, fold
     tracker.set_tags({"zoo.hardware": hardware(trainer)})
     for picture in folder.glob("*.png"):
         tracker.log_figure_file(picture)
-    write_json(folder / RUN_FILE, {"mlflow_run": tracker.run_id, "local_id": tracker.local_id})
+    note(folder, mlflow_run=tracker.run_id)
 
 
 def score_last_steps(
@@ -265,13 +341,18 @@ def hardware(trainer: Trainer) -> str:
     )
 
 
-def run_of(folder: Path, key: str = "mlflow_run") -> str | None:
-    """MLflow's id of the run that the folder belongs to, or its `local_id`, if that can still be read."""
-    try:
-        noted = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return noted if isinstance(noted, str) else None
+def noted_ids(recipe: Recipe, folder: Path, resume: Path | None) -> dict[str, str | None]:
+    """MLflow's id of the run that is gone on with, and the `local_id` by which it is found if it has none yet.
+
+    A run that was ended before its first checkpoint is begun again, by the same recipe, under the same ids.
+    """
+    facts = noted(folder)
+    if resume is None:
+        place = folder / RECIPE_FILE
+        if not place.is_file() or place.read_text(encoding="utf-8") != recipes.dump(recipe):
+            facts = {}
+    ids = {"run_id": facts.get("mlflow_run"), "local_id": facts.get("local_id")}
+    return {name: value if isinstance(value, str) else None for name, value in ids.items()}
 
 
 def _of_total(trainer: Trainer) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from zoo.storage.durable import sweep_temporaries, write_atomically
 # types that torch.load(weights_only=True) rebuilds without importing code of this project
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
+_FOLDER = 0x10  # of an entry's attributes in a zip archive
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)
 
 
@@ -80,6 +82,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cp
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    refuse_damage(Path(path))
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -96,6 +99,23 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cp
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dictionary")
     return checkpoint
+
+
+def refuse_damage(path: Path) -> None:
+    """Raises ValueError if a file is empty, or another than torch wrote; torch writes checksums and reads none."""
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is damaged: it is empty")
+    try:
+        if not zipfile.is_zipfile(path):
+            return  # torch's format before 1.6; or it is cut, which torch says
+        with zipfile.ZipFile(path) as archive:
+            # torch takes no bytes of what is marked as a folder, and returns whatever the memory held
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & _FOLDER]
+            wrong = folders[0] if folders else archive.testzip()
+    except Exception as error:  # zipfile raises anything at a malformed archive
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if wrong is not None:
+        raise ValueError(f"{path} is damaged: {wrong} is not as it was written")
 
 
 def refuse_objects(value: Any, where: str = "checkpoint") -> None:

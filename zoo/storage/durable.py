@@ -77,8 +77,7 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
     Raises:
         OSError: a full or read-only disk, with `target` as its file name, whatever error `content` raised.
     """
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    temporary = target.with_name(f".{target.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_of(target)
     failed: list[OSError] = []
     try:
         with open(temporary, "wb", buffering=0) as raw:
@@ -97,6 +96,11 @@ def write_atomically(target: Path, content: bytes | Callable[[Any], object]) -> 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync(target.parent)
+
+
+def temporary_of(target: Path) -> Path:
+    """A new name beside `target` for what will be renamed to it, which `sweep_temporaries` knows."""
+    return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def write_json(path: Path, document: Any, indent: int | None = None) -> None:
@@ -129,22 +133,32 @@ class _Remembering(io.RawIOBase):
             raise
 
 
-def sweep_temporaries(folder: Path) -> list[Path]:
-    """Removes the temporary files of processes that are gone; returns what it removed."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+def sweep_temporaries(folder: Path, every: bool = False) -> list[Path]:
+    """Removes the temporary files of processes that are gone; returns what it removed.
+
+    Args:
+        folder: the files lie in it, not below.
+        every: nobody else writes there now, so those of this machine are old, also where their process number
+            is now that of another process, as in a container that was started again.
+    """
+    host = _host()
     removed = []
     for path in sorted(folder.iterdir()):
         match = _TEMPORARY.match(path.name)
         if match is None:
             continue
         if match["host"] == host:
-            stale = not _is_running(int(match["pid"]))
+            stale = every or not _is_running(int(match["pid"]))
         else:
             stale = time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_SECONDS
         if stale:
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 def _is_running(pid: int) -> bool:

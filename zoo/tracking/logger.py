@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+Point = tuple[str, int, str]  # a metric, its step, its value: as text, for NaN is not equal to itself
 _FIRST_REST, _LONGEST_REST = 30.0, 600.0  # seconds without a call after a failed one; doubles
 # seconds that a call is waited for; files are sent before the first step and after the last
 _PATIENCE, _PATIENCE_FOR_FILES = 2.0, 10.0
@@ -102,6 +103,8 @@ class MLflowTracker(Logger):
         self._spool = Spool(self.store.root, local_id or uuid.uuid4().hex)
         self._checkpoint_tag = ""
         self._dropped = False  # whether records were lost because no place could keep them
+        # what a resumed run has, read once: the steps after its checkpoint are trained again
+        self._logged: frozenset[Point] | None = None
 
     # --- the interface of Lightning's loggers
 
@@ -125,6 +128,9 @@ class MLflowTracker(Logger):
         """Starts the run; Lightning touches this before a fit."""
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._guard(lambda: self._in_time(self._start), spool=None)
+            if self._started and self._resumed and self._logged is None:
+                self._logged = frozenset()
+                self._guard(lambda: self._in_time(self._read_logged, _PATIENCE_FOR_FILES), spool=None)
         return self
 
     @rank_zero_only
@@ -135,11 +141,14 @@ class MLflowTracker(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of one step. A name MLflow would refuse is rewritten, and a warning says so once."""
+        """Numbers of one step, which a run that is resumed before it may have had. A name MLflow would refuse is
+        rewritten, and a warning says so once.
+        """
+        at = int(step or 0)
         values = {metric_key(k): float(v) for k, v in metrics.items() if not isinstance(v, str)}
-        self._write(
-            {"kind": "metrics", "values": values, "step": int(step or 0), "time": int(time.time() * 1000)}
-        )
+        new = {k: v for k, v in values.items() if (k, at, repr(v)) not in (self._logged or ())}
+        if new:
+            self._write({"kind": "metrics", "values": new, "step": at, "time": int(time.time() * 1000)})
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
@@ -262,6 +271,12 @@ class MLflowTracker(Logger):
         self._started = True
         self._spool.note_run(run_id)
         return run_id
+
+    def _read_logged(self) -> None:
+        client, run_id = self._client(), self._start()
+        names = client.get_run(run_id).data.metrics
+        metrics = [m for name in names for m in client.get_metric_history(run_id, name)]
+        self._logged = frozenset((m.key, m.step, repr(m.value)) for m in metrics)
 
     def _write(self, record: Record) -> None:
         if record["kind"] in _REPLACED and self._spool.path.exists():

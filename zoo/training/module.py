@@ -278,6 +278,11 @@ class DetectionModule(LightningModule):
         facts = checkpoint.get("zoo")
         if facts is None:
             raise ValueError("not a checkpoint of this project: it has no 'zoo' entry")
+        if facts["format"] > CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"the checkpoint has format {facts['format']} and this version reads up to {CHECKPOINT_FORMAT}; "
+                "go on with the version that wrote it"
+            )
         if self.label_map is not None and facts["label_map"] is not None:
             difference = self.label_map.difference(LabelMap.from_dict(facts["label_map"]))
             if difference:

@@ -58,9 +58,14 @@ def validation_follows(trainer: Trainer) -> bool:
     running = epoch.processed < epoch.started  # type: ignore[attr-defined]
     if not running or fit._data_fetcher is None:
         return False
-    ready = fit.epoch_loop.batch_progress.current.ready
-    return ready % trainer.accumulate_grad_batches == 0 and fit.epoch_loop._should_check_val_fx(
-        fit._data_fetcher
+    batches = fit.epoch_loop.batch_progress.current
+    between = (
+        batches.ready == batches.processed
+    )  # else the next one has begun, so it was not due or has been done
+    return (
+        between
+        and batches.ready % trainer.accumulate_grad_batches == 0
+        and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
     )
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: `last.ckpt`, whatever its score, and the best by a score.
+"""Which checkpoints a run keeps: `last.ckpt`, whatever its score, the one before it, and the best by a score.
 
 A checkpoint exists only at the end of an optimizer step. Lightning's ModelCheckpoint saves between
 micro-batches too, writes its last only where it wrote a best, takes NaN for a score, and remembers where
@@ -23,14 +23,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zoo.evaluation.scores import or_nan
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from zoo.storage.durable import temporary_of
 from zoo.training.position import ends_step
 from zoo.training.stopping import StopRequest
 
 LAST = "last.ckpt"
+BEFORE = f"{LAST}.before"  # the last but one, should the last be damaged
 
 
 class CheckpointSaver(Checkpoint):
-    """Writes `last.ckpt` and `best-step=N.ckpt`, and leaves when a signal asks for it.
+    """Writes `last.ckpt`, `last.ckpt.before` and `best-step=N.ckpt`, and leaves when a signal asks for it.
 
     `last.ckpt` is written at the end of each epoch and after each validation, at the end of the training,
     every `every_n_minutes` or `every_n_train_steps`, and before SIGTERM or Ctrl-C end the run. A validation
@@ -76,6 +78,7 @@ class CheckpointSaver(Checkpoint):
         self._saved: tuple[int, bool] | None = None  # step, and whether it was validated
         self._saved_at = 0.0
         self._between_steps = True
+        self._due = False  # what was decided at the end of the step, and is done when the loggers have it
         self._leaving = False
 
     # --- what others ask
@@ -119,49 +122,58 @@ class CheckpointSaver(Checkpoint):
     # --- when
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """All ranks read and write where rank zero does."""
+        """All ranks read and write where rank zero does; the signals are taken back from Lightning."""
+        self.stop.install()
         if stage == "fit":
             self.folder = Path(trainer.strategy.broadcast(str(self.folder.absolute())))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals back from Lightning, which obeys between micro-batches."""
+        """Starts the clock, and leaves at once if a signal has come before."""
         self.stop.install()
         self._saved_at = time.monotonic()
-        if self.stop.signal is not None:
-            self.stop.obey()
+        self.stop.obey_if_asked()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Leaves here, when the loggers have the step that was saved."""
-        self._leave_if_asked()
+        """Saves the step before, which the loggers have only now: a kill in between would lose its records."""
+        self._do_what_is_due(trainer)
         self._between_steps = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if this was the last micro-batch of its step, and time or a signal asks for it."""
+        """Decides whether to save, if this was the last micro-batch of its step: time or a signal asks for it."""
         if not ends_step(trainer, batch_idx):
             return
         self._between_steps = True
         steps = self.every_n_train_steps
         stop, due = self._agreed(trainer, self.stop.signal is not None, self._time_is_up())
-        if stop or due or (steps is not None and trainer.global_step % steps == 0):
-            self.save_last(trainer)
+        self._due = stop or due or (steps is not None and trainer.global_step % steps == 0)
         self._leaving = stop
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves without it; the checkpoint says that it is still due."""
-        self._leave_if_asked()
+        """Saves the step before; leaves without it, and then the checkpoint says that it is still due."""
+        if _fits(trainer):
+            self._do_what_is_due(trainer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """A long validation is left at once; several ranks finish it, for they have different shares."""
-        if _fits(trainer) and trainer.world_size == 1 and self.stop.signal is not None:
-            self.save_last(trainer)
+        if trainer.world_size == 1 and self.stop.signal is not None:
+            if _fits(trainer):
+                self.save_last(trainer)
             self.stop.obey()
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """As in a validation after the fit."""
+        if trainer.world_size == 1:
+            self.stop.obey_if_asked()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves: as one of the best if the score says so, and as the last."""
@@ -179,8 +191,8 @@ class CheckpointSaver(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves an epoch that no validation has saved."""
-        self.save_last(trainer)
-        self._leave_if_asked()
+        self._due = True
+        self._do_what_is_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves a training that ended inside an epoch."""
@@ -251,6 +263,8 @@ class CheckpointSaver(Checkpoint):
             OSError: the disk is full or read-only; names the last checkpoint that is whole.
         """
         try:
+            if name == LAST:
+                self._keep_last(trainer)
             trainer.save_checkpoint(self.folder / name)
         except OSError as error:
             raise self._told(error, name) from error
@@ -259,9 +273,9 @@ class CheckpointSaver(Checkpoint):
     def _take_as_last(self, trainer: Trainer, name: str) -> None:
         """last.ckpt becomes the file just written: a second name of it, where the file system has such."""
         if trainer.is_global_zero:
-            temporary = self.folder / f".{LAST}.link"
-            temporary.unlink(missing_ok=True)
+            temporary = temporary_of(self.folder / LAST)
             try:
+                self._keep_last(trainer)
                 os.link(self.folder / name, temporary)
                 os.replace(temporary, self.folder / LAST)
             except OSError:
@@ -273,6 +287,21 @@ class CheckpointSaver(Checkpoint):
         if not trainer.strategy.broadcast(linked):
             self._save(trainer, LAST)
         self._note_saved(trainer)
+
+    def _keep_last(self, trainer: Trainer) -> None:
+        """The last becomes the one before it; where one file cannot have two names, there is no last for a moment."""
+        last, before = self.folder / LAST, self.folder / BEFORE
+        if not trainer.is_global_zero or not last.is_file():
+            return
+        if before.is_file() and before.samefile(last):
+            return  # a save has failed since; and renaming between two names of one file leaves both
+        temporary = temporary_of(before)
+        try:
+            os.link(last, temporary)
+        except OSError:
+            os.replace(last, before)
+        else:
+            os.replace(temporary, before)
 
     def _note_saved(self, trainer: Trainer) -> None:
         self._saved = self._present(trainer)
@@ -303,7 +332,10 @@ class CheckpointSaver(Checkpoint):
         agreed = wants.tolist()
         return bool(agreed[0]), bool(agreed[1])
 
-    def _leave_if_asked(self) -> None:
+    def _do_what_is_due(self, trainer: Trainer) -> None:
+        if self._due:
+            self.save_last(trainer)
+        self._due = False
         if self._leaving:
             self.stop.obey()
 

@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C during a training end it at the next point where a checkpoint can be written."""
+"""SIGTERM and Ctrl-C during a training end it at the next point where a checkpoint can be written.
+
+So does SIGUSR1, which SLURM sends before a job's time is up: Lightning would save inside the signal's handler, which
+is inside a step. Who sends it also queues the job again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 _NOTED = b"\nending after this step; Ctrl-C once more ends at once\n"
 
 
@@ -49,6 +53,11 @@ class StopRequest:
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SIGTERMException
+
+    def obey_if_asked(self) -> None:
+        """Ends it if a signal has come."""
+        if self.signal is not None:
+            self.obey()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data worker receives Ctrl-C too; its parent ends it

@@ -6,13 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from zoo.cli.main import run_command
 from zoo.registry.names import check_name
+from zoo.runs.console import Console
+from zoo.runs.ending import noted_registration
 from zoo.runs.finetune import Choices, Start, model_name
 from zoo.runs.fit import find_checkpoint, recipe_beside
-from zoo.runs.run_folder import RUNS, claimed, document_of, new_folder, refuse_used
-from zoo.runs.train import run_of
+from zoo.runs.run_folder import RUNS, claimed, document_of, new_folder, note, noted, refuse_used
+from zoo.runs.train import Registration, noted_ids, whole, write_recipe
+from zoo.storage.durable import temporary_of
+
+NO_IDS = {"run_id": None, "local_id": None}
 
 
 def run_in(folder: Path, name: str = "last.ckpt") -> Path:
@@ -96,6 +102,71 @@ def test_two_processes_never_train_into_one_folder_and_a_dead_one_holds_nothing(
     assert new_folder("x") != tmp_path / "out"
 
 
+def test_what_dead_processes_left_half_written_is_removed_before_anything_else(tmp_path):
+    """Also where their number is now this one's, as in a container that was started again."""
+    old = temporary_of(tmp_path / "last.ckpt")
+    elsewhere = old.with_name(f".last.ckpt.another.1.{'0' * 8}.tmp")
+    for file in (old, elsewhere):
+        file.write_text("half")
+    with claimed(tmp_path):
+        assert not old.exists()
+    assert elsewhere.exists()  # it may be written at this moment, on a machine that knows no locks
+
+
+def checkpoint(path: Path, step: int) -> bytes:
+    torch.save({"zoo": {"step": step}, "weights": torch.arange(100.0)}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[:-50], lambda b: b[:700] + b"??" + b[702:], None]
+)
+def test_the_checkpoint_before_a_damaged_one_is_taken_and_nothing_is_thrown_away(tmp_path, capsys, damage):
+    last, before = tmp_path / "last.ckpt", tmp_path / "last.ckpt.before"
+    content = checkpoint(last, 8)
+    assert whole(last, tmp_path, Console()) == last
+    assert capsys.readouterr().out == f"resume      {last}: step 8\n"
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(content))
+        with pytest.raises(ValueError, match=r"last\.ckpt.*damaged"):
+            whole(last, tmp_path, Console())
+    checkpoint(before, 7)
+    assert find_checkpoint("last", tmp_path)[0] == find_checkpoint(str(last), None)[0] == last
+    assert whole(last, tmp_path / "another", Console()) == before
+    assert last.exists() == (damage is not None)  # only the run itself changes its folder
+    assert whole(last, tmp_path, Console()) == before
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == said[2]
+    assert said[0].startswith("damaged     ")
+    assert "the one before it is taken" in said[0]
+    assert said[1] == f"resume      {before}: step 7"
+    left = {"last.ckpt.before", *(["last.ckpt.damaged"] if damage else [])}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert whole(last, tmp_path, Console()) == before  # in the processes of other devices
+
+
+def test_a_start_that_saved_nothing_is_begun_again_as_the_same_run(tmp_path):
+    recipe = {"model": {"x": 1}}
+    write_recipe(recipe, tmp_path)
+    note(tmp_path, mlflow_run="abc", register=None)
+    note(tmp_path, local_id="def")
+    assert noted_ids(recipe, tmp_path, None) == {"run_id": "abc", "local_id": "def"}
+    assert noted_ids({"model": {"x": 2}}, tmp_path, None) == NO_IDS
+    assert noted(tmp_path) == {"mlflow_run": "abc", "register": None, "local_id": "def"}
+
+
+def test_a_resume_ends_as_the_fine_tuning_would_have(tmp_path):
+    assert noted_registration(tmp_path) is None
+    ending = Registration("rt_detr_tiny.mine", None, "rt_detr_tiny:1")
+    note(tmp_path, register=ending._asdict())
+    assert noted_registration(tmp_path) == ending
+    for broken in (None, "x", {}, {"name": "a"}):
+        note(tmp_path, register=broken)
+        assert noted_registration(tmp_path) is None
+
+
 def test_a_resume_beside_the_checkpoint_in_a_new_folder_or_in_that_of_another_run(tmp_path):
     mine, other = run_in(tmp_path / "mine"), run_in(tmp_path / "other", "best-step=1.ckpt").parent
     assert find_checkpoint(str(mine), None) == (mine, mine.parent)
@@ -123,9 +194,9 @@ def test_weights_alone_are_called_that(tmp_path, capsys):
 def test_a_run_file_that_says_nothing_is_no_run(tmp_path, text):
     if text is not None:
         (tmp_path / "run.json").write_text(text)
-    assert run_of(tmp_path) is None
+    assert noted_ids({}, tmp_path, tmp_path / "last.ckpt") == NO_IDS
     (tmp_path / "run.json").write_text('{"mlflow_run": "abc"}')
-    assert run_of(tmp_path) == "abc"
+    assert noted_ids({}, tmp_path, tmp_path / "last.ckpt") == NO_IDS | {"run_id": "abc"}
 
 
 def test_a_moved_run_has_its_checkpoint_beside_its_metrics(tmp_path):

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import zoo.runs.report
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
@@ -18,6 +22,7 @@ from zoo.runs.fit import find_checkpoint
 from zoo.runs.init_from import read_weights, start_from
 from zoo.runs.schema import InitFrom
 from zoo.storage.checkpoint_io import read_checkpoint
+from zoo.tracking.backend import connect, resolve_store
 from zoo.training.module import build_module
 
 SECONDS = 120
@@ -58,6 +63,38 @@ def test_sigterm_saves_exits_143_and_the_run_goes_on(tmp_path, capsys):
     first_run = json.loads((tmp_path / "run" / "run.json").read_text())["mlflow_run"]
     assert document["run"] == first_run
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["zoo"]["step"] == step + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_fine_tuning_that_is_ended_in_its_report_is_finished_by_the_line_it_says(
+    tmp_path, capsys, monkeypatch, number, code
+):
+    shapes = generate_shapes(tmp_path / "shapes", 8, 4, 0, 64)
+    write = zoo.runs.report.write_curves
+
+    def cut(*arguments):
+        os.kill(os.getpid(), number)
+        return write(*arguments)
+
+    monkeypatch.setattr("zoo.runs.report.write_curves", cut)
+    run = tmp_path / "my run"
+    arguments = ["finetune", "rt_detr_tiny", "--data", str(shapes), "--image-size", "64", "--max-steps", "2"]
+    assert run_command([*arguments, "--weights", "random", "--output", str(run)]) == code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    client, run_id = connect(resolve_store()), json.loads((run / "run.json").read_text())["mlflow_run"]
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert not (run / "metrics.json").exists()
+    line = re.search("go on with: zoo (.*)", said.out)[1]
+    monkeypatch.setattr("zoo.runs.report.write_curves", write)
+    assert run_command(shlex.split(line)) == 0
+    said = capsys.readouterr().out
+    assert "nothing is left to train" in said
+    assert "registered  rt_detr_tiny.shapes:1" in said
+    assert f"zoo predict rt_detr_tiny.shapes:1 {shapes}" in said
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(client.search_runs([client.get_run(run_id).info.experiment_id])) == 1
 
 
 @pytest.mark.slow

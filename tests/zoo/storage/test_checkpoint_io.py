@@ -1,3 +1,4 @@
+import contextlib
 import enum
 import multiprocessing
 import os
@@ -142,3 +143,42 @@ def test_sweep_leaves_the_living_and_what_is_not_ours(tmp_path):
         path.touch()
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     assert sweep_temporaries(tmp_path) == [old]
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path):
+    path, wrong = tmp_path / "last.ckpt", []
+    torch.save({"weights": torch.arange(40.0), "step": 7}, path)
+    content, refused = path.read_bytes(), 0
+    for place in range(len(content)):
+        flipped = content[place] ^ 1 << place % 8
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        found = None
+        with contextlib.suppress(ValueError):
+            found = read_checkpoint(path)
+        if found is None:
+            refused += 1
+        elif not torch.equal(found["weights"], torch.arange(40.0)) or found["step"] != 7:
+            wrong.append(place)
+    assert wrong == []
+    assert refused > 300
+
+
+def test_a_record_that_is_marked_as_a_folder_is_damage(tmp_path):
+    """One flipped bit; torch would return memory that nobody has written."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"weights": torch.arange(400.0)}, path)
+    content = bytearray(path.read_bytes())
+    attributes = content.rindex(b"PK\x01\x02", 0, content.rindex(b"last/data/0")) + 38
+    content[attributes] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged: last/data/0 is not as it was written"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_cut_checkpoint_is_named(tmp_path, length):
+    path = tmp_path / "last.ckpt"
+    torch.save({"weights": torch.arange(400.0)}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"last\.ckpt.*damaged"):
+        read_checkpoint(path)

@@ -1,6 +1,7 @@
 import errno
 import functools
 import json
+import math
 import os
 import shutil
 import signal
@@ -106,6 +107,22 @@ def test_a_resumed_run_runs_again_and_keeps_its_first_parameters():
     assert (run.data.tags["changed/lr"], run.data.tags["zoo.attempt"]) == ("0.2", "2")
     second.finalize("success")
     assert run_of(second).info.status == "FINISHED"
+
+
+def test_steps_that_a_resume_trains_again_stand_there_once():
+    first = MLflowTracker()
+    for step in range(4):
+        first.log_metrics({"loss": 1.0 / (step + 1), "AP": math.nan}, step)
+    interrupted(first, SIGTERMException())
+    second = MLflowTracker(run_id=first.run_id)
+    second.run_id  # noqa: B018 - as the fit does before its first step
+    for step in range(2, 6):
+        second.log_metrics({"loss": 1.0 / (step + 1), "AP": math.nan}, step)
+    second.log_metrics({"loss": 7.0}, 2)  # not what was there: another training, which is seen
+    client = connect(second.store)
+    for name, also in (("loss", [2]), ("AP", [])):
+        found = [metric.step for metric in client.get_metric_history(second.run_id, name)]
+        assert sorted(found) == sorted([*range(6), *also])
 
 
 @pytest.mark.parametrize("gone", ["never there", "deleted"])

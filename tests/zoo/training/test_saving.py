@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import lightning.pytorch as L
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from test_module import build, make_data, trainer
 
 from datamodules.shapes import generate_shapes
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.training.callbacks import Progress
 from zoo.training.position import Position
-from zoo.training.saving import LAST, CheckpointSaver
+from zoo.training.saving import BEFORE, LAST, CheckpointSaver
 from zoo.training.stopping import StopRequest
 
 
@@ -128,6 +129,77 @@ def test_an_epoch_without_validation_and_an_end_inside_an_epoch_are_saved_too(sh
     assert facts(tmp_path / LAST) == {"step": 6, "epoch": 1, "step_in_epoch": 2, "validated": True}
 
 
+class Lines(Logger):
+    """Steps of the training loss that a logger was given."""
+
+    name, version = "lines", "0"
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def log_metrics(self, metrics, step=None):
+        self.steps += [step] if "train/loss" in metrics else []
+
+    def log_hyperparams(self, params):
+        pass
+
+    def after_save_checkpoint(self, saver):
+        pass
+
+
+@pytest.mark.parametrize("cut", [8, 2])
+def test_a_step_is_logged_before_it_is_saved(shapes, tmp_path, cut):
+    """Else a kill between the two loses the records of the step, as a resume begins after it."""
+    logger, seen = Lines(), []
+
+    class Saved(CheckpointSaver):
+        def _save(self, trainer, name):
+            seen.append((trainer.global_step, len(logger.steps)))
+            super()._save(trainer, name)
+
+    saver = Saved(every_n_train_steps=1)
+    options = {"logger": logger, "log_every_n_steps": 1, "val_check_interval": 2}
+    fit(shapes, tmp_path, batch_size=cut, saver=saver, **options)
+    assert sorted(set(seen)) == [(step, step) for step in range(1, 9)]
+    last, before = facts(tmp_path / LAST), facts(tmp_path / BEFORE)
+    assert last == {"step": 8, "epoch": 2, "step_in_epoch": 0, "validated": True}
+    assert before == last | {"validated": False}
+
+
+def test_the_one_before_is_never_the_last_itself(tmp_path, monkeypatch):
+    """A save that fails leaves the last and the one before it as two names of one file; the next keeps both."""
+    saver = CheckpointSaver()
+    saver.folder = tmp_path
+    saver._save(Moment(1, 0.0), LAST)
+    saver._save(Moment(2, 0.0), LAST)
+
+    class Full(Moment):
+        def save_checkpoint(self, path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            saver._save(Full(3, 0.0), LAST)
+    saver._save(Moment(4, 0.0), LAST)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {LAST: "4", BEFORE: "2"}
+
+
+def test_the_one_before_where_a_file_has_one_name(tmp_path, monkeypatch):
+    def refuse(*names):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("zoo.training.saving.os.link", refuse)
+    saver = CheckpointSaver("val/mine")
+    saver.folder = tmp_path
+    saver.on_validation_end(Moment(1, 0.5), None)
+    saver.on_validation_end(Moment(2, 0.1), None)
+    saver.on_validation_end(Moment(3, 0.9), None)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        LAST: "3", BEFORE: "2", "best-step=3.ckpt": "3"
+    }  # fmt: skip
+
+
 def test_time_and_steps_save_only_at_the_end_of_a_step(shapes, tmp_path):
     saved = []
 
@@ -159,6 +231,7 @@ class Moment:
         self.strategy = SimpleNamespace(broadcast=lambda value: value)
 
     def save_checkpoint(self, path):
+        path.unlink(missing_ok=True)  # a new file, as the real one
         path.write_text(str(self.global_step))
 
 
@@ -181,7 +254,9 @@ def test_the_best_are_kept_and_a_score_that_is_none_chooses_nothing(tmp_path, mo
         saver.on_validation_end(Moment(step, score), None)
         assert (tmp_path / LAST).read_text() == str(step)
     assert said == best
-    assert {p.name for p in tmp_path.iterdir()} == {LAST, *(f"best-step={step}.ckpt" for step in kept)}
+    best_ones = {f"best-step={step}.ckpt" for step in kept}
+    assert {p.name for p in tmp_path.iterdir()} == {LAST, BEFORE, *best_ones}
+    assert (tmp_path / BEFORE).read_text() == str(len(scores) - 1)
     again = CheckpointSaver("val/mine", mode, k)
     again.folder = tmp_path
     again.load_state_dict(saver.state_dict())
@@ -243,6 +318,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("number", "at"), [
     *((signal.SIGTERM, at) for at in PLACES),
+    (signal.SIGUSR1, PLACES[1]),  # of SLURM
     # Ctrl+C differs in how it ends alone: in the fast suite once in training and once in validation
     *(pytest.param(signal.SIGINT, at, marks=[] if n in (1, 3) else pytest.mark.slow) for n, at in enumerate(PLACES)),
 ])  # fmt: skip
@@ -253,7 +329,7 @@ def test_a_signal_is_obeyed_at_the_end_of_a_step_and_nothing_is_repeated_or_skip
     journal = Journal(at, lambda: os.kill(os.getpid(), number))
     with pytest.raises(BaseException) as left:
         fit(shapes, tmp_path / "cut", batch_size=2, journal=journal)
-    assert left.type.__name__ == ("SIGTERMException" if number == signal.SIGTERM else "SystemExit")
+    assert left.type.__name__ == ("SystemExit" if number == signal.SIGINT else "SIGTERMException")
     assert at in journal.lines
     *_, rest = fit(shapes, tmp_path / "cut", batch_size=2, resume=tmp_path / "cut" / LAST)
     happened = [line for line in journal.lines + rest.lines if line[0] != "val begins"]
@@ -286,6 +362,30 @@ def test_fewer_epochs_than_the_checkpoint_has_are_refused(shapes, tmp_path):
         ValueError, match=r"has trained 2 epochs and trainer.max_epochs is 1: nothing is left"
     ):
         fit(shapes, tmp_path, resume=tmp_path / LAST, max_epochs=1)
+
+
+def test_a_checkpoint_of_format_1_goes_on_and_one_of_the_future_is_refused(shapes, tmp_path):
+    """Format 1 knew the optimizer step, whose place in the epoch follows."""
+    *_, whole = fit(
+        shapes, tmp_path / "whole", val_check_interval=0.5, saver=CheckpointSaver("val/mine", "max", -1)
+    )
+    old = read_checkpoint(tmp_path / "whole" / "best-step=6.ckpt")
+    for name in ("step_in_epoch", "step_size", "validated"):
+        del old["zoo"][name]
+    old["zoo"] |= {"format": 1, "consumed_batches": 2}
+    old["callbacks"] = {"ModelCheckpoint{'monitor': 'val/AP'}": {"best_model_path": "/gone"}}
+    (tmp_path / "old").mkdir()
+    torch.save(old, tmp_path / "old" / LAST)
+    *_, rest = fit(shapes, tmp_path / "old", resume=tmp_path / "old" / LAST, val_check_interval=0.5)
+    after = whole.lines.index(("val", 1, 6)) + 1
+    assert rest.lines == whole.lines[after:]
+    equal(tmp_path / "whole" / LAST, tmp_path / "old" / LAST)
+    old["zoo"]["format"] = 3
+    torch.save(old, tmp_path / "old" / LAST)
+    with pytest.raises(
+        ValueError, match=r"has format 3 and this version reads up to 2; go on with the version"
+    ):
+        fit(shapes, tmp_path / "old", resume=tmp_path / "old" / LAST)
 
 
 def test_a_full_disk_names_the_file_and_the_last_good_one(shapes, tmp_path, monkeypatch):
