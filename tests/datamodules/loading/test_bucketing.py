@@ -184,6 +184,7 @@ class Written(CSVLogger):
 
 def test_padding_is_logged_as_a_metric_and_told_at_the_start(folder, tmp_path):
     data = module(folder, input=SHORTEST, train_transform="detr", eval_split="train")
+    data.train_dataloader()  # as the preflight does, which has no logger
     logger, said = Written(tmp_path), []
     trainer = pl.Trainer(
         default_root_dir=tmp_path, accelerator="cpu", logger=logger, max_steps=1, callbacks=[Progress(said.append)],
