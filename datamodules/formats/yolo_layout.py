@@ -27,6 +27,18 @@ _NAMES = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
 _IMAGES = re.compile(rb"^[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.MULTILINE)
 _AS_WRITTEN = ("names", "path", "train", "val", "valid", "test")
 _MOST_FOLDERS = 20_000  # that are looked into outside the data set
+_OF_THE_SYSTEM = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc",
+    "/boot",
+    "/run",
+    "/usr/lib",
+    "/usr/share",
+    "/var/lib",
+)  # and all below
+_OF_MANY_SETS = ("/usr", "/usr/local", "/usr/src", "/var", "/opt", "/home", "/root", "/tmp")
 _MAX_BYTES = 4 << 20  # of data.yaml; names of 20 000 classes take 0.6 MB
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
@@ -220,11 +232,15 @@ def _images_of_split(root: Path, named: str, folder: Path) -> list[Path]:
     """The images in and below a folder that data.yaml names, here or elsewhere on the machine.
 
     Raises:
-        ValueError: it holds the data set itself, or more folders than any data set has, as `../../..` does.
+        ValueError: it holds the data set itself, or more folders than any data set has, as `../../..` does; or it is
+            a folder of the system.
     """
     own, there, home = root.resolve(), folder.resolve(), Path.home().resolve()
     around = there in own.parents and not (there == own.parent and list_images(there))
-    if around or there == home or there in home.parents:
+    system = own not in (there, *there.parents) and any(
+        str(place) in _OF_THE_SYSTEM for place in (there, *there.parents)
+    )
+    if around or system or str(there) in _OF_MANY_SETS or there == home or there in home.parents:
         raise ValueError(
             f"{root}: data.yaml names {named!r}, which is {there} and holds more than this data set; name the folder "
             "of the images"

@@ -34,6 +34,7 @@ from zoo.registry.manifest import (
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
 from zoo.storage.durable import sha256_of, sync, write_atomically
+from zoo.storage.opening import open_file
 from zoo.storage.places import by_name
 from zoo.storage.safetensors_file import DamagedModelError, check_safetensors
 
@@ -308,7 +309,8 @@ def _default_tag(name: str, names: list[str]) -> str:
 
 
 def _alias_version(path: Path) -> int:
-    text = path.read_text(encoding="ascii").strip()
+    with open_file(path) as file:
+        text = file.read(40).decode("ascii", "replace").strip()
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise ManifestError(f"alias file {path} holds {text[:40]!r}, not a version number")
     return int(text)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.storage.durable import sha256_of
+from zoo.storage.opening import NoFileError, open_file
 
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without any data
@@ -76,7 +77,7 @@ def fetch(
         limit = expected.size if expected.size is not None else largest
         _fetch_http(address, part, expected, progress, attempts, first_pause, limit)
     elif scheme in ("", "file"):
-        _copy_file(address, part)
+        _copy_file(address, part, expected.size if expected.size is not None else largest)
     else:
         raise DownloadError(f"{url} is neither http(s) nor a file; nothing else is fetched")
     digest = _check(part, url, expected, fragment)
@@ -97,11 +98,11 @@ def fetch_text(url: str, limit: int) -> bytes:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as reply:
                 raw: bytes = reply.read(limit + 1)
         elif scheme in ("", "file"):
-            with open(_local_path(url), "rb") as file:
+            with open_file(_local_path(url)) as file:
                 raw = file.read(limit + 1)
         else:
             raise DownloadError(f"{url} is neither http(s) nor a file; nothing else is fetched")
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, DownloadError):
             raise
         raise DownloadError(_explain(url, error)) from error
@@ -221,7 +222,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _explain(url: str, error: BaseException) -> str:
-    if isinstance(error, DownloadError):
+    if isinstance(error, (DownloadError, NoFileError)):
         return str(error)
     if isinstance(error, urllib.error.HTTPError):
         return f"{url} answered {error.code} {error.reason}"
@@ -233,11 +234,20 @@ def _explain(url: str, error: BaseException) -> str:
     return f"{url} cannot be reached ({reason}): no network, or the server is down"
 
 
-def _copy_file(address: str, part: Path) -> None:
+def _copy_file(address: str, part: Path, limit: int | None) -> None:
     source = _local_path(address)
     try:
-        shutil.copyfile(source, part)
+        with open_file(source) as content:
+            size = os.fstat(content.fileno()).st_size
+            if limit is not None and size > limit:
+                raise DownloadError(f"{source} has {size} bytes, at most {limit} are expected")
+            with open(part, "wb") as copy:
+                shutil.copyfileobj(content, copy, _CHUNK)
+    except NoFileError as error:
+        raise DownloadError(str(error)) from error
     except OSError as error:
+        if isinstance(error, DownloadError):
+            raise
         if error.errno in _FULL:
             raise DownloadError(_explain(address, error)) from error
         raise DownloadError(f"{source} cannot be read: {error.strerror}") from error

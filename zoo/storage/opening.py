@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+class NoFileError(ValueError):
+    """A pipe, a socket or a device stands where a file should."""
+
+
 def open_file(path: Path | str) -> BinaryIO:
     """A regular file to read bytes from.
 
     Raises:
-        ValueError: it is a pipe, a socket or a device.
+        NoFileError: it is a pipe, a socket or a device.
         OSError: it cannot be opened.
     """
     stream = open(path, "rb", opener=_without_waiting)
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
-        raise ValueError(f"{path} is a pipe or a device, not a file; remove it")
+        raise NoFileError(f"{path} is a pipe or a device, not a file; remove it")
     return stream
 
 

@@ -45,6 +45,11 @@ def yaml(root: Path, text: str) -> None:
         "train: /",
         "path: ../../..\ntrain: .",
         "train: ..",
+        "train: images/train\nval: /usr",
+        "train: images/train\nval: /proc",
+        "train: images/train\nval: /proc/self/cwd/..",
+        "train: images/train\nval: /usr/share/doc",
+        "path: /etc\ntrain: .",
     ],
 )
 def test_a_path_that_leads_above_the_set_is_refused(root, paths):

@@ -7,6 +7,7 @@ import io
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,57 @@ def test_a_folder_may_be_a_link_to_another_disk(
     assert run(MAKERS[name](tmp_path / name)) == ["patch0"]
     assert left(tmp_path) == ["out/patch0/a.jpg", "out/patch0/b.jpg"]
     assert (tmp_path / "out/patch0/b.jpg").read_bytes() == FILES["patch0/b.jpg"]
+
+
+def zip_bomb(path: Path, size: int) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("a.json", "w") as member:
+            for _ in range(size >> 20):
+                member.write(bytes(1 << 20))
+
+
+def tar_bomb(path: Path, size: int) -> None:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        info = tarfile.TarInfo("a.json")
+        info.size = size
+        archive.addfile(info, Zeros())
+
+
+def long_header(path: Path, size: int) -> None:
+    """A name of so many bytes, which tarfile reads at once."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        info = tarfile.TarInfo("a")
+        info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
+        archive.addfile(info, Zeros())
+
+
+class Zeros(io.RawIOBase):
+    def read(self, count: int = -1) -> bytes:
+        return bytes(count)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("a.zip", zip_bomb), ("a.tar.gz", tar_bomb), ("b.tar.gz", long_header)]
+)
+def test_an_archive_that_unfolds_to_much_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[Path, int], None]
+) -> None:
+    monkeypatch.setattr(unpacking, "_SMALLEST_LIMIT", 1 << 20)
+    make(tmp_path / name, 24 << 20)
+    assert (tmp_path / name).stat().st_size < 200_000
+    with pytest.raises(ArchiveError, match="more than 100 times its size; it is not unpacked") as refused:
+        run(tmp_path / name)
+    assert "\n" not in str(refused.value)
+    assert left(tmp_path) == []
+    assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize(("name", "make"), [("a.zip", make_zip), ("a.tar.gz", make_tar)])
+def test_an_archive_of_too_many_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[Path], Path]
+) -> None:
+    monkeypatch.setattr(unpacking, "_MOST_MEMBERS", 1)
+    with pytest.raises(ArchiveError, match="holds more than 1 files"):
+        run(make(tmp_path / name))
+    assert left(tmp_path) == []
+    assert not (tmp_path / "staging").exists()
