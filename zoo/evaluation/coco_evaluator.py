@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
@@ -199,6 +200,30 @@ def protocol(backend: Evaluator = "hotcoco", iou_type: IouType = "bbox") -> dict
     }
 
 
+_threads_of: int | None = None  # process in which hotcoco has started its threads
+
+
+def refuse_lost_threads() -> None:
+    """Hotcoco's threads do not come along when a process is forked: an evaluation would wait for them for ever.
+
+    Raises:
+        RuntimeError: this process was forked after they were started.
+    """
+    if _threads_of not in (None, os.getpid()):
+        raise RuntimeError(
+            "this process was forked from one that had evaluated, and the threads of the evaluator (hotcoco) do not "
+            "come along: it would wait for them for ever; start processes anew, with Trainer(strategy='ddp') from a "
+            "script, 'ddp_spawn', or multiprocessing.get_context('spawn'), or fork before anything is evaluated"
+        )
+
+
+def own_threads() -> None:
+    """To be called before hotcoco is used; raises as `refuse_lost_threads` does."""
+    global _threads_of
+    refuse_lost_threads()
+    _threads_of = os.getpid()
+
+
 def run_evaluator(
     data: Collected, backend: Evaluator, areas: Mapping[str, tuple[float, float]], limits: Sequence[int]
 ) -> Any:
@@ -216,6 +241,7 @@ def run_evaluator(
 def _hotcoco(data: Collected) -> Any:
     import hotcoco
 
+    own_threads()
     masks = data.annotation_masks()
     truth = hotcoco.COCO.from_arrays(
         data.image_rows(),

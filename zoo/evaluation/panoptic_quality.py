@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.contract.batch import Batch
 from zoo.contract.segments import PanopticSegmentation
+from zoo.evaluation.coco_evaluator import own_threads
 from zoo.evaluation.metric_state import Columns, FlatMetric
 
 Floats = npt.NDArray[np.float64]
@@ -118,6 +119,7 @@ def image_quality(
     """
     from hotcoco.panoptic import PanopticEval
 
+    own_threads()
     if found.size != truth.size:
         raise ValueError(
             f"image {image_id}: the prediction is {found.size}, the ground truth {truth.size} (h, w); predict "

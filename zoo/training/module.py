@@ -24,6 +24,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.seeds import derived_seed
 from zoo.evaluation.coco_ap import CocoAP
+from zoo.evaluation.coco_evaluator import refuse_lost_threads
 from zoo.evaluation.mask_scores import MaskScores
 from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import Postprocess
@@ -176,6 +177,7 @@ class DetectionModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Binds data and model; for training, freezes what the schedule says and finds the split of the batch."""
+        refuse_lost_threads()  # now, not at the first validation
         data: DetectionData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.adopt(data.label_map, data.input)
         self.data_digest = data.digest()
