@@ -5,7 +5,7 @@ random moments (start, preflight, steps, validations, checkpoints, report) and r
 compared, bit by bit: weights, average, optimizer and scheduler of last.ckpt; which checkpoint is the best, and what
 it holds; the scores; and what MLflow holds: one run, each step of each metric once, and its value. After each start
 no temporary file is older than it, and ten seconds after each signal none of its processes lives.
-    python benchmarks/survival.py [--kills 10] [--only PART OF A ROW'S NAME] [--seed 0] [--quick] [--json]
+    python benchmarks/survival.py [--kills 10] [--only START OF A ROW] [--seed 0] [--quick] [--json]
 
 --kills is that of a row; --quick takes one row of a family and two kills each. A row's trainings are forked from this
 process, which has imported everything, as importing takes longer than they do.
@@ -342,11 +342,11 @@ class Trial:
             self._fault(f"{chain.name}: MLflow's runs are {states}")
         expected = Counter(next(iter(mine.values())))
         found = Counter(record for run in theirs.values() for record in run)
-        lost, more = expected - found, found - expected
-        self.row.records_lost += lost.total()
+        lost, more = set(expected) - set(found), set(found - expected)
+        self.row.records_lost += len(lost)
         for told, many in (("lost", lost), ("too many", more)):
             if many:
-                self._fault(f"{chain.name}: {many.total()} records {told}, e.g. {min(many)}")
+                self._fault(f"{chain.name}: {len(many)} records {told}, e.g. {min(many)}")
 
     def _fault(self, text: str) -> bool:
         self.row.differences.append(text)
@@ -417,7 +417,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="new folder for what the trainings wrote")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [row for row in rows() if options.only in f"{row.family}: {row.name}"]
+    chosen = [row for row in rows() if f"{row.family}: {row.name}".startswith(options.only)]
     if options.quick:
         chosen = [row for row in chosen if row.name == "every step, average"]
     with contextlib.ExitStack() as stack:

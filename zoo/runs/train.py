@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -180,7 +181,13 @@ def ended_as_asked(
         # Lightning answers Ctrl-C with exit(1) after its own clean-up
         by_term = isinstance(error, SIGTERMException | signals.Terminated)
         number = saver.stop.signal or (signal.SIGTERM if by_term else signal.SIGINT)
-    except Exception:
+    except Exception as error:
+        if saver.stop.signal is None and of_another_process(error):
+            reason = str(error).splitlines()[0][:200]
+            raise ConnectionError(
+                f"another process of this training has ended, and so this one does ({reason})"
+                + (f"; go on with: {again}" if (again := _again(saver, trusted)) else "")
+            ) from error
         if saver.stop.signal is None:
             raise
         number = saver.stop.signal
@@ -189,11 +196,9 @@ def ended_as_asked(
     for logger in trainer.loggers:
         if isinstance(logger, MLflowTracker):
             logger.finalize("killed")
-    last = saver.last_model_path
-    if last:
-        console.say(
-            f"interrupted; go on with: zoo fit --ckpt-path {quoted(last)}{' --trust-recipe' if trusted else ''}"
-        )
+    last, again = saver.last_model_path, _again(saver, trusted)
+    if again:
+        console.say(f"interrupted; go on with: {again}")
     else:
         console.say("interrupted before a step was saved; nothing is lost: start it again as before")
     if number != signal.SIGINT:
@@ -203,6 +208,17 @@ def ended_as_asked(
         if last
         else ""
     )
+
+
+def _again(saver: CheckpointSaver, trusted: bool) -> str:
+    """The line to copy that goes on with the run; empty if nothing was saved."""
+    last = saver.last_model_path
+    return f"zoo fit --ckpt-path {quoted(last)}{' --trust-recipe' if trusted else ''}" if last else ""
+
+
+def of_another_process(error: BaseException) -> bool:
+    """Whether it is what torch makes of a process of another device that is gone; gloo's have no class."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def whole(resume: Path, folder: Path, console: Console) -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from zoo.runs.demo import empty_folder
 from zoo.runs.fit import find_checkpoint
 from zoo.runs.init_from import read_weights, start_from
 from zoo.runs.schema import InitFrom
+from zoo.runs.train import ended_as_asked
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.tracking.backend import connect, resolve_store
 from zoo.training.module import build_module
+from zoo.training.saving import CheckpointSaver
 
 SECONDS = 120
 
@@ -95,6 +98,40 @@ def test_a_fine_tuning_that_is_ended_in_its_report_is_finished_by_the_line_it_sa
     assert f"zoo predict rt_detr_tiny.shapes:1 {shapes}" in said
     assert client.get_run(run_id).info.status == "FINISHED"
     assert len(client.search_runs([client.get_run(run_id).info.experiment_id])) == 1
+
+
+GLOO = (
+    "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:5"
+)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(f"{GLOO}. More."), torch.distributed.DistBackendError("NCCL")]
+)
+def test_a_process_that_is_gone_ends_the_others_by_a_line_that_says_how_to_go_on(tmp_path, error):
+    saver, trainer = CheckpointSaver(), SimpleNamespace(loggers=[])
+    saver.folder = tmp_path / "my run"
+    saver.folder.mkdir()
+    with (
+        pytest.raises(ConnectionError, match=r"another process of this training has ended") as told,
+        ended_as_asked(trainer, saver, Console(), False),
+    ):
+        raise error
+    assert "go on with" not in str(told.value)
+    (saver.folder / "last.ckpt").write_bytes(b"")
+    with (
+        pytest.raises(ConnectionError, match=rf"go on with: zoo fit --ckpt-path '{saver.folder}/last.ckpt'$"),
+        ended_as_asked(trainer, saver, Console(), False),
+    ):
+        raise error
+
+
+def test_other_errors_of_a_training_stay_what_they_are(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="shapes do not fit"),
+        ended_as_asked(SimpleNamespace(loggers=[]), CheckpointSaver(), Console(), False),
+    ):
+        raise RuntimeError("shapes do not fit")
 
 
 @pytest.mark.slow
