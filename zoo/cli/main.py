@@ -21,7 +21,7 @@ from zoo.cli.data.show import show
 from zoo.cli.options import Json
 from zoo.cli.overrides import split_overrides
 from zoo.runs import signals
-from zoo.runs.console import Console, write
+from zoo.runs.console import Console, tame_log, write
 
 app = typer.Typer(
     name="zoo",
@@ -265,6 +265,9 @@ def predict(
             "panoptic/*.png (COCO panoptic).",
         ),
     ] = Path("predictions"),
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Also fetch images from this machine and its network.")
+    ] = False,
     registry: Registry = None,
     as_json: Json = False,
 ) -> int:
@@ -282,7 +285,7 @@ def predict(
         return load(model, registry)
 
     console = Console(as_json)
-    found = run(detector, sources, threshold, output, console)
+    found = run(detector, sources, threshold, output, console, allow_private)
     console.result(found)
     return 1 if found["unreadable"] else 0
 
@@ -460,6 +463,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_command(argv: Sequence[str]) -> int:
     """One command to its exit code. Errors are one line on stderr; ZOO_DEBUG=1 shows the traceback."""
+    tame_log()
     try:
         with signals.raising():
             plain, overrides = split_overrides(argv)
@@ -490,11 +494,11 @@ def run_command(argv: Sequence[str]) -> int:
 
 
 def _message(error: BaseException) -> str:
-    from datamodules.index.faults import brief
+    from datamodules.index.faults import brief, visible
 
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return brief(f"{error.filename}: {error.strerror}")
-    return brief(str(error), most=8000) or type(error).__name__
+        return visible(brief(f"{error.filename}: {error.strerror}"))
+    return visible(brief(str(error), most=8000)) or type(error).__name__
 
 
 def _fail(message: str, code: int) -> int:

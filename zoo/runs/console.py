@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -44,9 +45,7 @@ class Console:
         """The JSON document; printed only with `--json`, and then alone on stdout."""
         if self.as_json and is_rank_zero():
             text = json.dumps(document, indent=2, ensure_ascii=False)
-            try:
-                text.encode(_encoding(sys.stdout))
-            except UnicodeEncodeError:
+            if text != _shown(text, sys.stdout):
                 text = json.dumps(document, indent=2)
             print(text, flush=True)
 
@@ -60,11 +59,26 @@ class Silent(Console):
 
 def write(text: str, stream: TextIO, *, red: bool = False) -> None:
     """Writes lines; control characters and what the stream's encoding cannot hold become \\uXXXX or \\xXX."""
+    text = _shown(text, stream)
+    print(f"\x1b[31m{text}\x1b[0m" if red else text, file=stream, flush=True)
+
+
+def tame_log() -> None:
+    """Warnings of the log, which no handler of its own prints, go to stderr as lines of `write` do."""
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(_Visible())
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record), sys.stderr)
+
+
+def _shown(text: str, stream: TextIO) -> str:
     from datamodules.index.faults import visible  # with numpy, which `zoo --help` does without
 
     encoding = _encoding(stream)
-    text = visible(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding)
-    print(f"\x1b[31m{text}\x1b[0m" if red else text, file=stream, flush=True)
+    return visible(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _encoding(stream: TextIO) -> str:

@@ -40,6 +40,7 @@ def predict(
     threshold: float | None,
     output: Path,
     console: Console,
+    allow_private: bool = False,
 ) -> dict[str, Any]:
     """Detects in every source, prints what is found, writes predictions.json and a picture for each.
 
@@ -53,6 +54,7 @@ def predict(
         threshold: scores below it are left out; None for the model's own.
         output: folder; made if absent.
         console: for the user.
+        allow_private: whether addresses may be of this machine and its network.
 
     Returns:
         what predictions.json holds; `unreadable` names the images that were left out.
@@ -64,7 +66,7 @@ def predict(
         raise ValueError(
             "no image is given: zoo predict MODEL IMAGE..., where IMAGE is a file, folder or address"
         )
-    images = [given for source in sources for given in open_source(source)]
+    images = [given for source in sources for given in open_source(source, allow_private)]
     unreadable: list[str] = []
     detector = load()
     output.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def _segment_line(segment: Segment, prediction: Prediction) -> str:
     return f"Segment {segment.id}: {name} with confidence {segment.score:.3f} on {share:.1f} % of the image"
 
 
-def open_source(source: str) -> Iterator[GivenImage]:
+def open_source(source: str, allow_private: bool = False) -> Iterator[GivenImage]:
     """The images behind a file, folder, http(s) address or data URI.
 
     Raises:
@@ -153,7 +155,9 @@ def open_source(source: str) -> Iterator[GivenImage]:
         yield GivenImage(source[:40] + "...", "data_uri", decode_data_uri(source))
     elif scheme in ("http", "https"):
         name = _stem(Path(urllib.parse.urlsplit(source).path))
-        yield GivenImage(source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source))
+        yield GivenImage(
+            source, re.sub(r"[^\w.-]", "_", name) or "download", fetch(source, private=allow_private)
+        )
     elif scheme:
         raise ValueError(
             f"{source[:80]}: {scheme}: addresses are not fetched; use http, https, data, or a file"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import http
 import http.client
-import io
+import ipaddress
+import queue
+import socket
+import ssl
+import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from typing import Any
 
 MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
 SECONDS_IN_ALL = 120.0  # of one image, however slowly a server sends it
-_BLOCK = 1 << 16
+MOST_REDIRECTS = 3
+_IN_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"  # stays as it is
 
 
 def scheme_of(source: str) -> str:
@@ -43,41 +47,140 @@ def decode_data_uri(uri: str) -> bytes:
         raise ValueError(f"the data URI {uri[:40]!r}... is not valid base64: {error}") from error
 
 
-def fetch(address: str) -> bytes:
-    """The bytes behind an http(s) address.
+def fetch(address: str, *, private: bool = False) -> bytes:
+    """The bytes behind an http(s) address, of a public machine.
+
+    The name is resolved once, every address that it has is checked, and one of these is connected to: a name cannot
+    mean another machine a moment later. So it goes for each redirect. Proxies are not used.
+
+    Args:
+        address: with any port.
+        private: whether machines of the own network, and this one, may be asked too.
 
     Raises:
-        ConnectionError: no answer, an incomplete one, or none in time.
+        ConnectionError: no answer, not in time, or an answer that is none; or the machine is not public.
         ValueError: it is too large.
     """
-    deadline = time.monotonic() + SECONDS_IN_ALL
-    content = io.BytesIO()
+    end, asked = time.monotonic() + SECONDS_IN_ALL, address
     try:
-        request = urllib.request.Request(address, headers={"User-Agent": "detr-zoo"})
-        with _OPENER.open(request, timeout=SECONDS) as answer:
-            declared = int(answer.headers.get("Content-Length") or 0)
-            while declared <= MAX_BYTES and content.tell() <= MAX_BYTES and (block := answer.read1(_BLOCK)):
-                content.write(block)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"it is not complete after {SECONDS_IN_ALL:.0f} seconds")
-            if content.tell() < declared <= MAX_BYTES:
-                raise ConnectionError(f"it ends after {content.tell()} of {declared} bytes")
+        for _ in range(MOST_REDIRECTS + 1):
+            content, asked = _answer(asked, private, end)
+            if content is not None:
+                break
+        else:
+            raise ConnectionError(f"it redirects more than {MOST_REDIRECTS} times")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise ConnectionError(f"{address[:200]} could not be fetched: {str(reason)[:200]}") from error
-    if declared > MAX_BYTES or content.tell() > MAX_BYTES:
-        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, the limit for an image")
-    return content.getvalue()
+        what = " ".join(str(error).split()) or type(error).__name__
+        if time.monotonic() > end:  # the socket was shut, and reading it ended somehow
+            what = f"it is not complete after {SECONDS_IN_ALL:.0f} seconds"
+        raise ConnectionError(f"{address[:200]} could not be fetched: {what[:200]}") from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
+    return content
 
 
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https only."""
+def _answer(address: str, private: bool, end: float) -> tuple[bytes | None, str]:
+    """The body, one byte too long if it is too large; or None and where it redirects to."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConnectionError(f"{address[:60]} is not fetched; only http and https are")
+    if parts.username is not None or parts.password is not None:
+        raise ConnectionError("a name and password in an address are not sent")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
+    connection = _Pinned(host, port, _public(host, port, private, end), parts.scheme == "https")
+    path = urllib.parse.quote(parts.path or "/", safe=_IN_ADDRESSES)
+    path += f"?{urllib.parse.quote(parts.query, safe=_IN_ADDRESSES)}" if parts.query else ""
+    alarm = threading.Timer(max(0.0, end - time.monotonic()), connection.shut)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        connection.request("GET", path, headers={"User-Agent": "detr-zoo", "Accept-Encoding": "identity"})
+        answer = connection.getresponse()
+        if answer.status in (301, 302, 303, 307, 308):
+            return None, urllib.parse.urljoin(address, answer.headers.get("Location") or "missing:")
+        if answer.status != http.HTTPStatus.OK:
+            raise ConnectionError(f"it answers {answer.status} {answer.reason}")
+        content = answer.read(MAX_BYTES + 1)
+        if time.monotonic() > end:  # what was shut looks like a body that ends
+            raise TimeoutError
+        if answer.length and len(content) <= MAX_BYTES:
+            raise ConnectionError(f"it ends after {len(content)} of {len(content) + answer.length} bytes")
+        return content, address
+    finally:
+        alarm.cancel()
+        connection.close()
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """None ends the redirect with the server's answer as an error."""
-        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"redirected to {newurl[:60]}, which is not fetched")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to one address of a host; with TLS its certificate is that of the host."""
+
+    def __init__(self, host: str, port: int, address: str, tls: bool) -> None:
+        super().__init__(host, port, timeout=SECONDS)
+        self.default_port = 443 if tls else 80
+        self._address = address
+        self._tls = tls
+
+    def connect(self) -> None:
+        """Connects to the address that was checked."""
+        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        if self._tls:
+            context = ssl.create_default_context()
+            self.sock = context.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self.sock.do_handshake()  # apart, so that `shut` reaches it
+
+    def shut(self) -> None:
+        """Ends whatever waits for the other side."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
-_OPENER = urllib.request.build_opener(_HttpOnly)
+def _public(host: str, port: int, private: bool, end: float) -> str:
+    """The address of a host to connect to.
+
+    Raises:
+        ConnectionError: it has none, or one that is not public.
+        TimeoutError: nobody says in time.
+    """
+    found: queue.Queue[list[str] | OSError] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.put([str(address[0]) for *_, address in answers])
+        except (OSError, UnicodeError) as error:
+            found.put(OSError(str(error)))
+
+    threading.Thread(target=ask, daemon=True).start()  # it has no timeout of its own
+    try:
+        addresses = found.get(timeout=max(0.01, min(SECONDS, end - time.monotonic())))
+    except queue.Empty:
+        raise TimeoutError(f"nobody says in time where {host[:80]} is") from None
+    if isinstance(addresses, OSError):
+        raise ConnectionError(f"{host[:80]} is not known ({addresses})")
+    if not private:
+        refused = [address for address in addresses if not is_public(address)]
+        if refused or not addresses:
+            raise ConnectionError(
+                f"{host[:80]} is {', '.join(refused[:3]) or 'nowhere'}, which is no public address; if it is your own "
+                "network, use --allow-private"
+            )
+    return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is that of a machine on the internet, and not of this one, its network or its cloud."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is None:  # 6to4, Teredo, NAT64, unique local ... lead to other networks
+            return ip in _GLOBAL_V6 and ip.is_global and not any(ip in network for network in _WRAPPED_V6)
+        ip = ip.ipv4_mapped
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved) and str(ip) not in _METADATA
+
+
+_GLOBAL_V6 = ipaddress.ip_network("2000::/3")
+_WRAPPED_V6 = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))
+_METADATA = ("168.63.129.16", "192.88.99.1")  # Azure's, in a public range; the relay of 6to4

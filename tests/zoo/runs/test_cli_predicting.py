@@ -64,32 +64,32 @@ def server():
 
 
 def test_an_address_is_fetched(server):
-    [picture] = open_source(f"{server}/a.png")
+    [picture] = open_source(f"{server}/a.png", allow_private=True)
     assert (picture.stem, picture.content) == ("a", png())
-    assert fetch(f"{server}/undeclared.png") == png()
+    assert fetch(f"{server}/undeclared.png", private=True) == png()
 
 
 @pytest.mark.parametrize("path", ["/a.png", "/undeclared.png"])
 def test_a_picture_that_is_too_large_is_refused(server, monkeypatch, path):
     monkeypatch.setattr(fetching, "MAX_BYTES", 20)
     with pytest.raises(ValueError, match="is larger than"):
-        fetch(f"{server}{path}")
+        fetch(f"{server}{path}", private=True)
 
 
 def test_a_server_that_does_not_answer_in_time(server, monkeypatch):
     monkeypatch.setattr(fetching, "SECONDS", 0.2)
     with pytest.raises(ConnectionError, match=r"/slow could not be fetched: timed out"):
-        fetch(f"{server}/slow")
+        fetch(f"{server}/slow", private=True)
 
 
 def test_a_redirect_to_a_file_is_not_followed(server):
     with pytest.raises(ConnectionError, match="could not be fetched"):
-        fetch(f"{server}/to_file")
+        fetch(f"{server}/to_file", private=True)
 
 
 def test_a_missing_page_is_an_error(server):
     with pytest.raises(ConnectionError, match="Not Found"):
-        fetch(f"{server}/gone.png")
+        fetch(f"{server}/gone.png", private=True)
 
 
 def test_a_data_uri():
