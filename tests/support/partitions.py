@@ -135,7 +135,11 @@ def has_batch_norm(key: str) -> bool:
 
 
 def small_module(case: Case) -> DetectionModule:
-    """The recipe's module, small, with more queries than an image has objects."""
+    """The recipe's module, small, with more queries than an image has objects, and moved a little.
+
+    A new network samples features at the centres of pixels, where bilinear interpolation has a kink: rounding decides
+    which of two slopes is taken.
+    """
     torch.manual_seed(0)
     model = recipes.load(recipes.resolve(case.key))["model"]
     arguments = small_arguments(case.key) | {"num_classes": CLASSES}
@@ -152,7 +156,11 @@ def small_module(case: Case) -> DetectionModule:
         node = node[parent]
     node[last] = QUERIES
     torch.manual_seed(0)
-    return build_module(model | {"init_args": arguments}).to(case.dtype)
+    module = build_module(model | {"init_args": arguments})
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return module.to(case.dtype)
 
 
 def step_of_images(case: Case) -> Batch:
