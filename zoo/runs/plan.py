@@ -128,6 +128,9 @@ def plan(
         ValueError, OSError: the recipe or the data are at fault, or no cut keeps the step on these devices.
     """
     console = console or Silent()
+    for option, given in (("devices", devices), ("images", images), ("step-seconds", step_seconds)):
+        if given is not None and not given > 0:
+            raise ValueError(f"--{option} is {given}; it must be above 0")
     written, values = recipes.read(recipe), recipes.read(recipe, overrides)
     schema.check(values)
     trainer, arguments = values["trainer"], values["data"]["init_args"]
@@ -208,9 +211,9 @@ def bytes_of(memory: str | int) -> int:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(memory, int):
+    if isinstance(memory, int) and memory > 0:
         return memory
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", memory, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", str(memory), re.IGNORECASE)
     if match is None:
         raise ValueError(f"--memory {memory!r:.40} is no size of a memory; write it as 24GB or 24GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])

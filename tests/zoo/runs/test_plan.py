@@ -279,3 +279,11 @@ def test_sizes_of_memory() -> None:
     assert bytes_of("24GB") == 24_000_000_000
     assert bytes_of(" 1.5 gib ") == 3 * 2**29
     assert bytes_of(7) == 7
+
+
+@pytest.mark.parametrize("options", [{"devices": 0}, {"images": 0}, {"step_seconds": -1.0}, {"memory": -5}])
+def test_numbers_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=f"--{next(iter(options)).replace('_', '-')} (is )?'?-?[0-9.]+'?(;| is no size)"
+    ):
+        planned(**options)
