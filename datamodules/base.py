@@ -33,6 +33,7 @@ from zoo.contract.preprocess import InputContract
 _FAULTS_SHOWN = 5
 _PADDING_STEPS = 64  # over which the padding is measured for the log
 _log = logging.getLogger(__name__)
+MOST_WORKERS = 1024  # processes of a loader, on the largest machines
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ class DetectionDataModule(LightningDataModule, ABC):
         self.input = input
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        if not 0 <= num_workers <= MOST_WORKERS:
+            raise ValueError(
+                f"num_workers is {num_workers}; it is a number of processes, 0 to {MOST_WORKERS}"
+            )
         self.num_workers = num_workers
         self.seed = seed
         self.skip_broken = skip_broken

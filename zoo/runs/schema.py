@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from datamodules.base import DetectionDataModule
 from zoo.runs import recipes, trainer_options, trust
 from zoo.training.imports import refuse_imports
-from zoo.training.module import DetectionModule
+from zoo.training.module import DetectionModule, refuse_towers
 from zoo.training.saving import CheckpointSaver
 
 # what a recipe may name, and where: a recipe is data, not a way to import
@@ -82,6 +82,7 @@ def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:
     _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
     for key, kind in OWN.items():
         _dataclass(recipe[key], kind, key)
+    refuse_towers(recipe["model"])
     for key in PLACES:
         _known(recipe[key], ("class_path", "init_args"), key)
         _call(recipe[key].get("init_args") or {}, load_class(key, recipe[key].get("class_path")), key)

@@ -41,6 +41,7 @@ from zoo.training.position import (
 )
 from zoo.training.schedule import Schedule
 
+MOST_LAYERS = 256  # of a part of a network; those of papers have up to 24
 CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its steps
 
 
@@ -483,12 +484,22 @@ def _parsed(block: Mapping[str, Any], backbone_weights: str | None) -> tuple[Arg
     parser.add_class_arguments(cls, "model")
     hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     try:
+        refuse_towers(init_args)
         for name, value in init_args.items():
             refuse_imports(value, hints.get(name), str(name))
         return parser, parser.parse_object({"model": init_args})
     except Exception as error:  # jsonargparse raises its own kinds, all of them about the arguments
         reason = " ".join(str(error).split())
         raise ValueError(f"init_args do not fit {path}: {reason[:400]}") from error
+
+
+def refuse_towers(arguments: Any) -> None:
+    """Raises ValueError at a number of layers or blocks that would take minutes and all memory to build."""
+    if isinstance(arguments, Mapping):
+        for key, value in arguments.items():
+            if str(key).endswith(("layers", "blocks")) and isinstance(value, int) and value > MOST_LAYERS:
+                raise ValueError(f"{key} is {value}; no network here has more than {MOST_LAYERS}")
+            refuse_towers(value)
 
 
 def parameter_names(block: Mapping[str, Any]) -> list[str]:

@@ -5,9 +5,13 @@ Whatever comes out is what the commands turn into one line, `mutations.TOLD`.
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import random
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ import torch
 from PIL import Image
 from registry_case import INPUT, LABELS, safetensors_bytes, tiny_checkpoint, tiny_manifest
 
+from datamodules.published.unpacking import unpack
 from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
@@ -27,6 +32,7 @@ from zoo.prediction.image_input import read_rgb
 from zoo.registry.manifest import parse_manifest
 from zoo.registry.weights import ready_module, released_from_checkpoint
 from zoo.runs import catalogue, recipes
+from zoo.runs.finetune import Choices, Start, complete_recipe, registered_recipe
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.run_folder import document_of
 from zoo.storage.checkpoint_io import read_checkpoint
@@ -74,6 +80,43 @@ def recipe_file(folder: Path) -> One:
         else:
             file.write_bytes(mutations.as_json(mutations.damaged_value(whole, draw)))
         assert run_command(["fit", "--config", str(file), "--output", str(folder / "run")]) == 2
+
+    return one
+
+
+def registered_recipe_file(folder: Path) -> One:
+    whole, file = tiny_recipe(), folder / "recipe.yaml"
+
+    def one(draw: random.Random) -> None:
+        file.write_bytes(mutations.as_json(mutations.damaged_value(whole, draw)))
+        recipe, left_out = registered_recipe(file, "rt_detr")
+        choices = Choices(model="rt_detr_tiny.theirs", data="images", lr=1e-3)
+        complete_recipe(Start(recipe, "rt_detr_tiny", None, left_out=left_out), choices)
+
+    return one
+
+
+def archive(folder: Path) -> One:
+    files = []
+    for name in ("a.zip", "a.tar.gz"):
+        if name == "a.zip":
+            with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as made:
+                made.writestr("images/a.png", b"abc" * 50)
+                made.writestr("a.json", b"{}" * 50)
+        else:
+            with tarfile.open(folder / name, "w:gz") as packed:
+                packed.add(folder / "a.zip", "images/a.png")
+        files.append((folder / name, (folder / name).read_bytes()))
+
+    def one(draw: random.Random) -> None:
+        path, whole = draw.choice(files)
+        if path.suffix == ".gz" and draw.random() < 0.8:  # below the checksum of gzip
+            whole = gzip.compress(mutations.damaged_bytes(gzip.decompress(whole), draw), 1)
+        else:
+            whole = mutations.damaged_bytes(whole, draw)
+        path.write_bytes(whole)
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        unpack(path, folder / "out", folder / "staging")
 
     return one
 
@@ -182,6 +225,8 @@ TARGETS: dict[str, tuple[Callable[[Path], One], int]] = {
     "yaml": (yaml, 400),
     "recipe": (recipe_file, 60),
     "recipe that is built": (built_recipe, 12),
+    "recipe of a registered model": (registered_recipe_file, 25),
+    "archive": (archive, 150),
     "manifest": (manifest, 200),
     "safetensors": (weights, 300),
     "checkpoint": (checkpoint, 25),

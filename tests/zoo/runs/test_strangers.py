@@ -225,6 +225,24 @@ def test_the_model_of_a_manifest_or_checkpoint_names_no_code(tiny, imported, key
     assert not imported()
 
 
+@pytest.mark.parametrize(
+    ("part", "key"), [("decoder", "num_layers"), ("decoder", "eval_layers"), ("encoder", "num_blocks")]
+)
+def test_a_tower_of_layers_is_not_built(tiny, part, key):
+    tiny["model"]["init_args"][part][key] = 100_000
+    with pytest.raises(ValueError, match=f"{key} is 100000; no network here has more than 256"):
+        build_module(tiny["model"])
+    with pytest.raises(ValueError, match=f"{key} is 100000"):
+        ZooCLI(tiny, Path("run"), [], parts=("model",))
+
+
+@pytest.mark.parametrize("workers", [-1, 10**6])
+def test_no_recipe_starts_a_million_processes(tiny, workers):
+    tiny["data"]["init_args"]["num_workers"] = workers
+    with pytest.raises(ValueError, match=f"num_workers is {workers}; it is a number of processes, 0 to 1024"):
+        ZooCLI(tiny, Path("run"), [], parts=("data",))
+
+
 @pytest.fixture
 def registered(tmp_path):
     """The recipe file of a model in the registry, to be written by a stranger."""
