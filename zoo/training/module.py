@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import logging
 import re
 import typing
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ from zoo.training.position import (
     write_loops,
 )
 from zoo.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 MOST_LAYERS = 256  # of a part of a network; those of papers have up to 24
 CHECKPOINT_FORMAT = 2  # 1 counted micro-batches of an epoch instead of its steps
@@ -206,9 +209,21 @@ class DetectionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Runs the validation that was due when the checkpoint was written and did not happen."""
+        """Follows the recipe's schedule; runs the validation that was due when the checkpoint was written."""
+        if self.begun.step:
+            self._take_over_schedule()
         if not self.begun.validated:
             validate_now(self.trainer, of_epoch_before=self.begun.step_in_epoch == 0)
+
+    def _take_over_schedule(self) -> None:
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        changes = self.schedule.take_over(self.trainer.optimizers[0], scheduler, self.network)
+        if changes:
+            log.warning(
+                "the schedule is another one than the checkpoint's, e.g. of more epochs (now %d steps): from step %d "
+                "on %s",
+                int(self.trainer.estimated_stepping_batches), self.trainer.global_step, ", ".join(changes[:4]),
+            )  # fmt: skip
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, step, micro-batch, rank)."""

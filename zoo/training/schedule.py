@@ -124,3 +124,23 @@ class Schedule:
     def scheduler(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int, total_steps: int) -> LambdaLR:
         """Stepped once per optimizer step."""
         return LambdaLR(optimizer, lambda step: self.factor(step, steps_per_epoch, total_steps))
+
+    def take_over(
+        self, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, network: nn.Module
+    ) -> list[str]:
+        """Gives a resumed optimizer this schedule's numbers instead of the checkpoint's; says what is another one.
+
+        Nothing changes if the recipe, and the number of steps, are those of the checkpoint.
+        """
+        changes: list[str] = []
+        own = self.groups(network.named_parameters())
+        for i, (group, new) in enumerate(zip(optimizer.param_groups, own, strict=True)):
+            rate = new["lr"] * scheduler.lr_lambdas[i](scheduler.last_epoch)
+            for name, value in (("lr", rate), ("weight_decay", new["weight_decay"])):
+                if group[name] != value:
+                    changes.append(f"{name} {group[name]:.3g} -> {value:.3g}")
+                group[name] = value
+            group["initial_lr"] = scheduler.base_lrs[i] = new["lr"]
+            group["betas"] = self.betas
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+        return list(dict.fromkeys(changes))

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -345,6 +346,51 @@ def test_two_resumes_in_a_row_from_the_end_of_an_epoch_change_nothing(shapes, tm
         *_, journal = fit(shapes, tmp_path / "parts", resume=resume, max_epochs=epochs)
         lines += journal.lines
     assert lines == whole.lines
+
+
+def rates(path: Path) -> list[float]:
+    return [group["lr"] for group in read_checkpoint(path)["optimizer_states"][0]["param_groups"]]
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+def test_more_epochs_follow_the_schedule_of_all_of_them_and_say_so(
+    shapes, tmp_path, monkeypatch, caplog, decay
+):
+    """A cosine over 8 steps has fallen to its end; over 16 it stands in the middle. A constant rate stays."""
+    small = build
+
+    def with_decay():
+        module = small()
+        module.schedule = replace(module.schedule, decay=decay, final_factor=0.1, drop_epochs=[])
+        return module
+
+    monkeypatch.setattr("test_saving.build", with_decay)
+    fit(shapes, tmp_path / "run")
+    short = rates(tmp_path / "run" / LAST)
+    fit(shapes, tmp_path / "run", resume=tmp_path / "run" / LAST, max_epochs=4)
+    fit(shapes, tmp_path / "long", max_epochs=4)
+    assert rates(tmp_path / "run" / LAST) == rates(tmp_path / "long" / LAST)
+    said = [r.getMessage() for r in caplog.records if "another one than the checkpoint's" in r.getMessage()]
+    assert len(said) == (decay == "cosine")
+    if said:
+        assert "(now 16 steps): from step 8 on lr" in said[0]
+        assert f"lr {short[0]:.3g} -> " in said[0]
+
+
+def test_a_resume_takes_the_learning_rate_of_its_recipe(shapes, tmp_path, monkeypatch, caplog):
+    fit(shapes, tmp_path / "run", max_epochs=1)
+    small = build
+
+    def slower():
+        module = small()
+        module.schedule = replace(module.schedule, lr=module.schedule.lr / 2)
+        return module
+
+    monkeypatch.setattr("test_saving.build", slower)
+    fit(shapes, tmp_path / "run", resume=tmp_path / "run" / LAST, scores=[0.0])
+    fit(shapes, tmp_path / "slow")
+    assert rates(tmp_path / "run" / LAST) == rates(tmp_path / "slow" / LAST)
+    assert "another one than the checkpoint's" in caplog.text
 
 
 def test_a_finished_training_is_not_trained_again(shapes, tmp_path):
