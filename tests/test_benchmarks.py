@@ -124,3 +124,17 @@ def test_panoptic_overfit(test_data, tmp_path):
     [row] = rows("panoptic_overfit.py", str(folder), "--picture", str(tmp_path / "found.png"))
     assert {"step", "loss", "PQ", "SQ", "RQ", "AP", "segm_AP", "cpu_seconds"} <= set(row)
     assert (tmp_path / "found.png").is_file()
+
+
+@pytest.mark.slow
+def test_survival():
+    """Kills at random moments change nothing; the table of many is benchmarks/SURVIVAL.md."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "survival.py"), "--quick", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert [row["differences"] for row in told["rows"]] == [[]] * len(told["rows"])
+    assert told["kills"] == 2 * len(told["rows"]) >= 6
+    assert told["resumes"] == told["kills"]
+    assert told["records_lost"] == told["differences"] == 0
