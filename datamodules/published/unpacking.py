@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 _CHUNK = 1 << 20
 _DAMAGED = (
@@ -109,7 +109,7 @@ class _Room:
 class _Counted:
     """A stream that takes what is read of it from the room; of a tar its headers too, which may be as long as files."""
 
-    def __init__(self, stream: IO[bytes], room: _Room) -> None:
+    def __init__(self, stream: Readable, room: _Room) -> None:
         self._stream = stream
         self._room = room
 
@@ -134,7 +134,7 @@ def _zip_members(archive: Path, room: _Room) -> Iterator[tuple[PurePosixPath, Re
 
 def _tar_members(archive: Path, room: _Room) -> Iterator[tuple[PurePosixPath, Readable]]:
     with gzip.open(archive) as stream:
-        with tarfile.open(fileobj=_Counted(stream, room), mode="r|") as opened:
+        with tarfile.open(fileobj=cast(IO[bytes], _Counted(stream, room)), mode="r|") as opened:
             for member in opened:
                 name = _inside(archive, member.name)
                 content = opened.extractfile(member) if member.isreg() else None
@@ -157,7 +157,7 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
 def _write(content: Readable, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as file:
-        shutil.copyfileobj(content, file, _CHUNK)
+        shutil.copyfileobj(cast(IO[bytes], content), file, _CHUNK)
 
 
 def _move(source: Path, into: Path) -> None:
