@@ -30,7 +30,7 @@ from zoo.training.module import check_block, parameter_names
 from zoo.training.preflight import queries_advice
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
-ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "num_classes")
+ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "multi_scale_epochs", "num_classes")
 STRIDE = 32  # of the coarsest feature map: where the shortest side is resized, images have one place at least
 LONGEST_TO_SHORTEST = 1333 / 800
 ImageSize = int | str | tuple[int, int]

@@ -11,8 +11,13 @@ from zoo.verification.cases import Case, Comparison, compare, compare_exact
 from zoo.verification.criterion import whole_step
 
 
-def run_denoising(case: Case) -> list[Comparison]:
-    """Groups, attention mask and positives exactly; boxes and labels without noise; their ranges with noise."""
+def run_denoising(case: Case, empty_group: bool = False) -> list[Comparison]:
+    """Groups, attention mask and positives exactly; boxes and labels without noise; their ranges with noise.
+
+    Args:
+        case: objects, and the official queries with and without noise.
+        empty_group: what the family does with a step without objects, see `contrastive_denoising`.
+    """
     config, targets = case.facts["config"], case.targets()
     batch = Batch(
         images=torch.empty(len(targets.counts), 3, 0, 0),
@@ -31,13 +36,14 @@ def run_denoising(case: Case) -> list[Comparison]:
             num_denoising=config["num_denoising"],
             label_noise=label_noise,
             box_noise=box_noise,
+            empty_group=empty_group,
         )
 
     clean = queries(0.0, 1e-30)
     if "returns_none" in case:
         return [compare_exact("no denoising part", clean is None, bool(case["returns_none"]))]
     assert clean is not None
-    width, device = max(targets.counts), clean.labels.device
+    width, device = max(1, *targets.counts), clean.labels.device
     block = attention_block(clean.groups, width, config["num_queries"], device)
     pairs = positive_pairs(targets.counts, clean.groups, width, device)
     results = [
@@ -59,6 +65,7 @@ def _noise_ranges(
 ) -> list[Comparison]:
     """Padding keeps its label; corners move by up to half the box's size (positives) or from half to all of it."""
     real = case["clean/labels"].long() != num_classes
+    noised_boxes = real if real.any() else ~real  # padding alone has noise where there is no object at all
     before = clean.boxes_unactivated.sigmoid().double()
     noised = noisy.boxes_unactivated.sigmoid().double()
     after = cxcywh_to_xyxy(noised)
@@ -73,8 +80,8 @@ def _noise_ranges(
     return [
         compare_exact("padding keeps its label", bool((noisy.labels[~real] == num_classes).all()), True),
         compare_exact("labels in range", bool((noisy.labels[real] < num_classes).all()), True),
-        compare_exact("corner shifts in range", bool(in_range[real].all()), True),
-        compare_exact("something moved", bool(moved[real].max() > 0.5), True),
+        compare_exact("corner shifts in range", bool(in_range[noised_boxes].all()), True),
+        compare_exact("something moved", bool(moved[noised_boxes].max() > 0.5), True),
     ]
 
 

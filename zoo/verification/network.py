@@ -60,6 +60,7 @@ def compare_layers(
     outputs: Outputs,
     place: Callable[[str, int], tuple[str, int]] = detr_place,
     single: tuple[float, float] = (1e-3, 1e-4),
+    double: float = 1e-9,
 ) -> list[Comparison]:
     """Logits and boxes of the final prediction and of every supervised layer.
 
@@ -69,6 +70,7 @@ def compare_layers(
         outputs: ours.
         place: see `OfficialLosses`.
         single: tolerances of logits and boxes in float32.
+        double: tolerance of both in float64.
     """
     start, end = f"{precision}/", "pred_logits"
     names = [k[len(start) : -len(end)] for k in case.arrays if k.startswith(start) and k.endswith(end)]
@@ -85,5 +87,5 @@ def compare_layers(
             logits, boxes = ours[output_set].logits[layer], ours[output_set].boxes[layer]
         for kind, values, within in (("logits", logits, single[0]), ("boxes", boxes, single[1])):
             key = f"{start}{name}pred_{kind}"
-            results.append(compare(key, values, case[key], within if precision == "f32" else 1e-9))
+            results.append(compare(key, values, case[key], within if precision == "f32" else double))
     return results

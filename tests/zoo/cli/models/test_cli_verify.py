@@ -29,7 +29,7 @@ from zoo.verification.cases import COMMITTED
 from zoo.verification.proof import cases_of, copied_cases, families, prove
 
 ROOT = Path(__file__).resolve().parents[4]
-FAMILIES = ("deformable_detr", "detr", "rt_detr")
+FAMILIES = ("deformable_detr", "detr", "rt_detr", "rt_detrv2")
 TABLE_HEADER = "| family | official code | compared | cases | numbers | result |"
 
 
