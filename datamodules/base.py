@@ -9,7 +9,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -184,6 +184,12 @@ class DetectionDataModule(LightningDataModule, ABC):
             index.update_digest(digest)
         digest.update(repr(data.label_map.to_dict()).encode())
         return digest.hexdigest()
+
+    def image_names(self, image_ids: Sequence[int]) -> list[str]:
+        """Files of training images, by their ids."""
+        index = self.read().splits["train"]
+        rows = {int(image_id): row for row, image_id in enumerate(index.image_ids)}
+        return [str(index.path(rows[image_id])) for image_id in image_ids if image_id in rows]
 
     def summary(self) -> DataSummary:
         """Splits, classes, faults."""

@@ -130,12 +130,25 @@ def fit(
     output: RunFolder = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
     trust_recipe: Trust = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            help="Train nothing: repeat a step that was not finite, from the file that the run saved, and tell "
+            "where it begins. Exit code 1 if it is not finite here too.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
     from zoo.runs.fit import fit as fit_recipe
+    from zoo.runs.replay import replay as replay_step
 
     console = Console(as_json)
+    if replay is not None:
+        found = replay_step(replay, console)
+        console.result(found)
+        raise typer.Exit(1 if found["reproduced"] else 0)
     run = fit_recipe(
         config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, trust=trust_recipe,
         console=console,
@@ -457,7 +470,7 @@ def sync_runs(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 faults found, 2 the request cannot be met, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry point. Exit codes: 0 done, 1 faults found, or diverged, 2 not possible, 130 Ctrl-C, 143 SIGTERM."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 
@@ -482,7 +495,7 @@ def run_command(argv: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ZOO_DEBUG"):
             raise
-        return _fail(_message(error), 2)
+        return _fail(_message(error), 1 if isinstance(error, FloatingPointError) else 2)
     except Exception as error:
         # Typer's own usage errors know how to present themselves
         if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):

@@ -25,6 +25,7 @@ from zoo.runs.schema import InitFrom, Tracking
 from zoo.storage.checkpoint_io import AtomicCheckpointIO
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.module import DetectionModule
+from zoo.training.non_finite import NonFinite
 from zoo.training.saving import CheckpointSaver
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class ZooCLI(LightningCLI):
         parser.add_argument("--about", type=dict, default={}, help="Facts about the recipe; no effect.")
         parser.add_argument("--init_from", type=InitFrom, required=True)
         parser.add_argument("--tracking", type=Tracking, required=True)
+        parser.add_argument("--non_finite", type=NonFinite, default=NonFinite())
         parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -119,6 +121,11 @@ class ZooCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException, ImportError) as error:
             raise ValueError(schema.explain(str(error))) from error
+        if isinstance(self.model, DetectionModule):
+            guard = self.model.guard
+            guard.policy, guard.folder = self.config_init.non_finite, self._folder
+            if isinstance(self.datamodule, DetectionDataModule):
+                guard.names = self.datamodule.image_names
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer with our tracker, checkpoint writer and callbacks; None if it is not to be built."""

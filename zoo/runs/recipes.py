@@ -124,6 +124,8 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
         *parents, last = key.split(".")
         if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
             parents.insert(1, "init_args")
+        if parents == ["non_finite"]:  # few recipes have this block
+            recipe.setdefault("non_finite", {})
         for depth, parent in enumerate(parents):
             if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
                 raise unknown_key(key, parent, node, parents[:depth])

@@ -21,12 +21,15 @@ from datamodules.base import DetectionDataModule
 from zoo.runs import recipes, trainer_options, trust
 from zoo.training.imports import refuse_imports
 from zoo.training.module import DetectionModule, refuse_towers
+from zoo.training.non_finite import NonFinite
 from zoo.training.saving import CheckpointSaver
 
 # what a recipe may name, and where: a recipe is data, not a way to import
 PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
 KINDS: dict[str, type] = {"model": DetectionModule, "data": DetectionDataModule}
-TOP = ("about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking")
+TOP = (
+    "about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking", "non_finite",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,9 @@ class Tracking:
     run_id: str | None = None
 
 
-OWN = {"init_from": InitFrom, "tracking": Tracking}  # the top-level keys that are ours
+# the top-level keys that are ours
+OWN = {"init_from": InitFrom, "tracking": Tracking, "non_finite": NonFinite}
+OPTIONAL = ("non_finite",)  # of them, those that a recipe may leave out
 
 
 def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:
@@ -69,6 +74,8 @@ def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:
     _known(recipe, TOP, "")
     trust.refuse_resolvers(recipe)
     for key in ("model", "data", "trainer", "checkpoint", *OWN):
+        if key in OPTIONAL and key not in recipe:
+            continue
         if key not in recipe:
             raise ValueError(f"the recipe lacks {key!r}")
         if not isinstance(recipe[key], Mapping):
@@ -81,7 +88,7 @@ def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:
         trust.refuse_strangers(recipe["trainer"])
     _known(recipe["checkpoint"], _parameters(CheckpointSaver), "checkpoint")
     for key, kind in OWN.items():
-        _dataclass(recipe[key], kind, key)
+        _dataclass(recipe.get(key, {}), kind, key)
     refuse_towers(recipe["model"])
     for key in PLACES:
         _known(recipe[key], ("class_path", "init_args"), key)

@@ -85,7 +85,7 @@ class HungarianMatcher:
             if not np.isfinite(block).all():
                 raise FloatingPointError(
                     f"output set {output.name!r} has a non-finite matching cost: a prediction is nan or infinite, "
-                    "or a box has no area. Lower the learning rate or look at the first non-finite loss"
+                    "or a box has no area"
                 )
             matched.append(assign(block, targets.counts, output.predictions.logits.shape, output.groups))
         # and its one transfer back, of all indices together

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib
 import logging
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from zoo.contract.batch import Batch, Detections, Outputs, Predictions, Step
 from zoo.contract.input_limits import InputLimits
@@ -32,6 +34,7 @@ from zoo.prediction.postprocess import Postprocess
 from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
 from zoo.training.imports import refuse_imports
+from zoo.training.non_finite import StepGuard, ways_on
 from zoo.training.position import (
     Position,
     count_logged_steps,
@@ -113,6 +116,7 @@ class DetectionModule(LightningModule):
         self.val_ap = CocoAP()
         self.val_masks = MaskScores()
         self._losses: dict[str, Tensor] = {}
+        self.guard = StepGuard()
         self.begun = Position()  # of this fit
         self._scored_step = -1  # global step of the last finished validation
 
@@ -232,17 +236,51 @@ class DetectionModule(LightningModule):
         torch.manual_seed(derived_seed(step.seed, step.index, batch_idx, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The micro-batch's share of the loss of the whole step."""
-        losses = self.losses(batch)
-        total = torch.stack([value.sum() for value in losses.values()]).sum()
+        """The micro-batch's share of the loss of the step; `on_before_optimizer_step` asks whether it is finite."""
+        self.guard.begin(self.network, first=batch_idx % self.trainer.accumulate_grad_batches == 0)
+        try:
+            losses = self.losses(batch)
+            total = torch.stack([value.sum() for value in losses.values()]).sum()
+            self.guard.note(batch, batch_idx, losses)
+        except FloatingPointError as error:  # of the matcher; other ranks wait for this one's gradient
+            losses = {}
+            total = (
+                torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * math.nan
+            )
+            self.guard.note(batch, batch_idx, losses, str(error))
         self._log_losses(losses, total, batch, batch_idx)
         # Lightning divides by the micro-batches and DDP by the ranks; the loss is normalised already
         return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skips a step that is not finite, or ends the training.
+
+        Raises:
+            FloatingPointError: naming loss terms or tensors, images, and what to do.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if not self.guard.is_bad(self.network, scaled_down=scaler is not None and scaler.get_scale() > 1):
+            self.guard.passed()
+            return
+        self.guard.restore(self.network)
+        step, rank = self.trainer.global_step + 1, self.trainer.global_rank
+        told = f"step {step} is {self.guard.describe(self.network)}"
+        name = f"non-finite-step={step}{f'-rank={rank}' if rank else ''}.pt"
+        if self.guard.may_skip:
+            saved = self.guard.save(self, name) if self.guard.skipped == 0 else None
+            self.guard.skip(self.network)
+            self.log("train/skipped_steps", float(self.guard.skipped))
+            log.warning("%s; it is skipped%s", told, ways_on(saved))
+            return
+        if self.guard.in_a_row:
+            told += f", after {self.guard.in_a_row} that were skipped in a row"
+        checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        raise FloatingPointError(told + ways_on(self.guard.save(self, name), checkpoint))
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Averages the weights after each step, before any callback may save them."""
+        """Averages the weights after each step that was done, before any callback may save them."""
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
+        if self.ema is not None and not self.guard.in_a_row:
             self.ema.update(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -277,14 +315,17 @@ class DetectionModule(LightningModule):
         self._log_scores("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the facts that a registry needs, as plain values only."""
-        checkpoint["zoo"] = {
+        """Adds the facts that a registry and a resume need, as plain values only."""
+        checkpoint["zoo"] = {**self.facts(), **dataclasses.asdict(self.position()), **self.guard.state()}
+
+    def facts(self) -> dict[str, Any]:
+        """What a registry needs to know of the weights, as plain values."""
+        return {
             "format": CHECKPOINT_FORMAT,
             "model": self.model_block(),
             "label_map": None if self.label_map is None else self.label_map.to_dict(),
             "input": None if self.input is None else self.input.to_dict(),
             "data_digest": self.data_digest,
-            **dataclasses.asdict(self.position()),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -309,6 +350,7 @@ class DetectionModule(LightningModule):
                 )
         if self.trainer.state.fn == "fit":
             self._go_to(self._position_in(facts), checkpoint)
+            self.guard.load(facts)
 
     # -- position ---------------------------------------------------------------------------------
 
