@@ -130,12 +130,12 @@ def publish(
     manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))
     store = LocalRegistry(registry)
 
-    def make(version: int, folder: Path) -> Manifest:
+    def make(folder: Path) -> Manifest:
         save_weights(released.state, folder / WEIGHTS_FILE)
         if run is not None and run.recipe is not None:
             with written(folder / RECIPE_FILE):
                 (folder / RECIPE_FILE).write_text(run.recipe, encoding="utf-8")
-        return with_files(msgspec.structs.replace(manifest, version=version), folder)
+        return with_files(manifest, folder)
 
     manifest = store.add(make, name)
     if alias is not None:

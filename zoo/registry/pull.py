@@ -13,8 +13,6 @@ import importlib
 import logging
 import os
 import re
-import secrets
-import shutil
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from filelock import FileLock
 
 from zoo.registry.manifest import (
     MANIFEST_FILE,
@@ -43,10 +40,12 @@ from zoo.registry.store import (
 from zoo.storage.cache import cache_root
 from zoo.storage.fetch import ByteMeter, DownloadError, Expected, WrongFileError, fetch, fetch_text
 from zoo.storage.safetensors_file import DamagedModelError
+from zoo.storage.staging import one_at_a_time, put_in_place, resumable, staged
 
 log = logging.getLogger(__name__)
 
 _LONGEST_MANIFEST = 1 << 20
+DOWNLOADS = ".downloads"  # folder of a registry
 HUGGING_FACE, GOOGLE_DRIVE = "huggingface.co", "drive.google.com"
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")  # a repository has one or both
 HUGGING_FACE_TYPES = (".safetensors", ".bin")
@@ -103,8 +102,7 @@ def pull(
     except DamagedModelError:
         if not sources:
             raise
-        with LocalRegistry(registry).lock(found.manifest.name):
-            _mend(found.folder, found.manifest, sources, fetcher)
+        _mend(found.folder, found.manifest, sources, fetcher, LocalRegistry(registry).root / DOWNLOADS)
         return Pulled(found.manifest, found.folder, "local", True)
     return Pulled(found.manifest, found.folder, "local", False)
 
@@ -167,7 +165,9 @@ class _Fetcher:
         )
 
 
-def _mend(folder: Path, manifest: Manifest, sources: Sequence[str], fetcher: _Fetcher) -> None:
+def _mend(
+    folder: Path, manifest: Manifest, sources: Sequence[str], fetcher: _Fetcher, downloads: Path
+) -> None:
     """Fetches the files of a version that are missing or damaged; the others stay."""
     for entry in manifest.files:
         one = msgspec.structs.replace(manifest, files=[entry])
@@ -177,7 +177,10 @@ def _mend(folder: Path, manifest: Manifest, sources: Sequence[str], fetcher: _Fe
         except DamagedModelError as error:
             log.warning("%s; fetching it again", error)
         expected = Expected(entry.size, entry.sha256)
-        fetcher.first([Option(a, folder / entry.path, expected) for a in _addresses(sources, entry.path)])
+        with resumable(downloads, manifest.name) as place:
+            file = place / entry.path
+            fetcher.first([Option(a, file, expected) for a in _addresses(sources, entry.path)])
+            os.replace(file, folder / entry.path)
     verify_folder(folder, manifest)
 
 
@@ -200,26 +203,26 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
         raise ManifestError(f"{address} lists no files; only built-in manifests are converted")
     folder_address = urllib.parse.urljoin(address, ".")
     sources = [*manifest.sources, folder_address]
-    # outside the version's folder, so that a cut download is resumed by the next call
-    downloads = store.root / ".downloads" / manifest.name
+    downloads = store.root / DOWNLOADS
     downloads.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.root / ".downloads" / f"{manifest.name}.lock"):
+    with one_at_a_time(downloads / f"{manifest.name}.lock"):
         for version in store.versions(manifest.name):
             here = read_manifest(store.folder(manifest.name, version) / MANIFEST_FILE)
             if here.files == manifest.files:
                 verify_folder(store.folder(manifest.name, version), here)
                 return Pulled(here, store.folder(manifest.name, version), "local", False)
-        for entry in manifest.files:
-            target, expected = downloads / entry.path, Expected(entry.size, entry.sha256)
-            fetcher.first([Option(a, target, expected) for a in _addresses(sources, entry.path)])
-
-        def make(version: int, folder: Path) -> Manifest:
+        # outside the version's folder, so that a cut download is resumed by the next call
+        with resumable(downloads, manifest.name) as place:
             for entry in manifest.files:
-                os.replace(downloads / entry.path, folder / entry.path)
-            return msgspec.structs.replace(manifest, version=version, sources=sources)
+                target, expected = place / entry.path, Expected(entry.size, entry.sha256)
+                fetcher.first([Option(a, target, expected) for a in _addresses(sources, entry.path)])
 
-        added = store.add(make, manifest.name)
-        shutil.rmtree(downloads)
+            def make(folder: Path) -> Manifest:
+                for entry in manifest.files:
+                    os.replace(place / entry.path, folder / entry.path)
+                return msgspec.structs.replace(manifest, sources=sources)
+
+            added = store.add(make, manifest.name, once=True)
     return Pulled(added, store.folder(added.name, added.version), "local", True)
 
 
@@ -228,7 +231,7 @@ def _pull_builtin(manifest: Manifest, sources: Sequence[str], cache: Path, fetch
     parent = cache / manifest.name
     folder = parent / str(manifest.version)
     parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / ".lock"):
+    with one_at_a_time(parent / ".lock"):
         pinned: Origin | None = None
         if (folder / MANIFEST_FILE).is_file():
             here = read_manifest(folder / MANIFEST_FILE)
@@ -240,46 +243,51 @@ def _pull_builtin(manifest: Manifest, sources: Sequence[str], cache: Path, fetch
             except DamagedModelError as error:
                 log.warning("%s; fetching and converting it again", error)
                 pinned = here.origin
-        made = _convert(manifest, sources, folder, pinned, fetcher)
+        with resumable(parent, f".{manifest.version}") as place:
+            made = _convert(manifest, sources, folder, place, pinned, fetcher)
     return Pulled(made, folder, "builtin", True)
 
 
 def _convert(
-    manifest: Manifest, sources: Sequence[str], folder: Path, pinned: Origin | None, fetcher: _Fetcher
-) -> Manifest:
+    manifest: Manifest, sources: Sequence[str], folder: Path, place: Path, pinned: Origin | None,
+    fetcher: _Fetcher,
+) -> Manifest:  # fmt: skip
     origin = manifest.origin
-    options = _options(origin, sources, folder, pinned)
+    options = _options(origin, sources, place, pinned)
     fetched = fetcher.first(options, _advice(origin, sources))
     download = fetched.option.target
     if origin.sha256 is None and pinned is None:
         _log_trust(manifest.name, fetched)
-    staging = folder.parent / f".staging-{secrets.token_hex(4)}"
-    staging.mkdir()
     try:
-        size = download.stat().st_size
-        _write_converted(download, staging / WEIGHTS_FILE, manifest)
-        noted = msgspec.structs.replace(
-            origin,
-            file=file_of(fetched.option.address),
-            sha256=fetched.digest,
-            size=size,
-            pinned="published" if origin.sha256 else "first_use",
-        )
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        made = with_files(msgspec.structs.replace(manifest, origin=noted, created=now), staging)
-        finish_folder(staging, made)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(staging, folder)
-        for left_over in folder.parent.glob(f".{folder.name}.*.download*"):  # of sources that failed
-            left_over.unlink()
+        with staged(folder.parent) as staging:
+            size = download.stat().st_size
+            _write_converted(download, staging / WEIGHTS_FILE, manifest)
+            noted = msgspec.structs.replace(
+                origin,
+                file=file_of(fetched.option.address),
+                sha256=fetched.digest,
+                size=size,
+                pinned="published" if origin.sha256 else "first_use",
+            )
+            now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            made = with_files(msgspec.structs.replace(manifest, origin=noted, created=now), staging)
+            finish_folder(staging, made)
+            put_in_place(staging, folder, _is_whole)
     finally:
-        # no longer needed, converted or not
-        download.unlink(missing_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-    return made
+        download.unlink(missing_ok=True)  # no longer needed, converted or not
+    return read_manifest(folder / MANIFEST_FILE)
 
 
-def _options(origin: Origin, sources: Sequence[str], folder: Path, pinned: Origin | None) -> list[Option]:
+def _is_whole(folder: Path) -> bool:
+    try:
+        here = read_manifest(folder / MANIFEST_FILE)
+        verify_folder(folder, here)
+    except (DamagedModelError, ManifestError, OSError):
+        return False
+    return bool(here.files)
+
+
+def _options(origin: Origin, sources: Sequence[str], downloads: Path, pinned: Origin | None) -> list[Option]:
     """The places of the authors' file with its expected hash, each with a local path so that each can be resumed.
 
     If files of an earlier pull are damaged, every source must give the same file as then, and its source comes first.
@@ -293,7 +301,7 @@ def _options(origin: Origin, sources: Sequence[str], folder: Path, pinned: Origi
         if pinned is not None:
             expected = Expected(pinned.size, pinned.sha256)
         place = hashlib.sha256(address.encode()).hexdigest()[:8]
-        options.append(Option(address, folder.parent / f".{folder.name}.{place}.download", expected))
+        options.append(Option(address, downloads / f"{place}.download", expected))
     if pinned is not None:
         options.sort(key=lambda option: file_of(option.address) != pinned.file)
     return options

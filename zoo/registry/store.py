@@ -13,15 +13,12 @@ import difflib
 import functools
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from filelock import FileLock
 
 from zoo.registry.manifest import (
     MANIFEST_FILE,
@@ -33,10 +30,11 @@ from zoo.registry.manifest import (
     read_manifest,
 )
 from zoo.registry.names import Reference, base_name, check_alias, check_name, is_name, parse_reference
-from zoo.storage.durable import sha256_of, sync, write_atomically
+from zoo.storage.durable import sha256_of, sweep_temporaries, sync, write_atomically
 from zoo.storage.opening import open_file
 from zoo.storage.places import by_name
 from zoo.storage.safetensors_file import DamagedModelError, check_safetensors
+from zoo.storage.staging import staged
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")
@@ -61,7 +59,7 @@ class Found:
 
 
 class LocalRegistry:
-    """Published versions in a folder. Reading needs no lock; writing takes one per name."""
+    """Published versions in a folder, which several machines may share: neither reading nor writing needs a lock."""
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = registry_root(root)
@@ -98,8 +96,7 @@ class LocalRegistry:
             raise UnknownModelError(f"{name} has no version {version}; it has {self.versions(name)}")
         folder = self.root / name / "aliases"
         folder.mkdir(parents=True, exist_ok=True)
-        with self.lock(name):
-            write_atomically(folder / alias, f"{version}\n".encode())
+        write_atomically(folder / alias, f"{version}\n".encode())
 
     def folder(self, name: str, version: int) -> Path:
         """Where a version lies."""
@@ -119,47 +116,56 @@ class LocalRegistry:
             raise ManifestError(f"{path} is the manifest of {manifest.name}:{manifest.version}")
         return manifest
 
-    def add(self, make: Callable[[int, Path], Manifest], name: str) -> Manifest:
-        """Adds the next version of `name`.
+    def add(self, make: Callable[[Path], Manifest], name: str, *, once: bool = False) -> Manifest:
+        """Adds the next version of `name`: a folder that is filled aside and renamed to the first number that is free.
 
         Args:
-            make: called with the version number and an empty folder; writes the files there and returns
-                the manifest, which is written beside them.
+            make: called with an empty folder; writes the files there and returns the manifest, which gets its version
+                and is written beside them.
             name: full name.
+            once: a version that has the very same files already is returned instead.
 
         Raises:
             ValueError: if a built-in manifest has the name, or a file and its entry differ.
         """
         refuse_builtin_name(name)
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self.lock(name):
+        with staged(self.root) as staging:
+            manifest = make(staging)
+            if manifest.name != name:
+                raise ValueError(f"made {manifest.name}, expected {name}")
             parent = self.root / name
-            parent.mkdir(exist_ok=True)
-            for left_over in parent.glob(".staging-*"):  # of a killed process, for this one holds the lock
-                shutil.rmtree(left_over)
-            taken = [int(p.name) for p in parent.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
-            version = max(taken, default=0) + 1
-            staging = parent / f".staging-{secrets.token_hex(4)}"
-            staging.mkdir()
-            try:
-                manifest = make(version, staging)
-                if (manifest.name, manifest.version) != (name, version):
-                    raise ValueError(f"made {manifest.name}:{manifest.version}, expected {name}:{version}")
-                finish_folder(staging, manifest)
-                os.rename(staging, parent / str(version))
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                if not any(parent.iterdir()):
-                    parent.rmdir()
-                raise
+            finish_folder(staging, manifest)
+            while True:
+                versions = self.versions(name)
+                for version in versions if once else ():
+                    here = read_manifest(parent / str(version) / MANIFEST_FILE)
+                    if here.files == manifest.files:
+                        return here
+                manifest = msgspec.structs.replace(manifest, version=self._next(name))
+                write_atomically(staging / MANIFEST_FILE, manifest.to_yaml().encode())
+                parent.mkdir(exist_ok=True)
+                try:
+                    os.rename(staging, parent / str(manifest.version))
+                except OSError:
+                    if not (parent / str(manifest.version)).is_dir():
+                        raise
+                    continue  # another process took the number
+                break
             sync(parent)
+            aliases = parent / "aliases"
+            if aliases.is_dir():
+                sweep_temporaries(aliases)
         return manifest
 
-    def lock(self, name: str) -> FileLock:
-        """Held while a version or alias of `name` is written."""
-        folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{check_name(name)}.lock")
+    def _next(self, name: str) -> int:
+        """The number after all that are taken, also by folders without a manifest."""
+        folder = self.root / name
+        taken = (
+            [int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
+            if folder.is_dir()
+            else []
+        )
+        return max(taken, default=0) + 1
 
     def _version(self, reference: Reference) -> int:
         versions = self.versions(reference.name)

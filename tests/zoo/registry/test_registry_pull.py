@@ -3,7 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from file_server import FileServer
@@ -56,9 +55,9 @@ def authors_file(path, key="ema"):
 
 
 def add_local(registry, value=1.0):
-    def make(version, folder):
+    def make(folder):
         (folder / "model.safetensors").write_bytes(safetensors_bytes(value))
-        return with_files(msgspec.structs.replace(tiny_manifest(), version=version), folder)
+        return with_files(tiny_manifest(), folder)
 
     return LocalRegistry(registry).add(make, NAME)
 

@@ -197,9 +197,9 @@ def registered(tmp_path, monkeypatch) -> Path:
     """A registered tiny RT-DETR with real weights; one quick case as the proof of its family."""
     monkeypatch.setenv("ZOO_REGISTRY", str(tmp_path / "registry"))
 
-    def make(version, folder):
+    def make(folder):
         save_weights(build_module(tiny_model()).network.state_dict(), folder / "model.safetensors")
-        return with_files(msgspec.structs.replace(tiny_manifest(), version=version), folder)
+        return with_files(tiny_manifest(), folder)
 
     LocalRegistry().add(make, "rt_detr_tiny.shapes")
     only(tmp_path / "golden", "rtdetr/criterion_no_dn")
