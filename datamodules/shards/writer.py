@@ -36,7 +36,7 @@ from datamodules.shards.files import (
     write_arrow,
 )
 from zoo.storage.cache import cache_root
-from zoo.storage.durable import sha256_of, sync
+from zoo.storage.durable import sha256_of, sync, written
 
 SMALLEST_SHARD = 2 * tarfile.RECORDSIZE  # bytes; an empty tar takes half of it
 _SUFFIX = ".tar"
@@ -79,8 +79,9 @@ def pack(source: Source, output: Path, shard_size: int, progress: Meter | None =
         shutil.rmtree(staging, ignore_errors=True)  # of a packing that was killed
         staging.mkdir()
         try:
-            manifest = _write(source, staging, shard_size, progress)
-            os.rename(staging, output)
+            with written(output):
+                manifest = _write(source, staging, shard_size, progress)
+                os.rename(staging, output)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

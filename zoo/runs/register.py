@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.runs.console import Console, is_rank_zero
+from zoo.storage.durable import write_atomically
 
 if TYPE_CHECKING:
     from zoo.runs.train import TrainedRun
@@ -21,7 +23,7 @@ def pull(
     pulled = pull_version(name, registry=registry, source=source)
     folder = pulled.folder
     if output is not None:
-        shutil.copytree(folder, output, dirs_exist_ok=True)
+        copy_whole(folder, output)
         folder = output
     manifest = pulled.manifest
     how = "fetched" if pulled.downloaded else "here already"
@@ -36,6 +38,20 @@ def pull(
         "downloaded": pulled.downloaded,
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files],
     }
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copies the files of a folder into another, each of which is the old one or the new one at any moment.
+
+    Raises:
+        OSError: the disk is full or read-only; names the file.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "rb") as content:
+            write_atomically(place, functools.partial(shutil.copyfileobj, content))
 
 
 def register(

@@ -116,3 +116,36 @@ def test_json_of_a_file_name_that_is_no_text_can_be_read_by_everybody(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     write_json(tmp_path / "x.json", {"file_name": name})
     assert json.loads((tmp_path / "x.json").read_bytes().decode("utf-8")) == {"file_name": name}
+
+
+def test_a_pulled_copy_that_finds_no_room_leaves_the_old_files(tmp_path, full_disk, monkeypatch):
+    from zoo.runs.register import copy_whole
+
+    source, target = tmp_path / "1", tmp_path / "copy"
+    (source / "more").mkdir(parents=True)
+    for name in ("a.yaml", "more/model.safetensors"):
+        (source / name).write_text("old")
+    monkeypatch.setattr(FullDisk, "room", 10**6)
+    copy_whole(source, target)
+    for name in ("a.yaml", "more/model.safetensors"):
+        (source / name).write_text("new and longer")
+    monkeypatch.setattr(FullDisk, "room", 10)
+    with pytest.raises(OSError, match="No space left on device") as told:
+        copy_whole(source, target)
+    assert told.value.filename == str(target / "a.yaml")
+    assert {p.name: p.read_text() for p in target.rglob("*") if p.is_file()} == {
+        "a.yaml": "old", "model.safetensors": "old"
+    }  # fmt: skip
+
+
+def test_shards_that_find_no_room_name_their_folder_and_leave_nothing(tmp_path, monkeypatch, capsys):
+    from datamodules.shapes import generate_shapes
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shapes = generate_shapes(tmp_path / "shapes", 2, 1, seed=0, size=32)
+    monkeypatch.setattr("datamodules.shards.writer.tarfile.TarFile.addfile", full)
+    assert run_command(["data", "shard", str(shapes), "--output", str(tmp_path / "shards")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path}/shards: No space left on device"
+    assert [path.name for path in tmp_path.iterdir() if "shards" in path.name] == []
