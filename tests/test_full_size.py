@@ -16,6 +16,7 @@ from zoo.storage.checkpoint_io import read_checkpoint
     [
         "rt_detr/r18_coco_72e",
         "rt_detr/r50_coco_72e",
+        "rt_detrv2/r18_coco_120e",
         "detr/r50_coco_500e",
         "deformable_detr/r50_coco_50e",
     ],
