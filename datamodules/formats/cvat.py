@@ -56,7 +56,7 @@ def _images(document: ElementTree.Element, file: Path, root: Path, remarks: Rema
 def _size(element: ElementTree.Element) -> tuple[int, int] | None:
     try:
         size = int(float(element.get("height", ""))), int(float(element.get("width", "")))
-    except ValueError:
+    except (ValueError, OverflowError):  # 1e400 is infinite
         return None
     return size if min(size) > 0 else None
 

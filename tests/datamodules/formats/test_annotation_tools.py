@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from tiny_sets import write_image
 
+from datamodules.formats import cvat as cvat_reader
 from datamodules.formats.detect import detect, read
 from datamodules.reading.image_tree import ImageTree
 
@@ -151,6 +153,12 @@ def test_cvat_broken_number_is_told(tmp_path):
     root = cvat(tmp_path, '<box label="cat" xtl="a" ytl="5" xbr="20" ybr="9"/>')
     assert only(root) == []
     assert "invalid_box" in kinds(root)
+
+
+@pytest.mark.parametrize("width", ["1e400", "inf", "nan", "x", ""])
+def test_a_cvat_image_of_no_finite_size_is_read_by_its_file(width):
+    element = ElementTree.fromstring(f'<image width="{width}" height="30"/>')
+    assert cvat_reader._size(element) is None
 
 
 def test_cvat_tracks_without_frames_say_what_to_do(tmp_path):
