@@ -6,7 +6,9 @@ Dotted overrides (`--model.schedule.lr 1e-4`) are taken out of the arguments fir
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +23,7 @@ from zoo.cli.data.show import show
 from zoo.cli.options import Json
 from zoo.cli.overrides import split_overrides
 from zoo.runs import signals
-from zoo.runs.console import Console, tame_log, write
+from zoo.runs.console import Console, rank_before, repeats_another, tame_log, write
 
 app = typer.Typer(
     name="zoo",
@@ -42,6 +44,7 @@ runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True,
 app.add_typer(runs_app, name="runs")
 
 TAKES_OVERRIDES = ("finetune", "fit", "plan", "validate", "test", "predict", "manifest")
+_FIRST_SECONDS = 10.0
 
 Configs = Annotated[
     list[str] | None,
@@ -99,6 +102,10 @@ def finetune(
     lr: Annotated[float | None, typer.Option("--lr")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     output: RunFolder = None,
+    ckpt_path: Annotated[
+        str | None,
+        typer.Option("--ckpt-path", help="`auto`: go on with the run in --output, if there is one."),
+    ] = None,
     preflight: Annotated[
         bool,
         typer.Option("--preflight", help="Also overfit four images first, and name the fault if that fails."),
@@ -114,7 +121,8 @@ def finetune(
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, output=output,
-        preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe, console=console,
+        resume=ckpt_path, preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe,
+        console=console,
     )  # fmt: skip
     console.result(run.document)
 
@@ -125,7 +133,10 @@ def fit(
     config: Configs = None,
     ckpt_path: Annotated[
         str | None,
-        typer.Option("--ckpt-path", help="Resume: a checkpoint, or `last` of the run in --output."),
+        typer.Option(
+            "--ckpt-path",
+            help="Resume: a checkpoint, or `last` of the run in --output; `auto`: that, or a new run.",
+        ),
     ] = None,
     output: RunFolder = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
@@ -470,7 +481,7 @@ def sync_runs(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 faults found, or diverged, 2 not possible, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry point. Exit codes: 0 done, 1 faults found, or diverged, 2 not possible, 128 + N by the signal N."""
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 
@@ -490,8 +501,8 @@ def run_command(argv: Sequence[str]) -> int:
         return _fail("interrupted", 130)
     except signals.Interrupted as error:
         return _fail(str(error), 130)
-    except signals.Terminated:
-        return _fail("ended by SIGTERM", 143)
+    except signals.Terminated as error:
+        return _fail(f"ended by {signal.Signals(error.signal).name}", 128 + error.signal)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ZOO_DEBUG"):
             raise
@@ -515,7 +526,12 @@ def _message(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    write(f"error: {message}", sys.stderr)
+    if repeats_another():
+        # the first says it, and its end ends this one; where it does not, this one alone has the error
+        time.sleep(_FIRST_SECONDS)
+    rank = rank_before()
+    if code == 2 or not rank:  # a signal is rank zero's to tell of
+        write(f"{rank}error: {message}", sys.stderr)
     return code
 
 

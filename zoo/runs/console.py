@@ -10,10 +10,26 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+# torchrun and Ray, then srun; then what Lightning, or a person on each machine, has set
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+
 
 def is_rank_zero() -> bool:
     """Whether this process has rank zero, by the launcher's variables: a trainer may not exist yet."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def rank_before() -> str:
+    """What stands before an error of this process: nothing on rank zero, on others their rank."""
+    rank = next((os.environ[name] for name in _RANKS if os.environ.get(name, "0") != "0"), None)
+    return "" if rank is None else f"rank {rank}: "
+
+
+def repeats_another() -> bool:
+    """Whether the first process of this machine does the same as this one: until the processes are connected."""
+    torch = sys.modules.get("torch")
+    connected = torch is not None and torch.distributed.is_initialized()
+    return not connected and os.environ.get("SLURM_LOCALID", os.environ.get("LOCAL_RANK", "0")) != "0"
 
 
 def counted(number: int, noun: str) -> str:

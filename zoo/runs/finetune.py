@@ -79,6 +79,7 @@ def finetune(
     lr: float | None = None,
     seed: int | None = None,
     output: str | Path | None = None,
+    resume: str | None = None,
     preflight: bool = False,
     registry: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -113,6 +114,8 @@ def finetune(
         lr: learning rate; those of parts of the model keep their ratio to it.
         seed: of weights, order and augmentation.
         output: run folder; None makes one under mlruns/checkpoints.
+        resume: `auto` goes on with the run in `output` if there is one, by its own recipe: a command that is started
+            again and again.
         preflight: overfit four images first, and name the fault if that fails.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         overrides: dotted keys of the recipe and their values.
@@ -125,9 +128,13 @@ def finetune(
         KeyboardInterrupt: after last.ckpt is written; says how to go on.
     """
     from zoo.runs.ending import finish
+    from zoo.runs.fit import find_run, fit
     from zoo.runs.train import Registration, trained
 
     console = console or Console()
+    checkpoint, folder = find_run(resume, output)
+    if checkpoint is not None:
+        return fit(resume=checkpoint, output=folder, trust=trust, console=console)
     choices = Choices(
         model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, overrides=overrides or {},
@@ -136,7 +143,6 @@ def finetune(
     name = model_name(choices, start)
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe, trust)
-    folder = None if output is None else Path(output)
     if folder is not None:
         refuse_used(folder)
     read = read_data(recipe)

@@ -15,6 +15,8 @@ from zoo.runs.run_folder import LAST_FILE, RECIPE_FILE, RUNS, holds_a_run, refus
 from zoo.runs.train import trained
 from zoo.training.saving import BEFORE
 
+AUTO = "auto"
+
 
 def fit(
     recipe: recipes.Given | None = None,
@@ -43,7 +45,8 @@ def fit(
         recipe: of `zoo.recipe`, or what that takes. None with `resume`: the run's own.
         data: the recipe's `data.root`, a folder or the address of shards.
         overrides: dotted keys and their values.
-        resume: a checkpoint, a run folder, or `last` for the newest run's.
+        resume: a checkpoint, a run folder, `last` for the newest run's, or `auto` for that of `output` if there is
+            one: a command that is started again and again.
         output: run folder; by default a new one under mlruns/checkpoints.
         preflight: overfit four images first, and name the fault if that fails.
         trust: whether the recipe may name callbacks and loggers besides Lightning's harmless ones; they are imported.
@@ -85,7 +88,7 @@ def recipe_beside(resume: Path, folder: Path) -> Path:
 
 
 def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[Path | None, Path | None]:
-    """(checkpoint to resume, run folder). `last` is that of the folder, or of the newest run.
+    """(checkpoint to resume, run folder). `last` is that of the folder, or of the newest run; `auto` may be none.
 
     Raises:
         FileNotFoundError: naming where it looked.
@@ -94,6 +97,12 @@ def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[
     """
     if ckpt_path is None:
         return None, folder
+    if ckpt_path == AUTO:
+        if folder is None:
+            raise ValueError(
+                "--ckpt-path auto needs --output FOLDER, where the run is found when it is started again"
+            )
+        return (folder / LAST_FILE if is_there(folder / LAST_FILE) else None), folder
     if ckpt_path != "last":
         path = Path(ckpt_path).expanduser()
         if is_there(path / LAST_FILE):
@@ -117,6 +126,20 @@ def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[
     if not found or not is_there(found[-1]):
         raise FileNotFoundError(f"--ckpt-path last: no {LAST_FILE} in {folder or RUNS}; name the file")
     return found[-1], found[-1].parent
+
+
+def find_run(resume: str | None, output: str | Path | None) -> tuple[Path | None, Path | None]:
+    """`find_checkpoint` for a fine-tuning, which begins a run and goes on with none but its own.
+
+    Raises:
+        ValueError: another word than `auto`.
+    """
+    if resume not in (None, AUTO):
+        raise ValueError(
+            f"zoo finetune goes on with the run in --output alone: --ckpt-path auto; a checkpoint that you name goes "
+            f"on with zoo fit --ckpt-path {quoted(resume)}"
+        )
+    return find_checkpoint(resume, None if output is None else Path(output))
 
 
 def is_there(path: Path) -> bool:

@@ -19,9 +19,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from datamodules.base import DetectionDataModule
-from zoo.runs import schema, trainer_options
+from zoo.runs import launch, schema, trainer_options
 from zoo.runs.console import is_rank_zero
-from zoo.runs.schema import InitFrom, Tracking
+from zoo.runs.schema import Distributed, InitFrom, Tracking
 from zoo.storage.checkpoint_io import AtomicCheckpointIO
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.module import DetectionModule
@@ -101,6 +101,7 @@ class ZooCLI(LightningCLI):
         parser.add_argument("--init_from", type=InitFrom, required=True)
         parser.add_argument("--tracking", type=Tracking, required=True)
         parser.add_argument("--non_finite", type=NonFinite, default=NonFinite())
+        parser.add_argument("--distributed", type=Distributed, default=Distributed())
         parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -142,20 +143,27 @@ class ZooCLI(LightningCLI):
             )
         elif not self._with_tracker:
             kwargs["logger"] = False
+        started = launch.trainer_arguments(config)
+        kwargs |= {key: value for key, value in started.items() if key != "plugins"}
         added = {key: _as_list(self._objects.pop(key, None)) for key in ("plugins", "callbacks")}
-        kwargs["plugins"] = [*_as_list(config.plugins), *added["plugins"], AtomicCheckpointIO()]
+        kwargs["plugins"] = [
+            *(_as_list(config.plugins) or _as_list(started.get("plugins"))),
+            *added["plugins"],
+            AtomicCheckpointIO(),
+        ]
         kwargs["callbacks"] = [*_as_list(config.callbacks), *added["callbacks"], *self._callbacks]
         kwargs["use_distributed_sampler"] = False
         if config.profiler is not None:
             kwargs["profiler"] = profiler(config.profiler, self._folder)
         if config.sync_batchnorm and not trainer_options.on_gpu(config.accelerator):
             kwargs["sync_batchnorm"] = False
-            if config.devices not in ("auto", 1, "1"):
+            if kwargs.get("devices", config.devices) not in ("auto", 1, "1") and is_rank_zero():
                 log.warning(
                     "sync_batchnorm needs GPUs: on CPUs every process takes the statistics of its own images, "
                     "so this is not equivalent to the training on one device"
                 )
         trainer = super().instantiate_trainer(**{**kwargs, **self._objects})
+        launch.limit_waiting(trainer, self.config_init.distributed.timeout_minutes)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, CheckpointSaver):
                 callback.folder = self._folder

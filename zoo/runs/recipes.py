@@ -17,6 +17,10 @@ from zoo.storage.plain_yaml import read_yaml
 
 Recipe = dict[str, Any]  # its values; `zoo.runs.building.Recipe` builds from them
 Given = str | Path | Mapping[str, Any] | Sequence[str | Path]  # names, paths, several to merge, or the values
+MAY_LACK = (
+    "non_finite",
+    "distributed",
+)  # blocks that a recipe leaves out as long as it has nothing to say there
 # what `about` of a recipe that is listed has
 ABOUT = ("name", "tag", "family", "license", "params", "macs", "published", "measured", "sources")
 
@@ -124,8 +128,8 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
         *parents, last = key.split(".")
         if parents[0] in ("model", "data") and parents[1:2] != ["init_args"] and last != "class_path":
             parents.insert(1, "init_args")
-        if parents == ["non_finite"]:  # few recipes have this block
-            recipe.setdefault("non_finite", {})
+        if parents[0] in MAY_LACK:
+            recipe.setdefault(parents[0], {})
         for depth, parent in enumerate(parents):
             if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
                 raise unknown_key(key, parent, node, parents[:depth])

@@ -29,6 +29,7 @@ PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
 KINDS: dict[str, type] = {"model": DetectionModule, "data": DetectionDataModule}
 TOP = (
     "about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking", "non_finite",
+    "distributed",
 )  # fmt: skip
 
 
@@ -60,9 +61,25 @@ class Tracking:
     run_id: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """Several processes.
+
+    Attributes:
+        timeout_minutes: how long a process waits for the others, at the start and in a step, before it ends with
+            an error. It must be longer than what rank zero does alone: the preflight, and writing a checkpoint.
+    """
+
+    timeout_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_minutes < 1e6:
+            raise ValueError(f"distributed.timeout_minutes is {self.timeout_minutes}; it must be above 0")
+
+
 # the top-level keys that are ours
-OWN = {"init_from": InitFrom, "tracking": Tracking, "non_finite": NonFinite}
-OPTIONAL = ("non_finite",)  # of them, those that a recipe may leave out
+OWN = {"init_from": InitFrom, "tracking": Tracking, "non_finite": NonFinite, "distributed": Distributed}
+OPTIONAL = recipes.MAY_LACK  # of them, those that a recipe may leave out
 
 
 def check(recipe: Mapping[str, Any], trusted: bool = False) -> None:

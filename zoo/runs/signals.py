@@ -1,4 +1,7 @@
-"""SIGTERM ends a command with exit code 143; a training checks for it between two steps (`zoo.training.stopping`)."""
+"""SIGTERM ends a command with exit code 143, SIGUSR1 a training with 138.
+
+A training checks for them between two steps (`zoo.training.stopping`).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from types import FrameType
 
 
 class Terminated(SystemExit):
-    """SIGTERM arrived; a script that trains ends by it as the command does, with exit code 143."""
+    """SIGTERM or SIGUSR1 arrived; a script that trains ends by it as the command does: 143, 138."""
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
+        self.signal = number
 
 
 class Interrupted(BaseException):

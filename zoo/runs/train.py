@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -25,6 +24,7 @@ from zoo.runs import recipes, schema, signals
 from zoo.runs.console import Console, is_rank_zero, quoted
 from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
+from zoo.runs.launch import connect, launched, lost, of_another_process
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
@@ -142,6 +142,7 @@ def _train(
         begun = time.monotonic()
         with StopRequest() as saver.stop:
             note_start(trainer, recipe, data, folder)
+            connect(trainer, cli.config_init.distributed.timeout_minutes)
             fit(trainer, module, data, resume)
             if resume is not None and module.position() == module.begun:
                 console.say(
@@ -183,11 +184,7 @@ def ended_as_asked(
         number = saver.stop.signal or (signal.SIGTERM if by_term else signal.SIGINT)
     except Exception as error:
         if saver.stop.signal is None and of_another_process(error):
-            reason = str(error).splitlines()[0][:200]
-            raise ConnectionError(
-                f"another process of this training has ended, and so this one does ({reason})"
-                + (f"; go on with: {again}" if (again := _again(saver, trusted)) else "")
-            ) from error
+            raise ConnectionError(lost(error, _again(saver, trusted))) from error
         if saver.stop.signal is None:
             raise
         number = saver.stop.signal
@@ -198,11 +195,13 @@ def ended_as_asked(
             logger.finalize("killed")
     last, again = saver.last_model_path, _again(saver, trusted)
     if again:
-        console.say(f"interrupted; go on with: {again}")
+        launch = launched()
+        how = "" if launch is None else f", started by {launch.by} as before,"
+        console.say(f"interrupted; go on{how} with: {again}")
     else:
         console.say("interrupted before a step was saved; nothing is lost: start it again as before")
     if number != signal.SIGINT:
-        raise signals.Terminated
+        raise signals.Terminated(number)
     raise KeyboardInterrupt(
         f"the run is kept; go on with zoo.fit(resume={last!r}{', trust=True' if trusted else ''})"
         if last
@@ -214,11 +213,6 @@ def _again(saver: CheckpointSaver, trusted: bool) -> str:
     """The line to copy that goes on with the run; empty if nothing was saved."""
     last = saver.last_model_path
     return f"zoo fit --ckpt-path {quoted(last)}{' --trust-recipe' if trusted else ''}" if last else ""
-
-
-def of_another_process(error: BaseException) -> bool:
-    """Whether it is what torch makes of a process of another device that is gone; gloo's have no class."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def whole(resume: Path, folder: Path, console: Console) -> Path:

@@ -126,6 +126,12 @@ class CheckpointSaver(Checkpoint):
         self.stop.install()
         if stage == "fit":
             self.folder = Path(trainer.strategy.broadcast(str(self.folder.absolute())))
+            resumes = trainer.ckpt_path is not None
+            if resumes != trainer.strategy.broadcast(resumes):
+                raise ValueError(
+                    f"rank zero {'begins a new run' if resumes else 'goes on with a run'} in {self.folder}, and rank "
+                    f"{trainer.global_rank} sees another folder there; all machines must share it"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and leaves at once if a signal has come before."""
