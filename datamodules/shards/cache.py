@@ -53,7 +53,7 @@ def parse_size(text: str, name: str) -> int:
     Raises:
         ValueError: naming `name` and the text, if it is no size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise ValueError(f"{name} is {text!r}; write a size such as 256M, 100G or 4096 (bytes)")
     return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -375,3 +375,5 @@ def test_sizes(text, expected, monkeypatch):
     assert cache_limit() == expected
     with pytest.raises(ValueError, match=r"--size is '5 Q'"):
         parse_size("5 Q", "--size")
+    with pytest.raises(ValueError, match="write a size such as"):
+        parse_size("9" * 400, "--size")
