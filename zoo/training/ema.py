@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """Decay and length of its ramp: d(n) = decay * (1 - exp(-n / warmup_steps))."""
+    """Decay and length of its ramp: d(n) = decay * (1 - exp(-n / warmup_steps)); 0 warm-up steps for no ramp."""
 
     decay: float
     warmup_steps: int
 
     def decay_at(self, update: int) -> float:
         """Decay of the update with number `update`, counted from 1."""
+        if not self.warmup_steps:
+            return self.decay
         return self.decay * (1 - math.exp(-update / self.warmup_steps))
 
 
