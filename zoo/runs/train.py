@@ -121,6 +121,8 @@ def _train(
     cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], trusted=trusted, **ids)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
+    if module.second_stage is not None:
+        module.second_stage.say = console.say
     data.setup("fit")
     refuse_sizes(module, data, recipe)
     write_recipe(recipe, folder)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ from zoo.training.position import (
     validation_follows,
     write_loops,
 )
+from zoo.training.restart import SecondStage
 from zoo.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class DetectionModule(LightningModule):
         self.input: InputContract | None = None
         self.data_digest: str | None = None
         self.ema: ModelEma | None = None
+        epoch = schedule.restart_epoch
+        self.second_stage = None if epoch is None else SecondStage(epoch)
         self.val_ap = CocoAP()
         self.val_masks = MaskScores()
         self._losses: dict[str, Tensor] = {}
@@ -195,6 +198,10 @@ class DetectionModule(LightningModule):
                 self.schedule.global_batch_size, self.trainer.world_size, self.trainer.global_rank
             )
             self.begun, self._scored_step = Position(step_size=self.schedule.global_batch_size), -1
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What the schedule does beside the learning rate."""
+        return [] if self.second_stage is None else [self.second_stage]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The schedule's groups and learning rate."""

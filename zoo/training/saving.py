@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,7 +102,7 @@ class CheckpointSaver(Checkpoint):
 
     def is_best(self, score: float) -> bool:
         """Whether `score` is above all so far; NaN never is."""
-        return not math.isnan(score) and (self.best_score is None or self._above(score, self.best_score))
+        return not math.isnan(score) and (self.best_score is None or self.above(score, self.best_score))
 
     def score(self, trainer: Trainer) -> float:
         """The monitored score of the latest validation; NaN if it has none."""
@@ -255,7 +256,13 @@ class CheckpointSaver(Checkpoint):
     def _ranked(self) -> list[str]:
         return sorted(self.best, key=lambda n: self.best[n], reverse=self.mode == "max")
 
-    def _above(self, score: float, other: float) -> bool:
+    def best_in(self, checkpoint: Mapping[str, Any]) -> float | None:
+        """The best score when a checkpoint was written."""
+        scores = checkpoint["callbacks"].get(self.state_key, {}).get("best", {}).values()
+        return (max if self.mode == "max" else min)(scores, default=None)
+
+    def above(self, score: float, other: float) -> bool:
+        """Whether a score is better than another."""
         return score > other if self.mode == "max" else score < other
 
     def _present(self, trainer: Trainer) -> tuple[int, bool]:
@@ -278,18 +285,13 @@ class CheckpointSaver(Checkpoint):
 
     def _take_as_last(self, trainer: Trainer, name: str) -> None:
         """last.ckpt becomes the file just written: a second name of it, where the file system has such."""
+        linked = True
         if trainer.is_global_zero:
-            temporary = temporary_of(self.folder / LAST)
             try:
                 self._keep_last(trainer)
-                os.link(self.folder / name, temporary)
-                os.replace(temporary, self.folder / LAST)
+                self._link(name, LAST)
             except OSError:
                 linked = False
-            else:
-                linked = True
-        else:
-            linked = True
         if not trainer.strategy.broadcast(linked):
             self._save(trainer, LAST)
         self._note_saved(trainer)
@@ -308,6 +310,33 @@ class CheckpointSaver(Checkpoint):
             os.replace(last, before)
         else:
             os.replace(temporary, before)
+
+    def keep_best_as(self, trainer: Trainer, name: str) -> None:
+        """Gives the best so far a second name, under which it stays when it is no longer the best.
+
+        A file of that name stays where there is no best: the run has been here before and went back.
+
+        Raises:
+            FileNotFoundError: on all ranks: there is neither.
+        """
+        best, kept = Path(self.best_model_path), not self.best and (self.folder / name).is_file()
+        if trainer.is_global_zero and self.best and best.is_file():
+            try:
+                self._link(best.name, name)
+            except OSError:  # a file system without links
+                temporary = temporary_of(self.folder / name)
+                shutil.copyfile(best, temporary)
+                os.replace(temporary, self.folder / name)
+            kept = True
+        if not trainer.strategy.broadcast(kept):
+            raise FileNotFoundError(
+                f"{best} is gone" if self.best else f"nothing was scored by {self.monitor}"
+            )
+
+    def _link(self, name: str, second: str) -> None:
+        temporary = temporary_of(self.folder / second)
+        os.link(self.folder / name, temporary)
+        os.replace(temporary, self.folder / second)
 
     def _note_saved(self, trainer: Trainer) -> None:
         self._saved = self._present(trainer)
