@@ -118,7 +118,14 @@ def _train(
     if resume is not None:
         resume = whole(resume, folder, console)
     ids = noted_ids(recipe, folder, resume)
-    cli = ZooCLI(recipe, folder, [Progress(console.say, watched()), history], trusted=trusted, **ids)
+    cli = ZooCLI(
+        recipe,
+        folder,
+        [Progress(console.say, watched()), history],
+        trusted=trusted,
+        run_id=ids["run_id"],
+        local_id=ids["local_id"],
+    )
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     if module.second_stage is not None:

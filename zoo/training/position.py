@@ -58,7 +58,7 @@ def validation_follows(trainer: Trainer) -> bool:
     running = epoch.processed < epoch.started  # type: ignore[attr-defined]
     if not running or fit._data_fetcher is None:
         return False
-    batches = fit.epoch_loop.batch_progress.current
+    batches: Any = fit.epoch_loop.batch_progress.current
     between = (
         batches.ready == batches.processed
     )  # else the next one has begun, so it was not due or has been done
