@@ -6,7 +6,7 @@ import io
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from datamodules.images.decoding import in_frame
+from datamodules.images.files import in_frame
 from datamodules.images.probe import Probe
 from zoo.contract.pixels import declared_bits, open_image, to_rgb
 

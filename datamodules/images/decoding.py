@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from datamodules.images.files import ORIENTATION, UNREADABLE
+from datamodules.images.files import ORIENTATION, UNREADABLE, in_frame
 from datamodules.index.image_store import Folder, ImageStore, StoreError
 from zoo.contract.pixels import declared_bits, open_image, to_rgb
 from zoo.contract.preprocess import image_to_tensor
@@ -101,12 +101,3 @@ def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:
         f"{path} (image id {image_id}) cannot be decoded: {reason}; replace the file or remove it from "
         "the annotations; `zoo data check` lists all such files"
     )
-
-
-def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
-    """The image in the frame of its boxes, whose (h, w) is `size`: turned by its EXIF, as it is, or None."""
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        turned = ImageOps.exif_transpose(image)
-        if (turned.height, turned.width) == size:
-            return turned
-    return image if (image.height, image.width) == size else None

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.contract.pixels import open_image
 
@@ -163,3 +163,12 @@ class ImageFolder:
         if on_disk is None:
             return None, ""
         return self.folder / on_disk, f"found as {on_disk}"
+
+
+def in_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """The image in the frame of its boxes, whose (h, w) is `size`: turned by its EXIF, as it is, or None."""
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        turned = ImageOps.exif_transpose(image)
+        if (turned.height, turned.width) == size:
+            return turned
+    return image if (image.height, image.width) == size else None

@@ -522,7 +522,7 @@ def _message(error: BaseException) -> str:
 
     if isinstance(error, OSError) and error.filename and error.strerror:
         return visible(brief(f"{error.filename}: {error.strerror}"))
-    return visible(brief(str(error), most=8000)) or type(error).__name__
+    return visible(brief(str(error), most=8000), keep="\n") or type(error).__name__
 
 
 def _fail(message: str, code: int) -> int:
