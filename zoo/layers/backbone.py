@@ -1,4 +1,4 @@
-"""Backbones: timm ResNets with the official details, frozen batch normalisation, published weights."""
+"""Backbones: timm networks with the official details, frozen batch normalisation, published weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.hgnetv2 import CUTS, FULL, HgNetV2, fitting
 from zoo.layers.onednn import runs_eagerly_on_cpu, use_onednn
 from zoo.storage.checkpoint_io import read_checkpoint
 
@@ -25,6 +26,9 @@ _PRESNET = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
 # ImageNet weights of DETR and Deformable DETR: torchvision's IMAGENET1K_V1, its old `pretrained=True`.
 # Source: torchvision/models/resnet.py, ResNet*_Weights
 _TORCHVISION = "https://download.pytorch.org/models/"
+# ImageNet weights of D-FINE's backbones, converted from Paddle by the authors.
+# Source: Peterande/D-FINE@4a1f73a src/nn/backbone/hgnetv2.py, arch_configs
+_HGNETV2 = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
 PUBLISHED_WEIGHTS = {
     "resnet18_vd": _PRESNET + "ResNet18_vd_pretrained_from_paddle.pth",
     "resnet34_vd": _PRESNET + "ResNet34_vd_pretrained_from_paddle.pth",
@@ -34,6 +38,7 @@ PUBLISHED_WEIGHTS = {
     "resnet34_imagenet1k_v1": _TORCHVISION + "resnet34-b627a593.pth",
     "resnet50_imagenet1k_v1": _TORCHVISION + "resnet50-0676ba61.pth",
     "resnet101_imagenet1k_v1": _TORCHVISION + "resnet101-63fe2227.pth",
+    **{f"{name}_stage1": f"{_HGNETV2}PPHGNetV2_{name[-2:].upper()}_stage1.pth" for name in FULL},
 }
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101")
 DEEP_STEM = ("resnet18d", "resnet34d", "resnet50d", "resnet101d")
@@ -45,13 +50,16 @@ class BackboneConfig:
 
     Attributes:
         name: a plain ResNet (`resnet18`, `resnet34`, `resnet50`, `resnet101`), a timm ResNet-D (the same
-            with a d behind), or `residual` for the small network of `widths`.
+            with a d behind), HGNetv2 (`hgnetv2_b0` to `hgnetv2_b6`, and `hgnetv2_atto`, `hgnetv2_femto`,
+            `hgnetv2_pico`), or `residual` for the small network of `widths`.
         weights: `random`, a name in `PUBLISHED_WEIGHTS`, or a path to a state dict. There is no default:
             a recipe without weights must say so by `random`.
         freeze_stem: the stem's convolutions do not train.
         frozen_norm: every batch normalisation is a constant affine map.
         widths: `residual` only: channels of two stem convolutions and three stages, or four for masks.
         dilate_last: plain ResNets only: the last stage keeps stride 16 and dilates instead (DC5).
+        affine: HGNetv2 only: a learnable scale and shift after every activation.
+        maps: HGNetv2 only: so many of the last stages give their map; 3 are strides 8, 16 and 32.
     """
 
     name: str
@@ -60,6 +68,8 @@ class BackboneConfig:
     frozen_norm: bool
     widths: list[int] = field(default_factory=list)
     dilate_last: bool = False
+    affine: bool = False
+    maps: int = 3
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -125,7 +135,7 @@ class _TimmResNet(nn.Module):
             features.append(x)
         return features[self.first :]
 
-    def stem(self) -> list[nn.Module]:
+    def frozen_stem(self) -> list[nn.Module]:
         """The modules before the first stage."""
         return [self.conv1, self.bn1]
 
@@ -197,7 +207,7 @@ class ResidualBackbone(nn.Module):
             features.append(x)
         return features
 
-    def stem(self) -> list[nn.Module]:
+    def frozen_stem(self) -> list[nn.Module]:
         """The modules before the first stage."""
         return [self.conv1]
 
@@ -225,14 +235,17 @@ def _conv_norm_relu(channels_in: int, channels_out: int, stride: int) -> nn.Sequ
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
 
 
-def build_backbone(config: BackboneConfig) -> ResNet | ResNetD | ResidualBackbone:
+Backbone = ResNet | ResNetD | ResidualBackbone | HgNetV2
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
     """The backbone of `config`, weights loaded, norms and stem frozen as it says.
 
     Raises:
         ValueError: unknown name or weights, or a backbone that cannot be dilated.
         ConnectionError: published weights are not in the cache and cannot be fetched.
     """
-    backbone: ResNet | ResNetD | ResidualBackbone
+    backbone: Backbone
     if config.dilate_last and config.name not in PLAIN:
         raise ValueError(
             f"backbone.dilate_last is for {', '.join(PLAIN)}, not for {config.name!r}; set it to false"
@@ -243,11 +256,15 @@ def build_backbone(config: BackboneConfig) -> ResNet | ResNetD | ResidualBackbon
         backbone = ResNet(config.name, config.dilate_last)
     elif config.name in DEEP_STEM:
         backbone = ResNetD(config.name)
+    elif config.name in (*FULL, *CUTS):
+        backbone = HgNetV2(config.name, config.affine, config.maps)
     else:
-        known = ", ".join((*PLAIN, *DEEP_STEM, "residual"))
+        known = ", ".join((*PLAIN, *DEEP_STEM, *FULL, *CUTS, "residual"))
         raise ValueError(f"backbone.name is {config.name!r}; known: {known}")
     if config.weights != "random":
         state = read_backbone_weights(config.weights)
+        if isinstance(backbone, HgNetV2) and config.name in CUTS:
+            state = fitting(state, backbone)
         try:
             backbone.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -258,7 +275,7 @@ def build_backbone(config: BackboneConfig) -> ResNet | ResNetD | ResidualBackbon
     if config.frozen_norm:
         freeze_batch_norm(backbone)
     if config.freeze_stem:
-        for part in backbone.stem():
+        for part in backbone.frozen_stem():
             part.requires_grad_(False)
     return backbone
 
@@ -286,6 +303,8 @@ def read_backbone_weights(weights: str) -> dict[str, Tensor]:
             f"backbone.weights is {weights!r}: not a file, and not one of random, "
             f"{', '.join(PUBLISHED_WEIGHTS)}"
         )
+    if "stem.stem1.conv.weight" in state:
+        return dict(state)  # HGNetv2 keeps the official keys
     try:
         return from_torchvision(state) if "conv1.weight" in state else from_presnet(state)
     except (KeyError, ValueError, AttributeError) as error:

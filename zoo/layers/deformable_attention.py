@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -193,8 +194,8 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"num_points ({self.points}) must have a number for each of {num_levels} levels")
         self.sampling_offsets = PointwiseLinear(dim, num_heads * sum(self.points) * 2)
         self.attention_weights = PointwiseLinear(dim, num_heads * sum(self.points))
-        self.value_proj = PointwiseLinear(dim, dim)
-        self.output_proj = PointwiseLinear(dim, dim)
+        self.value_proj: nn.Module = PointwiseLinear(dim, dim)
+        self.output_proj: nn.Module = PointwiseLinear(dim, dim)
         if sampling == "discrete":
             self.sampling_offsets.requires_grad_(False)
         self.reset_parameters()
@@ -211,6 +212,7 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
+            assert isinstance(projection, nn.Linear)
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
@@ -236,12 +238,41 @@ class DeformableAttention(nn.Module):
         heads = self.num_heads
         offsets = self.sampling_offsets(query).view(batch, queries, heads, -1, 2)
         weights = self.attention_weights(query).view(batch, queries, heads, -1).softmax(-1)
-        locations = sampling_locations(references, full(offsets).split(self.points, dim=-2), sizes)
+        locations = self.locations(references, full(offsets).split(self.points, dim=-2), sizes)
         value = self.value_proj(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
         value = value.view(batch, -1, heads, dim // heads)
         return self.output_proj(self.sample(value, sizes, locations, weights.split(self.points, dim=-1)))
+
+    def locations(
+        self, references: Tensor, offsets: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """See `sampling_locations`."""
+        return sampling_locations(references, offsets, sizes)
+
+
+class UnprojectedAttention(DeformableAttention):
+    """D-FINE's: the memory itself is sampled, and what the heads find is not mixed. References are boxes.
+
+    Source: Peterande/D-FINE@4a1f73a src/zoo/dfine/dfine_decoder.py
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int]) -> None:
+        super().__init__(dim, num_heads, num_levels, num_points)
+        self.value_proj = nn.Identity()
+        self.output_proj = nn.Identity()
+        # the official code keeps these as float32 numbers, whatever it computes in
+        self.shares = [float(np.float32(1 / n)) for n in self.points]
+
+    def locations(
+        self, references: Tensor, offsets: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """See `sampling_locations`."""
+        centre, size = references[:, :, None, None].split(2, dim=-1)
+        return [
+            centre + offset * share * size * 0.5 for offset, share in zip(offsets, self.shares, strict=True)
+        ]
 
 
 def sampling_locations(

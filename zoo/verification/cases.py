@@ -71,6 +71,10 @@ class Case:
         """Images stored as int8 thirty-seconds, float64 (exact)."""
         return self[name].double() / 32
 
+    def sixteenths(self, name: str) -> Tensor:
+        """Logits stored as int8 sixteenths, float64 (exact)."""
+        return self[name].double() / 16
+
     def image_masks(self, name: str, image: int) -> Tensor:
         """Bit-packed masks `<name>/<image>` with their `<name>_shape/<image>`."""
         return self.bits(f"{name}/{image}", f"{name}_shape/{image}")
@@ -86,8 +90,14 @@ class Case:
         return read_weights(self.arrays, prefix)
 
     def shared_weights(self, name: str) -> dict[str, Tensor]:
-        """The weights in a file of `shared/`, beside the folder of this case."""
-        return read_weights(np.load(self.root / "shared" / f"{name}.npz", allow_pickle=False), "")
+        """The weights in a file of `shared/`, beside the folder of this case, or in that folder."""
+        places = (self.root / folder / f"{name}.npz" for folder in ("shared", self.folder))
+        path = next((p for p in places if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"{self.id} needs {name}.npz, in shared/ or {self.folder}/ of {self.root}"
+            )
+        return read_weights(np.load(path, allow_pickle=False), "")
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -133,7 +143,8 @@ def find_cases(root: Path, folder: str) -> list[Case]:
     Raises:
         FileNotFoundError: there is none; a proof that compares nothing must not pass.
     """
-    cases = [Case(root, folder, path.stem) for path in sorted((root / folder).glob("*.npz"))]
+    names = [path.stem for path in sorted((root / folder).glob("*.npz"))]
+    cases = [Case(root, folder, name) for name in names if not name.startswith("weights_")]
     if not cases:
         raise FileNotFoundError(f"no official numbers in {root}: expected {folder} with .npz files")
     return cases
