@@ -1,0 +1,123 @@
+"""The files of deploy/ are what bash, kubectl and this project's commands read."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from torch.distributed.run import get_args_parser
+
+from zoo.cli import main
+from zoo.runs import recipes, schema
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+SLURM = DEPLOY / "slurm.sh"
+GIVEN = {"$recipe": "rt_detr/r18_coco_72e", "$data": "/data/coco", "$folder": "/shared/run"}
+
+
+def words_after(text, command):
+    """The words of the shell command that begins with `command` in `text`."""
+    text = text.replace("\\\n", " ")
+    line = next(
+        line for line in text.splitlines() if re.search(rf"(^|\s){command}\s", line) and "#" not in line
+    )
+    words = shlex.split(line)
+    return words[words.index(command.split()[0]) + 1 :]
+
+
+def parsed(words, monkeypatch):
+    """What a zoo command would call, from its words; it is not called."""
+    called = []
+    monkeypatch.setattr("zoo.runs.fit.fit", lambda *config, **options: called.append((config, options)))
+    monkeypatch.setattr("zoo.cli.main.Console.result", lambda self, document: None)
+    with pytest.raises(AttributeError):  # there is no run
+        main.run_command(words)
+    ((config, options),) = called
+    return config[0], options
+
+
+def test_the_script_of_slurm_is_bash():
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    done = subprocess.run([bash, "-n", str(SLURM)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.access(SLURM, os.X_OK)
+
+
+def test_the_script_of_slurm_asks_for_what_the_code_expects():
+    text = SLURM.read_text()
+    asked = dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2] for line in re.findall("#SBATCH .*", text)
+    )
+    assert {"requeue", "ntasks-per-node", "nodes"} <= set(asked)  # launch.py reads what srun makes of them
+    assert asked["signal"].startswith("USR1@")  # to the tasks, for want of B:
+    assert asked["ntasks-per-node"] == asked["gpus-per-node"]
+    assert 128 + signal.SIGUSR1 == int(re.search(r"code -eq (\d+)", text)[1])
+
+
+def test_the_command_of_slurm_is_one_of_ours(monkeypatch):
+    words = [GIVEN.get(word, word) for word in words_after(SLURM.read_text(), "zoo fit")]
+    config, options = parsed(words, monkeypatch)
+    assert (options["resume"], options["output"]) == ("auto", Path("/shared/run"))
+    schema.check(recipes.read(config, options["overrides"]))
+
+
+@pytest.fixture
+def job():
+    return yaml.safe_load((DEPLOY / "pytorchjob.yaml").read_text())
+
+
+def test_the_job_has_what_the_operator_requires(job):
+    """The required fields of PyTorchJob's schema, and of a pod's."""
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
+    assert set(job["spec"]) <= {"runPolicy", "pytorchReplicaSpecs", "elasticPolicy", "nprocPerNode"}
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert set(replicas) == {"Master", "Worker"}
+    for replica in replicas.values():
+        assert set(replica) == {"replicas", "restartPolicy", "template"}
+        assert replica["restartPolicy"] in ("Always", "OnFailure", "Never", "ExitCode")
+        pod = replica["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["name"] == "pytorch"
+        assert isinstance(container["image"], str)
+        assert "pytorchjob-port" in [port["name"] for port in container["ports"]]
+        assert all(isinstance(value["value"], str) for value in container["env"])
+        assert {v["name"] for v in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+
+
+def test_the_commands_of_the_job_are_torchruns_and_ours(job, monkeypatch):
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    for replica in replicas.values():
+        (container,) = replica["template"]["spec"]["containers"]
+        assert container["command"] == ["bash", "-c"]
+        (line,) = container["args"]
+        assert set(re.findall(r"\$(\w+)", line)) == {"RANK", "MASTER_ADDR", "MASTER_PORT"}
+        words = shlex.split(line.replace("$RANK", "1").replace("$MASTER_PORT", "23456"))
+        assert words[:2] == ["exec", "torchrun"]
+        launch = get_args_parser().parse_args(words[2:])
+        assert (launch.training_script, launch.no_python) == ("zoo", True)
+        assert int(launch.nnodes) == sum(r["replicas"] for r in replicas.values())
+        assert int(launch.nproc_per_node) == container["resources"]["limits"]["nvidia.com/gpu"]
+        patience = replica["template"]["spec"]["terminationGracePeriodSeconds"]
+        told = {item["name"]: item["value"] for item in container["env"]}
+        assert int(told["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < patience
+        config, options = parsed(launch.training_script_args, monkeypatch)
+        assert options["resume"] == "auto"
+        schema.check(recipes.read(config, options["overrides"]))
+        mounted = [v["mountPath"] for v in container["volumeMounts"]]
+        assert str(options["output"]).startswith(tuple(mounted))
+        assert options["overrides"]["data.root"].startswith(tuple(mounted))
+
+
+def test_the_image_has_what_is_installed():
+    copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert all((DEPLOY.parent / name).exists() for name in names)
+    assert {"pyproject.toml", "zoo", "datamodules", "recipes"} <= names
