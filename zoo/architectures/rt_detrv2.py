@@ -48,6 +48,8 @@ class DecoderConfig(RefiningConfig):
         activation: of the feed-forward parts, the box heads and the position of queries.
         position_hidden: widths of the hidden layers of the perceptron that makes this position, all equal; empty for
             one of twice `dim`.
+        denoising: what differs in DEIM's: a step without objects has none, and noised corners that cross still
+            make a box. RT-DETRv2 gives such a step one group of padding, and such a box no size.
     """
 
     num_points: list[int]
@@ -55,6 +57,7 @@ class DecoderConfig(RefiningConfig):
     selection: Literal["best_class", "any_class", "objects"] = "best_class"
     activation: Literal["relu", "silu"] = "relu"
     position_hidden: list[int] = field(default_factory=list)
+    denoising: Literal["rt_detrv2", "deim"] = "rt_detrv2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +105,6 @@ class RtDetrV2(DenoisingNetwork):
     """Backbone -> hybrid encoder -> decoder. Images are RGB in [0, 1], sides multiples of 32."""
 
     title = "RT-DETRv2"
-    empty_group = True
     decoder: Decoder
 
     def __init__(
@@ -125,6 +127,8 @@ class RtDetrV2(DenoisingNetwork):
             multi_scale_epochs=multi_scale_epochs,
             limits=input_limits(decoder.num_queries, multi_scale),
         )
+        self.uncross = decoder.denoising == "deim"
+        self.empty_group = not self.uncross
 
 
 def input_limits(num_queries: int, multi_scale: Sequence[int]) -> InputLimits:

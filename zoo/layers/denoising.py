@@ -52,6 +52,7 @@ def contrastive_denoising(
     label_noise: float,
     box_noise: float,
     empty_group: bool = False,
+    uncross: bool = False,
 ) -> DenoisingQueries | None:
     """Builds the denoising part of a micro-batch from the facts of its whole step.
 
@@ -66,6 +67,8 @@ def contrastive_denoising(
         label_noise: see `DenoisingConfig`.
         box_noise: see `DenoisingConfig`.
         empty_group: a step without objects gets one group of padding, which is background to the loss.
+        uncross: a box whose corners the noise has moved past each other is the box between them; otherwise its
+            side is 0.
 
     Returns:
         None when `num_denoising` is 0, or the step has no object at all and gets no group.
@@ -98,6 +101,8 @@ def contrastive_denoising(
     is_object = (labels != num_classes).repeat(1, 2 * groups)
     noised_labels = torch.where(relabel & is_object, new_labels, labels.repeat(1, 2 * groups))
     noised_boxes = _shift_corners(boxes.repeat(1, 2 * groups, 1), box_noise * shift.to(boxes.dtype))
+    if uncross:
+        noised_boxes = noised_boxes.abs()
     return DenoisingQueries(
         labels=noised_labels,
         boxes_unactivated=inverse_sigmoid(noised_boxes),

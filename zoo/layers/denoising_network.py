@@ -27,7 +27,8 @@ class DenoisingNetwork(nn.Module):
     """
 
     title: ClassVar[str]  # in messages
-    empty_group: ClassVar[bool] = False  # see `contrastive_denoising`
+    empty_group = False  # see `contrastive_denoising`
+    uncross = False  # see `contrastive_denoising`
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class DenoisingNetwork(nn.Module):
             label_noise=config.label_noise,
             box_noise=config.box_noise,
             empty_group=self.empty_group,
+            uncross=self.uncross,
         )
 
     def keep_in_graph(self, outputs: Outputs) -> Outputs:

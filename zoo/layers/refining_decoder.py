@@ -151,7 +151,7 @@ class RefiningDecoder(nn.Module):
             nn.init.zeros_(box.layers[-1].bias)
         if self.config.learned_queries:
             nn.init.xavier_uniform_(self.tgt_embed.weight)
-        for linear in (self.enc_output[0], *self.query_pos_head.layers):
+        for linear in (self.enc_output[0], *self.query_pos_head.layers[:2]):  # a third keeps the default
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, features: Sequence[Tensor], denoising: DenoisingQueries | None) -> Outputs:

@@ -110,6 +110,24 @@ def test_a_step_without_objects_has_one_group_of_padding():
     assert len(denoising.pairs.query) == 0
 
 
+def test_denoising_of_deim_has_no_group_without_objects_and_uncrosses_corners():
+    ours, deim = network().train(), network(denoising="deim").train()
+    assert deim.denoise(batch_of(0, 0)) is None
+    plain, uncrossed = (n.denoise(batch_of(2, 1)).boxes_unactivated.sigmoid() for n in (ours, deim))
+    crossed = (plain[..., 2:] < 1e-4) & (uncrossed[..., 2:] > 1e-3)
+    assert crossed.any()
+    assert not crossed.all()
+    torch.testing.assert_close(uncrossed[..., :2], plain[..., :2])
+    torch.testing.assert_close(uncrossed[..., 2:][~crossed], plain[..., 2:][~crossed])
+
+
+def test_only_the_first_two_layers_of_the_position_start_by_xaviers_rule():
+    layers = network(position_hidden=[32, 32]).decoder.query_pos_head.layers
+    bounds = [(6 / (4 + 32)) ** 0.5, (6 / (32 + 32)) ** 0.5, 32**-0.5]
+    for layer, bound in zip(layers, bounds, strict=True):
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+
+
 def test_a_selection_of_objects_is_supervised_without_classes():
     outputs = network(selection="objects").train()(batch_of(1, 2))
     encoder = next(s for s in outputs.supervised if s.name == "encoder")
