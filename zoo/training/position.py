@@ -59,14 +59,10 @@ def validation_follows(trainer: Trainer) -> bool:
     if not running or fit._data_fetcher is None:
         return False
     batches: Any = fit.epoch_loop.batch_progress.current
-    between = (
-        batches.ready == batches.processed
-    )  # else the next one has begun, so it was not due or has been done
-    return (
-        between
-        and batches.ready % trainer.accumulate_grad_batches == 0
-        and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
-    )
+    if batches.ready != batches.processed:  # the next one has begun: a validation was not due, or is done
+        return False
+    ends = batches.ready % trainer.accumulate_grad_batches == 0
+    return ends and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
 
 
 def validate_now(trainer: Trainer, *, of_epoch_before: bool) -> None:
