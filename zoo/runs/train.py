@@ -309,7 +309,8 @@ def score_last_steps(
     if (scored and scored[-1][0] == trainer.global_step) or not saver.last_model_path:
         return
     loggers = trainer.loggers
-    if module.position().validated:  # else a signal came before a validation of the recipe's
+    extra = module.position().validated
+    if extra:  # else a signal came before a validation of the recipe's
         trainer.loggers = []
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.loggers = loggers
@@ -320,7 +321,7 @@ def score_last_steps(
         )
     history.add(trainer, [name for name in trainer.callback_metrics if name.startswith("val/")])
     if trainer.is_global_zero:
-        saver.adopt_last(trainer, saver.score(trainer))
+        saver.adopt_last(trainer, saver.score(trainer), wins_tie=extra)
     saver.best = trainer.strategy.broadcast(saver.best)
 
 

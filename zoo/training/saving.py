@@ -219,15 +219,16 @@ class CheckpointSaver(Checkpoint):
         if self._saved != self._present(trainer):
             self._save(trainer, LAST)
 
-    def adopt_last(self, trainer: Trainer, score: float) -> None:
+    def adopt_last(self, trainer: Trainer, score: float, wins_tie: bool = True) -> None:
         """Enters the weights in last.ckpt with a score that was measured after the fit; for rank zero.
 
-        A tie goes to them: they have been trained longest.
+        A tie goes to them: they have been trained longest. Not where a validation of the recipe's is made up for,
+        which would have left it to the earlier ones.
         """
         checkpoint = read_checkpoint(self.folder / LAST)
         if checkpoint["zoo"]["step"] != trainer.global_step:
             return  # resumed at an earlier checkpoint, from which nothing was left to train
-        tie = self.best_score is not None and score == self.best_score
+        tie = wins_tie and self.best_score is not None and score == self.best_score
         name, dropped = self._enter(f"best-step={trainer.global_step}.ckpt", score, tie)
         checkpoint["zoo"]["validated"] = True
         states = {c.state_key: c.state_dict() for c in trainer.callbacks}  # type: ignore[attr-defined]

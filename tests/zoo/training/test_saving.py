@@ -465,6 +465,11 @@ def test_weights_that_are_scored_after_the_fit_are_taken_as_any_others(shapes, t
     assert (last["zoo"]["step"], last["zoo"]["validated"]) == (6, True)
     if best == 6:
         equal(tmp_path / LAST, tmp_path / "best-step=6.ckpt")
+    saver.best = {"best-step=4.ckpt": 0.1}
+    (tmp_path / "best-step=4.ckpt").write_bytes(b"")
+    saver.adopt_last(run, 0.1, wins_tie=False)  # of a validation that an interrupted fit owed
+    assert saver.best_model_path == str(tmp_path / "best-step=4.ckpt")
+    saver.best = {f"best-step={best}.ckpt": 0.5}
     run.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 2
     saver.adopt_last(run, 1.0)  # resumed at step 2, where nothing was left: last.ckpt is of step 6
     assert saver.best_model_path == str(tmp_path / f"best-step={best}.ckpt")
