@@ -93,8 +93,8 @@ class LocationQuality(nn.Module):
         super().__init__()
         self.bins, self.top = bins, top
         self.reg_conf = MLP(4 * (top + 1), hidden, 1, 2, activation)
-        nn.init.zeros_(self.reg_conf.layers[-1].weight)
-        nn.init.zeros_(self.reg_conf.layers[-1].bias)
+        for parameter in self.reg_conf.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
         """(logits [..., C], corners [..., 4 x bins]) to logits."""

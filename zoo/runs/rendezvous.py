@@ -14,6 +14,7 @@ import time
 import uuid
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 _POLL_SECONDS = 0.05
 
@@ -31,13 +32,13 @@ def connect(backend: str, minutes: float) -> None:
     timeout = datetime.timedelta(minutes=minutes)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     dist.init_process_group(
         backend, store=fresh_part(store, rank, world, timeout), rank=rank, world_size=world, timeout=timeout
     )
 
 
-def fresh_part(store: dist.Store, rank: int, world: int, timeout: datetime.timedelta) -> dist.Store:
+def fresh_part(store: Store, rank: int, world: int, timeout: datetime.timedelta) -> Store:
     """The part of `store` that rank zero has just named, to every rank that has just asked for it."""
     if rank:
         question = uuid.uuid4().hex  # an answer to it is of this attempt
@@ -48,10 +49,10 @@ def fresh_part(store: dist.Store, rank: int, world: int, timeout: datetime.timed
     else:
         name = uuid.uuid4().hex
         _answer_all(store, name, world, timeout)
-    return dist.PrefixStore(name, store)
+    return PrefixStore(name, store)
 
 
-def _answer_all(store: dist.Store, name: str, world: int, timeout: datetime.timedelta) -> None:
+def _answer_all(store: Store, name: str, world: int, timeout: datetime.timedelta) -> None:
     missing, until = set(range(1, world)), time.monotonic() + timeout.total_seconds()
     while missing:
         for rank in sorted(missing):

@@ -64,7 +64,7 @@ def replay_spool(root: str | Path | None = None, tracking_uri: str | None = None
     spools = [Spool(store.root, path.stem) for path in (store.root / "spool").glob("*.jsonl")]
     # an attempt before its resume, so that the status of the later one stays
     spools = sorted((spool for spool in spools if not spool.is_in_use()), key=Spool.begun)
-    sent, runs = 0, []
+    sent, runs = 0, list[str]()
     for spool in spools:
         try:
             run_id, count = spool.replay(connect(store), store, in_time)
@@ -75,7 +75,8 @@ def replay_spool(root: str | Path | None = None, tracking_uri: str | None = None
                 f"{waiting} still wait in {store.root / 'spool'}. Try again when the server is up."
             ) from error
         sent += count
-        runs += [run_id] if run_id not in (None, *runs) else []
+        if run_id is not None and run_id not in runs:
+            runs.append(run_id)
     return ReplayReport(store.uri, sent, sum(s.waiting() for s in spools), tuple(runs))
 
 
@@ -149,7 +150,7 @@ class Spool:
                     if time.monotonic() > end:
                         break
                     try:
-                        in_time(functools.partial(apply, client, run_id, record))
+                        in_time(functools.partial(apply, client, str(run_id), record))
                     except failures() as error:
                         if not is_refusal(error):
                             raise

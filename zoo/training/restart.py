@@ -105,7 +105,7 @@ class SecondStage(Callback):
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         module = trainer.lightning_module
         (scheduler,) = (config.scheduler for config in trainer.lr_scheduler_configs)
-        module.schedule.take_over(trainer.optimizers[0], scheduler, module.network)  # type: ignore[operator, arg-type]
+        module.schedule.take_over(trainer.optimizers[0], scheduler, module.network)  # type: ignore[operator, arg-type, union-attr]
         precision = trainer.precision_plugin
         scale = checkpoint.get(type(precision).__qualname__)
         if scale is not None:
