@@ -15,22 +15,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from transformers import DeformableDetrConfig, DetrConfig, RTDetrConfig
+from transformers import DeformableDetrConfig, DetrConfig, RTDetrConfig, RTDetrV2Config
+from transformers.loss import loss_rt_detr
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
+from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
-from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
+from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss, RTDetrLoss
 
 from zoo.architectures.detr import detr_criterion
 from zoo.contract.batch import OutputSet, Predictions, Step, Targets
 from zoo.layers.denoising import positive_pairs
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
-from zoo.training.losses import SigmoidFocal, Varifocal
+from zoo.training.losses import LabelLoss, MatchabilityAware, SigmoidFocal, Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
 
 Gradients = dict[str, Tensor]
@@ -177,8 +180,17 @@ def deformable_detr(batch: int = 4, queries: int = 300, classes: int = 91, layer
     )
 
 
-def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 6) -> Contest:
-    """RT-DETR: six layers, the encoder's selection, and denoising queries of seven groups."""
+def denoising_contest(
+    family: str,
+    batch: int,
+    queries: int,
+    classes: int,
+    layers: int,
+    label_loss: LabelLoss,
+    config_class: type,
+    their_criterion: type[RTDetrLoss] = RTDetrLoss,
+) -> Contest:
+    """A contest over decoder layers, the encoder's selection, and denoising queries of seven groups."""
     numbers = Numbers(batch, classes, most=14)
     counts, width = numbers.counts, max(numbers.counts)
     groups = 100 // width
@@ -189,7 +201,7 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
     enc_boxes = numbers.boxes("encoder boxes", batch, queries)
     criterion = SetCriterion(
         HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
-        [LabelTerm(1.0, Varifocal()), L1Term(5.0), GiouTerm(2.0)],
+        [LabelTerm(1.0, label_loss), L1Term(5.0), GiouTerm(2.0)],
     )
     targets, dicts, device = numbers.targets, numbers.dicts, logits.device
     step = Step(torch.tensor(counts), (640, 640), 0)
@@ -206,7 +218,7 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
         losses = criterion(sets, targets, step)
         return numbers.backward(torch.stack([v.sum() for v in losses.values()]).sum())
 
-    config = RTDetrConfig(num_labels=classes, num_queries=queries, auxiliary_loss=True)
+    config = config_class(num_labels=classes, num_queries=queries, auxiliary_loss=True)
     starts = torch.arange(groups)[:, None] * 2 * width
     meta = {
         "dn_positive_idx": [(starts + torch.arange(n)).flatten() for n in counts],
@@ -216,16 +228,48 @@ def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int 
 
     def theirs() -> tuple[Tensor, Gradients]:
         by_image, boxes_by_image = logits.transpose(0, 1), boxes.transpose(0, 1)
-        total, _, _ = RTDetrForObjectDetectionLoss(
-            by_image[:, -1], dicts, device, boxes_by_image[:, -1], config,
-            outputs_class=by_image, outputs_coord=boxes_by_image,
-            enc_topk_logits=enc_logits, enc_topk_bboxes=enc_boxes, denoising_meta_values=meta,
-        )  # fmt: skip
+        with mock.patch.object(loss_rt_detr, "RTDetrLoss", their_criterion):
+            total, _, _ = RTDetrForObjectDetectionLoss(
+                by_image[:, -1], dicts, device, boxes_by_image[:, -1], config,
+                outputs_class=by_image, outputs_coord=boxes_by_image,
+                enc_topk_logits=enc_logits, enc_topk_bboxes=enc_boxes, denoising_meta_values=meta,
+            )  # fmt: skip
         return numbers.backward(total)
 
     size = f"batch {batch}, {queries} queries, {classes} classes, {layers} layers + encoder, {groups} denoising groups"
-    return Contest(
-        "rt_detr", f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts]
+    return Contest(family, f"{size} ({noised} queries), {sum(counts)} objects", ours, theirs, [step.counts])
+
+
+def rt_detr(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 6) -> Contest:
+    """RT-DETR: six layers."""
+    return denoising_contest("rt_detr", batch, queries, classes, layers, Varifocal(), RTDetrConfig)
+
+
+def rt_detrv2(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 3) -> Contest:
+    """RT-DETRv2 has RT-DETR's loss, on both sides; three layers, as S has."""
+    return denoising_contest("rt_detrv2", batch, queries, classes, layers, Varifocal(), RTDetrV2Config)
+
+
+class MatchabilityLoss(RTDetrLoss):  # type: ignore[misc]
+    """transformers has DEIM's label loss in its DEIMv2 alone; here it takes the place of RT-DETR's."""
+
+    def __init__(self, config: RTDetrV2Config) -> None:
+        super().__init__(config)
+        self.gamma, self.mal_alpha = 1.5, None
+
+    def loss_labels_vfl(
+        self, outputs: Any, targets: Any, indices: Any, num_boxes: Any, log: bool = True
+    ) -> dict[str, Tensor]:
+        """Under RT-DETR's name, which has its weight."""
+        return {
+            "loss_vfl": Deimv2Loss.loss_labels_mal(self, outputs, targets, indices, num_boxes)["loss_mal"]
+        }
+
+
+def deim(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 6) -> Contest:
+    """DEIM-RT-DETRv2: the matchability-aware loss; six layers, as L has."""
+    return denoising_contest(
+        "deim", batch, queries, classes, layers, MatchabilityAware(), RTDetrV2Config, MatchabilityLoss
     )
 
 
@@ -233,6 +277,8 @@ FAMILIES: dict[str, Callable[..., Contest]] = {
     "detr": detr,
     "deformable_detr": deformable_detr,
     "rt_detr": rt_detr,
+    "rt_detrv2": rt_detrv2,
+    "deim": deim,
 }
 
 
