@@ -159,7 +159,9 @@ class StepLoader:
     def _step(self, ahead: list[Batch], epoch: int, step: int) -> Step:
         counts = [count for batch in ahead for count in batch.targets.counts]
         sides = [max(b.images.shape[side] for b in ahead) for side in (-2, -1)]
-        everywhere = gather_over_ranks(torch.tensor([*counts, *sides], dtype=torch.int64))
+        facts = torch.tensor([*counts, *sides], dtype=torch.int64)
+        # one rank alone may look at batches, within a process group that others have made, e.g. Ray
+        everywhere = facts[None] if self._sampler.world_size == 1 else gather_over_ranks(facts)
         world = len(everywhere)
         height, width = everywhere[:, -2:].amax(dim=0).tolist()
         # [world, k, b] to the order of the step, in which ranks take turns

@@ -140,6 +140,9 @@ def fit(
     ] = None,
     output: RunFolder = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Also overfit four images first.")] = False,
+    ray_workers: Annotated[
+        int | None, typer.Option("--ray-workers", min=1, help="Train in so many workers of Ray Train.")
+    ] = None,
     trust_recipe: Trust = False,
     replay: Annotated[
         Path | None,
@@ -160,10 +163,14 @@ def fit(
         found = replay_step(replay, console)
         console.result(found)
         raise typer.Exit(1 if found["reproduced"] else 0)
-    run = fit_recipe(
-        config, overrides=context.obj, resume=ckpt_path, output=output, preflight=preflight, trust=trust_recipe,
-        console=console,
-    )  # fmt: skip
+    common: dict[str, Any] = {"overrides": context.obj, "resume": ckpt_path, "output": output, "preflight": preflight,
+                              "trust": trust_recipe, "console": console}  # fmt: skip
+    if ray_workers is not None:
+        from zoo.runs.on_ray import fit_on_ray
+
+        run = fit_on_ray(config, workers=ray_workers, **common)
+    else:
+        run = fit_recipe(config, **common)
     console.result(run.document)
 
 

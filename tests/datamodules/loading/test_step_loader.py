@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from tiny_sets import module, write_image
+from tiny_sets import module, write_coco, write_image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.custom import CustomDataModule
@@ -352,3 +352,14 @@ def test_shared_memory_holds_the_same_batch():
     assert plain.padding[1, :, 2:].all()
     assert not plain.padding[1, :, :2].any()
     assert plain.padding[0, 5:].all()
+
+
+def test_one_rank_alone_may_look_at_batches_within_a_process_group_of_others(tmp_path, monkeypatch):
+    """The preflight of rank zero, where Ray has connected the ranks before: to ask them would wait for ever."""
+    monkeypatch.setattr("datamodules.loading.loaders.gather_over_ranks", lambda facts: pytest.fail("asked"))
+    data = module(write_coco(tmp_path))
+    data.setup("fit")
+    assert next(iter(data.train_dataloader())).step is not None
+    data.plan_steps(2, world_size=2, rank=0)
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        next(iter(data.train_dataloader()))
