@@ -247,9 +247,9 @@ def test_no_recipe_starts_a_million_processes(tiny, workers):
 def registered(tmp_path):
     """The recipe file of a model in the registry, to be written by a stranger."""
 
-    def make(version, folder):
+    def make(folder):
         (folder / "model.safetensors").write_bytes(safetensors_bytes())
-        return with_files(tiny_manifest(name="rt_detr_tiny.theirs", version=version), folder)
+        return with_files(tiny_manifest(name="rt_detr_tiny.theirs"), folder)
 
     store = LocalRegistry(tmp_path / "registry")
     added = store.add(make, "rt_detr_tiny.theirs")
