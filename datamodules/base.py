@@ -21,9 +21,12 @@ from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Tru
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
 from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
 from datamodules.summary import DataSummary, summarize
+from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import (
+    PRESETS,
     LaterTransform,
     Photometric,
+    TransformSchedule,
     build_transform,
     schedule_transforms,
 )
@@ -70,6 +73,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the order of the images and of every random draw of a transform.
         later_transforms: presets that take the place of `train_transform`, each from an epoch on.
+        min_box_side: pixels; training objects with a smaller side are dropped; null for the preset's own limit.
+        dense_o2o: mosaic, mixup and copy-blend; null for none.
         flip_both: also flip training images top to bottom.
         photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
             device of the network: slightly other pixels, see `zoo.contract.photometric.distort_batch`.
@@ -89,6 +94,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         num_workers: int,
         seed: int,
         later_transforms: list[LaterTransform] | None = None,
+        min_box_side: float | None = None,
+        dense_o2o: DenseO2O | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -114,8 +121,11 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(f"bucketing is {bucketing} steps; it must be at least 1, or null for none")
         self.bucketing = bucketing
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
-        first = build_transform(train_transform, input, flip_both, photometric)
+        first = build_transform(train_transform, input, flip_both, photometric, min_box_side)
         self._transforms = schedule_transforms(first, later_transforms or ())
+        self.dense_o2o = dense_o2o
+        if dense_o2o is not None:
+            refuse_dense(dense_o2o, self._transforms)
         if bucketing is not None:
             for transform in self._transforms.all:
                 transform.final_size((1, 1), 0)  # raises now, not at a step, if the size depends on boxes
@@ -244,8 +254,11 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def training_dataset(self) -> TrainingDataset:
         """Augmented training images, indexed by (epoch, row)."""
+        return self._training_dataset(self.dense_o2o)
+
+    def _training_dataset(self, dense: DenseO2O | None) -> TrainingDataset:
         index = self.read().splits["train"]
-        return TrainingDataset(index, self.label_map, self._transforms, self.seed, self.truth("train"))
+        return TrainingDataset(index, self.label_map, self._transforms, self.seed, self.truth("train"), dense)
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches with the facts of their step.
@@ -262,6 +275,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             world_size=split.world_size,
             rank=split.rank,
             bucketing=None if self.bucketing is None else Bucketing(self.bucketing, dataset.final_size),
+            group=self.dense_o2o.group if self.dense_o2o is not None and self.dense_o2o.mixes else None,
         )
         self._log_padding(sampler, dataset)
         return StepLoader(
@@ -313,6 +327,17 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     # ------------------------------------------------------------------ preflight
 
+    def strongest_epoch(self) -> int:
+        """The first epoch that augments most: what a picture of training images has to show."""
+
+        def strength(epoch: int) -> tuple[int, bool, bool]:
+            preset = self._transforms.at(epoch).preset
+            dense = 0 if self.dense_o2o is None else self.dense_o2o.count_at(epoch)
+            return dense, preset.needs_boxes, preset.distorts
+
+        changes = [0, *(begin for begin, _ in self._transforms.later)]
+        return max(sorted({*changes, *(self.dense_o2o.begins if self.dense_o2o else ())}), key=strength)
+
     def most_objects(self) -> int:
         """The most objects that any image of any split has; a network cannot find more than it has queries."""
         splits = self.read().splits.values()
@@ -320,11 +345,33 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def dropped_object_share(self, num_images: int) -> tuple[int, int]:
         """(dropped, total) objects of the first images of epoch 0: those that the training transform drops."""
-        dataset = self.training_dataset()
+        dataset = self._training_dataset(None)
         rows = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset)), dtype=np.int64).tolist()
         total = sum(len(dataset.targets(row).labels) for row in rows)
         kept = sum(len(dataset[(0, row)].labels) for row in rows)
         return total - kept, total
+
+
+def refuse_dense(dense: DenseO2O, transforms: TransformSchedule) -> None:
+    """Raises ValueError where images cannot be mixed as `dense` says."""
+    first = transforms.first
+    if first.input.resize != "stretch":
+        raise ValueError(
+            f"dense_o2o mixes images of one size, and input.resize is {first.input.resize}; use resize: stretch"
+        )
+    if dense.mosaic is not None:
+        begin, end = dense.mosaic.epochs
+        for transform in transforms.between(begin, end):
+            if transform.preset.draw_mosaic is None:
+                having = ", ".join(name for name, preset in PRESETS.items() if preset.draw_mosaic)
+                raise ValueError(
+                    f"dense_o2o.mosaic.epochs [{begin}, {end}] have train_transform {transform.name!r}, which makes "
+                    f"no mosaics; these do: {having}"
+                )
+    if dense.mixes and first.photometric == "device":
+        raise ValueError(
+            "photometric: device would distort images that dense_o2o has mixed; use photometric: worker"
+        )
 
 
 def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:

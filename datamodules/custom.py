@@ -13,6 +13,7 @@ from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import MaskTruth, bare_objects
 from datamodules.shards.reader import is_address, local_path
 from datamodules.splits import held_out
+from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
 
@@ -47,6 +48,8 @@ class CustomDataModule(DetectionDataModule):
         needs_train: bool = True,
         masks: bool = False,
         later_transforms: list[LaterTransform] | None = None,
+        min_box_side: float | None = None,
+        dense_o2o: DenseO2O | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -57,9 +60,14 @@ class CustomDataModule(DetectionDataModule):
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
+            min_box_side=min_box_side, dense_o2o=dense_o2o,
             photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
             bucketing=bucketing,
         )  # fmt: skip
+        if masks and dense_o2o is not None:
+            raise ValueError(
+                "dense_o2o mixes objects by their boxes and has no rule for masks: true; leave one out"
+            )
         self._masks = masks
         self._needs_train = needs_train
         self._root = str(root) if is_address(root) else local_path(root)

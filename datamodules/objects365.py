@@ -13,6 +13,7 @@ from datamodules.index.growing_columns import Scratch
 from datamodules.index.source import Source
 from datamodules.kept.large import keep_layout, keep_tree
 from datamodules.shards.reader import is_address, local_path
+from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
 
@@ -43,6 +44,8 @@ class Objects365DataModule(DetectionDataModule):
         seed: int,
         verify_sizes: bool = False,
         later_transforms: list[LaterTransform] | None = None,
+        min_box_side: float | None = None,
+        dense_o2o: DenseO2O | None = None,
         flip_both: bool = False,
         photometric: Photometric = "worker",
         skip_broken: bool = False,
@@ -53,6 +56,7 @@ class Objects365DataModule(DetectionDataModule):
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
+            min_box_side=min_box_side, dense_o2o=dense_o2o,
             photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
             bucketing=bucketing,
         )  # fmt: skip

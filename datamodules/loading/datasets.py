@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,12 @@ from torch.utils.data import Dataset
 
 from datamodules.images.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
-from datamodules.loading.samplers import Key
-from datamodules.transforms.presets import TransformSchedule
-from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets
+from datamodules.loading.samplers import Key, Member
+from datamodules.transforms.mixing import DenseO2O, GroupDraw, Objects
+from datamodules.transforms.mosaic import MosaicPlan
+from datamodules.transforms.plan import Plan
+from datamodules.transforms.presets import TrainTransform, TransformSchedule
+from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets, unit_boxes
 from zoo.contract.batch import RLE, Annotations, Sample
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract, ResizeBackend
@@ -86,8 +90,20 @@ class Truth:
         return Evaluated(targets, read_annotations(index, row, label_map))
 
 
+class Drawn(NamedTuple):
+    """What becomes of an image in an epoch, before any pixel is read."""
+
+    transform: TrainTransform
+    mosaic: MosaicPlan | None
+    targets: ImageTargets  # of the image, or of the mosaic
+    plan: Plan
+
+
 class TrainingDataset(Dataset[Sample]):
-    """Augmented images. dataset[(epoch, row)] depends on (seed, epoch, row) alone."""
+    """Augmented images. dataset[(epoch, row)] depends on (seed, epoch, row) alone, mosaics included.
+
+    A list of `Member`s gives images that are mixed with others of their groups; they depend on (seed, group) alone.
+    """
 
     def __init__(
         self,
@@ -96,12 +112,14 @@ class TrainingDataset(Dataset[Sample]):
         transforms: TransformSchedule,
         seed: int,
         truth: Truth | None = None,
+        dense: DenseO2O | None = None,
     ) -> None:
         self.index = index
         self._label_map = label_map
         self._transforms = transforms
         self._seed = seed
         self._truth = truth or Truth()
+        self._dense = dense
 
     def targets(self, row: int) -> ImageTargets:
         """The objects of an image before any transform."""
@@ -118,13 +136,14 @@ class TrainingDataset(Dataset[Sample]):
         )
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, row = key
-        targets = self.targets(row)
-        seed = derived_seed(self._seed, epoch, row)
-        transform = self._transforms.at(epoch)
-        plan = transform.draw(self.index.size(row), targets.boxes_xyxy, seed)
-        image = read_image(self.index, row, transform.input.backend)
-        out = transform.apply(image, targets, plan)
+        row, drawn = key[1], self._drawn(key)
+        backend = drawn.transform.input.backend
+        if drawn.mosaic is None:
+            image = read_image(self.index, row, backend)
+        else:
+            tiles = {r: read_image(self.index, r, backend) for r in set(drawn.mosaic.rows)}
+            image = drawn.mosaic.image([tiles[r] for r in drawn.mosaic.rows])
+        out = drawn.transform.apply(image, drawn.targets, drawn.plan)
         return Sample(
             image=out.image,
             labels=out.labels,
@@ -134,6 +153,88 @@ class TrainingDataset(Dataset[Sample]):
             image_id=self.index.image_id(row),
             original_size=self.index.size(row),
         )
+
+    def __getitems__(self, keys: Sequence[Key] | Sequence[Member]) -> list[Sample]:
+        """The images of a micro-batch; each is read once, also where several are mixed from it."""
+        read = cache(self.__getitem__)
+        objects = cache(self._objects)
+        return [self._mixed(key, read, objects) if isinstance(key, Member) else read(key) for key in keys]
+
+    def _drawn(self, key: Key) -> Drawn:
+        epoch, row = key
+        seed = derived_seed(self._seed, epoch, row)
+        transform = self._transforms.at(epoch)
+        mosaic = None if self._dense is None else self._dense.mosaic_at(epoch)
+        tiles = None if mosaic is None else mosaic.draw(row, len(self), self.index.size, seed)
+        if tiles is None:
+            targets, size = self.targets(row), self.index.size(row)
+        else:
+            targets, size = tiles.targets([self.targets(r) for r in tiles.rows]), tiles.size
+        plan = transform.draw(size, targets.boxes_xyxy, seed, mosaic=tiles is not None)
+        return Drawn(transform, tiles, targets, plan)
+
+    def _objects(self, key: Key) -> Objects:
+        """The objects of dataset[key] with their areas in the annotations."""
+        drawn = self._drawn(key)
+        rows = (key[1],) if drawn.mosaic is None else drawn.mosaic.rows
+        areas = torch.cat([self._areas(row) for row in rows])
+        # numbers in the place of labels: a transform drops objects, and says which only by their labels
+        if drawn.mosaic is None:
+            numbered = drawn.targets._replace(labels=torch.arange(len(drawn.targets.labels)))
+        else:
+            single, first = [], 0
+            for row in rows:
+                own = self.targets(row)
+                single.append(own._replace(labels=torch.arange(first, first + len(own.labels))))
+                first += len(own.labels)
+            numbered = drawn.mosaic.targets(single)
+        kept = drawn.transform.kept(numbered, drawn.plan)
+        labels = drawn.transform.kept(drawn.targets, drawn.plan).labels
+        return Objects(labels, kept.boxes_xyxy, areas[kept.labels])
+
+    def _areas(self, row: int) -> Tensor:
+        """Of `targets(row)`, as the annotations have them."""
+        every = self.index.objects(row)
+        numbers = range(len(every.crowd))
+        kept = training_targets(
+            torch.from_numpy(every.boxes_xywh), numbers, every.crowd.tolist(), self.index.size(row)
+        )
+        return torch.from_numpy(every.areas)[kept.labels].double()
+
+    def _mixed(
+        self, member: Member, read: Callable[[Key], Sample], objects: Callable[[Key], Objects]
+    ) -> Sample:
+        keys = [(member.epoch, row) for row in member.rows]
+        own = read(keys[member.place])
+        seed = derived_seed(self._seed, member.epoch, -1, member.number)
+        draw = None if self._dense is None else self._dense.draw(member.epoch, seed)
+        if draw is None or len(keys) == 1:
+            return own
+        if draw.copy_blend is None:
+            return _mixed_up(draw, own, read(keys[member.place - 1]))
+        size = (own.image.shape[1], own.image.shape[2])
+        pastes = draw.pastes(member.place, [objects(key) for key in keys], size)
+        image = own.image.clone()
+        for paste in pastes:
+            there, here = paste.window(paste.target), paste.window(paste.source)
+            piece = read(keys[paste.place]).image[:, here[0], here[1]]
+            image[:, there[0], there[1]] = draw.blended(image[:, there[0], there[1]], piece)
+        boxes = torch.tensor([paste.box_xyxy for paste in pastes], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([paste.label for paste in pastes], dtype=torch.int64)
+        added = unit_boxes(ImageTargets(labels, boxes), size)
+        return replace(
+            own, image=image, labels=torch.cat([own.labels, labels]), boxes=torch.cat([own.boxes, added])
+        )
+
+
+def _mixed_up(draw: GroupDraw, own: Sample, other: Sample) -> Sample:
+    """Mixup of two images; the objects of both count in full."""
+    return replace(
+        own,
+        image=draw.blended(own.image, other.image),
+        labels=torch.cat([own.labels, other.labels]),
+        boxes=torch.cat([own.boxes, other.boxes]),
+    )
 
 
 class EvaluationDataset(Dataset[Sample]):

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 from zoo.contract.seeds import derived_generator
 
+_T = TypeVar("_T")
 Key = tuple[int, int]  # (epoch, image row): what a training dataset is indexed with
+
+
+class Member(NamedTuple):
+    """An image of a group whose images are mixed with each other.
+
+    Attributes:
+        epoch: of the group.
+        number: of the group in its epoch.
+        rows: of the images of the group.
+        place: of this one among them.
+    """
+
+    epoch: int
+    number: int
+    rows: tuple[int, ...]
+    place: int
+
+
 FinalSize = Callable[[Key], tuple[int, int]]  # (h, w) of an image after its transform, before it is decoded
 
 _STRIPS = 8  # of a window; good for windows of 16 to 256 steps
@@ -92,10 +112,13 @@ class EpochOrder:
                 yield rows[start : start + self.step_size]
 
 
-class StepBatchSampler(Sampler[list[Key]]):
+class StepBatchSampler(Sampler[list[Key] | list[Member]]):
     """Micro-batches of one rank. A step of an epoch holds the same images however it is split.
 
     Micro-batch m of rank r is the slice [(m * world + r) * b:][:b] of the step.
+
+    Args:
+        group: images that are mixed with each other, consecutive ones of the step; None for none.
 
     Attributes:
         rank, world_size: of the processes that share each step.
@@ -113,8 +136,10 @@ class StepBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         rank: int = 0,
         bucketing: Bucketing | None = None,
+        group: int | None = None,
     ) -> None:
         self._batch_size = batch_size
+        self._group = group
         self.world_size = world_size
         self.rank = rank
         self.accumulation = accumulation
@@ -130,18 +155,31 @@ class StepBatchSampler(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.num_steps * self.accumulation
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[Key] | list[Member]]:
         epoch, skip, self.skip = self.epoch, self.skip, 0
         first_step, first_micro = divmod(skip, self.accumulation)
-        for rows in self.order.steps(epoch, first_step):
+        for step, rows in enumerate(self.order.steps(epoch, first_step), first_step):
             for micro in range(first_micro, self.accumulation):
-                yield [(epoch, row) for row in self.micro_batch(rows, micro, self.rank)]
+                if self._group is None:
+                    yield [(epoch, row) for row in self.micro_batch(rows, micro, self.rank)]
+                else:
+                    members = self.members(epoch, step, rows, self._group)
+                    yield self.micro_batch(members, micro, self.rank)
             first_micro = 0
 
-    def micro_batch(self, rows: list[int], micro: int, rank: int) -> list[int]:
+    def micro_batch(self, rows: list[_T], micro: int, rank: int) -> list[_T]:
         """The images of one micro-batch of one rank out of those of its step."""
         start = (micro * self.world_size + rank) * self._batch_size
         return rows[start : start + self._batch_size]
+
+    def members(self, epoch: int, step: int, rows: list[int], group: int) -> list[Member]:
+        """The images of a step with their groups."""
+        groups = [tuple(rows[i : i + group]) for i in range(0, len(rows), group)]
+        return [
+            Member(epoch, step * len(groups) + number, own, place)
+            for number, own in enumerate(groups)
+            for place in range(len(own))
+        ]
 
     def all_micro_batches(self, rows: list[int]) -> list[list[int]]:
         """The micro-batches of all ranks out of the images of their step."""

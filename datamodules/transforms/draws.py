@@ -86,8 +86,10 @@ def draw_size_crop(random: Random, size: tuple[int, int], smallest: int, largest
     return Crop(top, left, sides["height"], sides["width"])
 
 
-def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> list[Operation]:
-    """Distortion, zoom-out, IoU crop, flip.
+def draw_rt_detr(
+    random: Random, size: tuple[int, int], boxes_xyxy: Tensor, smallest: float
+) -> list[Operation]:
+    """Distortion, zoom-out, IoU crop, flip; objects with a side below `smallest` are dropped before the flip.
 
     Source: lyuwenyu/RT-DETR@068dfde rtdetr_pytorch/configs/rtdetr/include/dataloader.yml; the numbers
     are torchvision 0.15.2's defaults, written out because defaults change.
@@ -103,15 +105,23 @@ def draw_rt_detr(random: Random, size: tuple[int, int], boxes_xyxy: Tensor) -> l
         if crop is not None:
             operations.append(crop)
             size = (crop.height, crop.width)
-    return operations + draw_rt_detr_clean(random, size)
+    return operations + draw_rt_detr_clean(random, size, smallest)
 
 
-def draw_rt_detr_clean(random: Random, size: tuple[int, int]) -> list[Operation]:
+def draw_rt_detr_mosaic(random: Random, size: tuple[int, int], smallest: float) -> list[Operation]:
+    """What is left of `draw_rt_detr` for a mosaic: distortion and flip.
+
+    Source: Intellindust-AI-Lab/DEIMv2@0fff8d4 engine/data/transforms/container.py, policy stop_epoch
+    """
+    return [Distort(draw_distortion(random)), *draw_rt_detr_clean(random, size, smallest)]
+
+
+def draw_rt_detr_clean(random: Random, size: tuple[int, int], smallest: float) -> list[Operation]:
     """What is left of `draw_rt_detr` in the last epochs of RT-DETRv2: flip.
 
     Source: lyuwenyu/RT-DETR@068dfde rtdetrv2_pytorch/configs/rtdetrv2/include/dataloader.yml, policy stop_epoch
     """
-    return [Sanitize(1.0), *draw_flip(random, size)]
+    return [Sanitize(smallest), *draw_flip(random, size)]
 
 
 def draw_distortion(random: Random) -> Distortion:

@@ -18,6 +18,7 @@ from datamodules.transforms.draws import (
     draw_flip,
     draw_rt_detr,
     draw_rt_detr_clean,
+    draw_rt_detr_mosaic,
     draw_shapes,
 )
 from datamodules.transforms.geometry import Resize, VerticalFlip, shown
@@ -46,6 +47,7 @@ class Draw(NamedTuple):
     seed: int
     size: tuple[int, int]  # (h, w) of the image
     boxes_xyxy: Tensor  # [n, 4]
+    smallest: float  # side of an object
 
     @property
     def random(self) -> Random:
@@ -69,6 +71,7 @@ class Preset:
         distorts: colours, in the published sense: the distortion can be left to the device.
         needs_boxes: its geometry depends on the objects.
         flips_both: it flips top to bottom without being asked.
+        draw_mosaic: the operations of a mosaic; None if it takes none.
     """
 
     draw: Callable[[Draw], list[Operation]]
@@ -77,13 +80,17 @@ class Preset:
     distorts: bool = False
     needs_boxes: bool = False
     flips_both: bool = False
+    draw_mosaic: Callable[[Draw], list[Operation]] | None = None
 
 
 PRESETS = {
     "rt_detr": Preset(
-        draw=lambda d: draw_rt_detr(d.random, d.size, d.boxes_xyxy), distorts=True, needs_boxes=True
+        draw=lambda d: draw_rt_detr(d.random, d.size, d.boxes_xyxy, d.smallest),
+        draw_mosaic=lambda d: draw_rt_detr_mosaic(d.random, d.size, d.smallest),
+        distorts=True,
+        needs_boxes=True,
     ),
-    "rt_detr_clean": Preset(draw=lambda d: draw_rt_detr_clean(d.random, d.size)),
+    "rt_detr_clean": Preset(draw=lambda d: draw_rt_detr_clean(d.random, d.size, d.smallest)),
     "flip": Preset(draw=lambda d: draw_flip(d.random, d.size)),
     "finetune": Preset(draw=lambda d: draw_finetune(d.random, d.size)),
     "shapes": Preset(draw=lambda d: draw_shapes(d.seed, d.size), flips_both=True),
@@ -101,21 +108,30 @@ class TrainTransform:
         input: the contract whose resize ends the plan.
         flip_both: also flip top to bottom.
         photometric: where the photometric distortion is done, see `build_transform`.
+        min_box_side: in place of the preset's `smallest`.
     """
 
     name: str
     input: InputContract
     flip_both: bool = False
     photometric: Photometric = "worker"
+    min_box_side: float | None = None
 
     @property
     def preset(self) -> Preset:
         """The preset of this name; only the name is pickled for a worker process."""
         return PRESETS[self.name]
 
-    def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int) -> Plan:
+    @property
+    def smallest(self) -> float:
+        """Objects with a side of fewer pixels are dropped."""
+        return self.preset.smallest if self.min_box_side is None else self.min_box_side
+
+    def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int, mosaic: bool = False) -> Plan:
         """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
-        operations = self.preset.draw(Draw(self.input, seed, size, boxes_xyxy))
+        draw = self.preset.draw_mosaic if mosaic else self.preset.draw
+        assert draw is not None
+        operations = draw(Draw(self.input, seed, size, boxes_xyxy, self.smallest))
         now = size
         for operation in operations:
             now = operation.size_after(now)
@@ -137,9 +153,13 @@ class TrainTransform:
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
         elif self.input.backend == "fast" and isinstance(image, Image.Image):
             image = image_to_tensor(image)
-        kept = large(plan.targets(targets), self.preset.smallest)
+        kept = self.kept(targets, plan)
         boxes = unit_boxes(kept, plan.size)
         return Transformed(plan.pixels(image), kept.labels, boxes, kept.masks, plan.photometric)
+
+    def kept(self, targets: ImageTargets, plan: Plan) -> ImageTargets:
+        """The objects after the plan, boxes in pixels of the result; no image is needed."""
+        return large(plan.targets(targets), self.smallest)
 
     def __call__(self, image: Image.Image | Tensor, targets: ImageTargets, seed: int) -> Transformed:
         """`draw` and `apply`."""
@@ -195,6 +215,10 @@ class TransformSchedule:
         """Every transform of the training."""
         return (self.first, *(transform for _, transform in self.later))
 
+    def between(self, first: int, end: int) -> set[TrainTransform]:
+        """Those of the epochs from `first` to `end` - 1."""
+        return {self.at(e) for e in (first, *(begin for begin, _ in self.later)) if first <= e < end}
+
 
 def schedule_transforms(first: TrainTransform, later: Sequence[LaterTransform]) -> TransformSchedule:
     """`first` and the presets that follow it, with the same contract; they distort colours where it does.
@@ -209,13 +233,17 @@ def schedule_transforms(first: TrainTransform, later: Sequence[LaterTransform]) 
     for change in later:
         distorts = change.name in PRESETS and PRESETS[change.name].distorts
         photometric = first.photometric if distorts else "worker"
-        built = build_transform(change.name, first.input, first.flip_both, photometric)
+        built = build_transform(change.name, first.input, first.flip_both, photometric, first.min_box_side)
         transforms.append((change.from_epoch, built))
     return TransformSchedule(first, tuple(transforms))
 
 
 def build_transform(
-    name: str, input: InputContract, flip_both: bool = False, photometric: Photometric = "worker"
+    name: str,
+    input: InputContract,
+    flip_both: bool = False,
+    photometric: Photometric = "worker",
+    min_box_side: float | None = None,
 ) -> TrainTransform:
     """The preset of that name.
 
@@ -227,6 +255,8 @@ def build_transform(
         photometric: `worker` distorts colours before the geometry, as published; `device` leaves it to
             `InputContract.normalize`, behind the resize: less work for the workers, and slightly other
             pixels, see `zoo.contract.photometric.distort_batch`.
+        min_box_side: pixels; an object with a smaller side is dropped, tested where the preset tests it; None for
+            the preset's own, 1 in most.
 
     Raises:
         ValueError: if there is no such preset, naming those there are; or if nothing is there to leave
@@ -240,4 +270,6 @@ def build_transform(
             f"photometric: device has nothing to do with train_transform {name!r}, which distorts no colours; "
             f"take photometric: worker, or one of {distorting}"
         )
-    return TrainTransform(name, input, flip_both, photometric)
+    if min_box_side is not None and not min_box_side >= 0:
+        raise ValueError(f"min_box_side is {min_box_side} pixels; it must be 0 or more")
+    return TrainTransform(name, input, flip_both, photometric, min_box_side)

@@ -260,7 +260,9 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     }
     keep = {k: data[k] for k in mask_data.KEPT}
     keep |= {
-        k: v for k, v in data.items() if k in ("later_transforms", "flip_both", "val_fraction", "bucketing")
+        k: v
+        for k, v in data.items()
+        if k in ("later_transforms", "min_box_side", "dense_o2o", "flip_both", "val_fraction", "bucketing")
     }
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)

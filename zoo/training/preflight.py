@@ -43,6 +43,14 @@ class PreflightData(Protocol):
         """Batches with annotations."""
         ...
 
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next training images."""
+        ...
+
+    def strongest_epoch(self) -> int:
+        """The first epoch that augments most."""
+        ...
+
     def dropped_object_share(self, num_images: int) -> tuple[int, int]:
         """(dropped, total) objects of the first images under the training transform."""
         ...
@@ -92,7 +100,11 @@ def run_preflight(
     out_dir.mkdir(parents=True, exist_ok=True)
     with written(report.picture):
         training_gallery(batches[0], module.label_map, module.input).save(report.picture)
-    report.checks.append(f"{len(batches[0])} training images as the network sees them: {report.picture}")
+    epoch = data.strongest_epoch()
+    when = f" in epoch {epoch + 1}" if epoch else ""
+    report.checks.append(
+        f"{len(batches[0])} training images as the network sees them{when}: {report.picture}"
+    )
     report.checks.append(check_one_step(module, batches[0], precision))
     report.checks.append(check_queries(module, batches[0], data.most_objects()))
     report.checks.append(check_dropped(*data.dropped_object_share(DROP_SAMPLE)))
@@ -104,8 +116,10 @@ def run_preflight(
 
 
 def training_images(data: PreflightData, number: int) -> list[Batch]:
-    """The first micro-batch, cut to `number` images and its own step facts."""
+    """The first micro-batch of the epoch that augments most, cut to `number` images and its own step facts."""
+    data.set_epoch(data.strongest_epoch())
     batch = next(iter(data.train_dataloader()))
+    data.set_epoch(0)
     return [alone(batch.part(0, number))]
 
 
