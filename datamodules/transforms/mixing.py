@@ -98,7 +98,7 @@ class DenseO2O:
 
     def count_at(self, epoch: int) -> int:
         """Parts that may happen in an epoch."""
-        return sum(_active(part, epoch) for part in self._parts)
+        return sum(is_active(part, epoch) for part in self._parts)
 
     @property
     def _parts(self) -> list[Mosaic | Mixup | CopyBlend]:
@@ -106,19 +106,20 @@ class DenseO2O:
 
     def mosaic_at(self, epoch: int) -> Mosaic | None:
         """The mosaic of an epoch."""
-        return self.mosaic if _active(self.mosaic, epoch) else None
+        return self.mosaic if is_active(self.mosaic, epoch) else None
 
     def draw(self, epoch: int, seed: int) -> GroupDraw | None:
         """What happens to the group with this seed in an epoch; None if nothing does."""
         random = Random(f"{seed}/mixing")
         share = round(uniform(random, *SHARE) * _ONE)
         for part in (self.mixup, self.copy_blend):
-            if part is not None and _active(part, epoch) and random.random() < part.probability:
+            if part is not None and is_active(part, epoch) and random.random() < part.probability:
                 return GroupDraw(seed, share, part if isinstance(part, CopyBlend) else None)
         return None
 
 
-def _active(part: Mosaic | Mixup | CopyBlend | None, epoch: int) -> bool:
+def is_active(part: Mosaic | Mixup | CopyBlend | None, epoch: int) -> bool:
+    """Whether there is such a part, and it may happen in an epoch."""
     return part is not None and part.epochs[0] <= epoch < part.epochs[1]
 
 

@@ -229,3 +229,24 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
     saver.keep_best_as(alone, FIRST_STAGE)
     assert (tmp_path / FIRST_STAGE).read_text() == "weights"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_criterion_sees_the_epoch_of_every_step_also_after_a_resume(shapes, tmp_path):
+    def noted(module):
+        seen, criterion = [], module.criterion
+
+        def forward(sets, targets, step):
+            seen.append((step.epoch, step.index))
+            return criterion(sets, targets, step)
+
+        module.criterion = forward
+        return seen
+
+    module = module_of(restart_epoch=None)
+    before = noted(module)
+    fit(shapes, tmp_path, module=module, max_epochs=-1, max_steps=6)
+    assert before == [(step // STEPS, step) for step in range(6)]
+    module = module_of(restart_epoch=None)
+    after = noted(module)
+    fit(shapes, tmp_path, module=module, resume=tmp_path / LAST, batch_size=4, max_epochs=3)
+    assert after == [(step // STEPS, step) for step in range(6, 3 * STEPS) for _ in range(2)]
