@@ -34,6 +34,7 @@ from zoo.storage.durable import write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
+from zoo.training.position import in_epoch_before
 from zoo.training.preflight import run_preflight
 from zoo.training.saving import BEFORE, LAST, CheckpointSaver
 from zoo.training.stopping import StopRequest
@@ -309,10 +310,12 @@ def score_last_steps(
     if (scored and scored[-1][0] == trainer.global_step) or not saver.last_model_path:
         return
     loggers = trainer.loggers
-    extra = module.position().validated
-    if extra:  # else a signal came before a validation of the recipe's
+    position = module.position()
+    extra = position.validated  # else a signal came before a validation of the recipe's
+    if extra:
         trainer.loggers = []
-    trainer.validate(module, datamodule=data, verbose=False)
+    with in_epoch_before(trainer, not extra and position.step_in_epoch == 0):
+        trainer.validate(module, datamodule=data, verbose=False)
     trainer.loggers = loggers
     if saver.monitor is not None and saver.monitor not in trainer.callback_metrics:
         raise ValueError(

@@ -6,6 +6,8 @@ not used: they are written anew, for the present cut of a step, whenever a check
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,15 +67,23 @@ def validation_follows(trainer: Trainer) -> bool:
     return ends and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
 
 
+@contextmanager
+def in_epoch_before(trainer: Trainer, yes: bool) -> Iterator[None]:
+    """Inside, the epoch that loggers are told is the one before, whose validation is made up for."""
+    epoch = trainer.fit_loop.epoch_progress.current
+    epoch.completed -= yes
+    yield
+    epoch.completed += yes
+
+
 def validate_now(trainer: Trainer, *, of_epoch_before: bool) -> None:
     """Runs the validation that is due before the next step, as Lightning does it between two steps."""
-    loop = trainer.fit_loop
-    loop.epoch_progress.current.completed -= of_epoch_before
-    trainer.validating = True
-    loop.epoch_loop.val_loop.restarting = False
-    loop.epoch_loop.val_loop.run()
-    trainer.training = True
-    loop.epoch_progress.current.completed += of_epoch_before
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    with in_epoch_before(trainer, of_epoch_before):
+        trainer.validating = True
+        loop.restarting = False
+        loop.run()
+        trainer.training = True
 
 
 def count_logged_steps(trainer: Trainer) -> None:

@@ -12,11 +12,13 @@ import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from test_module import build, make_data, trainer
 
 from datamodules.shapes import generate_shapes
+from zoo.runs.train import score_last_steps
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from zoo.training.callbacks import Progress
+from zoo.training.callbacks import History, Progress
 from zoo.training.position import Position
 from zoo.training.saving import BEFORE, LAST, CheckpointSaver
 from zoo.training.stopping import StopRequest
@@ -336,6 +338,30 @@ def test_a_signal_is_obeyed_at_the_end_of_a_step_and_nothing_is_repeated_or_skip
     happened = [line for line in journal.lines + rest.lines if line[0] != "val begins"]
     assert happened == [line for line in whole.lines if line[0] != "val begins"]
     equal(uncut / LAST, tmp_path / "cut" / LAST)
+
+
+class Scored(Lines):
+    """(step, epoch) of each validation."""
+
+    def log_metrics(self, metrics, step=None):
+        self.steps += [(step, metrics["epoch"])] if "val/mine" in metrics else []
+
+
+def test_the_last_validation_that_is_made_up_for_is_recorded_in_its_epoch(shapes, tmp_path):
+    """Nothing is left to train, so it is done after the fit, when Lightning has counted on."""
+    logged = {}
+    for name in ("whole", "cut"):
+        logger = Scored()
+        journal = Journal(("val begins", 1, 8), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        if name == "cut":
+            with pytest.raises(SIGTERMException):
+                fit(shapes, tmp_path / name, journal=journal, logger=logger)
+        resume = tmp_path / name / LAST if name == "cut" else None
+        scores = [0.2] if name == "cut" else [0.1, 0.2]
+        module, run, _, _ = fit(shapes, tmp_path / name, resume=resume, scores=scores, logger=logger)
+        score_last_steps(run, module, run.datamodule, History())
+        logged[name] = logger.steps
+    assert logged["cut"] == logged["whole"] == [(3, 0), (7, 1)]
 
 
 def test_two_resumes_in_a_row_from_the_end_of_an_epoch_change_nothing(shapes, tmp_path):
