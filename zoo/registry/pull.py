@@ -154,7 +154,9 @@ class _Fetcher:
             except WrongFileError as error:
                 reasons.append(str(error))
                 wrong = True
-        text = "; ".join(reasons) or "no source gives its file to a program"
+        if not options:
+            raise DownloadError(advice)
+        text = "; ".join(reasons)
         if wrong:
             raise WrongFileError(f"{text.rstrip('.')}. {advice}" if advice else text)
         advice = (
@@ -345,6 +347,11 @@ def published_hash(origin: Origin) -> str | None:
 def _advice(origin: Origin, sources: Sequence[str]) -> str:
     """What a user can do by hand."""
     drive = [source for source in sources if urllib.parse.urlsplit(source).hostname == GOOGLE_DRIVE]
+    if drive and len(drive) == len(sources):
+        return (
+            f"Google Drive gives no file to a program: fetch {origin.file} from {drive[0]} in a browser and give its "
+            "path with --source FILE"
+        )
     page = f" from {drive[0]} in a browser (Google Drive gives no file to a program)" if drive else ""
     return (
         f"Without network, fetch {origin.file}{page} on another machine and give its path with --source FILE"

@@ -306,6 +306,16 @@ def test_google_drive_says_what_to_download_and_a_path_goes_on(publish, server, 
     assert by_hand.is_file()
 
 
+def test_a_model_that_google_drive_alone_has_is_fetched_by_hand(capsys):
+    assert run_command(["pull", "rt_detrv2_r18.deim_coco_120e"]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error == (
+        "error: Google Drive gives no file to a program: fetch deim_r18vd_120e_coco.pth from "
+        "https://drive.google.com/file/d/153_JKff6EpFgiLKaqkJsoDcLal_0ux_F/view in a browser and give its path with "
+        "--source FILE"
+    )
+
+
 def test_a_file_with_another_hash_than_published_is_thrown_away(publish, server, tmp_path):
     content = bytearray(authors_file(RT_DETR))
     content[len(content) // 2] ^= 1

@@ -1,0 +1,180 @@
+"""Contract over the recipes of DEIM, over the networks of other families: each published number as published."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from recipe_numbers import leaves, numbers
+
+from zoo.training.module import build_module
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_deim.yaml").read_text())
+each = pytest.mark.parametrize("key", EXTRACT)
+
+# key in a recipe -> key in the extract
+WHERE = {
+    "about.params": "params",
+    "about.published.AP": "results.AP",
+    "about.published.gflops": "results.gflops",
+    "model.num_classes": "num_classes",
+    "model.encoder.dim": "encoder.hidden",
+    "model.encoder.num_heads": "encoder.heads",
+    "model.encoder.ffn_dim": "encoder.ffn",
+    "model.encoder.expansion": "encoder.expansion",
+    "model.encoder.num_blocks": "encoder.blocks",
+    "model.decoder.dim": "decoder.d",
+    "model.decoder.num_queries": "decoder.num_queries",
+    "model.decoder.num_layers": "decoder.layers",
+    "model.decoder.num_heads": "decoder.heads",
+    **{f"model.decoder.num_points.{i}": f"decoder.points_per_level.{i}" for i in range(3)},
+    "model.decoder.ffn_dim": "decoder.ffn",
+    **{f"model.decoder.position_hidden.{i}": "decoder.d" for i in range(2)},  # mlp 4-d-d-d
+    "model.decoder.num_denoising": "denoising.budget",
+    "model.decoder.label_noise": "denoising.label_noise",
+    "model.decoder.box_noise": "denoising.box_noise",
+    "model.costs.label": "costs.class",
+    "model.costs.l1": "costs.bbox",
+    "model.costs.giou": "costs.giou",
+    "model.losses.label": "loss.weights.mal",
+    "model.losses.l1": "loss.weights.bbox",
+    "model.losses.giou": "loss.weights.giou",
+    "model.schedule.lr": "optimizer.base_lr",
+    "model.schedule.weight_decay": "optimizer.weight_decay",
+    "model.schedule.betas.0": "optimizer.betas.0",
+    "model.schedule.betas.1": "optimizer.betas.1",
+    "model.schedule.warmup_steps": "schedule.lr.warmup_steps",
+    "model.schedule.flat_epochs": "schedule.lr.flat_epoch",
+    "model.schedule.tail_epochs": "schedule.lr.no_aug_epoch",
+    "model.schedule.final_factor": "schedule.lr.final_factor",
+    "model.schedule.global_batch_size": "schedule.total_batch",
+    "model.schedule.restart_epoch": "schedule.stop_epoch",
+    "model.ema.decay": "ema.decay",
+    "model.ema.warmup_steps": "ema.warmups",
+    "data.later_transforms.0.from_epoch": "policy.0",
+    "data.later_transforms.1.from_epoch": "policy.2",
+    "data.dense_o2o.mosaic.epochs.0": "policy.0",
+    "data.dense_o2o.mosaic.epochs.1": "policy.1",
+    "data.dense_o2o.mosaic.probability": "mosaic_p",
+    "data.dense_o2o.mosaic.side": "mosaic.tile_short_side",
+    "data.dense_o2o.mosaic.rotation": "mosaic.rotation_deg",
+    "data.dense_o2o.mosaic.translation": "mosaic.translate.0",
+    "data.dense_o2o.mosaic.scale.0": "mosaic.scale.0",
+    "data.dense_o2o.mosaic.scale.1": "mosaic.scale.1",
+    "data.dense_o2o.mixup.epochs.0": "mixup.epochs.0",
+    "data.dense_o2o.mixup.epochs.1": "mixup.epochs.1",
+    "data.dense_o2o.mixup.probability": "mixup.p",
+    "data.input.size.0": "input_size.0",
+    "data.input.size.1": "input_size.1",
+    "trainer.max_epochs": "schedule.epochs",
+    "trainer.gradient_clip_val": "optimizer.clip_norm",
+}
+# numbers with a test of their own below
+ELSEWHERE = (
+    "about.macs", "model.decoder.eval_layers", "model.schedule.rules.", "model.schedule.first_factor",
+    "model.multi_scale", "data.dense_o2o.group",
+)  # fmt: skip
+# numbers that are ours: they change neither a sample nor a step
+OURS = (
+    "seed_everything", "data.seed", "data.batch_size", "data.eval_batch_size", "data.num_workers",
+    "trainer.num_nodes", "trainer.check_val_every_n_epoch", "checkpoint.save_top_k",
+)  # fmt: skip
+
+
+def load(key: str) -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / f"{key}.yaml").read_text())
+    return recipe
+
+
+def test_recipes_were_found() -> None:
+    found = {f"{p.parent.name}/{p.stem}" for p in (ROOT / "recipes").glob("*/*deim_*.yaml")}
+    assert found == set(EXTRACT)
+
+
+@each
+def test_published_numbers_are_as_published(key: str) -> None:
+    entry, found = dict(leaves(EXTRACT[key])), numbers(load(key))
+    for ours, where in WHERE.items():
+        assert found.pop(ours) == entry[where], f"{key}: {ours} is not the published {where}"
+    unknown = [k for k in found if k not in OURS and not k.startswith(ELSEWHERE)]
+    assert unknown == [], "numbers that no test compares with anything"
+
+
+@each
+def test_published_lists_and_switches(key: str) -> None:
+    recipe, entry = load(key), EXTRACT[key]
+    model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
+    decoder, theirs, schedule = model["decoder"], entry["decoder"], model["schedule"]
+    assert theirs["eval_idx"] in (-1, theirs["layers"] - 1)
+    assert decoder["eval_layers"] == theirs["layers"]
+    assert theirs["query_position"] == "mlp 4-d-d-d, every layer"
+    assert (theirs["ffn_kind"], theirs["head_activation"]) == ("linear-silu-linear", "silu")
+    assert decoder["activation"] == "silu"
+    assert (decoder["selection"], decoder["sampling"], decoder["denoising"]) == (
+        "best_class",
+        "bilinear",
+        "deim",
+    )
+    assert model["label_loss"] == entry["loss"]["class_loss"] == "mal"
+    assert entry["loss"]["gamma"] == 1.5  # the default of `zoo.training.losses.MatchabilityAware`
+    assert model["multi_scale"] == scales(entry["multi_scale"])
+    assert model["multi_scale_epochs"] == entry["multi_scale_until"]
+    assert model["backbone"]["frozen_norm"] is entry["backbone"]["batch_norm_frozen"]
+    assert model["backbone"]["freeze_stem"] is entry["backbone"]["stem_frozen"]
+    (depth,) = re.findall(r"ResNet(\d+)-vd", entry["backbone"]["name"])
+    assert model["backbone"]["name"] == f"resnet{depth}d"
+    assert (schedule["decay"], schedule["drop_epochs"]) == ("flat_cosine", [])
+    assert schedule["first_factor"] == 1 / schedule["warmup_steps"]
+    assert data["train_transform"] == "rt_detr_clean"
+    assert [change["name"] for change in data["later_transforms"]] == ["rt_detr", "rt_detr_clean"]
+    assert data["dense_o2o"]["copy_blend"] is entry["copyblend"] is None
+    assert data["dense_o2o"]["group"] == entry["schedule"]["total_batch"] / 4  # the commands have 4 GPUs
+    assert len(set(entry["mosaic"]["translate"])) == 1
+    assert data["input"]["mean"] == data["input"]["std"] == []
+    assert data["labels"] == "contiguous"
+    assert recipe["trainer"]["sync_batchnorm"] is True
+    # half precision needs a GPU, so the recipe leaves it to the user and says so
+    assert recipe["trainer"]["precision"] == "32-true"
+    assert "precision" in recipe["about"]["trained_by"]["differs"]
+    assert recipe["about"]["sources"] == [f"https://drive.google.com/file/d/{entry['checkpoint']}/view"]
+    # two FLOPs a multiply-add
+    assert recipe["about"]["macs"] * 2e-9 == pytest.approx(entry["results"]["gflops"], rel=0.035)
+
+
+def scales(published: dict[str, Any] | None) -> list[int]:
+    """The published sizes, the base as often as it is drawn."""
+    if published is None:
+        return []
+    repeats = {published["base"]: published["base_repeat"]}
+    return [size for size in published["sizes"] for _ in range(repeats.get(size, 1))]
+
+
+@each
+def test_it_starts_from_the_backbone_of_the_parent(key: str) -> None:
+    folder, stem = key.split("/")
+    size = stem.partition("_")[0]
+    (parent,) = (ROOT / "recipes" / folder).glob(f"{size}_coco_*.yaml")
+    recipe, backbone = load(key), load(f"{folder}/{parent.stem}")["model"]["init_args"]["backbone"]
+    assert recipe["model"]["init_args"]["backbone"]["weights"] == backbone["weights"]
+    assert recipe["init_from"] == {"source": "none", "head": "keep"}
+    assert (recipe["about"]["name"], recipe["about"]["tag"]) == (f"{folder}_{size}", stem[len(size) + 1 :])
+
+
+@each
+def test_rules_select_the_published_groups(key: str) -> None:
+    """Tensors, elements and rates of each group, on the full-size network."""
+    recipe, published = load(key), EXTRACT[key]["optimizer"]["groups"]
+    module = build_module(recipe["model"], backbone_weights="random")
+    found = module.schedule.groups(module.network.named_parameters())
+    assert [
+        (group["lr"], group["weight_decay"], len(group["params"]), sum(p.numel() for p in group["params"]))
+        for group in found
+    ] == [(g["lr"], g["weight_decay"], g["tensors"], g["elements"]) for g in published]
+    assert [sum(p.ndim == 1 for p in group["params"]) for group in found] == [
+        g["one_dimensional"] for g in published
+    ]
+    assert sum(p.numel() for p in module.network.parameters()) == recipe["about"]["params"]
