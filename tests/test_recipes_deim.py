@@ -75,7 +75,8 @@ WHERE = {
 }
 # numbers with a test of their own below
 ELSEWHERE = (
-    "about.macs", "model.decoder.eval_layers", "model.schedule.rules.", "model.schedule.first_factor",
+    "about.macs", "about.published.seconds_per_image",
+    "model.decoder.eval_layers", "model.schedule.rules.", "model.schedule.first_factor",
     "model.multi_scale", "data.dense_o2o.group",
 )  # fmt: skip
 # numbers that are ours: they change neither a sample nor a step
@@ -141,6 +142,9 @@ def test_published_lists_and_switches(key: str) -> None:
     assert recipe["trainer"]["precision"] == "32-true"
     assert "precision" in recipe["about"]["trained_by"]["differs"]
     assert recipe["about"]["sources"] == [f"https://drive.google.com/file/d/{entry['checkpoint']}/view"]
+    assert recipe["about"]["published"]["seconds_per_image"] * 1000 == pytest.approx(
+        entry["results"]["latency_ms"]
+    )
     # two FLOPs a multiply-add
     assert recipe["about"]["macs"] * 2e-9 == pytest.approx(entry["results"]["gflops"], rel=0.035)
 
