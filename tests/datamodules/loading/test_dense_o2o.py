@@ -230,6 +230,22 @@ def test_areas_are_those_of_the_annotations_also_after_crops_and_mosaics(root):
             assert set(found.areas.tolist()) <= (known if epoch == 2 else own)
 
 
+def test_areas_stay_with_their_objects_where_others_are_dropped(root):
+    dataset = data_of(root, min_box_side=20.0).training_dataset()
+    index, dropped = dataset.index, 0
+    for row in range(20):
+        found, every = dataset._objects((0, row)), index.objects(row)  # epoch 0 only flips
+        sizes = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]) * 48 / SIDE
+        of_size = {
+            tuple(round(float(v), 1) for v in box[2:]): float(area)
+            for box, area in zip(every.boxes_xywh, every.areas, strict=True)
+        }
+        known = [of_size[tuple(round(v, 1) for v in size)] for size in sizes.tolist()]
+        assert found.areas.tolist() == known
+        dropped += len(every.areas) - len(known)
+    assert dropped > 5
+
+
 def test_small_objects_are_dropped_below_the_given_side(root):
     data = data_of(root, None, min_box_side=20.0)
     for epoch in (0, 1):
