@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -9,7 +10,7 @@ class FileServer:
     """Serves `files` (path -> bytes). `cuts`: bytes after which the next replies end, one entry a reply.
 
     `requests` holds (path, Range header or None) of each GET. A HEAD is answered with `heads` (statuses) in turn,
-    if it has any, else with the size of the file.
+    if it has any, else with the size of the file. `drip` (bytes, seconds): so many at a time, with such pauses.
     """
 
     def __init__(self):
@@ -18,6 +19,7 @@ class FileServer:
         self.statuses: list[int] = []
         self.requests: list[tuple[str, str | None]] = []
         self.heads: list[int] = []
+        self.drip: tuple[int, float] | None = None
         self.ranges = True
         self.etag = '"v1"'
         outer = self
@@ -80,4 +82,10 @@ class FileServer:
         handler.end_headers()
         if self.cuts:
             body = body[: self.cuts.pop(0)]
-        handler.wfile.write(body)
+        size, pause = self.drip or (len(body) or 1, 0.0)
+        try:
+            for start in range(0, len(body), size):
+                handler.wfile.write(body[start : start + size])
+                time.sleep(pause)
+        except OSError:  # the client has left
+            pass

@@ -19,11 +19,15 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+from zoo.storage.deadline import Deadline
 from zoo.storage.durable import sha256_of
 from zoo.storage.opening import NoFileError, open_file
 
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without any data
+_LONGEST_ANSWER = 60.0  # seconds until the headers are there; of a small file, until all of it is
+_WINDOW = 60.0  # seconds in each of which so much comes, or the connection is given up
+_SLOWEST = 5_000  # bytes a second
 _LARGEST = 8 << 30  # bytes, where no size is known
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.5  # seconds; doubles
@@ -35,6 +39,10 @@ ByteMeter = Callable[[int, int | None], None]  # bytes so far, bytes in all if k
 
 class DownloadError(OSError):
     """The file could not be fetched; the message says why and what to do."""
+
+
+class _TooSlowError(TimeoutError):
+    """A server sends, and so slowly that the file would take days."""
 
 
 class WrongFileError(ValueError):
@@ -95,8 +103,7 @@ def fetch_text(url: str, limit: int) -> bytes:
     scheme = urllib.parse.urlsplit(url).scheme
     try:
         if scheme in ("http", "https"):
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as reply:
-                raw: bytes = reply.read(limit + 1)
+            raw = Deadline().call(lambda: _read_all(url, limit + 1), _LONGEST_ANSWER)
         elif scheme in ("", "file"):
             with open_file(_local_path(url)) as file:
                 raw = file.read(limit + 1)
@@ -108,6 +115,12 @@ def fetch_text(url: str, limit: int) -> bytes:
         raise DownloadError(_explain(url, error)) from error
     if len(raw) > limit:
         raise DownloadError(f"{url} is larger than {limit} bytes")
+    return raw
+
+
+def _read_all(url: str, limit: int) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as reply:
+        raw: bytes = reply.read(limit)
     return raw
 
 
@@ -167,7 +180,8 @@ def _fetch_once(
         if validator is not None:
             headers["If-Range"] = validator
     try:
-        reply = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        request = urllib.request.Request(url, headers=headers)
+        reply = Deadline().call(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT), _LONGEST_ANSWER)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing after `have`: the part is whole, or of another file
             total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
@@ -193,9 +207,15 @@ def _pump(
     reply: Any, file: Any, start: int, total: int | None, limit: int | None, progress: ByteMeter | None
 ) -> None:
     done = start
-    while chunk := reply.read(_CHUNK):
+    since, had = time.monotonic(), start
+    while chunk := reply.read1(_CHUNK):  # what is there: `read` waits for all of it, however slowly it comes
         file.write(chunk)
         done += len(chunk)
+        passed = time.monotonic() - since
+        if passed > _WINDOW:
+            if done - had < _SLOWEST * passed:
+                raise _TooSlowError(f"{(done - had) / passed:.0f} bytes a second")
+            since, had = since + passed, done
         if limit is not None and done > limit:
             raise DownloadError(f"{reply.url} gives more than the {limit} bytes expected")
         if progress is not None:
@@ -224,6 +244,8 @@ def _may_pass(error: BaseException) -> bool:
 def _explain(url: str, error: BaseException) -> str:
     if isinstance(error, (DownloadError, NoFileError)):
         return str(error)
+    if isinstance(error, _TooSlowError):
+        return f"{url} sends {error}, and fewer than {_SLOWEST} are not waited for; what came is kept"
     if isinstance(error, urllib.error.HTTPError):
         return f"{url} answered {error.code} {error.reason}"
     if isinstance(error, FileNotFoundError | IsADirectoryError):

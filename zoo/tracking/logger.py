@@ -30,8 +30,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from zoo.contract.labels import LabelMap
+from zoo.storage.deadline import Deadline
 from zoo.tracking.backend import DEFAULT_EXPERIMENT, TrackingStore, connect, resolve_store
-from zoo.tracking.deadline import Deadline
 from zoo.tracking.lineage import git_state
 from zoo.tracking.spool import (
     LOCAL_ID,

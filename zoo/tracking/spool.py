@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from zoo.storage.deadline import Deadline
 from zoo.storage.durable import write_atomically
 from zoo.tracking.backend import TrackingStore, connect, experiment_id, resolve_store
-from zoo.tracking.deadline import Deadline
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

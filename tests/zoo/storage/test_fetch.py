@@ -1,8 +1,11 @@
 import hashlib
+import socket
+import threading
 
 import pytest
 from file_server import FileServer
 
+from zoo.storage import fetch as fetching
 from zoo.storage.fetch import DownloadError, Expected, WrongFileError, fetch, fetch_text
 
 CONTENT = bytes(range(256)) * 4000
@@ -133,3 +136,57 @@ def test_text_has_a_limit(server):
     assert fetch_text(server.url + "/w.bin", len(CONTENT)) == CONTENT
     with pytest.raises(DownloadError, match="larger than 10 bytes"):
         fetch_text(server.url + "/w.bin", 10)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """What is given a minute gets a fifth of a second."""
+    monkeypatch.setattr(fetching, "_WINDOW", 0.2)
+    monkeypatch.setattr(fetching, "_LONGEST_ANSWER", 0.2)
+
+
+def test_a_server_that_drips_is_given_up_and_what_came_is_gone_on_with(server, tmp_path, impatient):
+    server.drip = (10, 0.01)
+    with pytest.raises(
+        DownloadError, match=r"sends \d+ bytes a second, and fewer .* what came is kept"
+    ) as said:
+        get(server, tmp_path / "w.bin", attempts=2)
+    assert "\n" not in str(said.value)
+    first, second = (asked for _, asked in server.requests)
+    assert first is None
+    assert second is not None  # the second attempt goes on
+    had = (tmp_path / "w.bin.part").stat().st_size
+    assert int(second[6:-1]) < had < 5000
+    server.drip = None
+    assert get(server, tmp_path / "w.bin") == SHA
+    assert server.requests[-1][1] == f"bytes={had}-"
+
+
+def test_a_server_that_is_slow_and_fast_enough_is_waited_for(server, tmp_path, impatient):
+    server.files["/w.bin"] = CONTENT[:20_000]
+    server.drip = (400, 0.01)  # up to 40 000 bytes a second, for longer than the window
+    get(server, tmp_path / "w.bin", Expected(20_000), attempts=1)
+    assert (tmp_path / "w.bin").read_bytes() == CONTENT[:20_000]
+
+
+def test_text_that_drips_is_not_waited_for(server, impatient):
+    server.files["/a.yaml"], server.drip = b"name: a", (1, 0.1)
+    with pytest.raises(DownloadError, match=r"no answer within 0\.2 s"):
+        fetch_text(server.url + "/a.yaml", 100)
+
+
+def test_headers_that_drip_are_not_waited_for(tmp_path, impatient):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nA: ")
+                while not over.wait(0.02):
+                    connection.sendall(b"b")
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(DownloadError, match=r"no answer within 0\.2 s"):
+            fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/a", tmp_path / "a", Expected(), attempts=1)
+        over.set()

@@ -7,9 +7,9 @@ import pytest
 from empty_store import put_empty_store
 from tracking_server import BadServer
 
+from zoo.storage.deadline import Deadline
 from zoo.tracking import logger
 from zoo.tracking.backend import connect, resolve_store
-from zoo.tracking.deadline import Deadline
 from zoo.tracking.logger import MLflowTracker
 from zoo.tracking.spool import replay_spool
 
