@@ -120,9 +120,9 @@ class Prediction:
             None if self.masks is None else tuple(self.masks),
         )
 
-    def paint(self, image: ImageInput) -> Image.Image:
+    def paint(self, image: ImageInput, *, allow_private: bool = False) -> Image.Image:
         """The image that was predicted on, with its segments, else with its detections and their masks."""
-        rgb = read_rgb(image)
+        rgb = read_rgb(image, allow_private)
         if self.panoptic is not None:
             return paint_panoptic(rgb, self.panoptic, self.label_map)
         return paint_detections(rgb, self.to_detections(), self.label_map, self.threshold)
@@ -169,15 +169,25 @@ class Detector:
         return self
 
     @overload
-    def predict(self, image: ImageInput, threshold: float | None = None) -> Prediction: ...
+    def predict(
+        self, image: ImageInput, threshold: float | None = None, *, allow_private: bool = False
+    ) -> Prediction: ...
 
     @overload
     def predict(
-        self, image: list[ImageInput] | tuple[ImageInput, ...], threshold: float | None = None
+        self,
+        image: list[ImageInput] | tuple[ImageInput, ...],
+        threshold: float | None = None,
+        *,
+        allow_private: bool = False,
     ) -> list[Prediction]: ...
 
     def predict(
-        self, image: ImageInput | list[ImageInput] | tuple[ImageInput, ...], threshold: float | None = None
+        self,
+        image: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
+        threshold: float | None = None,
+        *,
+        allow_private: bool = False,
     ) -> Prediction | list[Prediction]:
         """Detections with a score of at least `threshold`, with masks and segments where the model has them.
 
@@ -189,6 +199,7 @@ class Detector:
                 [3, h, w]. A list of these gives a list of predictions.
             threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
                 model's own rule, which is higher (0.85 in the published models); a number holds for both.
+            allow_private: whether addresses may be of this machine and its network.
 
         Raises:
             FileNotFoundError: no such file.
@@ -199,13 +210,12 @@ class Detector:
         if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
             raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
         if isinstance(image, (list, tuple)):
-            return [self.predict(one, threshold) for one in image]
-        found = self._predict(image, lowest, threshold)
+            return [self.predict(one, threshold, allow_private=allow_private) for one in image]
+        found = self._predict(read_rgb(image, allow_private), lowest, threshold)
         is_file = isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
         return replace(found, file=os.path.abspath(image)) if is_file else found
 
-    def _predict(self, image: Any, lowest: float, threshold: float | None) -> Prediction:
-        rgb = read_rgb(image)
+    def _predict(self, rgb: Image.Image | Tensor, lowest: float, threshold: float | None) -> Prediction:
         height, width = _size(rgb)
         resized = self.input.resize_image(rgb)
         sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from file_server import FileServer
 from PIL import Image
 from registry_case import INPUT, LABELS, tiny_checkpoint, tiny_module
 
@@ -65,6 +66,22 @@ def test_a_notebook_shows_the_image_with_what_was_found(detector, picture, tmp_p
     (tmp_path / "a.png").unlink()
     assert prediction._repr_png_() is None, "then its text is shown"
     assert detector.predict(picture)._repr_png_() is None
+
+
+def test_an_image_of_the_own_network_is_fetched_when_that_is_said(detector, picture):
+    with FileServer() as server:
+        server.files["/a.png"] = encoded(picture)
+        address = f"{server.url}/a.png"
+        with pytest.raises(ConnectionError, match="allow_private=True"):
+            detector.predict(address)
+        assert server.requests == []
+        prediction = detector.predict(address, threshold=0.0, allow_private=True)
+        assert [prediction] == detector.predict([address], threshold=0.0, allow_private=True)
+        assert prediction.to_dict() == detector.predict(picture, threshold=0.0).to_dict()
+        with pytest.raises(ConnectionError, match="allow_private=True"):
+            prediction.paint(address)
+        shown = prediction.paint(address, allow_private=True)
+    assert shown.tobytes() == prediction.paint(picture).tobytes()
 
 
 def test_a_prediction_carries_names_source_ids_and_the_label_map(detector, picture, monkeypatch):

@@ -22,13 +22,14 @@ KINDS = (
 )
 
 
-def read_rgb(image: ImageInput) -> Image.Image | Tensor:
+def read_rgb(image: ImageInput, allow_private: bool = False) -> Image.Image | Tensor:
     """An upright RGB PIL image, or the tensor itself once it is known to be uint8 [3, h, w].
 
     A camera's orientation tag is applied, so boxes are those of the image as viewers show it. Alpha is dropped.
 
     Args:
         image: see `KINDS`. Arrays are RGB; OpenCV reads BGR, so give it `image[:, :, ::-1]`.
+        allow_private: whether addresses may be of this machine and its network.
 
     Raises:
         FileNotFoundError: no such file.
@@ -53,14 +54,14 @@ def read_rgb(image: ImageInput) -> Image.Image | Tensor:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _decoded(io.BytesIO(image), "the data")
     if isinstance(image, (str, os.PathLike)):
-        return _of_place(image)
+        return _of_place(image, allow_private)
     raise ValueError(f"a {type(image).__name__} is not an image; give {KINDS}")
 
 
-def _of_place(image: str | os.PathLike[str]) -> Image.Image:
+def _of_place(image: str | os.PathLike[str], allow_private: bool) -> Image.Image:
     scheme = scheme_of(image) if isinstance(image, str) else ""
     if scheme in ("http", "https"):
-        return _decoded(io.BytesIO(fetch(str(image))), str(image)[:200])
+        return _decoded(io.BytesIO(fetch(str(image), private=allow_private)), str(image)[:200])
     if scheme == "data":
         return _decoded(io.BytesIO(decode_data_uri(str(image))), "the data URI")
     path = Path(image)

@@ -166,7 +166,7 @@ def _public(host: str, port: int, private: bool, end: float) -> str:
         if refused or not addresses:
             raise ConnectionError(
                 f"{host[:80]} is {', '.join(refused[:3]) or 'nowhere'}, which is no public address; if it is your own "
-                "network, use --allow-private"
+                "network, use --allow-private (in Python allow_private=True)"
             )
     return addresses[0]
 
