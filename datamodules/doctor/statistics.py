@@ -44,10 +44,10 @@ def view_size(text: str) -> ViewSize:
     Raises:
         ValueError: if it is none of these.
     """
-    match = re.fullmatch(r"(\d+)(?:([x×/])(\d+))?", text.strip())
+    match = re.fullmatch(r"(\d{1,9})(?:([x×/])(\d{1,9}))?", text.strip())
     if match is None or int(match[1]) < 1 or (match[3] and int(match[3]) < 1):
         raise ValueError(
-            f"image size {text!r} is none of 640 (stretched to 640x640), 480x640 (height x width), 800/1333 "
+            f"image size {text!r:.40} is none of 640 (stretched to 640x640), 480x640 (height x width), 800/1333 "
             "(shorter side/longest)"
         )
     first, second = int(match[1]), int(match[3] or match[1])

@@ -18,7 +18,7 @@ from datamodules.reading.records import ImageRecord, Mark, Remarks, enclosing, s
 
 _BOXED = ("box", "polygon", "ellipse", "mask")
 _UNBOXED = ("polyline", "points", "tag", "skeleton", "cuboid")
-_FRAME = re.compile(r"(\d+)$")
+_FRAME = re.compile(r"(?<!\d)(\d{1,18})$")
 
 
 def annotation_files(root: Path) -> list[Path]:

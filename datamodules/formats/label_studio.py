@@ -16,7 +16,7 @@ from datamodules.reading.parsing import load_list
 from datamodules.reading.records import ImageRecord, Mark, Remarks, enclosing, split_of_file
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # put before the name of every uploaded file
-_PAGE = re.compile(r"_(\d+)$")
+_PAGE = re.compile(r"_(\d{1,9})$")
 _LABEL_KEYS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "keypointlabels", "labels")
 _GEOMETRY = {*_LABEL_KEYS, "rectangle", "polygon", "ellipse", "brush"}
 _IMAGE_KEYS = ("image", "images", "img", "image_url", "record", "photo", "url")

@@ -55,7 +55,7 @@ def parse_size(text: str, name: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{name} is {text!r}; write a size such as 256M, 100G or 4096 (bytes)")
+        raise ValueError(f"{name} is {text!r:.40}; write a size such as 256M, 100G or 4096 (bytes)")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

@@ -144,7 +144,7 @@ def finetune(
     recipe, notes = complete_recipe(start, choices)
     schema.check(recipe, trust)
     if folder is not None:
-        refuse_used(folder)
+        refuse_used(folder, trust)
     read = read_data(recipe)
     refuse_too_few_places(recipe, read, start.family_name)
     faults = quick_check(read, seen_as(recipe), queries_of(recipe))
@@ -392,9 +392,9 @@ def parse_size(given: ImageSize, resize: str = "stretch", multiple: int = STRIDE
         ValueError: not of that form, or no multiples of `multiple` where the image is stretched.
     """
     text = "x".join(map(str, given)) if isinstance(given, tuple) else str(given)
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:[x×](\d{1,9}))?", text)
     if match is None:
-        raise ValueError(f"--image-size {text!r} is neither N nor HxW, as in 640 or 480x640")
+        raise ValueError(f"--image-size {text!r:.40} is neither N nor HxW, as in 640 or 480x640")
     if resize == "shortest":
         sides = [int(match[1]), int(match[2] or int(match[1]) * LONGEST_TO_SHORTEST)]
         if min(sides) < STRIDE:

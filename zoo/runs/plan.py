@@ -213,7 +213,7 @@ def bytes_of(memory: str | int) -> int:
     """
     if isinstance(memory, int) and memory > 0:
         return memory
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", str(memory), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]i?B)\s*", str(memory), re.IGNORECASE)
     if match is None:
         raise ValueError(f"--memory {memory!r:.40} is no size of a memory; write it as 24GB or 24GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])

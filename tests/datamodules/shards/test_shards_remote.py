@@ -377,3 +377,5 @@ def test_sizes(text, expected, monkeypatch):
         parse_size("5 Q", "--size")
     with pytest.raises(ValueError, match="write a size such as"):
         parse_size("9" * 400, "--size")
+    with pytest.raises(ValueError, match=r"--size is '9{20,40} *; write"):
+        parse_size("9" * 10**5, "--size")

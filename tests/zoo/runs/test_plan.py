@@ -279,6 +279,9 @@ def test_sizes_of_memory() -> None:
     assert bytes_of("24GB") == 24_000_000_000
     assert bytes_of(" 1.5 gib ") == 3 * 2**29
     assert bytes_of(7) == 7
+    for text in ("9" * 400 + "GB", "9" * 10**5 + "GB"):
+        with pytest.raises(ValueError, match="is no size of a memory"):
+            bytes_of(text)
 
 
 @pytest.mark.parametrize("options", [{"devices": 0}, {"images": 0}, {"step_seconds": -1.0}, {"memory": -5}])

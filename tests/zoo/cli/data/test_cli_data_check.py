@@ -130,9 +130,11 @@ def test_queries_and_size_are_the_users(shapes, capsys):
     )
     assert "more_objects_than_queries" in {f["kind"] for f in document["faults"]}
     assert document["statistics"]["splits"]["train"]["below_stride"]["16"] > 0.5
-    for wrong in (["--image-size", "big"], ["--queries", "0"]):
+    for wrong in (["--image-size", "big"], ["--image-size", "9" * 10**5], ["--queries", "0"]):
         assert run_command(["data", "check", str(shapes), *wrong]) == 2
-        assert re.search("big|queries is 0", capsys.readouterr().err)
+        said = capsys.readouterr().err
+        assert re.search("big|'9+ is none of 640|queries is 0", said)
+        assert len(said) < 300
 
 
 def test_terminal_page_and_json_count_the_same_and_listed_minus_left_out_is_the_copy(
