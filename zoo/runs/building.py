@@ -76,7 +76,7 @@ class Recipe(dict[str, Any]):
         objects = {name: value for name, value in overrides.items() if name not in plain}
         folder = Path(folder) if folder is not None else None
         if folder is not None:
-            refuse_used(folder)
+            refuse_used(folder, self.trusted)
         changed = Recipe({**self, "trainer": {**self["trainer"], **plain}})
         changed.trusted = self.trusted
         where = folder or new_folder(str(self.get("about", {}).get("name", "run")))

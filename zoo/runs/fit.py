@@ -60,7 +60,7 @@ def fit(
     console = console or Console()
     checkpoint, folder = find_checkpoint(resume, None if output is None else Path(output))
     if checkpoint is None and folder is not None:
-        refuse_used(folder)
+        refuse_used(folder, trust)
     if not recipe and checkpoint is not None and folder is not None:
         recipe = str(recipe_beside(checkpoint, folder))
     changes = dict(overrides or {})

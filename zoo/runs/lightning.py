@@ -166,7 +166,7 @@ class ZooCLI(LightningCLI):
         launch.limit_waiting(trainer, self.config_init.distributed.timeout_minutes)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, CheckpointSaver):
-                callback.folder = self._folder
+                callback.folder, callback.trusted = self._folder, self._trusted
         return trainer
 
 

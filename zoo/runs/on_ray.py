@@ -70,7 +70,7 @@ def fit_on_ray(
             "a training by Ray goes on with the run in --output alone: --ckpt-path auto, or leave it out"
         )
     if find_checkpoint(resume, folder)[0] is None:
-        refuse_used(folder)
+        refuse_used(folder, trust)
     complete = recipes.read(recipe or (), overrides)
     schema.check(complete, trust)
     refuse_missing_data(complete)

@@ -68,7 +68,7 @@ def document_of(folder: Path) -> dict[str, Any]:
     return document | ({"checkpoint": str(beside)} if beside.is_file() else {})
 
 
-def refuse_used(folder: Path) -> None:
+def refuse_used(folder: Path, trusted: bool = False) -> None:
     """Raises FileExistsError where a new run may not be written; names the way to go on with the old one."""
     if FOLDER_VARIABLE in os.environ or not is_rank_zero():
         return
@@ -78,6 +78,7 @@ def refuse_used(folder: Path) -> None:
         return
     if (folder / LAST_FILE).is_file():
         way = f"go on with it: zoo fit --ckpt-path last --output {quoted(folder)}"
+        way += " --trust-recipe" if trusted else ""
     else:
         way = "or remove it"
     raise FileExistsError(f"--output {folder} holds a run already; name another folder, {way}")

@@ -21,7 +21,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
-from zoo.runs.console import Console, is_rank_zero, quoted
+from zoo.runs.console import Console, is_rank_zero
 from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.launch import connect, launched, lost, of_another_process
@@ -97,7 +97,7 @@ def trained(
     if folder is None:
         folder = new_folder(str(recipe.get("about", {}).get("name", "run")))
     elif resume is None:
-        refuse_used(folder)
+        refuse_used(folder, trusted)
     folder = folder.absolute()
     with (
         claimed(folder),
@@ -144,7 +144,7 @@ def _train(
             note(folder, local_id=trainer.logger.local_id)
         console.say(f"recipe      {folder / RECIPE_FILE}")
         console.say(f"run         {folder}")
-    with ended_as_asked(trainer, saver, console, trusted):
+    with ended_as_asked(trainer, saver, console):
         if resume is None:
             module.adopt(data.label_map, data.input)
             start_from(cli.config_init.init_from, module, data.label_map, registry, console)
@@ -178,9 +178,7 @@ def fit(trainer: Trainer, module: DetectionModule, data: DetectionDataModule, re
 
 
 @contextmanager
-def ended_as_asked(
-    trainer: Trainer, saver: CheckpointSaver, console: Console, trusted: bool
-) -> Iterator[None]:
+def ended_as_asked(trainer: Trainer, saver: CheckpointSaver, console: Console) -> Iterator[None]:
     """Inside, a signal ends it as signals end commands, whatever it ended first; says how to go on.
 
     Raises:
@@ -194,7 +192,7 @@ def ended_as_asked(
         number = saver.stop.signal or (signal.SIGTERM if by_term else signal.SIGINT)
     except Exception as error:
         if saver.stop.signal is None and of_another_process(error):
-            raise ConnectionError(lost(error, _again(saver, trusted))) from error
+            raise ConnectionError(lost(error, saver.resume_command())) from error
         if saver.stop.signal is None:
             raise
         number = saver.stop.signal
@@ -203,7 +201,7 @@ def ended_as_asked(
     for logger in trainer.loggers:
         if isinstance(logger, MLflowTracker):
             logger.finalize("killed")
-    last, again = saver.last_model_path, _again(saver, trusted)
+    last, again = saver.last_model_path, saver.resume_command()
     if again:
         launch = launched()
         how = "" if launch is None else f", started by {launch.by} as before,"
@@ -213,16 +211,10 @@ def ended_as_asked(
     if number != signal.SIGINT:
         raise signals.Terminated(number)
     raise KeyboardInterrupt(
-        f"the run is kept; go on with zoo.fit(resume={last!r}{', trust=True' if trusted else ''})"
+        f"the run is kept; go on with zoo.fit(resume={last!r}{', trust=True' if saver.trusted else ''})"
         if last
         else ""
     )
-
-
-def _again(saver: CheckpointSaver, trusted: bool) -> str:
-    """The line to copy that goes on with the run; empty if nothing was saved."""
-    last = saver.last_model_path
-    return f"zoo fit --ckpt-path {quoted(last)}{' --trust-recipe' if trusted else ''}" if last else ""
 
 
 def whole(resume: Path, folder: Path, console: Console) -> Path:

@@ -44,6 +44,7 @@ from zoo.training.position import (
     write_loops,
 )
 from zoo.training.restart import SecondStage
+from zoo.training.saving import CheckpointSaver
 from zoo.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -281,8 +282,9 @@ class DetectionModule(LightningModule):
             return
         if self.guard.in_a_row:
             told += f", after {self.guard.in_a_row} that were skipped in a row"
-        checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
-        raise FloatingPointError(told + ways_on(self.guard.save(self, name), checkpoint))
+        saver = self.trainer.checkpoint_callback
+        again = saver.resume_command() if isinstance(saver, CheckpointSaver) else ""
+        raise FloatingPointError(told + ways_on(self.guard.save(self, name), again))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Averages the weights after each step that was done, before any callback may save them."""

@@ -201,13 +201,13 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def ways_on(saved: Path | None, checkpoint: str | None = None) -> str:
-    """The commands that look at the step; with the last `checkpoint`, "" for none, also how to go on after the end."""
+def ways_on(saved: Path | None, again: str | None = None) -> str:
+    """The commands that look at the step; with the one to resume, "" for none, also how to go on after the end."""
     told = "" if saved is None else f"; where it begins: zoo fit --replay {shlex.quote(str(saved))}"
-    if checkpoint is None:
+    if again is None:
         return told
-    if checkpoint:
-        told += f"; go on without this step: zoo fit --ckpt-path {shlex.quote(checkpoint)} --non_finite.action skip"
+    if again:
+        told += f"; go on without this step: {again} --non_finite.action skip"
     return f"{told}; or lower the learning rate"
 
 

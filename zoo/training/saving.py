@@ -50,6 +50,7 @@ class CheckpointSaver(Checkpoint):
     Attributes:
         folder: where they go; set before the fit.
         stop: the signals, where somebody notes them.
+        trusted: whether the recipe was, which a resume has to say again.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class CheckpointSaver(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.folder = Path()
         self.stop = StopRequest()
+        self.trusted = False
         self.best: dict[str, float] = {}  # file name -> score, of those that are kept
         self._saved: tuple[int, bool] | None = None  # step, and whether it was validated
         self._saved_at = 0.0
@@ -89,6 +91,12 @@ class CheckpointSaver(Checkpoint):
         """last.ckpt, or nothing if there is none."""
         path = self.folder / LAST
         return str(path) if path.is_file() else ""
+
+    def resume_command(self) -> str:
+        """The line to copy that goes on with the run, or nothing if there is no last.ckpt."""
+        last = self.last_model_path
+        trust = " --trust-recipe" if self.trusted else ""
+        return f"zoo fit --ckpt-path {shlex.quote(last)}{trust}" if last else ""
 
     @property
     def best_model_path(self) -> str:
@@ -347,11 +355,11 @@ class CheckpointSaver(Checkpoint):
 
     def _told(self, error: OSError, name: str) -> OSError:
         reason = error.strerror or str(error)
-        last = self.folder / LAST
-        if last.is_file():
+        again = self.resume_command()
+        if again:
             reason += (
                 f"; {LAST} before it is whole{'' if self._saved is None else f' (step {self._saved[0]})'}: "
-                f"make room, then go on with: zoo fit --ckpt-path {shlex.quote(str(last))}"
+                f"make room, then go on with: {again}"
             )
         return OSError(error.errno, reason, str(self.folder / name))
 

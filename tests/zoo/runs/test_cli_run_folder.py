@@ -62,6 +62,12 @@ def test_the_folder_of_another_run_is_refused_with_the_way_to_go_on(tmp_path, ca
     assert sorted(used.iterdir()) == before
 
 
+def test_the_way_on_from_a_trusted_recipe_trusts_it_too(tmp_path):
+    (tmp_path / "last.ckpt").write_text("")
+    with pytest.raises(FileExistsError, match=rf"--ckpt-path last --output {tmp_path} --trust-recipe$"):
+        refuse_used(tmp_path, trusted=True)
+
+
 @pytest.mark.parametrize("there", [[], ["notes.txt"], ["recipe.yaml", "run.json"]])
 def test_a_folder_where_nothing_was_trained_may_be_used(tmp_path, there):
     for name in there:

@@ -114,14 +114,14 @@ def test_a_process_that_is_gone_ends_the_others_by_a_line_that_says_how_to_go_on
     saver.folder.mkdir()
     with (
         pytest.raises(ConnectionError, match=r"another process of this training has ended") as told,
-        ended_as_asked(trainer, saver, Console(), False),
+        ended_as_asked(trainer, saver, Console()),
     ):
         raise error
     assert "go on with" not in str(told.value)
     (saver.folder / "last.ckpt").write_bytes(b"")
     with (
         pytest.raises(ConnectionError, match=rf"go on with: zoo fit --ckpt-path '{saver.folder}/last.ckpt'$"),
-        ended_as_asked(trainer, saver, Console(), False),
+        ended_as_asked(trainer, saver, Console()),
     ):
         raise error
 
@@ -129,7 +129,7 @@ def test_a_process_that_is_gone_ends_the_others_by_a_line_that_says_how_to_go_on
 def test_other_errors_of_a_training_stay_what_they_are(tmp_path):
     with (
         pytest.raises(RuntimeError, match="shapes do not fit"),
-        ended_as_asked(SimpleNamespace(loggers=[]), CheckpointSaver(), Console(), False),
+        ended_as_asked(SimpleNamespace(loggers=[]), CheckpointSaver(), Console()),
     ):
         raise RuntimeError("shapes do not fit")
 

@@ -212,6 +212,9 @@ def test_a_trusted_recipe_is_told_of(tiny, imported, tmp_path, capsys):
     trainer = recipe_of("recipe.yaml", trust=True).trainer("b", logger=False)
     assert imported()
     assert "Thing" in [type(callback).__name__ for callback in trainer.callbacks]
+    Path("b").mkdir(exist_ok=True)
+    Path("b", "last.ckpt").write_bytes(b"")
+    assert trainer.checkpoint_callback.resume_command() == "zoo fit --ckpt-path b/last.ckpt --trust-recipe"
 
 
 @pytest.mark.parametrize("key", ["schedule", "backbone", "ema", "encoder"])
