@@ -14,7 +14,7 @@ from zoo.contract.batch import HUNGARIAN, OutputSet, Pairs, Predictions, Step, T
 from zoo.contract.boxes import cxcywh_to_xyxy, iou_and_giou
 from zoo.layers.precision import autocast_to
 from zoo.training.losses import LabelLoss, focal_and_dice
-from zoo.training.matcher import HungarianMatcher
+from zoo.training.matcher import HungarianMatcher, Unite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class MatchedSet:
     outputs: OutputSet
     rows: Tensor  # [L*P] into the predictions flattened to [L*B*Q]
     objects: Tensor  # [L*P] into the flat targets
-    normalizer: float  # boxes of the whole step x the set's divisor
+    normalizer: float | Tensor  # boxes or united pairs of the whole step x the set's divisor
 
     @property
     def num_layers(self) -> int:
@@ -68,10 +68,16 @@ class MatchedSet:
 
 
 class Matches:
-    """Everything a loss term may look at: all sets, all pairs, boxes and overlaps computed once."""
+    """Everything a loss term may look at: all sets, all pairs, boxes and overlaps computed once.
 
-    def __init__(self, sets: Sequence[MatchedSet], targets: Targets, step: Step) -> None:
+    `of_boxes` has the pairs whose boxes are compared: others than these where matchings are united.
+    """
+
+    def __init__(
+        self, sets: Sequence[MatchedSet], targets: Targets, step: Step, of_boxes: Matches | None = None
+    ) -> None:
         self.sets, self.targets, self.step = tuple(sets), targets, step
+        self.of_boxes = of_boxes or self
 
     def __getitem__(self, name: str) -> MatchedSet:
         """The set called `name`.
@@ -178,7 +184,8 @@ class L1Term:
 
     def __call__(self, matches: Matches) -> dict[str, Tensor]:
         """{set: [L]}."""
-        return matches.sum_per_layer((matches.predicted_boxes - matches.object_boxes).abs().sum(1))
+        boxes = matches.of_boxes
+        return boxes.sum_per_layer((boxes.predicted_boxes - boxes.object_boxes).abs().sum(1))
 
 
 class GiouTerm:
@@ -191,7 +198,8 @@ class GiouTerm:
 
     def __call__(self, matches: Matches) -> dict[str, Tensor]:
         """{set: [L]}."""
-        return matches.sum_per_layer(1 - matches.overlaps[1])
+        boxes = matches.of_boxes
+        return boxes.sum_per_layer(1 - boxes.overlaps[1])
 
 
 class MaskFocalTerm:
@@ -227,10 +235,17 @@ class SetCriterion:
 
     Losses are divided by the objects of the whole optimizer step, so that micro-batches of any
     split add up to the gradient of the undivided batch.
+
+    Args:
+        matcher: of queries and objects.
+        terms: the losses.
+        unite: boxes are compared in the union of all matchings, whatever the layer; None: in its own pairs.
     """
 
-    def __init__(self, matcher: HungarianMatcher, terms: Sequence[LossTerm]) -> None:
-        self.matcher, self.terms = matcher, tuple(terms)
+    def __init__(
+        self, matcher: HungarianMatcher, terms: Sequence[LossTerm], unite: Unite | None = None
+    ) -> None:
+        self.matcher, self.terms, self.unite = matcher, tuple(terms), unite
 
     def __call__(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> dict[str, Tensor]:
         """{`set/term`: [L]} weighted losses; their sum is the loss of this micro-batch.
@@ -249,7 +264,8 @@ class SetCriterion:
     def match(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> Matches:
         """The pairs of every set, in float32 or better."""
         outputs = [in_full_precision(o) for o in outputs]
-        solved = iter(self.matcher([o for o in outputs if o.matching == HUNGARIAN], targets))
+        found = self.matcher([o for o in outputs if o.matching == HUNGARIAN], targets, self.unite)
+        solved = iter(found)
         sets = []
         for output in outputs:
             matching = output.matching
@@ -257,7 +273,40 @@ class SetCriterion:
                 spread_over_layers(matching, output) if isinstance(matching, Pairs) else next(solved)
             )
             sets.append(MatchedSet(output, rows, objects, step.num_boxes * output.divisor))
-        return Matches(sets, targets, step)
+        if self.unite is None:
+            return Matches(sets, targets, step)
+        return Matches(sets, targets, step, Matches(united(sets, *found[-1], targets, step), targets, step))
+
+
+def united(
+    sets: Sequence[MatchedSet], places: Tensor, objects: Tensor, targets: Targets, step: Step
+) -> list[MatchedSet]:
+    """The sets with the pairs (image * Q + query, object) [G] in every layer, but for those that brought their own."""
+    normalizer = pairs_of_step(len(places), sum(targets.counts), step, places.device)
+    result = []
+    for matched in sets:
+        output = matched.outputs
+        if output.matching == HUNGARIAN:
+            queries = output.predictions.logits.shape[2]
+            image = torch.div(places, queries, rounding_mode="floor")
+            rows = spread_over_layers(Pairs(image, places % queries, objects), output)
+            matched = MatchedSet(output, *rows, normalizer)
+        result.append(matched)
+    return result
+
+
+def pairs_of_step(found: int, objects: int, step: Step, device: torch.device) -> float | Tensor:
+    """United pairs of the whole step, at least 1, of those that this micro-batch has for its objects.
+
+    Exact over the ranks that share a micro-batch. What later micro-batches find is not known yet: they count as if
+    their objects had as many pairs each.
+    """
+    total = step.num_boxes
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return found * (total / objects) if objects else float(total)
+    both = torch.tensor([found, objects], dtype=torch.float32).to(device, non_blocking=True)
+    torch.distributed.all_reduce(both)
+    return torch.where(both[1] > 0, both[0] * (total / both[1].clamp(min=1)), float(total))
 
 
 def spread_over_layers(pairs: Pairs, output: OutputSet) -> tuple[Tensor, Tensor]:

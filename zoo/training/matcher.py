@@ -52,6 +52,33 @@ def softmax_cost(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(-1)[:, image, :, labels].neg_()  # [T, L, Q]; one fused pass over memory
 
 
+class Unite(Protocol):
+    """Makes one set of pairs of several matchings."""
+
+    def __call__(self, matched: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> np.ndarray:
+        """(of each set [2, L*P] as `assign` returns it, (L, B, Q, ...) of each set) -> [2, G], see there."""
+        ...
+
+
+def union_of_matchings(matched: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Each query that some matching has, with the object that most of them give it: [2, G], by query.
+
+    Rows are (image * Q + query, object). A query stands once, an object as often as it has queries. Where two objects
+    have equally many matchings the official code takes the one that an unstable sort puts first, which depends on
+    the machine; here it is the one that comes first in the image.
+
+    Source: Peterande/D-FINE@4a1f73a src/zoo/dfine/dfine_criterion.py
+    """
+    places = np.concatenate([m[0] % (s[1] * s[2]) for m, s in zip(matched, shapes, strict=True)])
+    objects = np.concatenate([m[1] for m in matched])
+    step = int(objects.max(initial=0)) + 1
+    pairs, counts = np.unique(places * step + objects, return_counts=True)
+    places, objects = np.divmod(pairs, step)
+    order = np.lexsort((objects, -counts, places))
+    first = np.unique(places[order], return_index=True)[1]
+    return np.stack([places[order][first], objects[order][first]])
+
+
 class HungarianMatcher:
     """Finds the cheapest one-to-one assignment of queries to objects, per layer, image and group.
 
@@ -62,12 +89,20 @@ class HungarianMatcher:
         self.costs, self.label_cost = costs, label_cost
 
     @torch.no_grad()
-    def __call__(self, sets: Sequence[OutputSet], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+    def __call__(
+        self, sets: Sequence[OutputSet], targets: Targets, unite: Unite | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Matches every set.
+
+        Args:
+            sets: of as many images and queries each, if they are united.
+            targets: the objects of the images.
+            unite: makes one set of pairs of all matchings, see `union_of_matchings`.
 
         Returns:
             for each set (rows [L*P], targets [L*P]), layer-major: rows index its predictions
-            flattened to [L*B*Q], targets the rows of `targets`; P is the same in every layer.
+            flattened to [L*B*Q], targets the rows of `targets`; P is the same in every layer. With `unite`
+            the union follows, (image * Q + query [G], targets [G]).
 
         Raises:
             FloatingPointError: a cost is not finite; says in which set.
@@ -88,6 +123,8 @@ class HungarianMatcher:
                     "or a box has no area"
                 )
             matched.append(assign(block, targets.counts, output.predictions.logits.shape, output.groups))
+        if unite is not None:
+            matched.append(unite(matched, [output.predictions.logits.shape for output in sets]))
         # and its one transfer back, of all indices together
         together = torch.from_numpy(np.concatenate(matched, axis=1))
         if device.type == "cuda":
