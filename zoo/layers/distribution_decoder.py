@@ -22,6 +22,8 @@ from zoo.contract.boxes import inverse_sigmoid
 from zoo.layers.deformable_attention import UnprojectedAttention
 from zoo.layers.denoising import DenoisingConfig, DenoisingQueries
 from zoo.layers.distribution import (
+    CORNERS,
+    REFERENCE,
     UP,
     LocationQuality,
     boxes_around,
@@ -34,7 +36,6 @@ from zoo.layers.mlp import MLP
 from zoo.layers.query_selection import Selection, select_queries
 from zoo.layers.refining_decoder import PRIOR, supervised_outputs
 
-CORNERS, REFERENCE = "corners", "reference"  # extras of the predictions, [L, B, Q, 4 x bins] and [L, B, Q, 4]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu}
 _LARGEST_HALF = 65504.0
 

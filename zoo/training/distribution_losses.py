@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.layers.distribution import Bins
+from zoo.contract.batch import HUNGARIAN, Step
+from zoo.layers.distribution import CORNERS, REFERENCE, Bins, bins_of, distances_of, weighting_function
+from zoo.training.criterion import MatchedSet, Matches
+
+    "corners",
+    "reference",
+)  # extras of predictions: [L, B, Q, 4 x bins] logits, [L, B, Q, 4] cxcywh
 
 
 class _ValueAndGradient(torch.autograd.Function):
@@ -54,3 +60,90 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> 
     gradient = x.exp_().sub_(target).mul_(temperature)
     result: Tensor = _ValueAndGradient.apply(student, value, gradient)
     return result
+
+
+class LocalisationTerm:
+    """FGL: each pair's distributions are those of its object's sides, by the IoU of its box.
+
+    Args:
+        weight: of the term.
+        reg_scale: see `zoo.layers.distribution`.
+    """
+
+    name = "fgl"
+
+    def __init__(self, weight: float, reg_scale: float) -> None:
+        self.weight, self.reg_scale = weight, reg_scale
+
+    def __call__(self, matches: Matches) -> dict[str, Tensor]:
+        """{set: [L]}, of the sets with distributions."""
+        boxes, losses = matches.of_boxes, {}
+        for matched, quality in zip(boxes.sets, boxes.split(boxes.overlaps[0].detach()), strict=True):
+            extras, layers = matched.outputs.predictions.extras, matched.num_layers
+            if CORNERS not in extras:
+                continue
+            logits = extras[CORNERS].flatten(0, 2)[matched.rows].view(layers, len(quality) // layers, 4, -1)
+            # reference and objects are the same in every layer, and so are the bins
+            pairs = slice(len(quality) // layers)
+            reference = extras[REFERENCE][0].flatten(0, 1)[matched.rows[pairs]]
+            wanted = matches.targets.boxes[matched.objects[pairs]].to(reference.dtype)
+            weighting = weighting_function(logits.shape[-1], self.reg_scale).to(reference)
+            bins = bins_of(distances_of(wanted, reference, self.reg_scale), weighting)
+            each = localisation(logits, Bins(*(b.expand(layers, -1, -1) for b in bins)))
+            weighted = each * quality.view(layers, -1, 1)
+            losses[matched.outputs.name] = weighted.sum((1, 2)) / matched.normalizer
+        return losses
+
+
+class DistillationTerm:
+    """DDF: the distributions of the last layer teach those before it, of all queries.
+
+    A pair's weigh by the IoU of its box, those of other queries by the last layer's best class. Both parts are means,
+    weighed by the square roots of their numbers in the matched sets, in denoising too.
+    """
+
+    name = "ddf"
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, matches: Matches) -> dict[str, Tensor]:
+        """{set: [L - 1]}, of the sets with distributions of several layers."""
+        boxes, losses = matches.of_boxes, {}
+        refined = {
+            m.outputs.name: (m, q)
+            for m, q in zip(boxes.sets, boxes.split(boxes.overlaps[0].detach()), strict=True)
+            if CORNERS in m.outputs.predictions.extras and m.num_layers > 1
+        }
+        counts = [_sides(m, matches.step) for m, _ in refined.values() if m.outputs.matching == HUNGARIAN]
+        for name, (matched, quality) in refined.items():
+            pairs, others = _parts(matched, quality)
+            of_pairs, of_others = _sides(matched, matches.step)
+            root, other_root = (n**0.5 for n in counts[0])
+            losses[name] = (
+                pairs / _at_least_one(of_pairs) * root + others / _at_least_one(of_others) * other_root
+            ) / (root + other_root)
+        return losses
+
+
+def _parts(matched: MatchedSet, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the sides of pairs, and of other queries, [L - 1] each."""
+    predictions, layers = matched.outputs.predictions, matched.num_layers
+    corners = predictions.extras[CORNERS].flatten(1, 2).unflatten(-1, (4, -1))  # [L, B*Q, 4, bins]
+    each = distillation(corners[:-1], corners[-1]).sum(-1)
+    places = matched.rows[: len(quality) // layers]
+    best = predictions.logits[-1].detach().sigmoid().amax(-1).flatten()
+    weights = best.index_fill(0, places, 0.0)
+    of_pairs = each[:, places] * quality.view(layers, -1)[:-1]
+    return of_pairs.sum(1), each @ weights
+
+
+def _sides(matched: MatchedSet, step: Step) -> tuple[float | Tensor, float | Tensor]:
+    """How many sides of the whole step are a pair's, and another query's."""
+    queries = matched.outputs.predictions.logits.shape[2]
+    pairs = 4 * matched.normalizer if int(step.counts.sum()) else 0.0
+    return pairs, 4.0 * len(step.counts) * queries - pairs
+
+
+def _at_least_one(count: float | Tensor) -> float | Tensor:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1.0)
