@@ -15,7 +15,17 @@ from dataclasses import replace
 import pytest
 import torch
 from nursery import Nursery
-from partitions import PARTITIONS, WHOLE, Case, Partition, Result, difference, has_batch_norm, results
+from partitions import (
+    PARTITIONS,
+    WHOLE,
+    Case,
+    Partition,
+    Result,
+    difference,
+    has_batch_norm,
+    results,
+    small_module,
+)
 from tiny_families import ROOT, distinct, first_of_each_class
 
 ONE = [p for p in PARTITIONS if p.ranks == 1]
@@ -34,6 +44,11 @@ def of_ranks(nursery: Nursery, *works: tuple[Case, Partition]) -> list[Result]:
     return nursery.answers_of_ranks(functools.partial(results, list(works)), works[0][1].ranks)[0]
 
 
+def limit_of(case: Case, partition: Partition) -> float:
+    """A family that estimates what later micro-batches find may be a little off: plain accumulation is off by 0.4."""
+    return 0.02 if small_module(case).estimates_pairs and len(partition.parts) > 1 else LIMIT
+
+
 def assert_equal(found: Result, whole: Result, limit: float = LIMIT) -> None:
     apart = difference(found.gradients, whole.gradients)
     assert apart.whole <= limit
@@ -44,13 +59,13 @@ def assert_equal(found: Result, whole: Result, limit: float = LIMIT) -> None:
 def test_every_family_on_one_process_and_two(key: str, nursery: Nursery) -> None:
     case = Case(key)
     whole, uneven = of_one_process((case, WHOLE), (case, UNEVEN))
-    assert_equal(uneven, whole)
+    assert_equal(uneven, whole, limit_of(case, UNEVEN))
     works = [(case, TWO), (case, TWO_TWICE)]
     if has_batch_norm(key):
         works.append((replace(case, statistics="synchronised"), TWO))
     two, twice, *synchronised = of_ranks(nursery, *works)
     assert_equal(two, whole)
-    assert_equal(twice, whole)
+    assert_equal(twice, whole, limit_of(case, TWO_TWICE))
     if synchronised:
         (whole,) = of_one_process((replace(case, statistics="synchronised"), WHOLE))
         assert_equal(synchronised[0], whole)
@@ -77,12 +92,15 @@ def test_what_is_measured_can_differ() -> None:
 def test_every_network_on_one_process_and_four(key: str, nursery: Nursery) -> None:
     case = Case(key)
     whole, *cut = of_one_process((case, WHOLE), *((case, p) for p in ONE))
-    for found in (*cut, *of_ranks(nursery, *((case, p) for p in FOUR))):
-        assert_equal(found, whole)
+    partitions = (*ONE, *FOUR)
+    all_cuts = (*cut, *of_ranks(nursery, *((case, p) for p in FOUR)))
+    for found, partition in zip(all_cuts, partitions, strict=True):
+        assert_equal(found, whole, limit_of(case, partition))
     single = replace(case, dtype=torch.float32)
     rounded, *cut = of_one_process((single, WHOLE), *((single, p) for p in ONE))
-    for found in (*cut, *of_ranks(nursery, *((single, p) for p in FOUR))):
-        assert_equal(found, rounded, 1e-5)
+    all_cuts = (*cut, *of_ranks(nursery, *((single, p) for p in FOUR)))
+    for found, partition in zip(all_cuts, partitions, strict=True):
+        assert_equal(found, rounded, max(1e-5, limit_of(case, partition)))
 
 
 @pytest.mark.slow

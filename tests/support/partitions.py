@@ -147,7 +147,8 @@ def small_module(case: Case) -> DetectionModule:
         arguments["multi_scale"] = MULTI_SCALE
     if "ema" in arguments:
         arguments["ema"] = None
-    arguments["schedule"] = arguments["schedule"] | {"global_batch_size": len(COUNTS)}
+    # one step keeps no checkpoint that a second stage could go back to
+    arguments["schedule"] = arguments["schedule"] | {"global_batch_size": len(COUNTS), "restart_epoch": None}
     kind = type(build_module(model | {"init_args": arguments}))
     *parents, last = kind.queries_key.split(".")
     node = arguments

@@ -14,6 +14,13 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
+def cxcywh_to_ordered_xyxy(boxes: Tensor) -> Tensor:
+    """As `cxcywh_to_xyxy`; a size below 0, which sides that have crossed give, counts as 0."""
+    centre, size = boxes.split(2, dim=-1)
+    half = 0.5 * size.clamp(min=0)
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """[..., 4] (x0, y0, x1, y1) to (centre x, centre y, w, h), same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]

@@ -19,7 +19,10 @@ from zoo.contract.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from zoo.layers.mlp import MLP
 from zoo.layers.precision import full
 
-CORNERS, REFERENCE = "corners", "reference"  # extras of predictions: [L, B, Q, 4 x bins] logits, [L, B, Q, 4] cxcywh
+CORNERS, REFERENCE = (
+    "corners",
+    "reference",
+)  # extras of predictions: [L, B, Q, 4 x bins] logits, [L, B, Q, 4] cxcywh
 UP = 0.5  # of all published models: see `weighting_function`
 
 

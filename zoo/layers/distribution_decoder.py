@@ -282,6 +282,10 @@ class DistributionDecoder(nn.Module):
         """[B, Q, 4] to [B, Q, dim]; `before`: those of the layer before, None in the first."""
         return self.query_pos_head(reference).clamp(-10, 10)
 
+    def weighting(self) -> Tensor:
+        """The distance of each bin, [bins] float64."""
+        return weighting_function(self.config.bins, self.config.reg_scale)
+
     def refine(
         self,
         content: Tensor,
@@ -306,7 +310,7 @@ class DistributionDecoder(nn.Module):
                 boxes = (self.pre_bbox_head(content) + inverse_sigmoid(reference)).sigmoid()
                 first = Predictions(score(content), boxes)
                 initial = boxes.detach()
-                weighting = weighting_function(self.config.bins, self.config.reg_scale).to(boxes)
+                weighting = self.weighting().to(boxes)
             corners = self.dec_bbox_head[index](content + before) + corners
             distances = expected_distances(corners, weighting)
             boxes = boxes_around(initial, distances, self.config.reg_scale)

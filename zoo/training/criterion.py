@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.contract.batch import HUNGARIAN, OutputSet, Pairs, Predictions, Step, Targets
-from zoo.contract.boxes import cxcywh_to_xyxy, iou_and_giou
+from zoo.contract.boxes import cxcywh_to_ordered_xyxy, cxcywh_to_xyxy, iou_and_giou
 from zoo.layers.precision import autocast_to
 from zoo.training.losses import LabelLoss, focal_and_dice
 from zoo.training.matcher import HungarianMatcher, Unite
@@ -106,7 +106,7 @@ class Matches:
     @cached_property
     def overlaps(self) -> tuple[Tensor, Tensor]:
         """(IoU, GIoU) of every pair, [P of all sets] each."""
-        return iou_and_giou(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.object_boxes))
+        return iou_and_giou(cxcywh_to_ordered_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.object_boxes))
 
     @cached_property
     def mask_losses(self) -> dict[str, tuple[Tensor, Tensor]]:

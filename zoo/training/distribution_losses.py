@@ -15,10 +15,6 @@ from zoo.contract.batch import HUNGARIAN, Step
 from zoo.layers.distribution import CORNERS, REFERENCE, Bins, bins_of, distances_of, weighting_function
 from zoo.training.criterion import MatchedSet, Matches
 
-    "corners",
-    "reference",
-)  # extras of predictions: [L, B, Q, 4 x bins] logits, [L, B, Q, 4] cxcywh
-
 
 class _ValueAndGradient(torch.autograd.Function):
     """A value per row whose gradient was computed with it."""
@@ -82,15 +78,21 @@ class LocalisationTerm:
             extras, layers = matched.outputs.predictions.extras, matched.num_layers
             if CORNERS not in extras:
                 continue
-            logits = extras[CORNERS].flatten(0, 2)[matched.rows].view(layers, len(quality) // layers, 4, -1)
+            count = len(quality) // layers
+            logits = (
+                extras[CORNERS]
+                .flatten(0, 2)[matched.rows]
+                .unflatten(-1, (4, -1))
+                .unflatten(0, (layers, count))
+            )
             # reference and objects are the same in every layer, and so are the bins
-            pairs = slice(len(quality) // layers)
+            pairs = slice(count)
             reference = extras[REFERENCE][0].flatten(0, 1)[matched.rows[pairs]]
             wanted = matches.targets.boxes[matched.objects[pairs]].to(reference.dtype)
             weighting = weighting_function(logits.shape[-1], self.reg_scale).to(reference)
             bins = bins_of(distances_of(wanted, reference, self.reg_scale), weighting)
             each = localisation(logits, Bins(*(b.expand(layers, -1, -1) for b in bins)))
-            weighted = each * quality.view(layers, -1, 1)
+            weighted = each * quality.view(layers, count, 1)
             losses[matched.outputs.name] = weighted.sum((1, 2)) / matched.normalizer
         return losses
 
@@ -119,7 +121,7 @@ class DistillationTerm:
         for name, (matched, quality) in refined.items():
             pairs, others = _parts(matched, quality)
             of_pairs, of_others = _sides(matched, matches.step)
-            root, other_root = (n**0.5 for n in counts[0])
+            root, other_root = (_root(n, matches.step) for n in counts[0])
             losses[name] = (
                 pairs / _at_least_one(of_pairs) * root + others / _at_least_one(of_others) * other_root
             ) / (root + other_root)
@@ -134,7 +136,7 @@ def _parts(matched: MatchedSet, quality: Tensor) -> tuple[Tensor, Tensor]:
     places = matched.rows[: len(quality) // layers]
     best = predictions.logits[-1].detach().sigmoid().amax(-1).flatten()
     weights = best.index_fill(0, places, 0.0)
-    of_pairs = each[:, places] * quality.view(layers, -1)[:-1]
+    of_pairs = each[:, places] * quality.view(layers, len(places))[:-1]
     return of_pairs.sum(1), each @ weights
 
 
@@ -143,6 +145,11 @@ def _sides(matched: MatchedSet, step: Step) -> tuple[float | Tensor, float | Ten
     queries = matched.outputs.predictions.logits.shape[2]
     pairs = 4 * matched.normalizer if int(step.counts.sum()) else 0.0
     return pairs, 4.0 * len(step.counts) * queries - pairs
+
+
+def _root(sides: float | Tensor, step: Step) -> Tensor:
+    """In float32, and by 8 over the images, which has no influence but on rounding: as the official code has it."""
+    return torch.as_tensor(sides * (8 / len(step.counts)), dtype=torch.float32).sqrt()
 
 
 def _at_least_one(count: float | Tensor) -> float | Tensor:

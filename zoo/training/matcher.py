@@ -152,7 +152,8 @@ def sum_of_differences(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
 
 
 def _corners(cx: Tensor, cy: Tensor, w: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h
+    half_w, half_h = 0.5 * w.clamp(min=0), 0.5 * h.clamp(min=0)  # sides that have crossed enclose nothing
+    return cx - half_w, cy - half_h, cx + half_w, cy + half_h
 
 
 def assign(cost: np.ndarray, counts: Sequence[int], shape: Sequence[int], groups: int) -> np.ndarray:

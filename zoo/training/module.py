@@ -103,6 +103,9 @@ class DetectionModule(LightningModule):
     # probability of every class at which new class rows start; None where they start as torch starts a linear layer
     class_prior: ClassVar[float | None] = None
     learns_masks: ClassVar[bool] = False  # whether it trains on masks, and so sets `instances`
+    # whether boxes are divided by pairs that are not known before a step's last micro-batch, see `pairs_of_step`: a
+    # step cut into micro-batches then has a gradient that is about one percent off; cut over ranks it is exact
+    estimates_pairs: ClassVar[bool] = False
     # regex of the tensors that weights to start from may lack, all of them or none
     added_tensors: ClassVar[str | None] = None
 

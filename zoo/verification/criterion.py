@@ -127,8 +127,8 @@ def compare_criterion(
         inputs, targets = stored_outputs(case, dtype), case.targets()
         places = {name: official.place(name, sum(n.startswith("aux") for n in inputs)) for name in inputs}
         sets = [make_set(name, stacked) for name, stacked in _stacked(inputs, places).items()]
-        losses, matches = _losses_and_matches(criterion, sets, targets)
-        total = _total(losses)
+        losses, matches = losses_and_matches(criterion, sets, targets)
+        total = total_of(losses)
         total.backward()
         results.append(compare(f"{precision} total", total, case[f"{precision}/total"], value))
         unweighted = official.named(losses, _weights(criterion))
@@ -137,10 +137,10 @@ def compare_criterion(
             ("loss", "unweighted", unweighted, official.logged(matches)),
         ):
             key = f"{precision}/{kind}"
-            results += _compare_losses(case, key, f"{key}/{stored}", ours, logged, value)
+            results += compare_losses(case, key, f"{key}/{stored}", ours, logged, value)
         for name, predictions in inputs.items():
             results += _compare_gradients(case, f"{precision}/grad/{name}", predictions, slope)
-            results += _compare_pairs(case, f"{precision}/match/{name}", matches, *places[name])
+            results += compare_pairs(case, f"{precision}/match/{name}", matches, *places[name])
     return results
 
 
@@ -178,9 +178,10 @@ def _stacked(
     }
 
 
-def _losses_and_matches(
+def losses_and_matches(
     criterion: SetCriterion, sets: Sequence[OutputSet], targets: Targets
 ) -> tuple[dict[str, Tensor], Matches]:
+    """Of a step that is one batch."""
     step = whole_step(targets)
     losses = criterion(sets, targets, step)
     with torch.no_grad():
@@ -191,11 +192,12 @@ def _weights(criterion: SetCriterion) -> dict[str, float]:
     return {term.name: term.weight for term in criterion.terms}
 
 
-def _total(losses: Mapping[str, Tensor]) -> Tensor:
+def total_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of all losses."""
     return torch.stack([v.sum() for v in losses.values()]).sum()
 
 
-def _compare_losses(
+def compare_losses(
     case: Case,
     key: str,
     stored: str,
@@ -234,7 +236,7 @@ def _compare_gradients(case: Case, key: str, leaves: Predictions, tolerance: flo
     ]
 
 
-def _compare_pairs(case: Case, key: str, matches: Matches, output_set: str, layer: int) -> list[Comparison]:
+def compare_pairs(case: Case, key: str, matches: Matches, output_set: str, layer: int) -> list[Comparison]:
     """(image, query, object of the image) of a layer, in any order."""
     if f"{key}/count" not in case:
         return []
@@ -278,13 +280,13 @@ def compare_train_steps(
     results = []
     for number, batch in enumerate(case["batch_schedule"].tolist(), 1):
         sets, targets = outputs(f"batch{batch}/")
-        losses, matches = _losses_and_matches(criterion, sets, targets)
-        total = _total(losses)
+        losses, matches = losses_and_matches(criterion, sets, targets)
+        total = total_of(losses)
         optimizer.zero_grad()
         total.backward()
         step, tolerance = f"step{number}", 1e-9 if number == 1 else 1e-7
         ours = official.named(losses, None if weighted else _weights(criterion))
-        results += _compare_losses(
+        results += compare_losses(
             case, f"{step}/loss", f"{step}/loss/values", ours, official.logged(matches), tolerance
         )
         results.append(compare(f"{step} total", total, case["total_loss"][number - 1], tolerance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from zoo.contract.batch import Batch, Pairs
 from zoo.contract.boxes import cxcywh_to_xyxy
@@ -11,12 +12,13 @@ from zoo.verification.cases import Case, Comparison, compare, compare_exact
 from zoo.verification.criterion import whole_step
 
 
-def run_denoising(case: Case, empty_group: bool = False) -> list[Comparison]:
+def run_denoising(case: Case, empty_group: bool = False, uncross: bool = False) -> list[Comparison]:
     """Groups, attention mask and positives exactly; boxes and labels without noise; their ranges with noise.
 
     Args:
         case: objects, and the official queries with and without noise.
         empty_group: what the family does with a step without objects, see `contrastive_denoising`.
+        uncross: what it does with corners that cross.
     """
     config, targets = case.facts["config"], case.targets()
     batch = Batch(
@@ -37,23 +39,25 @@ def run_denoising(case: Case, empty_group: bool = False) -> list[Comparison]:
             label_noise=label_noise,
             box_noise=box_noise,
             empty_group=empty_group,
+            uncross=uncross,
         )
 
     clean = queries(0.0, 1e-30)
-    if "returns_none" in case:
-        return [compare_exact("no denoising part", clean is None, bool(case["returns_none"]))]
+    stored = "clean/" if any(key in case for key in ("clean/num_group", "clean/returns_none")) else ""
+    if f"{stored}returns_none" in case:
+        return [compare_exact("no denoising part", clean is None, bool(case[f"{stored}returns_none"]))]
     assert clean is not None
     width, device = max(1, *targets.counts), clean.labels.device
     block = attention_block(clean.groups, width, config["num_queries"], device)
     pairs = positive_pairs(targets.counts, clean.groups, width, device)
     results = [
-        compare_exact("groups", clean.groups, int(case["num_group"])),
-        compare_exact("mask", clean.blocked, case.bits("attn_mask")),
-        compare_exact("mask builder", block, case.bits("attn_mask")),
-        compare_exact("positives", clean.pairs.query, case["positive_idx"]),
+        compare_exact("groups", clean.groups, int(case[f"{stored}num_group"])),
+        compare_exact("mask", clean.blocked, case.bits(f"{stored}attn_mask")),
+        compare_exact("mask builder", block, case.bits(f"{stored}attn_mask")),
+        compare_exact("positives", clean.pairs.query, case[f"{stored}positive_idx"]),
         compare_exact("labels", clean.labels, case["clean/labels"].long()),
-        compare("boxes", clean.boxes_unactivated, case["clean/bbox"], 1e-5),
-        compare_exact("pairs", pairs.query, case["positive_idx"]),
+        compare("boxes", clean.boxes_unactivated, case["clean/bbox_unact" if stored else "clean/bbox"], 1e-5),
+        compare_exact("pairs", pairs.query, case[f"{stored}positive_idx"]),
     ]
     noisy = queries(1.0, 1.0)
     assert noisy is not None
@@ -71,12 +75,19 @@ def _noise_ranges(
     after = cxcywh_to_xyxy(noised)
     half = before[..., 2:].repeat(1, 1, 2) / 2
     negative = (torch.arange(real.shape[1]) // width % 2).double()[None, :, None]
-    moved = (after - cxcywh_to_xyxy(before)).abs() / half.clamp(min=1e-9)
+    corners = cxcywh_to_xyxy(before)
+    moved = (after - corners).abs() / half.clamp(min=1e-9)
+    # where corners have crossed and the size was kept, each is where the other one went
+    swapped = (after[..., [2, 3, 0, 1]] - corners).abs() / half.clamp(min=1e-9)
     clipped = (after < 1e-4) | (after > 1 - 1e-4)
     slack = 2e-3  # the logit clamps at 1e-5
     # the corners of a negative may cross; its size is then clamped to 0 and its corners are lost
     crossed = (noised[..., 2:] < 1e-4).repeat(1, 1, 2) & (negative > 0)
-    in_range = ((moved <= 1 + negative + slack) & ((moved >= negative - slack) | clipped)) | crossed
+
+    def within(shift: Tensor) -> Tensor:
+        return (shift <= 1 + negative + slack) & ((shift >= negative - slack) | clipped)
+
+    in_range = within(moved) | (within(swapped) & (negative > 0)) | crossed
     return [
         compare_exact("padding keeps its label", bool((noisy.labels[~real] == num_classes).all()), True),
         compare_exact("labels in range", bool((noisy.labels[real] < num_classes).all()), True),

@@ -140,11 +140,17 @@ def copied_cases(own: FamilyCases, root: Path) -> list[tuple[Case, FamilyCases]]
 
 def structures(own: FamilyCases, root: Path) -> Iterator[tuple[str, list[Comparison]]]:
     """Full-size networks of the family's recipes against the official names, shapes and groups."""
-    for path in sorted((root / "structure").glob("*.json")):
-        if path.stem in own.recipes:
-            built = build_recipe(own.recipes[path.stem])
-            facts = json.loads(path.read_text())
-            yield path.stem, own.compare_structure(facts, built.network, built.schedule)
+    for name, path in structure_files(own, root).items():
+        built = build_recipe(own.recipes[name])
+        facts = json.loads(path.read_text())
+        yield name, own.compare_structure(facts, built.network, built.schedule)
+
+
+def structure_files(own: FamilyCases, root: Path) -> dict[str, Path]:
+    """{name of an official structure of the family: its file}, in `structure/` or in the family's folder."""
+    places = {n: [root / folder / f"{n}.json" for folder in ("structure", own.folder)] for n in own.recipes}
+    found = {name: [path for path in paths if path.is_file()] for name, paths in places.items()}
+    return {name: paths[0] for name, paths in sorted(found.items()) if paths}
 
 
 def build_recipe(name: str) -> DetectionModule:

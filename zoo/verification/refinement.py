@@ -20,9 +20,11 @@ from zoo.layers.distribution import (
     expected_distances,
     weighting_function,
 )
+from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.distribution_losses import localisation
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_listed, with_weights
 from zoo.verification.criterion import EXACT, SINGLE, SINGLE_GRADIENT
+from zoo.verification.detections import compare_detections
 
 PRECISIONS = (("f64", torch.float64, EXACT), ("f32", torch.float32, SINGLE))
 Activation = Callable[[Tensor], Tensor]
@@ -31,7 +33,9 @@ Activation = Callable[[Tensor], Tensor]
 def stored_backbone(case: Case, name: str) -> dict[str, Tensor]:
     """The weights of the backbone `b0`, `atto`, ..., which lie in the case or beside it."""
     return (
-        case.weights() if "w/::scale_keys" in case else case.shared_weights(f"weights_hgnetv2_{name.lower()}")
+        case.weights()
+        if "w/stem.stem1.conv.weight" in case
+        else case.shared_weights(f"weights_hgnetv2_{name.lower()}")
     )
 
 
@@ -202,3 +206,14 @@ def _quality(
             1e-10 if precision == "f64" else SINGLE_GRADIENT,
         ),
     ]  # fmt: skip
+
+
+def run_postprocess(case: Case) -> list[Comparison]:
+    """The best 300 and the best 100 pairs of query and class."""
+    sizes = [(int(h), int(w)) for w, h in case["orig_target_sizes_wh"].tolist()]
+    tops = sorted({key.split("/")[1] for key in case.arrays if re.match(r"f64/top\d+/", key)})
+    return [
+        result
+        for top in tops
+        for result in compare_detections(case, TopKSigmoid(int(top.removeprefix("top"))), sizes, f"{top}/")
+    ]

@@ -10,11 +10,14 @@ import torch
 import zoo.architectures.deformable_detr as deformable_detr
 import zoo.architectures.detr as detr
 import zoo.contract.preprocess
+import zoo.layers.distribution as distribution
+import zoo.layers.distribution_decoder as distribution_decoder
 import zoo.layers.hybrid_encoder as hybrid_encoder
 import zoo.layers.mask_head as mask_head
 import zoo.layers.position as position
 import zoo.prediction.masks
 import zoo.training.criterion
+import zoo.training.distribution_losses as distribution_losses
 import zoo.training.losses
 from zoo.cli.main import run_command
 from zoo.cli.models.verifying import readme_table
@@ -25,11 +28,11 @@ from zoo.registry.store import LocalRegistry, with_files
 from zoo.registry.weights import save_weights
 from zoo.runs import recipes
 from zoo.training.module import build_module
-from zoo.verification.cases import COMMITTED
-from zoo.verification.proof import cases_of, copied_cases, families, prove
+from zoo.verification.cases import COMMITTED, find_cases
+from zoo.verification.proof import cases_of, copied_cases, families, prove, structure_files
 
 ROOT = Path(__file__).resolve().parents[4]
-FAMILIES = ("deformable_detr", "detr", "rt_detr", "rt_detrv2")
+FAMILIES = ("deformable_detr", "detr", "dfine", "rt_detr", "rt_detrv2")
 TABLE_HEADER = "| family | official code | compared | cases | numbers | result |"
 
 
@@ -40,6 +43,9 @@ def only(folder: Path, *cases: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".npz", ".json"):
             target.with_name(target.name + suffix).symlink_to(COMMITTED / f"{case}{suffix}")
+    if any(case.startswith("dfine/") for case in cases):  # the weights of its backbone lie beside its cases
+        name = "weights_hgnetv2_b0.npz"
+        (folder / "dfine" / name).symlink_to(COMMITTED / "dfine" / name)
     if not (folder / "shared").exists():
         (folder / "shared").symlink_to(COMMITTED / "shared")
     return folder
@@ -129,6 +135,55 @@ def unmerged(candidates):
     return torch.arange(len(candidates))
 
 
+# of D-FINE's criterion
+def objects_instead_of_pairs(found, objects, step, device):
+    return float(step.num_boxes)
+
+
+def next_bin(distances, weighting):
+    bins = bins_of_distances(distances, weighting)
+    return bins._replace(left=(bins.left + 1).clamp(max=len(weighting) - 2))
+
+
+def not_rooted(sides, step):
+    return torch.as_tensor(float(sides))
+
+
+def at_temperature_one(student, teacher, temperature=5.0):
+    return distillation_at(student, teacher, 1.0)
+
+
+# and of its decoder
+def gate_swapped(self, content, found):
+    return gate_of(self, found, content)
+
+
+def quality_left_out(self, logits, corners):
+    return logits
+
+
+def reach_without_half(reference, distances, reg_scale):
+    return boxes_of_distances(reference, distances - 0.5 * reg_scale, reg_scale)
+
+
+def bins_reversed(corners, weighting):
+    return mean_of_distances(corners, weighting.flip(0))
+
+
+def positions_moved(self, reference, before):
+    return positions_of(self, reference, before) + 1e-3
+
+
+def evenly_spaced(bins, reg_scale, up=0.5):
+    return torch.linspace(-2 * up * reg_scale, 2 * up * reg_scale, bins, dtype=torch.float64)
+
+
+bins_of_distances = distribution.bins_of
+distillation_at = distribution_losses.distillation
+gate_of = distribution_decoder.Gate.forward
+boxes_of_distances = distribution.boxes_around
+mean_of_distances = distribution.expected_distances
+positions_of = distribution_decoder.DistributionDecoder.positions
 losses_of_pixels = zoo.training.losses._losses_of_pixels
 attention_of_queries = mask_head.AttentionMap.forward
 position_of_rule = zoo.contract.preprocess.shortest_side_size
@@ -147,6 +202,18 @@ SLIPS = [
         moved(position.sine_2d),
     ),
     ("deformable_detr", "detr/preprocess_sizes", zoo.contract.preprocess, "shortest_side_size", rounded_up),
+    ("dfine", "dfine/criterion_no_dn", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
+    ("dfine", "dfine/criterion_no_dn", zoo.training.criterion, "pairs_of_step", objects_instead_of_pairs),
+    ("dfine", "dfine/criterion_no_dn", distribution_losses, "bins_of", next_bin),
+    ("dfine", "dfine/criterion_no_dn", distribution_losses, "weighting_function", evenly_spaced),
+    ("dfine", "dfine/criterion_no_dn", distribution_losses, "_root", not_rooted),
+    ("dfine", "dfine/criterion_no_dn", distribution_losses, "distillation", at_temperature_one),
+    ("dfine", "dfine/forward_n", distribution_decoder.Gate, "forward", gate_swapped),
+    ("dfine", "dfine/forward_n", distribution.LocationQuality, "forward", quality_left_out),
+    ("dfine", "dfine/forward_n", distribution_decoder, "boxes_around", reach_without_half),
+    ("dfine", "dfine/forward_n", distribution_decoder, "expected_distances", bins_reversed),
+    ("dfine", "dfine/forward_n", distribution_decoder, "weighting_function", evenly_spaced),
+    ("dfine", "dfine/forward_n", distribution_decoder.DistributionDecoder, "positions", positions_moved),
     ("rt_detr", "rtdetr/criterion_no_dn", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
     ("rt_detr", "rtdetr/forward_r18_eval_idx1", hybrid_encoder, "sincos_2d", moved(position.sincos_2d)),
     (
@@ -257,8 +324,8 @@ def test_the_table_of_the_readme_names_every_committed_case():
     assert set(counts) == set(FAMILIES)
     for family in FAMILIES:
         cases = cases_of(family)
-        own = len(list((COMMITTED / cases.folder).glob("*.npz")))
-        structures = sum((COMMITTED / "structure" / f"{n}.json").is_file() for n in cases.recipes)
+        own = len(find_cases(COMMITTED, cases.folder))
+        structures = len(structure_files(cases, COMMITTED))
         assert counts[family] == own + structures + len(copied_cases(cases, COMMITTED))
 
 

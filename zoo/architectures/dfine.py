@@ -1,0 +1,200 @@
+"""D-FINE (Peng et al., arXiv 2410.13842): boxes refined as distributions, later layers teach earlier ones.
+
+Semantics of Peterande/D-FINE@4a1f73a; module names below the network are the state-dict keys of the official code,
+but for the encoder's input projections and the selection's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from zoo.contract.input_limits import InputLimits
+from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.denoising_network import DenoisingNetwork
+from zoo.layers.distribution_decoder import DistributionConfig, DistributionDecoder
+from zoo.layers.gelan_encoder import GelanEncoder
+from zoo.layers.hybrid_encoder import EncoderConfig
+from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face
+from zoo.layers.refining_decoder import PRIOR
+from zoo.prediction.postprocess import TopKSigmoid
+from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
+from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
+from zoo.training.ema import EmaConfig
+from zoo.training.losses import LabelLoss, MatchabilityAware, Varifocal
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost, union_of_matchings
+from zoo.training.module import DetectionModule
+from zoo.training.schedule import Schedule
+
+LABEL_LOSSES: dict[str, type[LabelLoss]] = {"vfl": Varifocal, "mal": MatchabilityAware}
+DETECTIONS = 300  # best pairs of query and class
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the loss terms, the same for every set and layer.
+
+    Attributes:
+        label, l1, giou: of classes and boxes.
+        fgl: of the place of distributions.
+        ddf: of what earlier layers learn from the last.
+    """
+
+    label: float
+    l1: float
+    giou: float
+    fgl: float
+    ddf: float
+
+
+class DFine(DenoisingNetwork):
+    """Backbone -> hybrid encoder -> decoder. Images are RGB in [0, 1], sides multiples of 32."""
+
+    title = "D-FINE"
+    uncross = True
+    decoder: DistributionDecoder
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: BackboneConfig,
+        encoder: EncoderConfig,
+        decoder: DistributionConfig,
+        multi_scale: Sequence[int] = (),
+        multi_scale_epochs: int | None = None,
+    ) -> None:
+        extractor = build_backbone(backbone)
+        channels = [encoder.dim] * len(extractor.channels)
+        super().__init__(
+            backbone=extractor,
+            encoder=GelanEncoder(extractor.channels, encoder),
+            decoder=DistributionDecoder(channels, num_classes, decoder),
+            num_classes=num_classes,
+            denoising=decoder,
+            multi_scale=multi_scale,
+            multi_scale_epochs=multi_scale_epochs,
+            limits=input_limits(decoder.num_queries, len(decoder.num_points), multi_scale),
+        )
+
+
+def input_limits(num_queries: int, maps: int, multi_scale: Sequence[int]) -> InputLimits:
+    """What sizes of input D-FINE takes: its queries are the best places of the last maps."""
+    return InputLimits(
+        multiple_of=32,
+        queries=num_queries,
+        strides=(4, 8, 16, 32)[-maps:],
+        training_sizes=tuple((side, side) for side in multi_scale),
+    )
+
+
+class DFineModule(DetectionModule):
+    """Trains D-FINE. The signature is the recipe's schema; published values are in recipes/dfine/.
+
+    Args:
+        num_classes: width of the head; must equal the data's label map.
+        backbone, encoder, decoder: sizes of the parts.
+        costs: weights of the matching cost.
+        losses: weights of the losses of labels, boxes and distributions.
+        schedule: optimizer groups and learning rate.
+        ema: average of the weights, used for evaluation and release; null for none.
+        multi_scale: square training sizes, one drawn per step with equal probability; empty for none.
+        multi_scale_epochs: epochs that have them, counted from the first; null for all.
+        label_loss: varifocal, or the matchability-aware one of DEIM.
+    """
+
+    class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
+    queries_key = "decoder.num_queries"
+    class_prior = PRIOR
+    estimates_pairs = True
+
+    @classmethod
+    def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
+        """See `DetectionModule.limits_of`."""
+        decoder = init_args["decoder"]
+        return input_limits(decoder["num_queries"], len(decoder["num_points"]), init_args["multi_scale"])
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: BackboneConfig,
+        encoder: EncoderConfig,
+        decoder: DistributionConfig,
+        costs: MatchCosts,
+        losses: LossWeights,
+        schedule: Schedule,
+        ema: EmaConfig | None,
+        multi_scale: list[int],
+        multi_scale_epochs: int | None = None,
+        label_loss: Literal["vfl", "mal"] = "vfl",
+    ) -> None:
+        super().__init__(num_classes=num_classes, schedule=schedule, init_args=locals())
+        self.network = DFine(num_classes, backbone, encoder, decoder, multi_scale, multi_scale_epochs)
+        self.criterion = SetCriterion(
+            HungarianMatcher(costs, focal_cost),
+            [
+                LabelTerm(losses.label, LABEL_LOSSES[label_loss]()),
+                L1Term(losses.l1),
+                GiouTerm(losses.giou),
+                LocalisationTerm(losses.fgl, decoder.reg_scale),
+                DistillationTerm(losses.ddf),
+            ],
+            union_of_matchings,
+        )
+        self.postprocess = TopKSigmoid(DETECTIONS)
+        self.average(ema)
+
+    @property
+    def decoder_layers(self) -> int:
+        """See `DetectionModule.decoder_layers`."""
+        return len(self._decoder.decoder.layers)
+
+    def set_decoder_layers(self, count: int) -> int:
+        """See `DetectionModule.set_decoder_layers`."""
+        before, self._decoder.eval_layers = self._decoder.eval_layers, count
+        return before
+
+    @property
+    def _decoder(self) -> DistributionDecoder:
+        return cast(DFine, self.evaluation_network).decoder
+
+
+# -- published checkpoints ------------------------------------------------------------------------
+
+# what can be computed: anchors of one input size, and 1 / points
+_CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.num_points_scale)")
+# named in the official code, numbered in RT-DETR's and in our network
+_NAMED = re.compile(r"(encoder\.input_proj\.\d|decoder\.enc_output)\.(conv|proj|norm)\.")
+_TWICE = re.compile(r"decoder\.decoder\.(up|reg_scale)")
+HUGGING_FACE: tuple[tuple[str, str], ...] = ()
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict (`ema.module` or `model` already taken out), or Hugging Face's, to ours.
+
+    Raises:
+        KeyError: a key that the official network does not have.
+        ValueError: the two copies of a tensor differ.
+    """
+    if any(key.startswith("model.") for key in state):
+        state = from_hugging_face(state, (*HUGGING_FACE, *HUGGING_FACE_RT_DETR))
+    converted: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.partition(".")[0] not in ("backbone", "encoder", "decoder"):
+            raise KeyError(f"{key!r} is not a key of an official D-FINE checkpoint")
+        if _CONSTANT.fullmatch(key):
+            continue
+        name = _TWICE.sub(r"decoder.\1", _NAMED.sub(_to_number, key))
+        if name in converted and not torch.equal(converted[name], value):
+            raise ValueError(f"two copies of {name} differ; they are one tensor, so the file is damaged")
+        converted[name] = value
+    return converted
+
+
+def _to_number(match: re.Match[str]) -> str:
+    return f"{match[1]}.{1 if match[2] == 'norm' else 0}."
