@@ -132,7 +132,8 @@ class CheckpointSaver(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """All ranks read and write where rank zero does; the signals are taken back from Lightning."""
-        self.stop.install()
+        if self.stop.is_entered:
+            self.stop.install()
         if stage == "fit":
             self.folder = Path(trainer.strategy.broadcast(str(self.folder.absolute())))
             resumes = trainer.ckpt_path is not None

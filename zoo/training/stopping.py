@@ -35,12 +35,18 @@ class StopRequest:
         self.install()
         return self
 
+    @property
+    def is_entered(self) -> bool:
+        """Whether this context gives the handlers back; else Lightning gives back those that it finds."""
+        return bool(self._before)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     def install(self) -> None:
         """Installs the handlers; again after Lightning, whose own handler communicates with other ranks."""
