@@ -21,7 +21,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
-from zoo.runs.console import Console, is_rank_zero
+from zoo.runs.console import Console, is_rank_zero, quoted
 from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.launch import connect, launched, lost, of_another_process
@@ -116,31 +116,26 @@ def _train(
     if trusted and (named := strangers(recipe["trainer"])):
         console.say(f"trusted     the recipe's word alone imports {', '.join(named)}")
     refuse_missing_data(recipe)
-    if resume is not None:
-        resume = whole(resume, folder, console)
-    ids = noted_ids(recipe, folder, resume)
-    cli = ZooCLI(
-        recipe,
-        folder,
-        [Progress(console.say, watched()), history],
-        trusted=trusted,
-        run_id=ids["run_id"],
-        local_id=ids["local_id"],
-    )
+    with said_again(resume, console, trusted):
+        if resume is not None:
+            resume = whole(resume, folder, console)
+        ids = noted_ids(recipe, folder, resume)
+        shown = [Progress(console.say, watched()), history]
+        cli = ZooCLI(
+            recipe, folder, shown, trusted=trusted, run_id=ids["run_id"], local_id=ids["local_id"]
+        )  # fmt: skip
+        cli.datamodule.setup("fit")
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
     if module.second_stage is not None:
         module.second_stage.say = console.say
-    data.setup("fit")
     refuse_sizes(module, data, recipe)
     write_recipe(recipe, folder)
     if is_rank_zero():
         if resume is None:
             ending = {} if registration is None else {"register": registration._asdict()}
             write_json(folder / RUN_FILE, ending | ({"mlflow_run": ids["run_id"]} if ids["run_id"] else {}))
-        if isinstance(
-            trainer.logger, MLflowTracker
-        ):  # a kill after the run is made and before it is noted finds it
+        if isinstance(trainer.logger, MLflowTracker):  # finds a run that is made, and by a kill not noted
             note(folder, local_id=trainer.logger.local_id)
         console.say(f"recipe      {folder / RECIPE_FILE}")
         console.say(f"run         {folder}")
@@ -175,6 +170,18 @@ def fit(trainer: Trainer, module: DetectionModule, data: DetectionDataModule, re
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def said_again(resume: Path | None, console: Console, trusted: bool) -> Iterator[None]:
+    """Inside, before anything is trained, a signal leaves the checkpoint as it is; says how to go on with it."""
+    try:
+        yield
+    except (KeyboardInterrupt, signals.Terminated):
+        if resume is not None:
+            trust = " --trust-recipe" if trusted else ""
+            console.say(f"interrupted; go on with: zoo fit --ckpt-path {quoted(resume)}{trust}")
+        raise
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from zoo.runs.demo import empty_folder
 from zoo.runs.fit import find_checkpoint
 from zoo.runs.init_from import read_weights, start_from
 from zoo.runs.schema import InitFrom
-from zoo.runs.train import ended_as_asked
+from zoo.runs.signals import Terminated
+from zoo.runs.train import ended_as_asked, said_again
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.tracking.backend import connect, resolve_store
 from zoo.training.module import build_module
@@ -124,6 +125,16 @@ def test_a_process_that_is_gone_ends_the_others_by_a_line_that_says_how_to_go_on
         ended_as_asked(trainer, saver, Console()),
     ):
         raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated()])
+def test_a_resume_that_is_ended_before_its_first_step_says_how_to_go_on(tmp_path, capsys, error):
+    for resume in (None, tmp_path / "my run" / "last.ckpt"):
+        with pytest.raises(type(error)), said_again(resume, Console(), True):
+            raise error
+    assert capsys.readouterr().out == (
+        f"interrupted; go on with: zoo fit --ckpt-path '{tmp_path}/my run/last.ckpt' --trust-recipe\n"
+    )
 
 
 def test_other_errors_of_a_training_stay_what_they_are(tmp_path):
