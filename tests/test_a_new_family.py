@@ -211,7 +211,7 @@ def test_a_draft_of_a_published_model_is_its_manifest_but_for_what_a_person_know
     committed = read_manifest(Path(zoo.__file__).parent / "manifests" / "rt_detr_r18.coco_72e.yaml").to_dict()
     drafted = draft("rt_detr/r18_coco_72e", labels_of="rt_detr_r18").to_dict()
     differ = {key for key in committed if committed[key] != drafted[key]}
-    assert differ == {"sources", "origin", "trained_by", "data", "published", "counted", "created"}
+    assert differ == {"terms", "sources", "origin", "trained_by", "data", "published", "counted", "created"}
     assert committed["sources"][0] == drafted["sources"][0]
     assert committed["origin"]["file"] == drafted["origin"]["file"]
     assert committed["published"]["AP"] == drafted["published"]["AP"]

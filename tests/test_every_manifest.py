@@ -1,4 +1,5 @@
 import importlib
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from zoo.registry.manifest import METRICS_OF_MASKS, read_manifest
 from zoo.registry.names import base_name
 from zoo.registry.pull import addresses_of, published_hash
 from zoo.registry.store import BUILTIN_FOLDER
+from zoo.registry.terms import DATA_TERMS, commercial
 from zoo.registry.weights import count
 from zoo.training.module import build_module
 
@@ -81,7 +83,6 @@ def test_model_and_input_equal_those_of_each_recipe(name):
 @every
 def test_origin_is_accounted_for(name):
     manifest = MANIFESTS[name]
-    assert manifest.license
     first, *others = manifest.sources
     where = urlsplit(first)
     assert where.scheme == "https"
@@ -100,6 +101,47 @@ def test_origin_is_accounted_for(name):
         assert "no hash" in manifest.origin.note
     assert manifest.trained_by.differs
     assert manifest.data.name != "" or manifest.data.digest is not None
+
+
+@every
+def test_terms_of_code_weights_and_every_data_set_are_told_with_source_and_date(name):
+    manifest = MANIFESTS[name]
+    assert manifest.terms, f"{name}.yaml lacks terms: code, weights and data, as in detr_r50.coco_500e.yaml"
+    for part, terms in manifest.terms.parts():
+        assert terms.source, f"{name}.yaml: terms, {part}: source is null"
+        assert terms.date, f"{name}.yaml: terms, {part}: date is null"
+    trained_on = [manifest.data.name]
+    if manifest.lineage.parent is not None:
+        trained_on = [*MANIFESTS[manifest.lineage.parent].terms.data, *trained_on]
+    assert list(manifest.terms.data) == trained_on
+    for data in trained_on:
+        assert manifest.terms.data[data] == DATA_TERMS[data]
+    if any("o365" in word for word in name.replace(".", "_").split("_")):
+        assert commercial(manifest.terms) != "allowed"
+    cards = [address.split("/")[3:5] for address in manifest.sources if "huggingface.co" in address]
+    if manifest.terms.weights.commercial == "allowed" and cards:
+        assert any("/".join(card) in manifest.terms.weights.source for card in cards)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *((f"rt_detr_{size}.o365_12e", "rtdetr_paddle/README.md") for size in ("r18", "r50", "r101")),
+        *((n, "README.md") for n in MANIFESTS if n.startswith("rt_detr_") and "o365_12e" not in n),
+        *((n, "rtdetrv2_pytorch/README.md") for n in MANIFESTS if n.startswith("rt_detrv2_")),
+        *((n, "README.md") for n in MANIFESTS if n.startswith("detr_")),
+        *((n, "README.md") for n in MANIFESTS if n.startswith("deformable_detr_")),
+    ],
+)  # fmt: skip
+def test_scores_are_cited_from_the_file_that_prints_them(name, file):
+    """published_schedules.md, sections 1 and 2: the top README of RT-DETR has no row for Objects365 itself."""
+    source = MANIFESTS[name].published.source
+    repository, _, cited = source.partition(" ")
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{7}", repository)
+    assert re.match(r"[\w/.]+", cited)[0] == file
+    for key in MANIFESTS[name].recipes:
+        heading = (ROOT / "recipes" / f"{key}.yaml").read_text(encoding="utf-8").partition("about:")[0]
+        assert all(part in heading for part in file.split("/")), f"{key} does not name {file}"
 
 
 @every

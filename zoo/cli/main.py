@@ -345,6 +345,9 @@ def list_models(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of recipes/README.md.")
     ] = False,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those whose terms clearly allow commercial use.")
+    ] = False,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
@@ -355,7 +358,7 @@ def list_models(
     if markdown:
         Console().say(results_table())
     else:
-        run(registry, Console(as_json))
+        run(registry, Console(as_json), commercial)
 
 
 @app.command()

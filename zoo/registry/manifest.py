@@ -16,6 +16,7 @@ import yaml
 
 from zoo.contract.labels import LabelMap
 from zoo.registry.names import check_name
+from zoo.registry.terms import ModelTerms, check_terms
 from zoo.storage.plain_yaml import PlainYamlError, parse_yaml, read_yaml
 
 MANIFEST_FILE = "manifest.yaml"
@@ -208,7 +209,8 @@ class Manifest(_Block, kw_only=True, frozen=True):
     version: Annotated[int, msgspec.Meta(ge=1)]
     family: Words
     default: bool = False
-    license: Words
+    license: Words  # of the weights
+    terms: ModelTerms | None = None  # None: `license` is a statement without a source
     model: ModelBlock
     label_map: LabelMapBlock
     input: InputBlock
@@ -283,6 +285,13 @@ def check_manifest(manifest: Manifest) -> None:
             f"model.class_path {manifest.model.class_path!r} is not a class in a module of "
             "zoo.architectures; nothing else is imported for a manifest"
         )
+    if manifest.terms is not None:
+        check_terms(manifest.terms)
+        if manifest.terms.weights.licence != manifest.license:
+            raise ValueError(
+                f"license is {manifest.license!r}, terms.weights.licence is {manifest.terms.weights.licence!r}; "
+                "both are that of the weights"
+            )
     for entry in manifest.files:
         check_file_name(entry.path)
     paths = [entry.path for entry in manifest.files]

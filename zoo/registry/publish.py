@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,9 +32,18 @@ from zoo.registry.manifest import (
     TrainedBy,
 )
 from zoo.registry.names import check_alias, check_name, logged_model_name
-from zoo.registry.store import LocalRegistry, refuse_builtin_name, with_files
+from zoo.registry.store import (
+    BUILTIN_FOLDER,
+    LocalRegistry,
+    UnknownModelError,
+    find,
+    refuse_builtin_name,
+    with_files,
+)
+from zoo.registry.terms import NOT_STATED, ModelTerms, Terms, commercial, inherited, not_stated
 from zoo.registry.weights import Released, count, ready_module, released_from_checkpoint, save_weights
 from zoo.storage.durable import written
+from zoo.storage.plain_yaml import parse_yaml
 from zoo.tracking.backend import TrackingStore, connect, experiment_id, resolve_store
 from zoo.tracking.lineage import DISTRIBUTION
 
@@ -88,10 +98,12 @@ def publish(
     tracking_uri: str | None = None,
     run_id: str | None = None,
     measured: Mapping[str, Any] | None = None,
-    license: str = "not stated",
+    license: str | None = None,
     parent: str | None = None,
-    data_name: str = "custom",
+    data_name: str | None = None,
     data_split: str = "train",
+    data_terms: Terms | None = None,
+    recipe: str | None = None,
 ) -> Published:
     """Publishes the released weights of a run or checkpoint as the next version of `name`.
 
@@ -106,10 +118,13 @@ def publish(
         measured: scores of exactly these weights: fields of `MeasuredScores` except run and git_commit. By
             default the run's artifact `measured.json`, else the run's validation metrics at the
             checkpoint's step.
-        license: of the weights.
-        parent: name of the model that training started from.
-        data_name: what they were trained on.
+        license: of the weights, as you state it; None is the parent's.
+        parent: name of the model that training started from, whose terms the weights inherit; None is what the
+            run's recipe says.
+        data_name: what they were trained on; None is what the run's recipe says.
         data_split: the part of it that they were trained on.
+        data_terms: of that data set; None: not stated.
+        recipe: text of the recipe that the weights were trained by; None is the run's.
 
     Raises:
         FileNotFoundError: no such checkpoint, or run without one.
@@ -126,8 +141,11 @@ def publish(
     if run_id and run is None:
         # the server does not answer: `_read_run` has logged it, and the weights are published without the run
         measured = None
+    begun_from, trained_on = _of_recipe(recipe or (run.recipe if run is not None else None))
+    parent, data_name = parent or begun_from, data_name or trained_on or "custom"
     scores = _measured(run, measured, data_name)
-    manifest = _manifest(released, name, run, scores, license, parent, (data_name, data_split))
+    terms = _terms(released, parent, registry, license, (data_name, data_terms or not_stated()))
+    manifest = _manifest(released, name, run, scores, terms, parent, (data_name, data_split))
     store = LocalRegistry(registry)
 
     def make(folder: Path) -> Manifest:
@@ -249,12 +267,51 @@ def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str)
         raise ValueError(f"measured scores: {error}") from error
 
 
+def _of_recipe(text: str | None) -> tuple[str | None, str | None]:
+    """(model that a run started from, name of its data) by its recipe; None where it does not tell."""
+    if text is None:
+        return None, None
+    recipe = parse_yaml(text, RECIPE_FILE)
+    try:
+        source, root = str(recipe["init_from"]["source"]), str(recipe["data"]["init_args"]["root"])
+    except (KeyError, TypeError):
+        return None, None
+    # a checkpoint is a file: what bound it is not known
+    model = None if source == "none" or re.search(r"[/\\]|\.(ckpt|pth|pt|safetensors)$", source) else source
+    return model, PurePosixPath(root.rstrip("/")).name or None
+
+
+def _terms(
+    released: Released,
+    parent: str | None,
+    registry: str | Path | None,
+    license: str | None,
+    data: tuple[str, Terms],
+) -> ModelTerms:
+    """Terms of weights that this project has trained; a parent that is gone has told none."""
+    of_parent = None
+    if parent is not None:
+        try:
+            found = find(parent, registry).manifest
+            of_parent = (parent, found.terms, found.license, found.data.name)
+        except (UnknownModelError, ValueError, OSError) as error:
+            log.warning("the terms of %s, which training started from, are not known: %s", parent, error)
+            of_parent = (parent, None, NOT_STATED, "not known")
+    version = f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    code = Terms(licence="Apache-2.0", source=f"LICENSE of {version}", date=today, commercial="allowed")
+    module = importlib.util.find_spec(released.model["class_path"].rpartition(".")[0])
+    if module is None or not Path(str(module.origin)).is_relative_to(BUILTIN_FOLDER.parent):
+        code = not_stated("the architecture is not a part of this package")
+    return inherited(of_parent, code, license, data)
+
+
 def _manifest(
     released: Released,
     name: str,
     run: _Run | None,
     scores: MeasuredScores | None,
-    license: str,
+    terms: ModelTerms,
     parent: str | None,
     data: tuple[str, str],
 ) -> Manifest:
@@ -266,7 +323,8 @@ def _manifest(
         name=name,
         version=1,
         family=released.model["class_path"].split(".")[2],
-        license=license,
+        license=terms.weights.licence,
+        terms=terms,
         model=msgspec.convert(released.model, ModelBlock),
         label_map=msgspec.convert(released.label_map.to_dict(), LabelMapBlock),
         input=msgspec.convert(released.input.to_dict(), InputBlock),
@@ -325,6 +383,7 @@ def register(
     run_id = manifest.lineage.run
     weights = manifest.file(WEIGHTS_FILE)
     tags = {"zoo.name": manifest.name, "zoo.version": str(manifest.version)}
+    tags |= {"zoo.license": manifest.license, "zoo.commercial": commercial(manifest.terms)}
     tags["zoo.sha256"] = weights.sha256 if weights is not None else ""
     model = client.create_logged_model(
         experiment_id=experiment or experiment_id(client, tracking),

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.registry.manifest import MANIFEST_FILE, Manifest
 from zoo.registry.names import Reference, base_name, parse_reference
 from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifests
+from zoo.registry.terms import commercial, restriction
 from zoo.runs import recipes
 from zoo.storage.cache import cache_root
 
@@ -188,8 +189,27 @@ def _with_manifest(entry: Entry, manifest: Manifest) -> Entry:
     """The manifest's facts on the recipe's; the recipe alone knows speed and scores with fewer layers."""
     plain = manifest.to_dict()
     published = {**(entry["published"] or {}), **(plain["published"] or {})}
-    keep = ("version", "license", "sources", "params", "macs", "counted", "measured", "trained_by", "origin")
-    return {**{key: plain[key] for key in keep}, "published": published or None}
+    keep = (
+        "version",
+        "license",
+        "terms",
+        "sources",
+        "params",
+        "macs",
+        "counted",
+        "measured",
+        "trained_by",
+        "origin",
+    )
+    return {**{key: plain[key] for key in keep}, "published": published or None, **_of_terms(manifest)}
+
+
+def _of_terms(manifest: Manifest) -> dict[str, Any]:
+    """What the terms of a model say of its commercial use: `allowed`, or `unclear` or `forbidden` and why."""
+    return {
+        "commercial": commercial(manifest.terms),
+        "restriction": restriction(manifest.terms, manifest.license),
+    }
 
 
 def _of_registry(local: LocalRegistry, manifest: Manifest) -> Entry:
@@ -199,6 +219,7 @@ def _of_registry(local: LocalRegistry, manifest: Manifest) -> Entry:
     versions = local.aliases(manifest.name)
     return {
         **{key: value for key, value in plain.items() if key not in left_out},
+        **_of_terms(manifest),
         "aliases": [alias for alias, version in versions.items() if version == manifest.version],
         "classes": classes,
         "folder": str(local.folder(manifest.name, manifest.version)),

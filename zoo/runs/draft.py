@@ -25,6 +25,7 @@ from zoo.registry.manifest import (
 )
 from zoo.registry.names import base_name
 from zoo.registry.store import builtin_manifest, builtin_manifests, find
+from zoo.registry.terms import DATA_TERMS, ModelTerms, not_stated, stated
 from zoo.registry.weights import count
 from zoo.runs import mask_data, recipes, schema
 from zoo.runs.train import refuse_missing_data
@@ -71,6 +72,7 @@ def draft(name: str, overrides: Mapping[str, Any] | None = None, labels_of: str 
             for other, path in builtin_manifests().items()
         ),
         license=about["license"],
+        terms=drafted_terms(recipe, data.name),
         model=msgspec.convert(recipe["model"], ModelBlock),
         label_map=msgspec.convert(labels.to_dict(), LabelMapBlock),
         input=msgspec.convert(contract.to_dict(), InputBlock),
@@ -93,6 +95,18 @@ def draft(name: str, overrides: Mapping[str, Any] | None = None, labels_of: str 
     )
     check_manifest(drafted)
     return drafted
+
+
+def drafted_terms(recipe: recipes.Recipe, data_name: str) -> ModelTerms:
+    """What is known of the terms; of code and weights a person must read them."""
+    unread = stated(
+        recipe["about"]["license"], "to be completed: where it is written, when you read it, commercial use"
+    )
+    every = {data_name: DATA_TERMS.get(data_name, not_stated())}
+    before = builtin_manifests().get(recipe.get("init_from", {}).get("source", "none"))
+    if before is not None and (terms := builtin_manifest(before).terms) is not None:
+        every = {**terms.data, **every}
+    return ModelTerms(code=unread, weights=unread, data=every)
 
 
 def label_map(recipe: recipes.Recipe, labels_of: str | None) -> LabelMap:

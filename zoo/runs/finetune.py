@@ -17,6 +17,7 @@ from zoo.contract.input_limits import InputLimits, Size
 from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
+from zoo.registry.terms import restriction
 from zoo.runs import catalogue, mask_data, recipes, schema, trust
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
@@ -151,7 +152,7 @@ def finetune(
     seen, looked = image_check(read, place_of(data))
     notes += [*fit_to_data(recipe, read, choices), head_note(recipe), *looked]
     if recipe["init_from"]["source"] == start.weights:
-        fetch_published(start, registry)
+        notes += fetch_published(start, registry)
     recipe["about"]["name"], _, tag = name.partition(".")
     recipe["about"]["tag"] = tag or "custom"
     folder = folder or new_folder(name.replace(".", "-"))
@@ -500,8 +501,8 @@ def seen_as(recipe: Recipe) -> str:
     return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
 
 
-def fetch_published(start: Start, registry: str | Path | None) -> None:
-    """Makes the published weights ready before anything else takes time.
+def fetch_published(start: Start, registry: str | Path | None) -> list[str]:
+    """Makes the published weights ready before anything else takes time; a note where their terms are restricted.
 
     Raises:
         ConnectionError: they cannot be fetched; names `--weights random`.
@@ -511,12 +512,14 @@ def fetch_published(start: Start, registry: str | Path | None) -> None:
 
     assert start.weights is not None
     try:
-        pull(start.weights, registry=registry)
+        manifest = pull(start.weights, registry=registry).manifest
     except DownloadError as error:
         raise ConnectionError(
             f"the weights of {start.weights} cannot be fetched: {error} "
             "Or train from scratch: --weights random"
         ) from error
+    restricted = restriction(manifest.terms, manifest.license)
+    return [f"{start.weights}: {restricted}; what you train from it inherits that"] if restricted else []
 
 
 def announce(

@@ -19,6 +19,7 @@ def pull(
 ) -> dict[str, Any]:
     """Makes the files ready and hashes every one of them; where they are."""
     from zoo.registry.pull import pull as pull_version
+    from zoo.registry.terms import commercial, restriction
 
     pulled = pull_version(name, registry=registry, source=source)
     folder = pulled.folder
@@ -30,12 +31,18 @@ def pull(
     console.say(f"{manifest.name}:{manifest.version}  {folder}  ({how})")
     for entry in manifest.files:
         console.say(f"  {entry.path}  {entry.size} bytes  sha256 {entry.sha256[:16]}... checked")
+    restricted = restriction(manifest.terms, manifest.license)
+    if restricted:
+        console.say(f"  {restricted}")
     return {
         "name": manifest.name,
         "version": manifest.version,
         "folder": str(folder),
         "kind": pulled.kind,
         "downloaded": pulled.downloaded,
+        "license": manifest.license,
+        "commercial": commercial(manifest.terms),
+        "restriction": restricted,
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files],
     }
 
@@ -79,7 +86,7 @@ def register(
         registry=registry,
         run_id=run_id,
         measured=_without_step(measured(document, split)) if accountable else None,
-        parent=parent if run.recipe["init_from"]["source"] != "none" else None,
+        parent=parent if run.recipe["init_from"]["source"] == parent else None,
         data_name=Path(run.recipe["data"]["init_args"]["root"]).name,
     )
     reference = published.reference

@@ -152,6 +152,8 @@ def publish(
 
 
 def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The best checkpoint of a run folder and the run that wrote it."""
+    """The best checkpoint of a run folder, the run that wrote it and its recipe."""
     document = document_of(folder)
-    return document["checkpoint"], {"run_id": document["run"]}
+    recipe = folder / RECIPE_FILE
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    return document["checkpoint"], {"run_id": document["run"], "recipe": text}

@@ -9,15 +9,28 @@ from typing import Any
 
 from zoo.registry.manifest import METRICS_OF_MASKS
 from zoo.runs import catalogue, recipes
-from zoo.runs.console import Console
+from zoo.runs.console import Console, counted
 
 WIDTH = 110
 
 
-def list_models(registry: Path | None, console: Console) -> None:
-    """One row per model of the zoo, then those of the user's registry."""
+def list_models(registry: Path | None, console: Console, commercial: bool = False) -> None:
+    """One row per model of the zoo, then those of the user's registry.
+
+    Args:
+        registry: of the user.
+        console: prints the table.
+        commercial: only models whose terms clearly allow commercial use.
+    """
     models = list(catalogue.models().values())
     registered = catalogue.registered(registry)
+    left_out = 0
+    if commercial:
+        every = len(models) + len(registered)
+        models, registered = (
+            [e for e in entries if e.get("commercial") == "allowed"] for entries in (models, registered)
+        )
+        left_out = every - len(models) - len(registered)
     console.result(models + registered)
     if console.as_json:
         return
@@ -33,6 +46,11 @@ def list_models(registry: Path | None, console: Console) -> None:
         console.say("\nin your registry:")
         own = [(e["name"], e["version"], *_own_score(e["measured"])) for e in registered]
         console.table(("model", "version", "measured AP", "on"), own)
+    if commercial:
+        console.say(
+            f"\nleft out: {counted(left_out, 'model')} without published weights, or whose terms of code, weights or "
+            "training data do not clearly allow commercial use"
+        )
     console.say("\nzoo info NAME tells more; zoo finetune NAME --data FOLDER trains it on your images")
 
 
@@ -72,7 +90,7 @@ def info(name: str, registry: Path | None, console: Console) -> None:
     if entry is not None:
         console.result(entry)
         if not console.as_json:
-            show(entry, console)
+            show({**entry, "terms": _terms(entry["terms"])}, console)
         return
     entry = catalogue.with_details(catalogue.find(name))
     console.result(entry)
@@ -95,6 +113,8 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
         "name": entry["full_name"],
         "family": f"{entry['family']}, {entry.get('paper', 'no paper')}",
         "licence": entry["license"],
+        "commercial": entry.get("restriction") or entry.get("commercial"),
+        "terms": _terms(entry.get("terms")),
         "parameters": f"{_number(entry['params'])}" + _published(published.get("params")),
         "multiply-adds": f"{entry['macs'] / 1e9:.1f} G at {shape}" + _flops(published),
         "counted": entry.get("counted"),
@@ -138,6 +158,21 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
         facts[what] = entry["trained_by"]["differs"]
     facts["recipes"] = entry["recipes"]
     return facts
+
+
+def _terms(terms: dict[str, Any] | None) -> dict[str, str]:
+    """Licence, source and date of code, weights and each data set, in words."""
+    if terms is None:
+        return {}
+    parts = {"code": terms["code"], "weights": terms["weights"]}
+    parts |= {f"data {name}": one for name, one in terms["data"].items()}
+    return {
+        part: f"{one['licence']}, from {one['source'] or 'no source'}"
+        + (f", {one['date']}" if one["date"] else "")
+        + f"; commercial use {one['commercial']}"
+        + (f"; {one['note']}" if one["note"] else "")
+        for part, one in parts.items()
+    }
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
