@@ -275,19 +275,21 @@ class DetectionModule(LightningModule):
             return
         self.guard.restore(self.network)
         step, rank = self.trainer.global_step + 1, self.trainer.global_rank
-        told = f"step {step} is {self.guard.describe(self.network)}"
-        name = f"non-finite-step={step}{f'-rank={rank}' if rank else ''}.pt"
-        if self.guard.may_skip:
-            saved = self.guard.save(self, name) if self.guard.skipped == 0 else None
+        name, skips = f"non-finite-step={step}{f'-rank={rank}' if rank else ''}.pt", self.guard.may_skip
+        kept = self.guard.save(self, name) if not skips or self.guard.skipped == 0 else None
+        what, saved = self.guard.shared(self.guard.describe(self.network), kept)
+        told = f"step {step} is {what}"
+        if skips:
             self.guard.skip(self.network)
             self.log("train/skipped_steps", float(self.guard.skipped))
-            log.warning("%s; it is skipped%s", told, ways_on(saved))
+            if rank == 0:
+                log.warning("%s; it is skipped%s", told, ways_on(saved))
             return
         if self.guard.in_a_row:
             told += f", after {self.guard.in_a_row} that were skipped in a row"
         saver = self.trainer.checkpoint_callback
         again = saver.resume_command() if isinstance(saver, CheckpointSaver) else ""
-        raise FloatingPointError(told + ways_on(self.guard.save(self, name), again))
+        raise FloatingPointError(told + ways_on(saved, again))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Averages the weights after each step that was done, before any callback may save them."""

@@ -145,9 +145,9 @@ class StepGuard:
         return self.policy.action == "skip" and self.in_a_row < self.policy.limit
 
     def describe(self, network: nn.Module) -> str:
-        """What is not finite, and in which images."""
+        """What is not finite, and in which images; nothing if that is another process's to tell."""
         if self._elsewhere:
-            return "not finite: the loss of another process, which names it"
+            return ""
         bad = [part for part in self._parts if part.error or not_finite(part.losses)]
         told = [part.error or f"the loss {listed(not_finite(part.losses))}" for part in bad]
         if not bad:
@@ -157,6 +157,18 @@ class StepGuard:
         files = (self.names(ids) if self.names else None) or [str(i) for i in ids]
         images = f" (images {listed(files)})" if files else ""
         return f"not finite: {'; '.join(dict.fromkeys(told))}{images}"
+
+    def shared(self, told: str, saved: Path | None) -> tuple[str, Path | None]:
+        """What the process at fault describes and has saved: the line of rank zero is the one that is read.
+
+        Where only the sum of all gradients is not finite, each process has saved its own part, and rank zero tells.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return told, saved
+        every: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, (self._elsewhere, told, saved))
+        _, told, saved = min(every, key=lambda one: one[0])
+        return told, saved
 
     def save(self, module: Any, name: str) -> Path | None:
         """Writes what repeats the step: the weights before it, its micro-batches, and their seeds.

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_module import make_data, trainer
 from test_saving import build, equal
 
 from datamodules.shapes import generate_shapes
+from zoo.layers.hybrid_encoder import HybridEncoder
 from zoo.runs.console import Console
 from zoo.runs.replay import replay
 from zoo.storage.checkpoint_io import read_checkpoint
@@ -198,14 +200,14 @@ def _guarded(rank):
         guard.begin(network, first=True)
         guard.note(type("B", (), {"image_ids": (rank,)}), 0, {"a": torch.tensor([loss])})
         bad.append(guard.is_bad(network, scaled_down=False))
-    return bad, guard.describe(network), guard.save(None, "x") is None
+    return bad, guard.save(None, "x"), guard.shared(guard.describe(network), Path(str(rank)))
 
 
 def test_all_ranks_agree_and_the_one_that_is_at_fault_names_it(answers_of_two_ranks):
     answers = answers_of_two_ranks(_guarded)
     assert [answers[rank][0] for rank in (0, 1)] == [[False, True]] * 2
-    assert answers[0][1] == "not finite: the loss of another process, which names it"
-    assert answers[1][1] == "not finite: the loss a (images 1)"
+    assert answers[0][1:] == (None, ("not finite: the loss a (images 1)", Path("1")))
+    assert answers[1][2] == answers[0][2], "rank zero tells it"
 
 
 @pytest.mark.parametrize(("action", "limit"), [("ignore", 1), ("skip", 0)])
@@ -253,6 +255,21 @@ def test_a_replay_names_the_first_gradient(shapes, tmp_path, monkeypatch):
     assert found["reproduced"]
     assert "losses" not in found
     assert len(found["parameters"]) == 1
+
+
+def test_a_replay_names_the_first_module_backwards(shapes, tmp_path, monkeypatch):
+    real = HybridEncoder.forward
+
+    def root_of_nothing(self, *inputs):  # adds nothing, with an infinite slope
+        maps = list(real(self, *inputs))
+        return [maps[0] + (maps[0] * 0.0).abs().sqrt(), *maps[1:]]
+
+    monkeypatch.setattr(HybridEncoder, "forward", root_of_nothing)
+    with pytest.raises(FloatingPointError, match="the gradient of"):
+        run(shapes, tmp_path, Poison([], "loss"), batch_size=4)
+    found = replay(tmp_path / "non-finite-step=1.pt", Said())
+    assert found["module"] is None
+    assert found["gradient_of"].startswith("encoder.")
 
 
 def test_a_replay_of_what_is_finite_here_says_so(shapes, tmp_path):
