@@ -128,7 +128,8 @@ def test_terms_of_code_weights_and_every_data_set_are_told_with_source_and_date(
     [
         *((f"rt_detr_{size}.o365_12e", "rtdetr_paddle/README.md") for size in ("r18", "r50", "r101")),
         *((n, "README.md") for n in MANIFESTS if n.startswith("rt_detr_") and "o365_12e" not in n),
-        *((n, "rtdetrv2_pytorch/README.md") for n in MANIFESTS if n.startswith("rt_detrv2_")),
+        *((n, "rtdetrv2_pytorch/README.md") for n in MANIFESTS if n.startswith("rt_detrv2_") and ".deim" not in n),
+        *((n, "README.md") for n in MANIFESTS if n.startswith(("dfine_", "deimv2_")) or ".deim" in n),
         *((n, "README.md") for n in MANIFESTS if n.startswith("detr_")),
         *((n, "README.md") for n in MANIFESTS if n.startswith("deformable_detr_")),
     ],
