@@ -171,7 +171,22 @@ _CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.num_points_s
 # named in the official code, numbered in RT-DETR's and in our network
 _NAMED = re.compile(r"(encoder\.input_proj\.\d|decoder\.enc_output)\.(conv|proj|norm)\.")
 _TWICE = re.compile(r"decoder\.decoder\.(up|reg_scale)")
-HUGGING_FACE: tuple[tuple[str, str], ...] = ()
+# DFineForObjectDetection's own names in transformers, 4 (the files on the hub) and 5, to the official ones
+HUGGING_FACE = (
+    (r"^model\.backbone\.model\.embedder\.", "backbone.stem."),
+    (r"^model\.backbone\.model\.encoder\.", "backbone."),
+    (r"^(backbone\..*)\.convolution\.", r"\1.conv."),
+    (r"^(backbone\..*)\.normalization\.", r"\1.bn."),
+    (r"^(model\.encoder\.(?:fpn|pan)_blocks\.\d)\.conv([14])\.", r"\1.cv\2."),
+    (r"^(model\.encoder\.(?:fpn|pan)_blocks\.\d)\.conv([23])\.", r"\1.cv\2.1."),
+    (r"^(model\.encoder\.(?:fpn|pan)_blocks\.\d)\.csp_rep1\.", r"\1.cv2.0."),
+    (r"^(model\.encoder\.(?:fpn|pan)_blocks\.\d)\.csp_rep2\.", r"\1.cv3.0."),
+    (r"^(model\.encoder\.downsample_convs\.\d)\.conv([12])\.", r"\1.0.cv\2."),
+    (r"(layers\.\d)\.mlp\.layers\.0\.", r"\1.linear1."),
+    (r"(layers\.\d)\.mlp\.layers\.1\.", r"\1.linear2."),
+    (r"^model\.decoder\.(pre_bbox_head|up|reg_scale)\b", r"decoder.\1"),
+    (r"^model\.decoder\.lqe_layers\.", "decoder.decoder.lqe_layers."),
+)
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,8 +76,7 @@ class RefinedLosses(OfficialLosses):
             own = {k for k in named if "_dn_" not in k and not k.endswith(("_enc_0", "_pre"))}
             last = {k: k.split("_aux_")[0] + "_dn_" for k in own}
             for name, start in last.items():
-                layer = name.split("_aux_")[1] if "_aux_" in name else str(num_layers - 1)
-                named[start + layer] = nothing
+                named[start + (name.split("_aux_")[1] if "_aux_" in name else str(num_layers - 1))] = nothing
             named |= {n.replace("_pre", "_dn_pre"): nothing for n in list(named) if n.endswith("_pre")}
         return named
 

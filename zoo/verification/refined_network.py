@@ -157,9 +157,7 @@ def compare_refined_structure(
 
 
 @torch.no_grad()
-def compare_formula(
-    case: Case, size: str, network: nn.Module, from_published: FromPublished
-) -> list[Comparison]:
+def compare_formula(case: Case, size: str, network: Any, from_published: FromPublished) -> list[Comparison]:
     """A full-size network whose weights are a formula of name and index, float64, on one image."""
     facts = json.loads((case.root / case.folder / f"structure_{size}.json").read_text())
     network = network.double().eval()
@@ -200,7 +198,7 @@ def compare_formula(
     ]
 
 
-def selected_tokens(logits: Tensor, network: nn.Module, maps: Sequence[Tensor]) -> Tensor:
+def selected_tokens(logits: Tensor, network: Any, maps: Sequence[Tensor]) -> Tensor:
     """Which tokens became queries: those with the highest logit of any class, in order."""
     seen: list[Tensor] = []
     hook = network.decoder.enc_score_head.register_forward_hook(
