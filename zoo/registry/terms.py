@@ -157,7 +157,7 @@ def inherited(
         weights, every = terms.weights, dict(terms.data)
     if licence is not None and licence != weights.licence:
         bound = f"the parent {parent} is under {weights.licence} ({weights.source or 'no source'})"
-        kept = "forbidden" if weights.commercial == "forbidden" else "unclear"
+        kept: Commercial = "forbidden" if weights.commercial == "forbidden" else "unclear"
         source, date = (weights.source, weights.date) if kept == "forbidden" else (None, None)
         weights = Terms(licence=licence, source=source, date=date, commercial=kept, note=bound)
     name, of_data = data
