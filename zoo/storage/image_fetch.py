@@ -62,6 +62,7 @@ def fetch(address: str, *, private: bool = False) -> bytes:
         ValueError: it is too large.
     """
     end, asked = time.monotonic() + SECONDS_IN_ALL, address
+    shown = " ".join(address[:200].split())
     try:
         for _ in range(MOST_REDIRECTS + 1):
             content, asked = _answer(asked, private, end)
@@ -73,9 +74,9 @@ def fetch(address: str, *, private: bool = False) -> bytes:
         what = " ".join(str(error).split()) or type(error).__name__
         if time.monotonic() > end:  # the socket was shut, and reading it ended somehow
             what = f"it is not complete after {SECONDS_IN_ALL:.0f} seconds"
-        raise ConnectionError(f"{address[:200]} could not be fetched: {what[:200]}") from error
+        raise ConnectionError(f"{shown} could not be fetched: {what[:200]}") from error
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{address[:200]} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
+        raise ValueError(f"{shown} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
     return content
 
 
@@ -120,6 +121,7 @@ class _Pinned(http.client.HTTPConnection):
         self.default_port = 443 if tls else 80
         self._address = address
         self._tls = tls
+        self._wire: socket.socket | None = None  # `sock` forgets it where an answer ends with the connection
 
     def connect(self) -> None:
         """Connects to the address that was checked."""
@@ -129,13 +131,15 @@ class _Pinned(http.client.HTTPConnection):
             self.sock = context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
+        self._wire = self.sock
+        if isinstance(self.sock, ssl.SSLSocket):
             self.sock.do_handshake()  # apart, so that `shut` reaches it
 
     def shut(self) -> None:
         """Ends whatever waits for the other side."""
-        if self.sock is not None:
+        if self._wire is not None:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
 
 def _public(host: str, port: int, private: bool, end: float) -> str:
