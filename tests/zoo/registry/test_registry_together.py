@@ -1,5 +1,6 @@
 """Many processes, and machines, at one registry; some are killed. Nothing half is seen, and nothing is left over."""
 
+import contextlib
 import functools
 import os
 import random
@@ -17,6 +18,7 @@ from zoo.storage import staging
 from zoo.storage.staging import put_in_place, resumable, staged
 
 NAME = "rt_detr_tiny.shapes"
+PULLERS = 4
 
 
 def add(root, value, slowly=0.0):
@@ -108,9 +110,20 @@ def test_machines_whose_locks_do_not_reach_each_other(tmp_path, nursery):
     assert left_over(tmp_path) == []
 
 
+def test_a_number_that_half_a_version_has_is_not_given_again(tmp_path):
+    """As an older version, or a copy that was cut, left it."""
+    (tmp_path / NAME / "3").mkdir(parents=True)
+    assert add(tmp_path, 1.0).version == 4
+    (tmp_path / NAME / "7").mkdir()
+    (tmp_path / NAME / "7" / "model.safetensors").touch()
+    assert add(tmp_path, 1.0).version == 8
+    assert LocalRegistry(tmp_path).versions(NAME) == [4, 8]
+
+
 def pull_it(address, root, locks):
     if not locks:
         pulling.one_at_a_time = _no_lock
+        pulling.resumable = _when_all_have_looked
     return pull(address, registry=root).manifest.version
 
 
@@ -125,12 +138,23 @@ class _no_lock:
         pass
 
 
+@contextlib.contextmanager
+def _when_all_have_looked(parent, name):
+    """None of them has seen the version of another."""
+    (parent / f"{os.getpid()}.lock").touch()
+    until = time.monotonic() + 60
+    while len(list(parent.glob("*.lock"))) < PULLERS and time.monotonic() < until:
+        time.sleep(0.01)
+    with resumable(parent, name) as place:
+        yield place
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_a_model_that_many_pull_at_once_is_one_version(tmp_path, nursery, locks):
     add(tmp_path / "theirs", 3.0)
     address = (tmp_path / "theirs" / NAME / "1" / "manifest.yaml").as_uri()
-    works = [functools.partial(pull_it, address, tmp_path / "mine", locks) for _ in range(4)]
-    assert nursery.answers(works) == [1, 1, 1, 1]
+    works = [functools.partial(pull_it, address, tmp_path / "mine", locks) for _ in range(PULLERS)]
+    assert nursery.answers(works) == [1] * PULLERS
     assert LocalRegistry(tmp_path / "mine").versions(NAME) == [1]
     assert left_over(tmp_path / "mine") == []
 

@@ -15,13 +15,13 @@ from registry_case import safetensors_bytes, tiny_manifest
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
 from zoo.registry.store import LocalRegistry, with_files
-from zoo.runs import recipes, trust
+from zoo.runs import recipes, schema, trust
 from zoo.runs.building import recipe as recipe_of
 from zoo.runs.finetune import Choices, complete_recipe, starting_point
 from zoo.runs.fit import fit
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.schema import check
-from zoo.training.module import build_module
+from zoo.training.module import DetectionModule, build_module
 
 NAMED = {"class_path": "strangers_code.Thing", "init_args": {}}
 
@@ -124,6 +124,33 @@ def test_a_recipe_names_no_code_and_no_place(tiny, imported, tmp_path, place, va
     with pytest.raises(ValueError, match=r"^.") as refused:
         ZooCLI(tiny, tmp_path / "run", [], with_tracker=False)
     assert "\n" not in str(refused.value)
+    assert not imported()
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (of_lightning("callbacks.EarlyStopping", monitor=NAMED), "no word and no number"),
+        (of_lightning("callbacks.EarlyStopping", monitor=["a"]), "no word and no number"),
+        (of_lightning("callbacks.EarlyStopping") | {"dict_kwargs": {"a": NAMED}}, "and nothing else"),
+    ],
+)
+def test_the_rules_do_not_lean_on_the_parser(item, said):
+    with pytest.raises(ValueError, match=said):
+        trust.refuse_strangers({"callbacks": [item]})
+
+
+@pytest.mark.parametrize("value", [NAMED, [NAMED], {"a": NAMED}, "strangers_code.Thing"])
+def test_an_argument_that_takes_any_module_takes_none_from_a_recipe(tiny, imported, monkeypatch, value):
+    class Open(DetectionModule):
+        def __init__(self, *, part: torch.nn.Module) -> None:
+            raise AssertionError
+
+    real = schema.load_class
+    monkeypatch.setattr(schema, "load_class", lambda key, path: Open if key == "model" else real(key, path))
+    tiny["model"]["init_args"] = {"part": value}
+    with pytest.raises(ValueError, match=r"model\.part.* is (no key of a recipe|'strangers_code)"):
+        check(tiny)
     assert not imported()
 
 

@@ -11,7 +11,7 @@ from zoo.storage.deadline import Deadline
 from zoo.tracking import logger
 from zoo.tracking.backend import connect, resolve_store
 from zoo.tracking.logger import MLflowTracker
-from zoo.tracking.spool import replay_spool
+from zoo.tracking.spool import Spool, has_run, replay_spool
 
 NONSENSE = [b"", b"{}", b"[]", b"null", b"<html>hi</html>", b"\xff", b'{"run": 3}',
             b'{"experiment": {"experiment_id": 4}}',
@@ -79,6 +79,36 @@ def test_a_bad_server_stops_nothing_and_one_that_is_mended_gets_everything_once(
     assert replay_spool(tracking_uri=there.uri).waiting == 0
     assert_once(there, range(5))
     assert not list((tracker.spool_file.parent).iterdir())
+
+
+def test_an_answer_about_another_run_is_not_that_of_mlflow(server):
+    client = connect(resolve_store(tracking_uri=server(NONSENSE[-1]).uri))
+    with pytest.raises(ConnectionError, match=r"not as MLflow does: asked for run f+, it gave 'a'"):
+        has_run(client, "f" * 32)
+
+
+def test_of_a_replay_that_ends_early_only_the_rest_waits(server):
+    gone = server()
+    gone.kill()
+    tracker = MLflowTracker(tracking_uri=gone.uri)
+    log_steps(tracker, range(5))
+    tracker.finalize("success")
+    there, calls = again(server, gone), []
+
+    def in_time(call):
+        calls.append(call)
+        if len(calls) > 3:  # the run and two records
+            raise ConnectionError("gone again")
+        return call()
+
+    store = resolve_store(tracking_uri=there.uri)
+    spool = Spool(store.root, tracker.local_id)
+    waited = spool.waiting()
+    with pytest.raises(ConnectionError, match="gone again"):
+        spool.replay(connect(store), store, in_time)
+    assert spool.waiting() == waited - 2
+    assert replay_spool(tracking_uri=there.uri).sent == waited - 2
+    assert_once(there, range(5))
 
 
 @pytest.mark.parametrize("at", ["runs/create", "log-batch", "runs/update"])

@@ -257,6 +257,22 @@ def test_a_replay_names_the_first_gradient(shapes, tmp_path, monkeypatch):
     assert len(found["parameters"]) == 1
 
 
+def test_a_replay_draws_what_the_run_drew(shapes, tmp_path, monkeypatch):
+    real, drawn = DetectionModule.losses, []
+
+    def drawing(self, batch):
+        drawn.append(float(torch.rand(())))
+        losses = real(self, batch)
+        return {**losses, "mine/label": next(iter(losses.values())) * torch.nan}
+
+    monkeypatch.setattr(DetectionModule, "losses", drawing)
+    with pytest.raises(FloatingPointError):
+        run(shapes, tmp_path, Poison([]), batch_size=4)
+    replay(tmp_path / "non-finite-step=1.pt", Said())
+    assert len(set(drawn)) == 2
+    assert drawn[:2] == drawn[2:]
+
+
 def test_a_replay_names_the_first_module_backwards(shapes, tmp_path, monkeypatch):
     real = HybridEncoder.forward
 
