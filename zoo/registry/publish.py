@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib.util
 import json
 import logging
@@ -155,7 +156,13 @@ def publish(
                 (folder / RECIPE_FILE).write_text(run.recipe, encoding="utf-8")
         return with_files(manifest, folder)
 
-    manifest = store.add(make, name)
+    try:
+        manifest = store.add(make, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        told = "nothing was published and what was there is whole: make room, and run the same command again"
+        raise OSError(error.errno, f"{error.strerror}; {told}", str(store.root)) from error
     if alias is not None:
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)

@@ -58,10 +58,11 @@ def test_a_path_that_leads_above_the_set_is_refused(root, paths):
         read(root)
 
 
-def test_the_home_folder_is_no_folder_of_images(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("named", ["home/me", "home"])
+def test_the_home_folder_is_no_folder_of_images(root, tmp_path, monkeypatch, named):
     monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
     picture(tmp_path / "home" / "me" / "holiday.png")
-    yaml(root, f"train: images/train\nval: {tmp_path}/home/me")
+    yaml(root, f"train: images/train\nval: {tmp_path}/{named}")
     with pytest.raises(ValueError, match="holds more than this data set"):
         read(root)
 

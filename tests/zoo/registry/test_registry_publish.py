@@ -1,3 +1,4 @@
+import errno
 import logging
 import zipfile
 
@@ -55,6 +56,25 @@ def test_a_run_becomes_a_version_with_the_score_of_its_checkpoint(place, client)
     assert {f.path for f in published.manifest.files} == {"model.safetensors", "recipe.yaml"}
     assert pull(f"{NAME}@champion").manifest == published.manifest
     assert published.note == ""
+
+
+def test_a_full_disk_leaves_what_was_published_and_says_so(place, monkeypatch):
+    publish(place, NAME)
+
+    def full(state, target):
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zoo.registry.publish.save_weights", full)
+        with pytest.raises(
+            OSError, match="nothing was published and what was there is whole: make room"
+        ) as told:
+            publish(place, NAME)
+    store = LocalRegistry()
+    assert told.value.filename == str(store.root)
+    assert [p.name for p in store.root.iterdir()] == [NAME]
+    assert publish(place, NAME).manifest.version == 2
 
 
 def test_what_is_released_is_the_average_and_loads_as_such(place):
