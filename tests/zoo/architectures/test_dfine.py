@@ -6,31 +6,88 @@ import pytest
 import torch
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
-from zoo.architectures.dfine import from_published
+from zoo.architectures.dfine import DFine, from_published
+from zoo.layers.backbone import BackboneConfig
+from zoo.layers.distribution_decoder import DistributionConfig
+from zoo.layers.hybrid_encoder import EncoderConfig
 from zoo.training.module import build_module
 from zoo.verification.proof import build_recipe
 
 
-def of_transformers() -> DFineForObjectDetection:
-    """D-FINE-S as transformers builds it, with values that tell tensors apart."""
-    backbone = HGNetV2Config(
-        out_features=["stage2", "stage3", "stage4"], use_learnable_affine_block=True,
-        stem_channels=[3, 16, 16], stage_in_channels=[16, 64, 256, 512], stage_mid_channels=[16, 32, 64, 128],
-        hidden_sizes=[64, 256, 512, 1024], stage_out_channels=[64, 256, 512, 1024],
-        stage_num_blocks=[1, 1, 2, 1], stage_numb_of_layers=[3, 3, 3, 3],
-    )  # fmt: skip
-    config = DFineConfig(
-        backbone_config=backbone, encoder_in_channels=[256, 512, 1024], depth_mult=0.34, hidden_expansion=0.5,
-        decoder_layers=3, num_labels=80, freeze_backbone_batch_norms=False, eval_size=None,
-    )  # fmt: skip
+def perturbed(config: DFineConfig) -> DFineForObjectDetection:
+    """The network of transformers in float64, with values that tell tensors apart."""
     torch.manual_seed(0)
-    network = DFineForObjectDetection(config).eval()
+    network = DFineForObjectDetection(config).double().eval()
     with torch.no_grad():
         for name, value in network.state_dict().items():
             if value.is_floating_point() and not re.search(r"up$|reg_scale$|num_points_scale$", name):
-                low, high = (0.5, 1.5) if name.endswith("running_var") else (-0.05, 0.05)
-                value.add_(torch.empty_like(value).uniform_(low, high) if low < 0 else 0)
+                value.add_(torch.empty_like(value).uniform_(-0.05, 0.05))
     return network
+
+
+def of_transformers(affine: bool = True, maps: int = 3, **sizes) -> DFineForObjectDetection:
+    """D-FINE over HGNetv2-B0 as transformers builds it; of size S if nothing else is said."""
+    channels = [64, 256, 512, 1024]
+    backbone = HGNetV2Config(
+        out_features=["stage2", "stage3", "stage4"][-maps:], use_learnable_affine_block=affine,
+        stem_channels=[3, 16, 16], stage_in_channels=[16, 64, 256, 512], stage_mid_channels=[16, 32, 64, 128],
+        hidden_sizes=channels, stage_out_channels=channels,
+        stage_num_blocks=[1, 1, 2, 1], stage_numb_of_layers=[3, 3, 3, 3],
+    )  # fmt: skip
+    of_s = {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3, "num_labels": 80}
+    config = DFineConfig(
+        backbone_config=backbone, encoder_in_channels=channels[-maps:], freeze_backbone_batch_norms=False,
+        feat_strides=[8, 16, 32][-maps:], encode_proj_layers=[maps - 1], num_feature_levels=maps,
+        **{**of_s, "decoder_n_points": [3, 6, 3], **sizes},
+    )  # fmt: skip
+    return perturbed(config)
+
+
+def as_small(inner: int, points: list[int], blocks: int, scale: float) -> dict:
+    """Sizes of a small network in the words of transformers; the decoder's width is 32."""
+    return {
+        "encoder_hidden_dim": inner, "decoder_in_channels": [inner] * len(points), "encoder_ffn_dim": 24,
+        "encoder_attention_heads": 4, "depth_mult": blocks / 3, "hidden_expansion": 1.0, "d_model": 32,
+        "decoder_attention_heads": 4, "decoder_ffn_dim": 16, "decoder_layers": 2, "num_queries": 20,
+        "decoder_n_points": points, "num_labels": 5, "reg_scale": scale,
+    }  # fmt: skip
+
+
+def small(inner: int, points: list[int], blocks: int, scale: float, affine: bool) -> DFine:
+    """The same network as ours."""
+    backbone = BackboneConfig(
+        name="hgnetv2_b0",
+        weights="random",
+        freeze_stem=False,
+        frozen_norm=False,
+        affine=affine,
+        maps=len(points),
+    )
+    decoder = DistributionConfig(
+        dim=32, num_layers=2, eval_layers=2, num_heads=4, ffn_dim=16, num_points=points, reg_scale=scale,
+        num_queries=20, num_denoising=4, label_noise=0.5, box_noise=1.0,
+    )  # fmt: skip
+    encoder = EncoderConfig(dim=inner, num_heads=4, ffn_dim=24, expansion=1.0, num_blocks=blocks)
+    return DFine(5, backbone, encoder, decoder).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("inner", "points", "blocks", "scale", "affine"),
+    [(32, [3, 6, 3], 1, 4.0, True), (32, [6, 6], 2, 4.0, True), (48, [3, 6, 3], 3, 8.0, False)],
+    ids=["as S", "two maps, as N", "wider encoder, as X"],
+)
+@torch.no_grad()
+def test_a_network_of_transformers_predicts_the_same(inner, points, blocks, scale, affine):
+    theirs = of_transformers(affine, len(points), **as_small(inner, points, blocks, scale))
+    ours = small(inner, points, blocks, scale, affine)
+    ours.load_state_dict(from_published(theirs.state_dict()), strict=True)
+    images = torch.rand(2, 3, 128, 192, dtype=torch.float64)
+    expected, final = (
+        theirs(pixel_values=images),
+        ours.decoder(ours.encoder(ours.backbone(images)), None).final,
+    )
+    torch.testing.assert_close(final.logits, expected.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(final.boxes, expected.pred_boxes, rtol=0, atol=1e-6)
 
 
 def as_of_the_hub(key: str) -> str:
