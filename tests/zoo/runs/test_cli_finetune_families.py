@@ -182,3 +182,17 @@ def test_counting_leaves_the_module_as_it_was(shapes):
         (64, 64),
     )
     assert module.detect(collate([sample]))
+
+
+@pytest.mark.parametrize("model", ["rt_detrv2_r34", "rt_detrv2_r34.deim_coco_120e"])
+def test_network_and_loss_are_those_of_the_model_and_the_schedule_is_that_of_fine_tuning(shapes, model):
+    recipe, _ = build(model, str(shapes), weights="random")
+    arguments = recipe["model"]["init_args"]
+    published = recipes.load(recipes.resolve(model))["model"]["init_args"]
+    for part in ("encoder", "decoder", "costs", "losses", "label_loss"):
+        assert arguments[part] == published[part], part
+    assert published["multi_scale_epochs"] == 117
+    assert (arguments["multi_scale"], arguments["multi_scale_epochs"]) == ([], None)
+    assert arguments["schedule"]["decay"] == "cosine"
+    assert "restart_epoch" not in arguments["schedule"]
+    assert "dense_o2o" not in recipe["data"]["init_args"]
