@@ -240,6 +240,11 @@ class DetectionModule(LightningModule):
                 int(self.trainer.estimated_stepping_batches), self.trainer.global_step, ", ".join(changes[:4]),
             )  # fmt: skip
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Lets the guard keep the batch of the loader: those of a whole step need no room on the device."""
+        self.guard.given = batch
+        return batch
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, step, micro-batch, rank)."""
         count_logged_steps(self.trainer)

@@ -63,6 +63,7 @@ class StepGuard:
         names: files of images, by their ids.
         skipped: steps of the whole training.
         in_a_row: of them, those since the last one that was done.
+        given: the latest batch as the loader gave it, in the memory of the host.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,7 @@ class StepGuard:
         self.folder: Path | None = None
         self.names: Callable[[Sequence[int]], list[str]] | None = None
         self.skipped, self.in_a_row = 0, 0
+        self.given: Batch | None = None
         self._parts: list[MicroBatch] = []
         self._statistics: list[Tensor] = []
         self._elsewhere = False  # whether it is the loss of another rank that is not finite
@@ -99,7 +101,8 @@ class StepGuard:
 
     def note(self, batch: Batch, index: int, losses: Mapping[str, Tensor], error: str = "") -> None:
         """After it was run."""
-        self._parts.append(MicroBatch(batch, index, {k: v.detach() for k, v in losses.items()}, error))
+        here = batch if self.given is None else self.given
+        self._parts.append(MicroBatch(here, index, {k: v.detach() for k, v in losses.items()}, error))
 
     def is_bad(self, network: nn.Module, scaled_down: bool) -> bool:
         """Whether this step is not finite on any rank.
@@ -112,8 +115,9 @@ class StepGuard:
         values = [value.sum() for part in self._parts for value in part.losses.values()]
         of_loss = len(values)
         grads = [] if scaled_down else [p.grad for p in network.parameters() if p.grad is not None]
-        values += torch._foreach_norm(grads, float("inf")) if grads else []
-        finite = torch.stack([v.float() for v in values]).isfinite().tolist() if values else []
+        finite = _are_finite([*values, *(torch._foreach_norm(grads, 2) if grads else [])])
+        if not all(finite[of_loss:]):  # the largest entry costs much more; squares overflow before it does
+            finite = finite[:of_loss] + _are_finite(torch._foreach_norm(grads, float("inf")))
         loss_is_bad = any(part.error for part in self._parts) or not all(finite[:of_loss])
         bad = loss_is_bad or not all(finite)
         if not (dist.is_available() and dist.is_initialized()):
@@ -136,6 +140,7 @@ class StepGuard:
         """Counts the step as skipped and drops its gradients: an optimizer that has none changes nothing."""
         self.skipped += 1
         self.in_a_row += 1
+        self._parts = []
         for parameter in network.parameters():
             parameter.grad = None
 
@@ -194,6 +199,11 @@ class StepGuard:
         except OSError:
             return None
         return self.folder / name
+
+
+def _are_finite(values: Sequence[Tensor]) -> list[bool]:
+    """Of each number; the device is waited for once."""
+    return torch.stack([v.float() for v in values]).isfinite().tolist() if values else []
 
 
 def bad_gradients(network: nn.Module) -> list[str]:

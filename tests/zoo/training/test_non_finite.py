@@ -192,6 +192,34 @@ def test_a_gradient_that_a_scaler_made_infinite_is_left_to_it(shapes, tmp_path, 
         go()
 
 
+def test_what_is_kept_of_a_step_is_in_the_memory_of_the_host(shapes, tmp_path, monkeypatch):
+    moved, kept = [], []
+
+    def to_device(self, batch, device, dataloader_idx):
+        moved.append(batch.to("cpu"))
+        return moved[-1]
+
+    class Look(Poison):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            kept.append([part.batch for part in module.guard._parts])
+
+    monkeypatch.setattr(DetectionModule, "transfer_batch_to_device", to_device)
+    run(shapes, tmp_path, Look([]), batch_size=4, max_steps=2)
+    assert [len(parts) for parts in kept] == [1, 0, 1, 0]
+    assert not any(part is one for parts in kept for part in parts for one in moved)
+    assert kept[0][0].image_ids == moved[0].image_ids
+
+
+@pytest.mark.parametrize(("value", "bad"), [(1e30, False), (3e38, False), (torch.inf, True), (-torch.inf, True),
+                                            (torch.nan, True)])  # fmt: skip
+def test_a_gradient_whose_square_overflows_is_finite(value, bad):
+    network = torch.nn.Linear(3, 2)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    network.weight.grad[1, 1] = value
+    assert StepGuard().is_bad(network, scaled_down=False) is bad
+
+
 def _guarded(rank):
     network = torch.nn.Linear(1, 1)
     network(torch.ones(1, 1)).sum().backward()
