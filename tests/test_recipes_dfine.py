@@ -115,6 +115,8 @@ def test_published_lists_and_switches(path: Path) -> None:
     results = entry["results"] if "checkpoint" in entry else {}
     assert published.get("AP") == results.get("AP", results.get("AP_full_val"))
     assert published.get("gflops") == results.get("gflops")
+    assert published["seconds_per_image"] * 1000 == pytest.approx(results["latency_ms"])
+    assert about["printed"]["params"] == results["params"].replace("M", " M")
     assert about["sources"] == ([entry["checkpoint"]] if "checkpoint" in entry else [])
 
 
