@@ -105,7 +105,7 @@ def test_what_authors_print_beside_their_scores_is_near_what_is_counted(path: Pa
     if "params" in printed:
         assert re.fullmatch(r"\d+ M", printed["params"])
         # whole millions, rounded or cut, and of 80 classes where there are 365 too
-        assert about["params"] / 1e6 == pytest.approx(int(printed["params"].split()[0]), rel=0.06, abs=0.5)
+        assert about["params"] / 1e6 == pytest.approx(int(printed["params"].split()[0]), rel=0.06, abs=0.7)
     if "gflops" in published and printed:
         # DETR's figure is a mean over images of many sizes, ours is of one size
         macs = published["gflops"] * printed["macs_per_flop"]
