@@ -192,6 +192,9 @@ HUGGING_FACE = (
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (`ema.module` or `model` already taken out), or Hugging Face's, to ours.
 
+    The shapes of tensors do not tell apart points that are spread otherwise over the levels: transformers' default,
+    4 on each, is another function than the published [3, 6, 3]. Every published size has its own in its config.
+
     Raises:
         KeyError: a key that the official network does not have.
         ValueError: the two copies of a tensor differ.
