@@ -264,7 +264,8 @@ class SetCriterion:
     def match(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> Matches:
         """The pairs of every set, in float32 or better."""
         outputs = [in_full_precision(o) for o in outputs]
-        found = self.matcher([o for o in outputs if o.matching == HUNGARIAN], targets, self.unite)
+        matcher = self.matcher.at(step.epoch)
+        found = matcher([o for o in outputs if o.matching == HUNGARIAN], targets, self.unite)
         solved = iter(found)
         sets = []
         for output in outputs:

@@ -88,6 +88,10 @@ class HungarianMatcher:
     def __init__(self, costs: MatchCosts, label_cost: LabelCost) -> None:
         self.costs, self.label_cost = costs, label_cost
 
+    def at(self, epoch: int) -> HungarianMatcher:
+        """The matcher of an epoch, from 0: itself, unless its cost changes in the course of a training."""
+        return self
+
     @torch.no_grad()
     def __call__(
         self, sets: Sequence[OutputSet], targets: Targets, unite: Unite | None = None
