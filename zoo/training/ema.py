@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +48,23 @@ class ModelEma(nn.Module):
         self.count += 1
         self.updates.fill_(self.count)
         decay = self.config.decay_at(self.count)
-        mine, theirs = [], []
+        # a tensor that several names share is averaged under each of them, as in the source, but once in a call
+        rounds: list[tuple[list[Tensor], list[Tensor]]] = []
+        times: Counter[int] = Counter()
         for average, value in zip(
             self.network.state_dict().values(), network.state_dict().values(), strict=True
         ):
-            if average.is_floating_point():
-                mine.append(average)
-                theirs.append(value)
-            else:
+            if not average.is_floating_point():
                 average.copy_(value)
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+                continue
+            turn = times[average.data_ptr()]
+            times[average.data_ptr()] += 1
+            if turn == len(rounds):
+                rounds.append(([], []))
+            rounds[turn][0].append(average)
+            rounds[turn][1].append(value)
+        for averages, values in rounds:
+            torch._foreach_lerp_(averages, values, 1 - decay)
 
     @torch.no_grad()
     def restart(self, network: nn.Module) -> None:
