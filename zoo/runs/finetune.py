@@ -211,6 +211,12 @@ def starting_point(name: str, registry: str | Path | None) -> Start:
         return Start(size, base_name(entry["name"]), entry["full_name"])
     arguments = of_family["model"]["init_args"]
     arguments |= {k: v for k, v in size["model"]["init_args"].items() if k not in ARCHITECTURE_KEEPS}
+    contract = of_family["data"]["init_args"]["input"]
+    own = size["data"]["init_args"]["input"] if first else size["input"]
+    if (
+        contract["resize"] == own["resize"] == "stretch"
+    ):  # sizes of a family may have inputs of different sizes
+        contract["size"] = list(own["size"])
     return Start(of_family, base_name(entry["name"]), entry["full_name"])
 
 
