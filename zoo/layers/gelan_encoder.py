@@ -55,15 +55,22 @@ class GelanBlock(nn.Module):
         inner: of the two parts that are computed.
         num_blocks: RepVGG blocks in each of them.
         split: with `SplitBlock`, else with `FusionBlock`.
+        convolve: a 3x3 convolution ends both of them.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, inner: int, num_blocks: int, split: bool = False
+        self,
+        channels_in: int,
+        channels_out: int,
+        inner: int,
+        num_blocks: int,
+        split: bool = False,
+        convolve: bool = True,
     ) -> None:
         super().__init__()
         self.cv1 = ConvNorm(channels_in, 2 * channels_out, 1, activate=True)
-        self.cv2 = nn.Sequential(*_part(channels_out, inner, num_blocks, split))
-        self.cv3 = nn.Sequential(*_part(inner, inner, num_blocks, split))
+        self.cv2 = nn.Sequential(*_part(channels_out, inner, num_blocks, split, convolve))
+        self.cv3 = nn.Sequential(*_part(inner, inner, num_blocks, split, convolve))
         self.cv4 = ConvNorm(2 * (channels_out + inner), channels_out, 1, activate=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,12 +80,14 @@ class GelanBlock(nn.Module):
         return self.cv4(torch.cat([whole, second, self.cv3(second)], 1))
 
 
-def _part(channels_in: int, channels_out: int, num_blocks: int, split: bool) -> list[nn.Module]:
+def _part(
+    channels_in: int, channels_out: int, num_blocks: int, split: bool, convolve: bool
+) -> list[nn.Module]:
     if split:
         block: nn.Module = SplitBlock(channels_in, channels_out, num_blocks)
     else:
         block = FusionBlock(channels_in, channels_out, num_blocks, expansion=1.0)
-    return [block, ConvNorm(channels_out, channels_out, 3, activate=True)]
+    return [block, ConvNorm(channels_out, channels_out, 3, activate=True)] if convolve else [block]
 
 
 class GelanEncoder(HybridEncoder):

@@ -105,7 +105,7 @@ class DetectionModule(LightningModule):
     learns_masks: ClassVar[bool] = False  # whether it trains on masks, and so sets `instances`
     # whether boxes are divided by pairs that are not known before a step's last micro-batch, see `pairs_of_step`: a
     # step cut into micro-batches then has a gradient that is about one percent off; cut over ranks it is exact
-    estimates_pairs: ClassVar[bool] = False
+    estimates_pairs: bool = False
     # regex of the tensors that weights to start from may lack, all of them or none
     added_tensors: ClassVar[str | None] = None
 

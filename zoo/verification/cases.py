@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,6 +174,7 @@ class FamilyCases:
         recipes: {name of an official structure: the recipe that builds the same network}.
         compare_structure: the facts of such a structure against a network and its schedule.
         copied: cases of other families whose code the official repository copied: (family, names).
+        left_out: {beginning of a case's name: why it is not compared}.
     """
 
     folder: str
@@ -181,6 +182,11 @@ class FamilyCases:
     recipes: Mapping[str, str]
     compare_structure: Callable[[Mapping[str, Any], Any, Schedule], list[Comparison]]
     copied: Sequence[tuple[FamilyCases, Sequence[str]]] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def why_left_out(self, case: Case) -> str | None:
+        """Why a case is not compared; None if it is."""
+        return next((why for start, why in self.left_out.items() if case.name.startswith(start)), None)
 
     def kind_of(self, case: Case) -> str:
         """The key of `kinds`.

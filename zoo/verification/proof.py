@@ -123,6 +123,8 @@ def prove(family: str, root: Path = COMMITTED) -> Proof:
 
     source = ""
     for case in find_cases(root, own.folder):
+        if own.why_left_out(case):
+            continue
         source = str(case.facts["source"])
         add(own.about(case), source, case.id, own.compare(case))
     for case, other in copied_cases(own, root):

@@ -115,7 +115,7 @@ def compare_refined(
             if (key := f"{precision}/match/{name}/count") in case:
                 place = place_of_official(name, num_aux)
                 results += compare_pairs(case, key.removesuffix("/count"), matches, *place)
-        if f"{precision}/match/go/count" in case:
+        if criterion.unite is not None and f"{precision}/match/go/count" in case:
             results += compare_pairs(case, f"{precision}/match/go", matches.of_boxes, "decoder", 0)
     return results
 

@@ -31,7 +31,8 @@ def compare_structure(
     """
     groups = rules.groups(network.named_parameters())
     parameters = dict(network.named_parameters())
-    kind = {n: "parameter" if n in parameters else "buffer" for n in network.state_dict()}
+    named = dict(network.named_parameters(remove_duplicate=False))  # a shared tensor has several names
+    kind = {n: "parameter" if n in named else "buffer" for n in network.state_dict()}
     tensors = {n: (list(v.shape), kind[n]) for n, v in network.state_dict().items()}
     trained = {n: p for n, p in parameters.items() if p.requires_grad}
     return [

@@ -12,9 +12,11 @@ import zoo.architectures.detr as detr
 import zoo.contract.preprocess
 import zoo.layers.distribution as distribution
 import zoo.layers.distribution_decoder as distribution_decoder
+import zoo.layers.gated_decoder as gated_decoder
 import zoo.layers.hybrid_encoder as hybrid_encoder
 import zoo.layers.mask_head as mask_head
 import zoo.layers.position as position
+import zoo.layers.sum_encoder as sum_encoder
 import zoo.prediction.masks
 import zoo.training.criterion
 import zoo.training.distribution_losses as distribution_losses
@@ -32,7 +34,7 @@ from zoo.verification.cases import COMMITTED, find_cases
 from zoo.verification.proof import cases_of, copied_cases, families, prove, structure_files
 
 ROOT = Path(__file__).resolve().parents[4]
-FAMILIES = ("deformable_detr", "detr", "dfine", "rt_detr", "rt_detrv2")
+FAMILIES = ("deformable_detr", "deimv2", "detr", "dfine", "rt_detr", "rt_detrv2")
 TABLE_HEADER = "| family | official code | compared | cases | numbers | result |"
 
 
@@ -43,9 +45,9 @@ def only(folder: Path, *cases: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".npz", ".json"):
             target.with_name(target.name + suffix).symlink_to(COMMITTED / f"{case}{suffix}")
-    if any(case.startswith("dfine/") for case in cases):  # the weights of its backbone lie beside its cases
-        name = "weights_hgnetv2_b0.npz"
-        (folder / "dfine" / name).symlink_to(COMMITTED / "dfine" / name)
+    for family in {case.partition("/")[0] for case in cases}:  # weights of a backbone lie beside its cases
+        for path in (COMMITTED / family).glob("weights_*.npz"):
+            (folder / family / path.name).symlink_to(path)
     if not (folder / "shared").exists():
         (folder / "shared").symlink_to(COMMITTED / "shared")
     return folder
@@ -178,6 +180,29 @@ def evenly_spaced(bins, reg_scale, up=0.5):
     return torch.linspace(-2 * up * reg_scale, 2 * up * reg_scale, bins, dtype=torch.float64)
 
 
+# of DEIMv2's criterion and network
+def target_without_power(self, logits, matched, quality):
+    return matchability_of(self, logits, matched, quality ** (1 / self.gamma))
+
+
+def norm_of_mean(self, x):
+    return torch.nn.functional.layer_norm(x, self.scale.shape, self.scale)
+
+
+def halves_swapped(self, x):
+    values, gates = self.w12(x).chunk(2, -1)
+    return self.w3(torch.nn.functional.silu(gates) * values)
+
+
+def position_in_every_layer(self, reference, before):
+    return positions_of(self, reference, None)
+
+
+def mean_left_out(self, x):
+    return self.cv(x)
+
+
+matchability_of = zoo.training.losses.MatchabilityAware.__call__
 bins_of_distances = distribution.bins_of
 distillation_at = distribution_losses.distillation
 gate_of = distribution_decoder.Gate.forward
@@ -202,6 +227,19 @@ SLIPS = [
         moved(position.sine_2d),
     ),
     ("deformable_detr", "detr/preprocess_sizes", zoo.contract.preprocess, "shortest_side_size", rounded_up),
+    ("deimv2", "deimv2/criterion_atto_late_matcher", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
+    (
+        "deimv2", "deimv2/criterion_atto_late_matcher", zoo.training.losses.MatchabilityAware, "__call__",
+        target_without_power,
+    ),
+    ("deimv2", "deimv2/criterion_n_same_corners", zoo.training.criterion, "pairs_of_step", objects_instead_of_pairs),
+    ("deimv2", "deimv2/criterion_n_same_corners", distribution_losses, "_root", not_rooted),
+    ("deimv2", "deimv2/forward_atto", gated_decoder.RmsNorm, "forward", norm_of_mean),
+    ("deimv2", "deimv2/forward_atto", gated_decoder.SwishFeedForward, "forward", halves_swapped),
+    ("deimv2", "deimv2/forward_atto", gated_decoder.GatedDecoder, "positions", position_in_every_layer),
+    ("deimv2", "deimv2/forward_atto", sum_encoder.PooledMean, "forward", mean_left_out),
+    ("deimv2", "deimv2/forward_atto", distribution.LocationQuality, "forward", quality_left_out),
+    ("deimv2", "deimv2/forward_atto", distribution_decoder, "boxes_around", reach_without_half),
     ("dfine", "dfine/criterion_no_dn", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
     ("dfine", "dfine/criterion_no_dn", zoo.training.criterion, "pairs_of_step", objects_instead_of_pairs),
     ("dfine", "dfine/criterion_no_dn", distribution_losses, "bins_of", next_bin),
