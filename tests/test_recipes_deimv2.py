@@ -22,7 +22,6 @@ WHERE = {
     "about.params": "parameters",
     "about.published.AP": "results.AP",
     "about.published.gflops": "results.gflops",
-    "about.published.latency_ms": "results.latency_ms",
     "model.num_classes": "num_classes",
     "model.encoder.dim": "encoder.hidden",
     "model.encoder.num_heads": "encoder.heads",
@@ -93,7 +92,8 @@ SOMETIMES = {
 }
 # numbers with a test of their own below
 ELSEWHERE = (
-    "about.macs", "model.backbone.maps", "model.decoder.eval_layers", "model.overlap_matching.power",
+    "about.macs", "about.published.seconds_per_image", "model.backbone.maps",
+    "model.decoder.eval_layers", "model.overlap_matching.power",
     "model.schedule.rules.", "model.schedule.first_factor", "data.dense_o2o.group",
 )  # fmt: skip
 # numbers that are ours: they change neither a sample nor a step
@@ -165,6 +165,8 @@ def test_published_lists_and_switches(path: Path) -> None:
     assert (schedule["decay"], schedule["drop_epochs"]) == ("flat_cosine", [])
     assert schedule["first_factor"] == 1 / 500
     assert recipe["about"]["macs"] * 2e-9 == pytest.approx(entry["results"]["gflops"], rel=0.06)
+    seconds = recipe["about"]["published"]["seconds_per_image"]
+    assert seconds * 1000 == pytest.approx(entry["results"]["latency_ms"])
     assert entry["google_drive_id"] in recipe["about"]["sources"][0]
 
 
