@@ -41,7 +41,14 @@ def assert_schema(row: dict) -> None:
 
 def test_loss(capsys, monkeypatch):
     found = rows_here("loss.py", capsys, monkeypatch, "--rounds", "1")
-    assert [row["family"] for row in found] == ["detr", "deformable_detr", "rt_detr", "rt_detrv2", "deim"]
+    assert [row["family"] for row in found] == [
+        "detr",
+        "deformable_detr",
+        "rt_detr",
+        "rt_detrv2",
+        "deim",
+        "dfine",
+    ]
     for row in found:
         assert_schema(row)
         assert row["loss_difference"] < 1e-4
