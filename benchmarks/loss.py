@@ -36,6 +36,7 @@ from zoo.architectures.detr import detr_criterion
 from zoo.contract.batch import OutputSet, Predictions, Step, Targets
 from zoo.layers.denoising import positive_pairs
 from zoo.layers.distribution import CORNERS, REFERENCE
+from zoo.layers.refining_decoder import split_queries
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, LossWeights, SetCriterion
 from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
 from zoo.training.losses import LabelLoss, MatchabilityAware, SigmoidFocal, Varifocal
@@ -215,12 +216,11 @@ def denoising_contest(
 
     def ours() -> tuple[Tensor, Gradients]:
         pairs = positive_pairs(targets.counts, groups, width, device)
+        denoising, decoder = split_queries(Predictions(logits, boxes), noised)
         sets = [
-            OutputSet("decoder", Predictions(logits[:, :, noised:], boxes[:, :, noised:])),
+            OutputSet("decoder", decoder),
             OutputSet("encoder", Predictions(enc_logits[None], enc_boxes[None])),
-            OutputSet(
-                "denoising", Predictions(logits[:, :, :noised], boxes[:, :, :noised]), pairs, divisor=groups
-            ),
+            OutputSet("denoising", denoising, pairs, divisor=groups),
         ]
         losses = criterion(sets, targets, step)
         return numbers.backward(torch.stack([v.sum() for v in losses.values()]).sum())
@@ -337,13 +337,12 @@ def dfine(batch: int = 16, queries: int = 300, classes: int = 80, layers: int = 
 
     def losses(with_first: bool) -> dict[str, Tensor]:
         pairs = positive_pairs(targets.counts, groups, width, logits.device)
-        sets = []
-        for part, suffix in ((slice(noised, None), "decoder"), (slice(noised), "denoising")):
-            own: dict[str, Any] = {"matching": pairs, "divisor": groups} if suffix == "denoising" else {}
-            extras = {CORNERS: corners[:, :, part], REFERENCE: reference[:, :, part]}
-            sets.append(OutputSet(suffix, Predictions(logits[:, :, part], boxes[:, :, part], extras), **own))
-            if with_first:
-                sets.append(OutputSet(f"first {suffix}", Predictions(*(t[:, :, part] for t in first)), **own))
+        layers_of = Predictions(logits, boxes, {CORNERS: corners, REFERENCE: reference})
+        parts = {"": split_queries(layers_of, noised)}
+        if with_first:
+            parts["_first"] = split_queries(Predictions(*first), noised)
+        sets = [OutputSet(f"decoder{name}", decoder) for name, (_, decoder) in parts.items()]
+        sets += [OutputSet(f"denoising{n}", noise, pairs, divisor=groups) for n, (noise, _) in parts.items()]
         sets.append(OutputSet("encoder", Predictions(encoder[0][None], encoder[1][None])))
         return criterion(sets, targets, step)
 

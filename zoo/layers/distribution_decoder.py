@@ -34,7 +34,7 @@ from zoo.layers.hybrid_encoder import ConvNorm
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.query_selection import Selection, select_queries
-from zoo.layers.refining_decoder import PRIOR, supervised_outputs
+from zoo.layers.refining_decoder import PRIOR, split_queries, supervised_outputs
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu}
 _LARGEST_HALF = 65504.0
@@ -331,10 +331,9 @@ def supervised_distributions(
     reference = refinement.reference.expand(len(corners), -1, -1, -1)
     layers = Predictions(stacked[0], stacked[1], {CORNERS: corners, REFERENCE: reference})
     outputs = supervised_outputs(layers, encoder, denoising)
-    noised = 0 if denoising is None else denoising.labels.shape[1]
-    logits, boxes = refinement.first.logits[None], refinement.first.boxes[None]
-    sets = [OutputSet("first", Predictions(logits[:, :, noised:], boxes[:, :, noised:]))]
+    first = Predictions(refinement.first.logits[None], refinement.first.boxes[None])
+    noised, matching = split_queries(first, 0 if denoising is None else denoising.labels.shape[1])
+    sets = [OutputSet("first", matching)]
     if denoising is not None:
-        predictions = Predictions(logits[:, :, :noised], boxes[:, :, :noised])
-        sets.append(OutputSet("denoising_first", predictions, denoising.pairs, divisor=denoising.groups))
+        sets.append(OutputSet("denoising_first", noised, denoising.pairs, divisor=denoising.groups))
     return replace(outputs, supervised=(*outputs.supervised, *sets))

@@ -231,8 +231,7 @@ def supervised_outputs(
         denoising: the K queries.
         class_agnostic: every object counts as class 0 to the encoder's selection.
     """
-    noised = 0 if denoising is None else denoising.labels.shape[1]
-    matching = _queries(layers, slice(noised, None))
+    noised, matching = split_queries(layers, 0 if denoising is None else denoising.labels.shape[1])
     sets = [
         OutputSet("decoder", matching),
         OutputSet(
@@ -242,11 +241,23 @@ def supervised_outputs(
         ),
     ]
     if denoising is not None:
-        part = _queries(layers, slice(noised))
-        sets.append(OutputSet("denoising", part, denoising.pairs, divisor=denoising.groups))
+        sets.append(OutputSet("denoising", noised, denoising.pairs, divisor=denoising.groups))
     return Outputs(Predictions(matching.logits[-1], matching.boxes[-1]), tuple(sets))
 
 
-def _queries(layers: Predictions, part: slice) -> Predictions:
-    extras = {name: value[:, :, part] for name, value in layers.extras.items()}
-    return Predictions(layers.logits[:, :, part], layers.boxes[:, :, part], extras)
+def split_queries(predictions: Predictions, noised: int) -> tuple[Predictions, Predictions]:
+    """[L, B, K+Q, ...] to those of the K = `noised` denoising queries and those of the others.
+
+    By split and not by slices: its backward pass joins the gradients, those of slices add them up in zeros.
+    """
+
+    def both(values: Tensor) -> Sequence[Tensor]:
+        return values.split([noised, values.shape[2] - noised], dim=2)
+
+    extras = {name: both(value) for name, value in predictions.extras.items()}
+    parts = zip(both(predictions.logits), both(predictions.boxes), strict=True)
+    first, second = (
+        Predictions(*part, {name: value[index] for name, value in extras.items()})
+        for index, part in enumerate(parts)
+    )
+    return first, second

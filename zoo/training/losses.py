@@ -84,12 +84,29 @@ def _soft_targets(
     factor = (p * p if gamma == 2.0 else p**gamma).mul_(alpha)
     x_matched = x.flatten()[matched]
     p_matched = p.flatten()[matched]
-    value = F.softplus(x, threshold=40.0).mul_(factor)
+    value = softplus(x).mul_(factor)
     bce = F.binary_cross_entropy_with_logits(x_matched, target, reduction="none")
     value.view(-1)[matched] = weight * bce
     gradient = factor.mul_(p)
     gradient.view(-1)[matched] = weight * (p_matched - target)
     return _SumPerLayer.apply(logits, value, gradient)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), without gradient.
+
+    As F.softplus to the last bits, in a third of its time on the CPU: log1p takes ten times as long as log there, whose
+    rounding of 1 + e is corrected to first order.
+    """
+    if x.device.type != "cpu":
+        return F.softplus(x, threshold=40.0)
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for part, into in zip(x.reshape(-1).split(_BLOCK), result.view(-1).split(_BLOCK), strict=True):
+        e = part.abs().neg_().exp_()
+        above = e + 1
+        rounding = e.sub_(above - 1).div_(above)
+        torch.log(above, out=into).add_(rounding).add_(part.clamp(min=0))
+    return result
 
 
 class SigmoidFocal:
