@@ -51,9 +51,15 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> 
     """
     target = (teacher.detach() / temperature).softmax(-1)
     entropy = torch.special.entr(target).sum(-1)
-    x = (student.detach() / temperature).log_softmax(-1)
-    value = (x * target).sum(-1).add_(entropy).mul_(-(temperature**2))
-    gradient = x.exp_().sub_(target).mul_(temperature)
+    gradient = torch.empty_like(student, memory_format=torch.contiguous_format, requires_grad=False)
+    value = gradient.new_empty(gradient.shape[:-1])
+    whole = (student.detach(), gradient, value)
+    # a layer at a time on the CPU, where new memory of all costs more than the arithmetic
+    for logits, into, sums in zip(*whole, strict=True) if student.device.type == "cpu" else [whole]:
+        x = (logits / temperature).log_softmax(-1)
+        torch.sum(x * target, -1, out=sums)
+        torch.exp(x, out=into).sub_(target).mul_(temperature)
+    value.add_(entropy).mul_(-(temperature**2))
     result: Tensor = _ValueAndGradient.apply(student, value, gradient)
     return result
 
@@ -79,16 +85,11 @@ class LocalisationTerm:
             if CORNERS not in extras:
                 continue
             count = len(quality) // layers
-            logits = (
-                extras[CORNERS]
-                .flatten(0, 2)[matched.rows]
-                .unflatten(-1, (4, -1))
-                .unflatten(0, (layers, count))
-            )
-            # reference and objects are the same in every layer, and so are the bins
-            pairs = slice(count)
-            reference = extras[REFERENCE][0].flatten(0, 1)[matched.rows[pairs]]
-            wanted = matches.targets.boxes[matched.objects[pairs]].to(reference.dtype)
+            # the pairs are the same in every layer, and so are reference, objects and bins
+            pairs = matched.last_layer
+            logits = extras[CORNERS][:, pairs.image, pairs.query].unflatten(-1, (4, -1))
+            reference = extras[REFERENCE][0, pairs.image, pairs.query]
+            wanted = matches.targets.boxes[pairs.target].to(reference.dtype)
             weighting = weighting_function(logits.shape[-1], self.reg_scale).to(reference)
             bins = bins_of(distances_of(wanted, reference, self.reg_scale), weighting)
             each = localisation(logits, Bins(*(b.expand(layers, -1, -1) for b in bins)))
@@ -131,8 +132,9 @@ class DistillationTerm:
 def _parts(matched: MatchedSet, quality: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the sides of pairs, and of other queries, [L - 1] each."""
     predictions, layers = matched.outputs.predictions, matched.num_layers
-    corners = predictions.extras[CORNERS].flatten(1, 2).unflatten(-1, (4, -1))  # [L, B*Q, 4, bins]
-    each = distillation(corners[:-1], corners[-1]).sum(-1)
+    corners = predictions.extras[CORNERS].unflatten(-1, (4, -1))  # [L, B, Q, 4, bins]
+    students, teacher = corners.split([layers - 1, 1])
+    each = distillation(students, teacher[0]).sum(-1).flatten(1, 2)
     places = matched.rows[: len(quality) // layers]
     best = predictions.logits[-1].detach().sigmoid().amax(-1).flatten()
     weights = best.index_fill(0, places, 0.0)

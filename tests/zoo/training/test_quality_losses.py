@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.training.losses import LabelLoss, MatchabilityAware, Varifocal
+from zoo.training.losses import LabelLoss, MatchabilityAware, Varifocal, softplus
 
 
 def by_formula(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -51,3 +51,13 @@ def test_a_pair_without_overlap_is_background_to_one_of_them() -> None:
     logits, index, quality = torch.zeros(1, 1, 1), torch.tensor([0]), torch.zeros(1)
     assert Varifocal()(logits, index, quality).item() == 0
     assert MatchabilityAware()(logits, index, quality).item() == pytest.approx(0.6931472)
+
+
+def test_softplus_is_accurate_to_the_last_bits():
+    """Also where 1 + e^x rounds to 1, in blocks of memory that is not contiguous, and at what is no number."""
+    x = torch.cat([torch.linspace(-80, 80, 150_001), torch.linspace(-1, 1, 10_001)]).expand(2, -1).t()
+    exact = F.softplus(x.double(), threshold=1000.0)
+    assert ((softplus(x) - exact) / exact).abs().max() < 3e-7
+    ends = softplus(torch.tensor([float("-inf"), float("inf"), float("nan")]))
+    assert ends[:2].tolist() == [0.0, float("inf")]
+    assert ends[2].isnan()
