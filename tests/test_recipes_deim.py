@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_deim.yaml").read_text())
 each = pytest.mark.parametrize("key", EXTRACT)
 
-# key in a recipe -> key in the extract
+# key in a recipe -> key in the extract, whatever the network
 WHERE = {
     "about.params": "params",
     "about.published.AP": "results.AP",
@@ -31,9 +31,7 @@ WHERE = {
     "model.decoder.num_queries": "decoder.num_queries",
     "model.decoder.num_layers": "decoder.layers",
     "model.decoder.num_heads": "decoder.heads",
-    **{f"model.decoder.num_points.{i}": f"decoder.points_per_level.{i}" for i in range(3)},
     "model.decoder.ffn_dim": "decoder.ffn",
-    **{f"model.decoder.position_hidden.{i}": "decoder.d" for i in range(2)},  # mlp 4-d-d-d
     "model.decoder.num_denoising": "denoising.budget",
     "model.decoder.label_noise": "denoising.label_noise",
     "model.decoder.box_noise": "denoising.box_noise",
@@ -73,11 +71,21 @@ WHERE = {
     "trainer.max_epochs": "schedule.epochs",
     "trainer.gradient_clip_val": "optimizer.clip_norm",
 }
+# what only one network has
+OF_FAMILY = {
+    "rt_detrv2": {f"model.decoder.position_hidden.{i}": "decoder.d" for i in range(2)},  # mlp 4-d-d-d
+    "dfine": {
+        "model.decoder.reg_scale": "decoder.reg_scale",
+        "model.decoder.bins": "decoder.bins",
+        "model.losses.fgl": "loss.weights.fgl",
+        "model.losses.ddf": "loss.weights.ddf",
+    },
+}
 # numbers with a test of their own below
 ELSEWHERE = (
     "about.macs", "about.published.seconds_per_image",
-    "model.decoder.eval_layers", "model.schedule.rules.", "model.schedule.first_factor",
-    "model.multi_scale", "data.dense_o2o.group",
+    "model.backbone.maps", "model.decoder.num_points.", "model.decoder.eval_layers",
+    "model.schedule.rules.", "model.schedule.first_factor", "model.multi_scale", "data.dense_o2o.group",
 )  # fmt: skip
 # numbers that are ours: they change neither a sample nor a step
 OURS = (
@@ -99,7 +107,7 @@ def test_recipes_were_found() -> None:
 @each
 def test_published_numbers_are_as_published(key: str) -> None:
     entry, found = dict(leaves(EXTRACT[key])), numbers(load(key))
-    for ours, where in WHERE.items():
+    for ours, where in (WHERE | OF_FAMILY[key.split("/")[0]]).items():
         assert found.pop(ours) == entry[where], f"{key}: {ours} is not the published {where}"
     unknown = [k for k in found if k not in OURS and not k.startswith(ELSEWHERE)]
     assert unknown == [], "numbers that no test compares with anything"
@@ -112,24 +120,17 @@ def test_published_lists_and_switches(key: str) -> None:
     decoder, theirs, schedule = model["decoder"], entry["decoder"], model["schedule"]
     assert theirs["eval_idx"] in (-1, theirs["layers"] - 1)
     assert decoder["eval_layers"] == theirs["layers"]
-    assert theirs["query_position"] == "mlp 4-d-d-d, every layer"
+    assert decoder["num_points"] == theirs["points_per_level"]
     assert (theirs["ffn_kind"], theirs["head_activation"]) == ("linear-silu-linear", "silu")
     assert decoder["activation"] == "silu"
-    assert (decoder["selection"], decoder["sampling"], decoder["denoising"]) == (
-        "best_class",
-        "bilinear",
-        "deim",
-    )
     assert model["label_loss"] == entry["loss"]["class_loss"] == "mal"
     assert entry["loss"]["gamma"] == 1.5  # the default of `zoo.training.losses.MatchabilityAware`
     assert model["multi_scale"] == scales(entry["multi_scale"])
     assert model["multi_scale_epochs"] == entry["multi_scale_until"]
     assert model["backbone"]["frozen_norm"] is entry["backbone"]["batch_norm_frozen"]
     assert model["backbone"]["freeze_stem"] is entry["backbone"]["stem_frozen"]
-    (depth,) = re.findall(r"ResNet(\d+)-vd", entry["backbone"]["name"])
-    assert model["backbone"]["name"] == f"resnet{depth}d"
     assert (schedule["decay"], schedule["drop_epochs"]) == ("flat_cosine", [])
-    assert schedule["first_factor"] == 1 / schedule["warmup_steps"]
+    assert schedule["first_factor"] == 1 / entry["schedule"]["unused_warmup"]
     assert data["train_transform"] == "rt_detr_clean"
     assert [change["name"] for change in data["later_transforms"]] == ["rt_detr", "rt_detr_clean"]
     assert data["dense_o2o"]["copy_blend"] is entry["copyblend"] is None
@@ -145,8 +146,35 @@ def test_published_lists_and_switches(key: str) -> None:
     assert recipe["about"]["published"]["seconds_per_image"] * 1000 == pytest.approx(
         entry["results"]["latency_ms"]
     )
-    # two FLOPs a multiply-add
-    assert recipe["about"]["macs"] * 2e-9 == pytest.approx(entry["results"]["gflops"], rel=0.035)
+    assert recipe["about"]["printed"]["params"] == entry["results"]["params"].replace("M", " M")
+    # two FLOPs a multiply-add; whole billions are printed
+    assert recipe["about"]["macs"] * 2e-9 == pytest.approx(entry["results"]["gflops"], rel=0.035, abs=0.5)
+
+
+@pytest.mark.parametrize("key", [key for key in EXTRACT if key.startswith("rt_detrv2/")])
+def test_what_only_rt_detrv2_has(key: str) -> None:
+    model, entry = load(key)["model"]["init_args"], EXTRACT[key]
+    (depth,) = re.findall(r"ResNet(\d+)-vd", entry["backbone"]["name"])
+    assert model["backbone"]["name"] == f"resnet{depth}d"
+    assert entry["decoder"]["query_position"] == "mlp 4-d-d-d, every layer"
+    decoder = model["decoder"]
+    assert (decoder["selection"], decoder["sampling"], decoder["denoising"]) == (
+        "best_class",
+        "bilinear",
+        "deim",
+    )
+
+
+@pytest.mark.parametrize("key", [key for key in EXTRACT if key.startswith("dfine/")])
+def test_what_only_dfine_has(key: str) -> None:
+    """Its network has one position code and makes D-FINE's denoising queries, which are DEIM's."""
+    backbone, entry = load(key)["model"]["init_args"]["backbone"], EXTRACT[key]
+    theirs = entry["backbone"]
+    assert backbone["name"] == theirs["name"].replace("HGNetv2-", "hgnetv2_").lower()
+    assert list(range(4))[-backbone["maps"] :] == theirs["outputs_zero_based_stage"]
+    assert backbone["affine"] is theirs["learnable_affine"]
+    assert entry["decoder"]["query_position"] == "mlp 4-2d-d, every layer"
+    assert entry["decoder"]["lqe_activation"] == entry["decoder"]["head_activation"]
 
 
 def scales(published: dict[str, Any] | None) -> list[int]:
