@@ -296,6 +296,19 @@ class DetectionModule(LightningModule):
         again = saver.resume_command() if isinstance(saver, CheckpointSaver) else ""
         raise FloatingPointError(told + ways_on(saved, again))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips all gradients together, or each group's."""
+        if not self.schedule.clip_by_group or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Averages the weights after each step that was done, before any callback may save them."""
         super().optimizer_step(*args, **kwargs)

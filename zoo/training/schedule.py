@@ -55,6 +55,8 @@ class Schedule:
         restart_epoch: at the start of this epoch (from 0), and after each later one that brought no gain, weights,
             average and optimizer go back to the best checkpoint of before, see `zoo.training.restart`; null
             for never.
+        clip_by_group: `trainer.gradient_clip_val` bounds the norm of each optimizer group on its own, instead of that
+            of all gradients together: a backbone with large gradients then does not slow down new heads.
     """
 
     lr: float
@@ -70,6 +72,7 @@ class Schedule:
     tail_epochs: int = 0
     first_factor: float = 1.0
     restart_epoch: int | None = None
+    clip_by_group: bool = False
 
     def __post_init__(self) -> None:
         own = {"flat_epochs": 0, "tail_epochs": 0, "first_factor": 1.0}
