@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -162,12 +162,11 @@ def run_formula(case: Case) -> list[Comparison]:
 @torch.no_grad()
 def run_real(case: Case, weights: Path) -> list[Comparison]:
     """The weights of Atto trained on COCO, on four images: queries and detections."""
-    module = build_recipe(RECIPES["atto"])
-    state = from_published(read_checkpoint(weights)["model"])
-    module.network.load_state_dict(state)
+    trained = cast(DeimV2, build_recipe(RECIPES["atto"]).network)
+    trained.load_state_dict(from_published(read_checkpoint(weights)["model"]))
     sizes = [(int(h), int(w)) for w, h in case["orig_size_wh"].tolist()]
     results = []
-    for precision, dtype, network in in_both_precisions(module.network.eval()):
+    for precision, dtype, network in in_both_precisions(trained.eval()):
         logits, boxes = (1e-7, 1e-7) if precision == "f64" else (2e-3, 1e-4)
         final = network.compute(case["images"].to(dtype) / 255, None).final
         # queries of almost equal scores may come in another order: those of a score are compared by their box
