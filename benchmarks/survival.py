@@ -92,7 +92,12 @@ def tiny(family: str, data: Path) -> dict[str, Any]:
         if name in arguments:
             arguments[name] = arguments[name] | changes if isinstance(changes, dict) else changes
     arguments["num_classes"] = 4
-    arguments["schedule"] |= {"global_batch_size": 4, "warmup_steps": 5, "drop_epochs": [1]}
+    arguments["schedule"] |= {"global_batch_size": 4, "warmup_steps": 5}
+    arguments["schedule"] |= (
+        {"flat_epochs": 1, "tail_epochs": 0, "restart_epoch": None}
+        if arguments["schedule"].get("decay") == "flat_cosine"
+        else {"drop_epochs": [1]}
+    )
     contract = recipe["data"]["init_args"]["input"]
     contract["size"] = [64, 64] if contract["resize"] == "stretch" else [64, 96]
     recipe["data"] = {
