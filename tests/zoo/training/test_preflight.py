@@ -24,18 +24,12 @@ class Planted:
     def __init__(self, data, fault):
         self.data, self.fault = data, fault
 
-    def train_dataloader(self):
-        return self.data.train_dataloader()
+    def __getattr__(self, name):
+        return getattr(self.data, name)
 
     def val_dataloader(self):
         for batch in self.data.val_dataloader():
             yield replace(batch, annotations=self.fault(batch.annotations))
-
-    def dropped_object_share(self, num_images):
-        return self.data.dropped_object_share(num_images)
-
-    def most_objects(self):
-        return self.data.most_objects()
 
 
 @pytest.fixture(scope="module")
