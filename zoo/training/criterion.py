@@ -240,11 +240,17 @@ class SetCriterion:
         matcher: of queries and objects.
         terms: the losses.
         unite: boxes are compared in the union of all matchings, whatever the layer; None: in its own pairs.
+
+    Raises:
+        ValueError: a term that takes one set of pairs for all layers, without `unite`.
     """
 
     def __init__(
         self, matcher: HungarianMatcher, terms: Sequence[LossTerm], unite: Unite | None = None
     ) -> None:
+        lost = [term.name for term in terms if unite is None and getattr(term, "needs_union", False)]
+        if lost:
+            raise ValueError(f"the losses {', '.join(lost)} take the same pairs in all layers; give `unite`")
         self.matcher, self.terms, self.unite = matcher, tuple(terms), unite
 
     def __call__(self, outputs: Sequence[OutputSet], targets: Targets, step: Step) -> dict[str, Tensor]:

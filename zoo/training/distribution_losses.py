@@ -73,6 +73,7 @@ class LocalisationTerm:
     """
 
     name = "fgl"
+    needs_union = True  # its pairs are those of every layer
 
     def __init__(self, weight: float, reg_scale: float) -> None:
         self.weight, self.reg_scale = weight, reg_scale
@@ -106,6 +107,7 @@ class DistillationTerm:
     """
 
     name = "ddf"
+    needs_union = True
 
     def __init__(self, weight: float) -> None:
         self.weight = weight

@@ -5,8 +5,9 @@ import torch
 
 from zoo.contract.batch import OutputSet, Pairs, Predictions, Step, Targets
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
+from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
 from zoo.training.losses import Varifocal
-from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
+from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost, union_of_matchings
 
 CLASSES = 5
 
@@ -146,3 +147,11 @@ def test_one_transfer_to_the_host_whatever_the_number_of_sets(monkeypatch):
     sets = [OutputSet("decoder", predictions(3, 2, 6)), OutputSet("encoder", predictions(1, 2, 9))]
     criterion().matcher(sets, targets(2, 3))
     assert len(transfers) == 1
+
+
+@pytest.mark.parametrize("term", [LocalisationTerm(1.0, 4.0), DistillationTerm(1.0)], ids=lambda t: t.name)
+def test_terms_of_distributions_want_the_same_pairs_in_all_layers(term):
+    matcher = HungarianMatcher(MatchCosts(label=1.0, l1=1.0, giou=1.0), focal_cost)
+    with pytest.raises(ValueError, match=f"the losses {term.name} take the same pairs"):
+        SetCriterion(matcher, [term])
+    SetCriterion(matcher, [term], union_of_matchings)
