@@ -75,11 +75,11 @@ def test_none_of_its_own_names_is_one_of_another_family() -> None:
     [value for name, value in vars(contract).items() if name.startswith("test_") and hasattr(value, "pytestmark")],
     ids=lambda check: check.__name__,
 )  # fmt: skip
-def test_it_keeps_the_contract(check, tmp_path: Path) -> None:
+def test_it_keeps_the_contract(check, monkeypatch: pytest.MonkeyPatch) -> None:
     names = check.__code__.co_varnames[: check.__code__.co_argcount]
     if "family" in names:
         pytest.skip("finetuned below, and timed there")
-    given = {"key": RECIPE, "counts": (0, 0)}
+    given = {"key": RECIPE, "counts": (0, 0), "monkeypatch": monkeypatch}
     check(**{name: given[name] for name in names})
 
 
