@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from recipe_numbers import DETR_FAMILIES, leaves, numbers
+from recipe_numbers import DETR_FAMILIES, assert_as_published, leaves, load, rates
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
 PUBLISHED_RECIPES = sorted((ROOT / "recipes" / "rt_detr").glob("*_coco_*.yaml"))
-EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detr.yaml").read_text())
-O365: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detr_o365.yaml").read_text())
+EXTRACT = load(ROOT / "tests/data/published_rt_detr.yaml")
+O365 = load(ROOT / "tests/data/published_rt_detr_o365.yaml")
 TUNED = {key: entry for key, entry in O365.items() if "same_as" in entry}
 
 # recipe key -> key of the size's entry in the extract
@@ -60,16 +59,6 @@ ELSEWHERE = (
     "about.macs", "about.published.decoder_layers.", "model.decoder.eval_layers", "model.schedule.rules.",
     "model.schedule.warmup_steps", "model.schedule.final_factor", "model.multi_scale.", "data.input.size.",
 )  # fmt: skip
-# numbers that are ours: they change neither a sample nor a step
-OURS = (
-    "seed_everything", "data.seed", "data.batch_size", "data.eval_batch_size", "data.num_workers",
-    "trainer.num_nodes", "trainer.check_val_every_n_epoch", "checkpoint.save_top_k",
-)  # fmt: skip
-
-
-def load(path: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
-    return recipe
 
 
 def official(path: Path) -> dict[str, Any]:
@@ -131,12 +120,7 @@ def test_lines_with_numbers_say_where_they_come_from(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PUBLISHED_RECIPES, ids=lambda p: p.stem)
 def test_published_numbers_are_as_published(path: Path) -> None:
-    entry = dict(leaves(official(path)))
-    found = numbers(load(path))
-    for key, where in WHERE.items():
-        assert found.pop(key) == entry[where], f"{path.name}: {key} is not the published {where}"
-    unknown = [k for k in found if k not in OURS and not k.startswith(ELSEWHERE)]
-    assert unknown == [], "numbers that no test compares with anything"
+    assert_as_published(path.name, load(path), official(path), WHERE, ELSEWHERE)
 
 
 @pytest.mark.parametrize("path", PUBLISHED_RECIPES, ids=lambda p: p.stem)
@@ -172,9 +156,7 @@ def test_rules_carry_the_published_rates(path: Path) -> None:
     base = official(path)["optimizer"]
     rules = load(path)["model"]["init_args"]["schedule"]["rules"]
     theirs = [g for g in base["param_groups"] if g["pattern"] != "<rest>"]
-    assert [(r.get("lr"), r.get("weight_decay")) for r in rules] == [
-        (g.get("lr"), g.get("weight_decay")) for g in theirs
-    ]
+    assert rates(rules) == rates(theirs)
 
 
 @pytest.mark.parametrize("path", PUBLISHED_RECIPES, ids=lambda p: p.stem)
@@ -232,7 +214,7 @@ DETR_RECIPES = [
     path for path in sorted((ROOT / "recipes" / "detr").glob("*_coco_*.yaml"))
     if "panoptic" not in path.stem  # these: test_recipes_panoptic.py
 ]  # fmt: skip
-DETR_EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_detr.yaml").read_text())
+DETR_EXTRACT = load(ROOT / "tests/data/published_detr.yaml")
 each_detr = pytest.mark.parametrize("path", DETR_RECIPES, ids=lambda p: p.stem)
 
 DETR_WHERE = {
@@ -264,14 +246,8 @@ def test_detr_recipes_were_found() -> None:
 
 @each_detr
 def test_published_numbers_of_detr_are_as_published(path: Path) -> None:
-    entry = dict(leaves(DETR_EXTRACT[path.stem]))
-    found = numbers(load(path))
-    for key, where in DETR_WHERE.items():
-        assert found.pop(key) == entry[where], f"{path.name}: {key} is not the published {where}"
-    for key, where in DETR_SOMETIMES.items():
-        assert found.pop(key, None) == entry.get(where), f"{path.name}: {key} is not the published {where}"
-    unknown = [k for k in found if k not in OURS and not k.startswith(DETR_ELSEWHERE)]
-    assert unknown == [], "numbers that no test compares with anything"
+    entry = DETR_EXTRACT[path.stem]
+    assert_as_published(path.name, load(path), entry, DETR_WHERE, DETR_ELSEWHERE, DETR_SOMETIMES)
 
 
 @each_detr

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from recipe_numbers import leaves, numbers
+from recipe_numbers import assert_as_published, load, rates
 
 from zoo.layers.backbone import PUBLISHED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_dfine.yaml").read_text())
+EXTRACT = load(ROOT / "tests/data/published_dfine.yaml")
 RECIPES = sorted(
     p for p in (ROOT / "recipes" / "dfine").glob("*.yaml") if re.match(r"[nsmlx]_(?!deim_)", p.stem)
 )
@@ -65,16 +63,6 @@ ELSEWHERE = (
     "model.schedule.rules.", "model.schedule.final_factor", "model.schedule.restart_epoch", "model.multi_scale",
     "data.later_transforms.",
 )  # fmt: skip
-# numbers that are ours: they change neither a sample nor a step
-OURS = (
-    "seed_everything", "data.seed", "data.batch_size", "data.eval_batch_size", "data.num_workers",
-    "trainer.num_nodes", "trainer.check_val_every_n_epoch", "checkpoint.save_top_k",
-)  # fmt: skip
-
-
-def load(path: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
-    return recipe
 
 
 def test_recipes_were_found() -> None:
@@ -84,12 +72,7 @@ def test_recipes_were_found() -> None:
 
 @each
 def test_published_numbers_are_as_published(path: Path) -> None:
-    entry = dict(leaves(EXTRACT[path.stem]))
-    found = numbers(load(path))
-    for key, where in WHERE.items():
-        assert found.pop(key) == entry[where], f"{path.name}: {key} is not the published {where}"
-    unknown = [k for k in found if k not in OURS and not k.startswith(ELSEWHERE)]
-    assert unknown == [], "numbers that no test compares with anything"
+    assert_as_published(path.name, load(path), EXTRACT[path.stem], WHERE, ELSEWHERE)
 
 
 @each
@@ -145,11 +128,7 @@ def test_rules_carry_the_published_rates(path: Path) -> None:
     """That the regexes select the official parameters is proven on the model, with its golden groups."""
     schedule = load(path)["model"]["init_args"]["schedule"]
     groups = [g for g in EXTRACT[path.stem]["optimizer"]["groups"] if g["tensors"] and g["regex"] != "(rest)"]
-    ours = [
-        (r.get("lr", schedule["lr"]), r.get("weight_decay", schedule["weight_decay"]))
-        for r in schedule["rules"]
-    ]
-    assert ours == [(g["lr"], g["weight_decay"]) for g in groups]
+    assert rates(schedule["rules"], schedule["lr"], schedule["weight_decay"]) == rates(groups)
 
 
 @each

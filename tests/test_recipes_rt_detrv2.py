@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from recipe_numbers import leaves, numbers
+from recipe_numbers import assert_as_published, load, rates
 
 from zoo.layers.backbone import PUBLISHED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(p for p in (ROOT / "recipes" / "rt_detrv2").glob("*_coco_*.yaml") if "deim" not in p.stem)
-EXTRACT: dict[str, Any] = yaml.safe_load((ROOT / "tests/data/published_rt_detrv2.yaml").read_text())
+EXTRACT = load(ROOT / "tests/data/published_rt_detrv2.yaml")
 DISCRETE = [path for path in RECIPES if "dsp" in path.stem]
 each = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 
@@ -70,16 +68,6 @@ ELSEWHERE = (
     "about.macs", "model.decoder.eval_layers", "model.decoder.position_hidden.", "model.schedule.rules.",
     "model.schedule.final_factor", "model.multi_scale",
 )  # fmt: skip
-# numbers that are ours: they change neither a sample nor a step
-OURS = (
-    "seed_everything", "data.seed", "data.batch_size", "data.eval_batch_size", "data.num_workers",
-    "trainer.num_nodes", "trainer.check_val_every_n_epoch", "checkpoint.save_top_k",
-)  # fmt: skip
-
-
-def load(path: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
-    return recipe
 
 
 def test_recipes_were_found() -> None:
@@ -89,14 +77,7 @@ def test_recipes_were_found() -> None:
 
 @each
 def test_published_numbers_are_as_published(path: Path) -> None:
-    entry = dict(leaves(EXTRACT[path.stem]))
-    found = numbers(load(path))
-    for key, where in WHERE.items():
-        assert found.pop(key) == entry[where], f"{path.name}: {key} is not the published {where}"
-    for key, where in SOMETIMES.items():
-        assert found.pop(key, None) == entry.get(where), f"{path.name}: {key} is not the published {where}"
-    unknown = [k for k in found if k not in OURS and not k.startswith(ELSEWHERE)]
-    assert unknown == [], "numbers that no test compares with anything"
+    assert_as_published(path.name, load(path), EXTRACT[path.stem], WHERE, ELSEWHERE, SOMETIMES)
 
 
 @each
@@ -143,9 +124,7 @@ def test_rules_carry_the_published_rates(path: Path) -> None:
     """That the regexes select the official parameters is proven on the model, with its golden groups."""
     rules = load(path)["model"]["init_args"]["schedule"]["rules"]
     theirs = [g for g in EXTRACT[path.stem]["optimizer"]["param_groups"] if g["pattern"] != "<rest>"]
-    assert [(r.get("lr"), r.get("weight_decay")) for r in rules] == [
-        (g.get("lr"), g.get("weight_decay")) for g in theirs
-    ]
+    assert rates(rules) == rates(theirs)
 
 
 @each
