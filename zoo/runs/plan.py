@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datamodules.images.decodable import usable_cores
 from zoo.runs import recipes, schema, step_cost, trainer_options
 from zoo.runs.building import Recipe
 from zoo.runs.console import Console, Silent, counted
@@ -160,7 +161,7 @@ def plan(
     )
     workers = int(arguments["num_workers"])
     if not price.elsewhere:
-        workers = min(workers, max(1, step_cost.cores() // best.devices))
+        workers = min(workers, max(1, usable_cores() // best.devices))
     chosen = Plan(
         recipe=_names(recipe), published=published, cut=best, others=tuple(others), workers=workers,
         differences=tuple(best.differences(published)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from datamodules.images.decodable import usable_cores
 from zoo.contract.input_limits import Size
 from zoo.runs import step_cost, trainer_options
 from zoo.runs.console import counted
@@ -76,7 +77,7 @@ class Price:
         return found | (self._time(cut) if self._wanted else {})
 
     def _time(self, cut: Cut) -> dict[str, Any]:
-        where = torch.cuda.get_device_name(0) if self._gpu else f"CPU, {counted(step_cost.cores(), 'core')}"
+        where = torch.cuda.get_device_name(0) if self._gpu else f"CPU, {counted(usable_cores(), 'core')}"
         alone = (
             "" if cut.devices == 1 else ", on one device: what the others add in communication is not in it"
         )

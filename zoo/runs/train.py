@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
+from datamodules.images.decodable import usable_cores
 from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
@@ -358,9 +359,7 @@ def hardware(trainer: Trainer) -> str:
     """e.g. `2 x NVIDIA H200` or `CPU, 2 cores`."""
     if trainer.strategy.root_device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(trainer.strategy.root_device)}"
-    return (
-        f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    )
+    return f"CPU, {usable_cores()} cores"
 
 
 def noted_ids(recipe: Recipe, folder: Path, resume: Path | None) -> dict[str, str | None]:
