@@ -8,12 +8,13 @@ import contextlib
 import http
 import http.client
 import ipaddress
-import queue
 import socket
 import ssl
 import threading
 import time
 import urllib.parse
+
+from zoo.storage.deadline import Deadline
 
 MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
@@ -149,22 +150,14 @@ def _public(host: str, port: int, private: bool, end: float) -> str:
         ConnectionError: it has none, or one that is not public.
         TimeoutError: nobody says in time.
     """
-    found: queue.Queue[list[str] | OSError] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.put([str(address[0]) for *_, address in answers])
-        except (OSError, UnicodeError) as error:
-            found.put(OSError(str(error)))
-
-    threading.Thread(target=ask, daemon=True).start()  # it has no timeout of its own
-    try:
-        addresses = found.get(timeout=max(0.01, min(SECONDS, end - time.monotonic())))
-    except queue.Empty:
+    seconds = max(0.01, min(SECONDS, end - time.monotonic()))
+    try:  # it has no timeout of its own
+        answers = Deadline().call(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), seconds)
+    except TimeoutError:
         raise TimeoutError(f"nobody says in time where {host[:80]} is") from None
-    if isinstance(addresses, OSError):
-        raise ConnectionError(f"{host[:80]} is not known ({addresses})")
+    except (OSError, UnicodeError) as error:
+        raise ConnectionError(f"{host[:80]} is not known ({error})") from None
+    addresses = [str(address[0]) for *_, address in answers]
     if not private:
         refused = [address for address in addresses if not is_public(address)]
         if refused or not addresses:
