@@ -313,13 +313,10 @@ class CheckpointSaver(Checkpoint):
             return
         if before.is_file() and before.samefile(last):
             return  # a save has failed since; and renaming between two names of one file leaves both
-        temporary = temporary_of(before)
         try:
-            os.link(last, temporary)
+            self._link(LAST, BEFORE)
         except OSError:
             os.replace(last, before)
-        else:
-            os.replace(temporary, before)
 
     def keep_best_as(self, trainer: Trainer, name: str) -> None:
         """Gives the best so far a second name, under which it stays when it is no longer the best.
