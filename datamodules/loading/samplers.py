@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import Sampler
@@ -159,12 +159,13 @@ class StepBatchSampler(Sampler[list[Key] | list[Member]]):
         epoch, skip, self.skip = self.epoch, self.skip, 0
         first_step, first_micro = divmod(skip, self.accumulation)
         for step, rows in enumerate(self.order.steps(epoch, first_step), first_step):
+            keys: list[Any] = (
+                [(epoch, row) for row in rows]
+                if self._group is None
+                else self.members(epoch, step, rows, self._group)
+            )
             for micro in range(first_micro, self.accumulation):
-                if self._group is None:
-                    yield [(epoch, row) for row in self.micro_batch(rows, micro, self.rank)]
-                else:
-                    members = self.members(epoch, step, rows, self._group)
-                    yield self.micro_batch(members, micro, self.rank)
+                yield self.micro_batch(keys, micro, self.rank)
             first_micro = 0
 
     def micro_batch(self, rows: list[_T], micro: int, rank: int) -> list[_T]:
