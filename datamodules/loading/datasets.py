@@ -177,20 +177,15 @@ class TrainingDataset(Dataset[Sample]):
         """The objects of dataset[key] with their areas in the annotations."""
         drawn = self._drawn(key)
         rows = (key[1],) if drawn.mosaic is None else drawn.mosaic.rows
+        every = [self.targets(row) for row in rows]
+        labels = torch.cat([one.labels for one in every])
         areas = torch.cat([self._areas(row) for row in rows])
         # numbers in the place of labels: a transform drops objects, and says which only by their labels
-        if drawn.mosaic is None:
-            numbered = drawn.targets._replace(labels=torch.arange(len(drawn.targets.labels)))
-        else:
-            single, first = [], 0
-            for row in rows:
-                own = self.targets(row)
-                single.append(own._replace(labels=torch.arange(first, first + len(own.labels))))
-                first += len(own.labels)
-            numbered = drawn.mosaic.targets(single)
-        kept = drawn.transform.kept(numbered, drawn.plan)
-        labels = drawn.transform.kept(drawn.targets, drawn.plan).labels
-        return Objects(labels, kept.boxes_xyxy, areas[kept.labels])
+        numbers = torch.arange(len(labels)).split([len(one.labels) for one in every])
+        numbered = [one._replace(labels=own) for one, own in zip(every, numbers, strict=True)]
+        whole = numbered[0] if drawn.mosaic is None else drawn.mosaic.targets(numbered)
+        kept = drawn.transform.kept(whole, drawn.plan)
+        return Objects(labels[kept.labels], kept.boxes_xyxy, areas[kept.labels])
 
     def _areas(self, row: int) -> Tensor:
         """Of `targets(row)`, as the annotations have them."""
