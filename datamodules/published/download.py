@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from datamodules.published.downloads import Publication, RemoteFile, address, publications
 from datamodules.published.unpacking import ArchiveError, unpack
-from zoo.storage.durable import sha256_of
+from zoo.storage.durable import sha256_of, write_json
 from zoo.storage.fetch import DownloadError, Expected, WrongFileError, fetch
 
 WORK = ".downloads"  # below the output: archives, parts of files, and what is known of them
@@ -156,9 +156,7 @@ class _Ledger:
         with self.lock:
             pinned = "known" if file.sha256 else "first_use"
             self.entries[file.path] = {"size": size, "sha256": digest, "pinned": pinned, "top": top}
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.entries, indent=1), encoding="utf-8")
-            temporary.replace(self.path)
+            write_json(self.path, self.entries, indent=1)
 
 
 class _Stopped(Exception):
