@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,8 @@ class Price:
     def __init__(
         self, recipe: Mapping[str, Any], module: DetectionModule, on_gpu: bool, elsewhere: bool, wanted: bool
     ) -> None:
-        self._recipe, self._module, self._wanted = recipe, module, wanted
+        self._module, self._wanted = module, wanted
+        self._precision = recipe["trainer"].get("precision")
         self.elsewhere = elsewhere  # GPUs train, and this machine has none
         self._gpu = on_gpu and not elsewhere
         self._typical, self._largest = step_cost.training_sizes(recipe)
@@ -96,17 +96,11 @@ class Price:
 
     def _cost(self, images: int, size: Size) -> StepCost:
         if (images, size) not in self._costs:
-            self._module.to("cuda" if self._gpu else "cpu")
-            self._costs[images, size] = step_cost.measure(self._module, images, size, self._precision())
+            device = "cuda" if self._gpu else "cpu"
+            self._module.to(device)
+            precision = partial(trainer_options.autocast, self._precision, device)
+            self._costs[images, size] = step_cost.measure(self._module, images, size, precision)
         return self._costs[images, size]
-
-    def _precision(self) -> Callable[[], AbstractContextManager[None]]:
-        told, device = self._recipe["trainer"].get("precision"), "cuda" if self._gpu else "cpu"
-        if told in trainer_options.BFLOAT16_MIXED:
-            return partial(torch.autocast, device, dtype=torch.bfloat16)
-        if told in trainer_options.FLOAT16_MIXED:
-            return partial(torch.autocast, device, dtype=torch.float16)
-        return nullcontext
 
 
 def size_text(size: Size) -> str:

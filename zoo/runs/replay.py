@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.seeds import derived_seed
 from zoo.runs.console import Console
+from zoo.runs.trainer_options import autocast
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.training.module import DetectionModule, build_module, required_step
 from zoo.training.non_finite import bad_gradients, batch_of, not_finite
@@ -75,7 +75,7 @@ def _run(
     if not bool(batch.targets.boxes.isfinite().all()):
         found["inputs"] = [*found.get("inputs", []), "boxes"]
     try:
-        with _precision(str(step["precision"]), device):
+        with autocast(step["precision"], device.type):
             losses = module.losses(batch)
     except FloatingPointError as error:
         found["error"] = str(error)
@@ -128,13 +128,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)
-
-
-def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    """What the network ran in, by Lightning's name."""
-    if not name.endswith("-mixed"):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if name.startswith("bf16") else torch.float16)
 
 
 def _tell(found: Mapping[str, Any], step: Mapping[str, Any], device: torch.device, console: Console) -> None:

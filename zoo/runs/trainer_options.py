@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,15 @@ def check(options: Options) -> None:
 def on_gpu(accelerator: Any) -> bool:
     """Whether a recipe's `trainer.accelerator` means CUDA on this machine."""
     return accelerator in ("gpu", "cuda") or (accelerator in ("auto", None) and torch.cuda.is_available())
+
+
+def autocast(precision: Any, device: str) -> AbstractContextManager[None]:
+    """What Lightning runs the network in, on a type of device, where `trainer.precision` is this."""
+    if precision in BFLOAT16_MIXED:
+        return torch.autocast(device, torch.bfloat16)
+    if precision in FLOAT16_MIXED:
+        return torch.autocast(device, torch.float16)
+    return nullcontext()
 
 
 def shown(value: Any) -> str:
