@@ -300,10 +300,10 @@ def tell(plan: Plan, console: Console) -> None:
     ]  # fmt: skip
     console.table(("", "devices", "images each", "times", "a step", "gradient"), rows)
     console.say(f"steps       {plan.steps_per_epoch} an epoch, {plan.steps} in all")
-    seconds = NOT_MEASURED if plan.step_seconds is None else f"{plan.step_seconds:.3g} s a step"
-    console.say(
-        f"time        {seconds} ({plan.measured})" if plan.step_seconds else f"time        {plan.measured}"
-    )
+    time = plan.measured
+    if plan.step_seconds is not None:
+        time = f"{plan.step_seconds:.3g} s a step ({time})"
+    console.say(f"time        {time}")
     hours, energy = plan.hours, plan.kilowatt_hours
     console.say(
         f"training    {NOT_MEASURED if hours is None else f'{hours:.3g} hours, validations not counted'}"
