@@ -208,11 +208,11 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
     downloads = store.root / DOWNLOADS
     downloads.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(downloads / f"{manifest.name}.lock"):
-        for version in store.versions(manifest.name):
-            here = read_manifest(store.folder(manifest.name, version) / MANIFEST_FILE)
-            if here.files == manifest.files:
-                verify_folder(store.folder(manifest.name, version), here)
-                return Pulled(here, store.folder(manifest.name, version), "local", False)
+        same = store.version_with(manifest.name, manifest.files)
+        if same is not None:
+            folder, here = same
+            verify_folder(folder, here)
+            return Pulled(here, folder, "local", False)
         # outside the version's folder, so that a cut download is resumed by the next call
         with resumable(downloads, manifest.name) as place:
             for entry in manifest.files:

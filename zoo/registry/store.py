@@ -74,10 +74,16 @@ class LocalRegistry:
     def versions(self, name: str) -> list[int]:
         """Version numbers, ascending."""
         folder = self.root / check_name(name)
-        if not folder.is_dir():
-            return []
-        numbers = [int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
-        return sorted(n for n in numbers if (folder / str(n) / MANIFEST_FILE).is_file())
+        return sorted(n for n in _numbers(folder) if (folder / str(n) / MANIFEST_FILE).is_file())
+
+    def version_with(self, name: str, files: list[FileEntry]) -> tuple[Path, Manifest] | None:
+        """Folder and manifest of the first version that has the very same files, None if none has."""
+        for version in self.versions(name):
+            folder = self.folder(name, version)
+            manifest = read_manifest(folder / MANIFEST_FILE)
+            if manifest.files == files:
+                return folder, manifest
+        return None
 
     def aliases(self, name: str) -> dict[str, int]:
         """Version of each alias."""
@@ -136,12 +142,11 @@ class LocalRegistry:
             parent = self.root / name
             finish_folder(staging, manifest)
             while True:
-                versions = self.versions(name)
-                for version in versions if once else ():
-                    here = read_manifest(parent / str(version) / MANIFEST_FILE)
-                    if here.files == manifest.files:
-                        return here
-                manifest = msgspec.structs.replace(manifest, version=self._next(name))
+                if once and (same := self.version_with(name, manifest.files)):
+                    return same[1]
+                # after all that are taken, also by folders without a manifest
+                number = max(_numbers(parent), default=0) + 1
+                manifest = msgspec.structs.replace(manifest, version=number)
                 write_atomically(staging / MANIFEST_FILE, manifest.to_yaml().encode())
                 parent.mkdir(exist_ok=True)
                 try:
@@ -156,16 +161,6 @@ class LocalRegistry:
             if aliases.is_dir():
                 sweep_temporaries(aliases)
         return manifest
-
-    def _next(self, name: str) -> int:
-        """The number after all that are taken, also by folders without a manifest."""
-        folder = self.root / name
-        taken = (
-            [int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
-            if folder.is_dir()
-            else []
-        )
-        return max(taken, default=0) + 1
 
     def _version(self, reference: Reference) -> int:
         versions = self.versions(reference.name)
@@ -312,6 +307,13 @@ def _default_tag(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, sorted({*names, *bare}), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UnknownModelError(f"no model is called {name!r}{hint}; there are: {', '.join(names)}")
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Versions by their names in the folder of a model, which may not be there."""
+    if not folder.is_dir():
+        return []
+    return [int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
 
 
 def _alias_version(path: Path) -> int:
