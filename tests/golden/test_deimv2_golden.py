@@ -1,15 +1,14 @@
 """DEIMv2 equals Intellindust-AI-Lab/DEIMv2@0fff8d4 on every stored case, and with weights trained on COCO."""
 
 import hashlib
-import json
 import re
 
 import pytest
-from official_cases import ROOT, assert_all_pass, collect, official_case, official_dir
+from official_cases import ROOT, assert_all_pass, collect, full_size, official_case, official_dir
 
 from zoo.verification.cases import COMMITTED, Case, find_cases
 from zoo.verification.deimv2 import CASES, run_real
-from zoo.verification.proof import build_recipe, structure_files
+from zoo.verification.proof import structure_files
 
 WEIGHTS = "data/weights/deimv2_hgnetv2_atto_coco_recovered.pth"
 
@@ -26,10 +25,7 @@ def test_official_case(case):
 @pytest.mark.parametrize("name", structure_files(CASES, official_dir()) or ["structure_atto"])
 def test_full_size_network_has_the_official_structure(name):
     """Tensor names, shapes, parameter counts, frozen parameters and optimizer groups, from the recipe."""
-    path = structure_files(CASES, official_dir()).get(name)
-    if path is None:
-        pytest.skip("no structures in this directory")
-    facts, module = json.loads(path.read_text()), build_recipe(CASES.recipes[name])
+    facts, module = full_size(CASES, name)
     assert_all_pass(CASES.compare_structure(facts, module.network, module.schedule))
 
 

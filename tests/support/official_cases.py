@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from zoo.verification.cases import COMMITTED, Case, Comparison, find_cases
+from zoo.training.module import DetectionModule
+from zoo.verification.cases import COMMITTED, Case, Comparison, FamilyCases, find_cases
+from zoo.verification.proof import build_recipe, structure_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +58,11 @@ def assert_all_pass(comparisons: Sequence[Comparison]) -> None:
     assert comparisons
     failed = [f"{c.what}: {c.difference:.3g} > {c.tolerance:.3g}" for c in comparisons if not c.passed]
     assert not failed, "\n".join(failed)
+
+
+def full_size(cases: FamilyCases, name: str) -> tuple[dict[str, Any], DetectionModule]:
+    """Stored facts of a full-size network of the family, and ours from the recipe; skipped without the facts."""
+    path = structure_files(cases, official_dir()).get(name)
+    if path is None:
+        pytest.skip("no structures in this directory")
+    return json.loads(path.read_text()), build_recipe(cases.recipes[name])

@@ -35,6 +35,7 @@ from zoo.verification.refined_network import (
     compare_refined_forward,
     compare_refined_steps,
     compare_refined_structure,
+    decoder_arguments,
 )
 from zoo.verification.refinement import (
     run_attention,
@@ -130,18 +131,7 @@ def encoder_config(official: Mapping[str, Any]) -> SumEncoderConfig:
 def decoder_config(official: Mapping[str, Any]) -> GatedConfig:
     """Ours for the official arguments."""
     return GatedConfig(
-        dim=official["hidden_dim"],
-        num_queries=official["num_queries"],
-        num_layers=official["num_layers"],
-        eval_layers=official["eval_idx"] % official["num_layers"] + 1,
-        num_heads=official["nhead"],
-        num_points=official["num_points"],
-        ffn_dim=official["dim_feedforward"],
-        num_denoising=official["num_denoising"],
-        label_noise=official["label_noise_ratio"],
-        box_noise=official["box_noise_scale"],
-        reg_scale=official["reg_scale"],
-        bins=official["reg_max"] + 1,
+        **decoder_arguments(official),
         activation=official["activation"],
         gateway=official.get("use_gateway", True),
         shared_box_head=official.get("share_bbox_head", False),
@@ -151,12 +141,6 @@ def decoder_config(official: Mapping[str, Any]) -> GatedConfig:
 def run_forward(case: Case) -> list[Comparison]:
     """Every layer, in evaluation or train mode."""
     return compare_refined_forward(case, build(case), from_published)
-
-
-def run_formula(case: Case) -> list[Comparison]:
-    """A full-size network."""
-    size = case.name.removeprefix("formula_")
-    return compare_formula(case, size, build_recipe(RECIPES[size]).network, from_published)
 
 
 @torch.no_grad()
@@ -213,7 +197,10 @@ CASES = FamilyCases(
         "backbone": ("backbone", run_backbone),
         "fdr": ("distributions", partial(run_distributions, activation=F.silu)),
         "forward": ("network, forward", run_forward),
-        "formula": ("network, full size", run_formula),
+        "formula": (
+            "network, full size",
+            partial(compare_formula, recipes=RECIPES, from_published=from_published),
+        ),
         "train_steps": ("training steps", run_train_steps),
         "msda_core": ("deformable attention", run_attention),
         "denoising": ("denoising queries", partial(run_denoising, uncross=True)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
-from zoo.contract.batch import Batch, Pairs
+from zoo.contract.batch import Batch, OutputSet, Pairs, Targets
 from zoo.contract.boxes import cxcywh_to_xyxy
 from zoo.layers.denoising import DenoisingQueries, attention_block, contrastive_denoising, positive_pairs
+from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.verification.cases import Case, Comparison, compare, compare_exact
 from zoo.verification.criterion import whole_step
 
@@ -108,6 +111,18 @@ def stored_denoising(case: Case, batch: str = "") -> DenoisingQueries | None:
         pairs=stored_pairs(case, batch),
         groups=int(case[f"{prefix}num_group"]),
     )
+
+
+def supervised_with_stored_denoising(
+    case: Case, network: DenoisingNetwork
+) -> Callable[[str], tuple[Sequence[OutputSet], Targets]]:
+    """For the prefix of a batch's arrays: what the network supervises on it, and its targets."""
+
+    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
+        maps = network.encoder(network.backbone(case.images(f"{prefix}images")))
+        return network.decoder(maps, stored_denoising(case, prefix)).supervised, case.targets(prefix)
+
+    return outputs
 
 
 def stored_pairs(case: Case, batch: str = "") -> Pairs:

@@ -18,7 +18,6 @@ from zoo.training.losses import Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, Unite, focal_cost, union_of_matchings
 from zoo.verification.cases import Case, Comparison, FamilyCases, with_weights
 from zoo.verification.denoising import run_denoising
-from zoo.verification.proof import build_recipe
 from zoo.verification.refined_losses import (
     RefinedLosses,
     compare_refined,
@@ -30,6 +29,7 @@ from zoo.verification.refined_network import (
     compare_refined_forward,
     compare_refined_steps,
     compare_refined_structure,
+    decoder_arguments,
 )
 from zoo.verification.refinement import (
     run_attention,
@@ -88,8 +88,9 @@ def build(case: Case) -> DFine:
     suffix = "" if config["use_lab"] else "_nolab"
     weights = stored_backbone(case, f"{name}{suffix}{'_frozen' if frozen else ''}")
     state = {f"backbone.{key}": value for key, value in weights.items()} | case.weights()
+    refined = DistributionConfig(**decoder_arguments(decoder))
     return with_weights(
-        lambda: DFine(decoder["num_classes"], backbone, encoder_config(encoder), decoder_config(decoder)),
+        lambda: DFine(decoder["num_classes"], backbone, encoder_config(encoder), refined),
         from_published(state),
     )
 
@@ -105,34 +106,10 @@ def encoder_config(official: Mapping[str, Any]) -> EncoderConfig:
     )
 
 
-def decoder_config(official: Mapping[str, Any]) -> DistributionConfig:
-    """Ours for the official arguments."""
-    return DistributionConfig(
-        dim=official["hidden_dim"],
-        num_queries=official["num_queries"],
-        num_layers=official["num_layers"],
-        eval_layers=official["eval_idx"] % official["num_layers"] + 1,
-        num_heads=official["nhead"],
-        num_points=official["num_points"],
-        ffn_dim=official["dim_feedforward"],
-        num_denoising=official["num_denoising"],
-        label_noise=official["label_noise_ratio"],
-        box_noise=official["box_noise_scale"],
-        reg_scale=official["reg_scale"],
-        bins=official["reg_max"] + 1,
-    )
-
-
 def run_train_steps(case: Case) -> list[Comparison]:
     """Five optimizer steps."""
     reg_scale = case.facts["config"]["decoder_args"]["reg_scale"]
     return compare_refined_steps(case, build(case), criterion(reg_scale), official_losses(), from_published)
-
-
-def run_formula(case: Case) -> list[Comparison]:
-    """A full-size network."""
-    size = case.name.removeprefix("formula_")
-    return compare_formula(case, size, build_recipe(RECIPES[size]).network, from_published)
 
 
 CASES = FamilyCases(
@@ -145,7 +122,10 @@ CASES = FamilyCases(
             "network, forward",
             lambda case: compare_refined_forward(case, build(case), from_published),
         ),
-        "formula": ("network, full size", run_formula),
+        "formula": (
+            "network, full size",
+            partial(compare_formula, recipes=RECIPES, from_published=from_published),
+        ),
         "train_steps": ("training steps", run_train_steps),
         "msda_core": ("deformable attention", run_attention),
         "denoising": ("denoising queries", partial(run_denoising, uncross=True)),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Outputs, OutputSet, Sample, Targets, collate
-from zoo.verification.cases import Case, Comparison, compare, compare_exact
-from zoo.verification.criterion import detr_place, whole_step
+from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_listed
+from zoo.verification.criterion import compare_stored, detr_place, whole_step
 
 N = TypeVar("N", bound=nn.Module)
+OurName = Callable[[str], str]
+FromPublished = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-def name_by(from_published: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Callable[[str], str]:
+def name_by(from_published: FromPublished) -> OurName:
     """Our name of an official state-dict key, from the function that converts a whole state dict."""
     return lambda key: next(iter(from_published({key: torch.empty(0)})))
 
@@ -89,3 +91,50 @@ def compare_layers(
             key = f"{start}{name}pred_{kind}"
             results.append(compare(key, values, case[key], within if precision == "f32" else double))
     return results
+
+
+def compare_maps(
+    case: Case, network: nn.Module, features: Sequence[Tensor], maps: Sequence[Tensor], our_name: OurName
+) -> list[Comparison]:
+    """Maps of backbone and encoder in float64; the buffers of BatchNorm after them where they are stored."""
+    results = compare_listed(case, "f64/inter/backbone", features, 1e-9)
+    results += compare_listed(case, "f64/inter/encoder", maps, 1e-9)
+    if (norms := "f64/bn_after_forward") + "/names" in case:
+        results += compare_stored(case, norms, dict(network.named_buffers()), our_name, 1e-9)
+    return results
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def stored_groups(case: Case, network: nn.Module, our_name: OurName) -> list[dict[str, Any]]:
+    """The official optimizer groups of our parameters, with the rates that they have of their own."""
+    parameters = dict(network.named_parameters())
+    return [
+        {
+            "params": [parameters[our_name(n)] for n in group["names"]],
+            **{k: group[k] for k in ("lr", "weight_decay") if k in group},
+        }
+        for group in case.facts["param_groups"]
+    ]
+
+
+def point_scales(num_points: Sequence[int], num_layers: int) -> dict[str, Tensor]:
+    """Buffers of the official decoder that ours computes: 1 / points of every layer, rounded to float32."""
+    scale = torch.cat([torch.full((n,), 1 / n, dtype=torch.float32) for n in num_points]).double()
+    layers = range(num_layers)
+    return {f"decoder.decoder.layers.{i}.cross_attn.num_points_scale": scale for i in layers}
+
+
+def compare_average(
+    case: Case, average: nn.Module, our_name: OurName, constants: Mapping[str, Tensor]
+) -> list[Comparison]:
+    """The averaged network after five steps, and the `constants` of the official one under its names."""
+    names = {n: n if n in constants else our_name(n) for n in case.strings("after_step5/ema/names")}
+    return compare_stored(case, "after_step5/ema", {**average.state_dict(), **constants}, names.__getitem__)
+
+
+def without_constants(facts: Mapping[str, Any], from_published: FromPublished) -> dict[str, Any]:
+    """The facts of a full-size network, less the tensors that ours computes."""
+    kept = [tensor for tensor in facts["state_dict"] if from_published({tensor[0]: torch.empty(0)})]
+    return {**facts, "state_dict": kept}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.contract.batch import OutputSet, Targets
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.distribution import CORNERS, weighting_function
 from zoo.layers.distribution_decoder import DistributionDecoder, supervised_distributions
@@ -20,14 +19,41 @@ from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
 from zoo.training.schedule import Schedule
 from zoo.verification.cases import Case, Comparison, compare, compare_exact, compare_listed
-from zoo.verification.criterion import compare_stored, compare_train_steps
-from zoo.verification.denoising import stored_denoising
-from zoo.verification.network import in_both_precisions, name_by
+from zoo.verification.criterion import compare_train_steps
+from zoo.verification.denoising import stored_denoising, supervised_with_stored_denoising
+from zoo.verification.network import (
+    FromPublished,
+    compare_average,
+    compare_maps,
+    in_both_precisions,
+    name_by,
+    point_scales,
+    stored_groups,
+    without_constants,
+)
+from zoo.verification.proof import build_recipe
 from zoo.verification.refined_losses import RefinedLosses, place_of_official
 from zoo.verification.structure import compare_structure
 
-FromPublished = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 EMA = EmaConfig(decay=0.9999, warmup_steps=1000)
+
+
+def decoder_arguments(official: Mapping[str, Any]) -> dict[str, Any]:
+    """What `DistributionConfig` and the configurations derived from it are given for the official arguments."""
+    return {
+        "dim": official["hidden_dim"],
+        "num_queries": official["num_queries"],
+        "num_layers": official["num_layers"],
+        "eval_layers": official["eval_idx"] % official["num_layers"] + 1,
+        "num_heads": official["nhead"],
+        "num_points": official["num_points"],
+        "ffn_dim": official["dim_feedforward"],
+        "num_denoising": official["num_denoising"],
+        "label_noise": official["label_noise_ratio"],
+        "box_noise": official["box_noise_scale"],
+        "reg_scale": official["reg_scale"],
+        "bins": official["reg_max"] + 1,
+    }
 
 
 @torch.no_grad()
@@ -74,25 +100,11 @@ def compare_refined_forward(
             if (key := f"{precision}/ref/{name}") in case
         ]
         if precision == "f64":
-            results += compare_listed(case, "f64/inter/backbone", features, 1e-9)
-            results += compare_listed(case, "f64/inter/encoder", maps, 1e-9)
+            results += compare_maps(case, copied, features, maps, name_by(from_published))
             queries = selection.reference
             official = case["f64/inter/ref_points_unact"][:, noised:]
             results.append(compare("queries", queries, official, 1e-9))
-            if (norms := "f64/bn_after_forward") + "/names" in case:
-                buffers = dict(copied.named_buffers())
-                results += compare_stored(case, norms, buffers, name_by(from_published), 1e-9)
     return results
-
-
-def constants_of(network: nn.Module) -> dict[str, Tensor]:
-    """Buffers of the official network that ours computes: 1 / points of every layer, rounded to float32."""
-    decoder = network.decoder
-    assert isinstance(decoder, DistributionDecoder)
-    points = decoder.config.num_points
-    scale = torch.cat([torch.full((n,), 1 / n, dtype=torch.float32) for n in points]).double()
-    layers = range(decoder.config.num_layers)
-    return {f"decoder.decoder.layers.{i}.cross_attn.num_points_scale": scale for i in layers}
 
 
 def compare_refined_steps(
@@ -105,26 +117,16 @@ def compare_refined_steps(
     """Five optimizer steps: losses, gradients, norm, learning rate, parameters, buffers, EMA."""
     network.train()
     our_name, ema = name_by(from_published), ModelEma(network, EMA)
-    parameters = dict(network.named_parameters())
-    groups = [
-        {
-            "params": [parameters[our_name(n)] for n in group["names"]],
-            **{k: group[k] for k in ("lr", "weight_decay") if k in group},
-        }
-        for group in case.facts["param_groups"]
-    ]
     base = case.facts["optimizer_yaml"]
-    optimizer = torch.optim.AdamW(groups, lr=base["lr"], weight_decay=base["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        stored_groups(case, network, our_name), lr=base["lr"], weight_decay=base["weight_decay"]
+    )
     rates = case["lr_per_step"]
     step = 0
 
     def set_rates() -> None:
         for group, rate in zip(optimizer.param_groups, rates[min(step, len(rates) - 1)], strict=True):
             group["lr"] = float(rate)
-
-    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
-        maps = network.encoder(network.backbone(case.images(f"{prefix}images")))
-        return network.decoder(maps, stored_denoising(case, prefix)).supervised, case.targets(prefix)
 
     def after_step(trained: nn.Module) -> None:
         nonlocal step
@@ -133,14 +135,14 @@ def compare_refined_steps(
         set_rates()
 
     set_rates()
-    constants = constants_of(network)
     results = compare_train_steps(
-        case, network, optimizer, outputs, criterion, official,
+        case, network, optimizer, supervised_with_stored_denoising(case, network), criterion, official,
         our_name, weighted=True, after_step=after_step,
     )  # fmt: skip
-    averaged = {**ema.network.state_dict(), **constants}
-    names = {n: n if n in constants else our_name(n) for n in case.strings("after_step5/ema/names")}
-    return results + compare_stored(case, "after_step5/ema", averaged, names.__getitem__)
+    decoder = network.decoder
+    assert isinstance(decoder, DistributionDecoder)
+    constants = point_scales(decoder.config.num_points, decoder.config.num_layers)
+    return results + compare_average(case, ema.network, our_name, constants)
 
 
 # -- full size ------------------------------------------------------------------------------------
@@ -152,13 +154,22 @@ def compare_refined_structure(
     """A full-size network and its optimizer groups; see `compare_structure`. Computed constants are left out."""
     our_name = name_by(from_published)
     groups = [(g["lr"], g["weight_decay"], our_name(n)) for g in facts["param_groups"] for n in g["names"]]
-    kept = [tensor for tensor in facts["state_dict"] if from_published({tensor[0]: torch.empty(0)})]
-    return compare_structure({**facts, "state_dict": kept}, network, rules, our_name, groups)
+    return compare_structure(without_constants(facts, from_published), network, rules, our_name, groups)
 
 
 @torch.no_grad()
-def compare_formula(case: Case, size: str, network: Any, from_published: FromPublished) -> list[Comparison]:
-    """A full-size network whose weights are a formula of name and index, float64, on one image."""
+def compare_formula(
+    case: Case, recipes: Mapping[str, str], from_published: FromPublished
+) -> list[Comparison]:
+    """A full-size network whose weights are a formula of name and index, float64, on one image.
+
+    Args:
+        case: `formula_<size>`.
+        recipes: {size: recipe}.
+        from_published: the family's.
+    """
+    size = case.name.removeprefix("formula_")
+    network: Any = build_recipe(recipes[size]).network
     facts = json.loads((case.root / case.folder / f"structure_{size}.json").read_text())
     network = network.double().eval()
     tensors = network.state_dict()

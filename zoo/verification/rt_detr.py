@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.architectures.rt_detr import DecoderConfig, RtDetr, from_published
-from zoo.contract.batch import OutputSet, Predictions, Targets
+from zoo.contract.batch import OutputSet, Predictions
 from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.hybrid_encoder import EncoderConfig
@@ -21,7 +21,7 @@ from zoo.training.ema import EmaConfig, ModelEma
 from zoo.training.losses import LabelLoss, SigmoidFocal, Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
 from zoo.training.schedule import Schedule
-from zoo.verification.cases import Case, Comparison, FamilyCases, compare_listed, with_weights
+from zoo.verification.cases import Case, Comparison, FamilyCases, with_weights
 from zoo.verification.criterion import (
     EXACT,
     SINGLE,
@@ -30,9 +30,14 @@ from zoo.verification.criterion import (
     compare_stored,
     compare_train_steps,
 )
-from zoo.verification.denoising import run_denoising, stored_denoising, stored_pairs
+from zoo.verification.denoising import (
+    run_denoising,
+    stored_denoising,
+    stored_pairs,
+    supervised_with_stored_denoising,
+)
 from zoo.verification.detections import compare_detections
-from zoo.verification.network import compare_layers, in_both_precisions, name_by
+from zoo.verification.network import compare_layers, compare_maps, in_both_precisions, name_by, stored_groups
 from zoo.verification.preprocessing import compare_pixels
 from zoo.verification.schedule import compare_ema, compare_rates
 from zoo.verification.structure import compare_structure
@@ -110,31 +115,48 @@ def _output_set(case: Case, name: str, predictions: Predictions) -> OutputSet:
 # -- network --------------------------------------------------------------------------------------
 
 
-def build(case: Case, freeze_stem: bool) -> RtDetr:
-    """The case's network with its weights, float64, loaded strictly through `from_published`."""
+def backbone_and_encoder(
+    case: Case, freeze_stem: bool
+) -> tuple[BackboneConfig, EncoderConfig, dict[str, Tensor]]:
+    """Those of the case, and the official weights of its backbone."""
     config = case.facts["config"]
     depth = config.get("depth") or int(case.name.split("_r")[1][:2])
-    dim, heads, ffn = config["hidden_dim"], config["nhead"], config["dim_feedforward"]
     backbone = BackboneConfig(
         name=f"resnet{depth}d", weights="random", freeze_stem=freeze_stem, frozen_norm=depth >= 50
     )
     encoder = EncoderConfig(
-        dim=dim, num_heads=heads, ffn_dim=ffn, expansion=config["expansion"], num_blocks=3
+        dim=config["hidden_dim"],
+        num_heads=config["nhead"],
+        ffn_dim=config["dim_feedforward"],
+        expansion=config["expansion"],
+        num_blocks=3,
     )
+    weights = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
+    return backbone, encoder, weights
+
+
+def stem_is_frozen(case: Case) -> bool:
+    """Whether the official steps left it without a gradient."""
+    return "backbone.conv1.conv1_1.conv.weight" not in case.strings("step1/grad/names")
+
+
+def build(case: Case, freeze_stem: bool) -> RtDetr:
+    """The case's network with its weights, float64, loaded strictly through `from_published`."""
+    config = case.facts["config"]
+    backbone, encoder, weights = backbone_and_encoder(case, freeze_stem)
     decoder = DecoderConfig(
-        dim=dim,
+        dim=encoder.dim,
         num_queries=config["num_queries"],
         num_layers=config["decoder_layers"],
         eval_layers=config.get("eval_idx", config["decoder_layers"] - 1) + 1,
-        num_heads=heads,
+        num_heads=encoder.num_heads,
         num_points=3,
-        ffn_dim=ffn,
+        ffn_dim=encoder.ffn_dim,
         num_denoising=config["num_denoising"],
         label_noise=0.5,
         box_noise=1.0,
         learned_queries=config.get("learnt_init_query", False),
     )
-    weights = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
     return with_weights(
         lambda: RtDetr(config["num_classes"], backbone, encoder, decoder),
         from_published(weights | case.weights()),
@@ -154,11 +176,7 @@ def run_forward(case: Case) -> list[Comparison]:
         outputs = network.decoder(maps, stored_denoising(case))
         results += compare_layers(case, precision, outputs, place_of_official, single)
         if precision == "f64":
-            results += compare_listed(case, "f64/inter/backbone", features, 1e-9)
-            results += compare_listed(case, "f64/inter/encoder", maps, 1e-9)
-            norms = "f64/bn_after_forward"
-            if f"{norms}/names" in case:
-                results += compare_stored(case, norms, dict(network.named_buffers()), our_name, 1e-9)
+            results += compare_maps(case, network, features, maps, our_name)
     return results
 
 
@@ -167,19 +185,14 @@ def run_forward(case: Case) -> list[Comparison]:
 
 def run_train_steps(case: Case) -> list[Comparison]:
     """Five optimizer steps: losses, gradients, norm, parameters, BatchNorm buffers, EMA."""
-    stem = "backbone.conv1.conv1_1.conv.weight"
-    network = build(case, freeze_stem=stem not in case.strings("step1/grad/names")).train()
+    network = build(case, freeze_stem=stem_is_frozen(case)).train()
     ema = ModelEma(network, EMA)
-
-    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
-        maps = network.encoder(network.backbone(case.images(f"{prefix}images")))
-        return network.decoder(maps, stored_denoising(case, prefix)).supervised, case.targets(prefix)
 
     results = compare_train_steps(
         case,
         network,
-        torch.optim.AdamW(_official_groups(case, network), lr=1e-4, weight_decay=1e-4),
-        outputs,
+        torch.optim.AdamW(stored_groups(case, network, our_name), lr=1e-4, weight_decay=1e-4),
+        supervised_with_stored_denoising(case, network),
         criterion(),
         official_losses(),
         our_name,
@@ -187,17 +200,6 @@ def run_train_steps(case: Case) -> list[Comparison]:
         after_step=ema.update,
     )
     return results + compare_stored(case, "after_step5/ema", ema.network.state_dict(), our_name)
-
-
-def _official_groups(case: Case, network: RtDetr) -> list[dict]:
-    parameters = dict(network.named_parameters())
-    return [
-        {
-            "params": [parameters[our_name(n)] for n in group["names"]],
-            **{k: group[k] for k in ("lr", "weight_decay") if k in group},
-        }
-        for group in case.facts["param_groups"]
-    ]
 
 
 def run_schedule(case: Case) -> list[Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,25 +10,43 @@ import torch
 from torch import Tensor, nn
 
 from zoo.architectures.rt_detrv2 import DecoderConfig, RtDetrV2, from_published
-from zoo.contract.batch import OutputSet, Pairs, Predictions, Targets
-from zoo.layers.backbone import BackboneConfig
+from zoo.contract.batch import OutputSet, Pairs, Predictions
 from zoo.layers.deformable_attention import sample_maps, sample_nearest, sample_rows
-from zoo.layers.hybrid_encoder import EncoderConfig
 from zoo.training.criterion import L1Term, LossTerm, Matches, SetCriterion
 from zoo.training.ema import ModelEma
 from zoo.training.losses import LabelLoss, Varifocal
 from zoo.training.schedule import Schedule
-from zoo.verification.cases import Case, Comparison, FamilyCases, compare, compare_listed, with_weights
+from zoo.verification.cases import Case, Comparison, FamilyCases, compare, with_weights
 from zoo.verification.criterion import (
     EXACT,
     OfficialLosses,
     compare_criterion,
-    compare_stored,
     compare_train_steps,
 )
-from zoo.verification.denoising import run_denoising, stored_denoising, stored_pairs
-from zoo.verification.network import compare_layers, in_both_precisions, name_by
-from zoo.verification.rt_detr import EMA, criterion, run_postprocess, run_preprocess
+from zoo.verification.denoising import (
+    run_denoising,
+    stored_denoising,
+    stored_pairs,
+    supervised_with_stored_denoising,
+)
+from zoo.verification.network import (
+    compare_average,
+    compare_layers,
+    compare_maps,
+    in_both_precisions,
+    name_by,
+    point_scales,
+    stored_groups,
+    without_constants,
+)
+from zoo.verification.rt_detr import (
+    EMA,
+    backbone_and_encoder,
+    criterion,
+    run_postprocess,
+    run_preprocess,
+    stem_is_frozen,
+)
 from zoo.verification.schedule import compare_ema
 from zoo.verification.structure import compare_structure
 
@@ -137,22 +155,15 @@ def points_of(case: Case) -> list[int]:
 def build(case: Case, freeze_stem: bool) -> RtDetrV2:
     """The case's network with its weights, float64, loaded strictly through `from_published`."""
     config = case.facts["config"]
-    depth = config.get("depth") or int(case.name.split("_r")[1][:2])
-    dim, heads, ffn = config["hidden_dim"], config["nhead"], config["dim_feedforward"]
-    backbone = BackboneConfig(
-        name=f"resnet{depth}d", weights="random", freeze_stem=freeze_stem, frozen_norm=depth >= 50
-    )
-    encoder = EncoderConfig(
-        dim=dim, num_heads=heads, ffn_dim=ffn, expansion=config["expansion"], num_blocks=3
-    )
+    backbone, encoder, weights = backbone_and_encoder(case, freeze_stem)
     decoder = DecoderConfig(
-        dim=dim,
+        dim=encoder.dim,
         num_queries=config["num_queries"],
         num_layers=config["decoder_layers"],
         eval_layers=config.get("eval_idx", -1) % config["decoder_layers"] + 1,
-        num_heads=heads,
+        num_heads=encoder.num_heads,
         num_points=points_of(case),
-        ffn_dim=ffn,
+        ffn_dim=encoder.ffn_dim,
         num_denoising=config["num_denoising"],
         label_noise=0.5,
         box_noise=1.0,
@@ -160,7 +171,6 @@ def build(case: Case, freeze_stem: bool) -> RtDetrV2:
         sampling=SAMPLING[config.get("cross_attn_method", "default")],
         selection=SELECTION[config.get("query_select_method", "default")],
     )
-    weights = {f"backbone.{k}": v for k, v in case.shared_weights(f"weights_presnet{depth}").items()}
     return with_weights(
         lambda: RtDetrV2(config["num_classes"], backbone, encoder, decoder),
         from_published(weights | case.weights()),
@@ -182,11 +192,7 @@ def run_forward(case: Case) -> list[Comparison]:
         outputs = network.decoder(maps, stored_denoising(case))
         results += compare_layers(case, precision, outputs, place_of_official, single, double)
         if precision == "f64":
-            results += compare_listed(case, "f64/inter/backbone", features, 1e-9)
-            results += compare_listed(case, "f64/inter/encoder", maps, 1e-9)
-            norms = "f64/bn_after_forward"
-            if f"{norms}/names" in case:
-                results += compare_stored(case, norms, dict(network.named_buffers()), our_name, 1e-9)
+            results += compare_maps(case, network, features, maps, our_name)
     return results
 
 
@@ -195,44 +201,24 @@ def run_forward(case: Case) -> list[Comparison]:
 
 def run_train_steps(case: Case) -> list[Comparison]:
     """Five optimizer steps of the warm-up: losses, gradients, norm, parameters, BatchNorm buffers, EMA."""
-    stem = "backbone.conv1.conv1_1.conv.weight"
-    network = build(case, freeze_stem=stem not in case.strings("step1/grad/names")).train()
-    ema, parameters = ModelEma(network, EMA), dict(network.named_parameters())
-    groups = [
-        {
-            "params": [parameters[our_name(n)] for n in group["names"]],
-            # the rates in param_groups are those after the last step
-            "lr": float(rate) / SCHEDULE.factor(0, STEPS, STEPS),
-            "weight_decay": group.get("weight_decay", 1e-4),
-        }
-        for group, rate in zip(case.facts["param_groups"], case["lr_per_step"][0], strict=True)
-    ]
-    optimizer = torch.optim.AdamW(groups)
+    network = build(case, freeze_stem=stem_is_frozen(case)).train()
+    ema, groups = ModelEma(network, EMA), stored_groups(case, network, our_name)
+    for group, rate in zip(groups, case["lr_per_step"][0], strict=True):
+        # the rates in param_groups are those after the last step
+        group["lr"] = float(rate) / SCHEDULE.factor(0, STEPS, STEPS)
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
     scheduler = SCHEDULE.scheduler(optimizer, STEPS, STEPS)
-
-    def outputs(prefix: str) -> tuple[Sequence[OutputSet], Targets]:
-        maps = network.encoder(network.backbone(case.images(f"{prefix}images")))
-        return network.decoder(maps, stored_denoising(case, prefix)).supervised, case.targets(prefix)
 
     def after_step(network: nn.Module) -> None:
         ema.update(network)
         scheduler.step()
 
     results = compare_train_steps(
-        case, network, optimizer, outputs, criterion(), official_losses(), our_name,
-        weighted=True, after_step=after_step,
+        case, network, optimizer, supervised_with_stored_denoising(case, network), criterion(),
+        official_losses(), our_name, weighted=True, after_step=after_step,
     )  # fmt: skip
-    constants = constants_of(case)
-    names = {n: n if n in constants else our_name(n) for n in case.strings("after_step5/ema/names")}
-    averaged = {**ema.network.state_dict(), **constants}
-    return results + compare_stored(case, "after_step5/ema", averaged, names.__getitem__)
-
-
-def constants_of(case: Case) -> dict[str, Tensor]:
-    """Buffers of the official network that ours computes: 1 / points of every layer, rounded to float32."""
-    scale = torch.cat([torch.full((n,), 1 / n) for n in points_of(case)]).double()
-    layers = range(case.facts["config"]["decoder_layers"])
-    return {f"decoder.decoder.layers.{i}.cross_attn.num_points_scale": scale for i in layers}
+    constants = point_scales(points_of(case), case.facts["config"]["decoder_layers"])
+    return results + compare_average(case, ema.network, our_name, constants)
 
 
 def run_schedule(case: Case) -> list[Comparison]:
@@ -276,8 +262,7 @@ def run_structure(facts: Mapping[str, Any], network: RtDetrV2, rules: Schedule) 
         for g in facts["param_groups"]
         for n in g["names"]
     ]
-    kept = [tensor for tensor in facts["state_dict"] if from_published({tensor[0]: torch.empty(0)})]
-    return compare_structure({**facts, "state_dict": kept}, network, rules, our_name, groups)
+    return compare_structure(without_constants(facts, from_published), network, rules, our_name, groups)
 
 
 CASES = FamilyCases(
