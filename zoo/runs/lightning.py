@@ -205,6 +205,7 @@ def quiet() -> None:
         r"It is recommended to use `self.log\('(val|test)/A.*",  # the scores are equal on all ranks
         r"Found \d+ module\(s\) in eval mode.*",
         r".*Lightning couldn't infer the batch size.*",
+        r"You have overridden `on_before_batch_transfer`.*",  # no data module here has one too
     ):
         warnings.filterwarnings("ignore", message=pattern)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning)\..*")

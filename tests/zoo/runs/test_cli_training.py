@@ -158,6 +158,18 @@ def test_two_processes_train_one_run(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["images"] == 6
 
 
+def test_lightning_warns_of_nothing_in_a_training(tmp_path, recwarn):
+    shapes = generate_shapes(tmp_path / "shapes", 8, 4, 0, 64)
+    recipe = zoo.recipe("rt_detr/tiny", {
+        "data.root": str(shapes), "data.batch_size": 4, "model.schedule.global_batch_size": 4, "trainer.max_steps": 1,
+        "trainer.max_epochs": -1, "trainer.accelerator": "cpu", "trainer.devices": 1,
+    })  # fmt: skip
+    trainer = recipe.trainer(tmp_path / "run", logger=False)
+    trainer.fit(recipe.module(), recipe.datamodule())
+    assert trainer.global_step == 1
+    assert [str(w.message) for w in recwarn if "lightning" in w.filename] == []
+
+
 def test_start_from_says_what_it_did(tmp_path, capsys):
     from safetensors.torch import save_file
 
