@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.gated_decoder import GatedConfig, GatedDecoder
-from zoo.layers.refining_decoder import PRIOR
+from zoo.layers.published_keys import numbered
 from zoo.layers.sum_encoder import SumEncoderConfig, build_encoder
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, LossWeights, SetCriterion
@@ -25,8 +25,8 @@ from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
 from zoo.training.ema import EmaConfig
 from zoo.training.losses import MatchabilityAware
 from zoo.training.matcher import MatchCosts, Unite, focal_cost, union_of_matchings
-from zoo.training.module import DetectionModule
 from zoo.training.overlap_matching import LateOverlapMatcher, OverlapMatching
+from zoo.training.refining_module import RefiningModule, selection_limits
 from zoo.training.schedule import Schedule
 
 TOP_PAIRS = 300  # (query, class) pairs of an image, however many queries a size has
@@ -66,18 +66,8 @@ class DeimV2(DenoisingNetwork):
             denoising=decoder,
             multi_scale=multi_scale,
             multi_scale_epochs=multi_scale_epochs,
-            limits=input_limits(decoder.num_queries, levels, multi_scale),
+            limits=selection_limits(decoder.num_queries, levels, multi_scale),
         )
-
-
-def input_limits(num_queries: int, levels: int, multi_scale: Sequence[int]) -> InputLimits:
-    """What sizes of input DEIMv2 takes: its queries are the best places of the coarsest maps, down to stride 32."""
-    return InputLimits(
-        multiple_of=32,
-        queries=num_queries,
-        strides=(8, 16, 32)[-levels:],
-        training_sizes=tuple((side, side) for side in multi_scale),
-    )
 
 
 def build_criterion(
@@ -100,7 +90,7 @@ def build_criterion(
     return SetCriterion(matcher, terms, None if refinement is None else unite)
 
 
-class DeimV2Module(DetectionModule):
+class DeimV2Module(RefiningModule):
     """Trains DEIMv2. The signature is the recipe's schema; published values are in recipes/deimv2/.
 
     Args:
@@ -116,15 +106,11 @@ class DeimV2Module(DetectionModule):
         multi_scale_epochs: epochs that have them, counted from the first; null for all.
     """
 
-    class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
-    queries_key = "decoder.num_queries"
-    class_prior = PRIOR
-
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """See `DetectionModule.limits_of`."""
         decoder = init_args["decoder"]
-        return input_limits(decoder["num_queries"], len(decoder["num_points"]), init_args["multi_scale"])
+        return selection_limits(decoder["num_queries"], len(decoder["num_points"]), init_args["multi_scale"])
 
     def __init__(
         self,
@@ -149,20 +135,6 @@ class DeimV2Module(DetectionModule):
         self.postprocess = TopKSigmoid(TOP_PAIRS)
         self.average(ema)
 
-    @property
-    def decoder_layers(self) -> int:
-        """See `DetectionModule.decoder_layers`."""
-        return len(self._decoder.decoder.layers)
-
-    def set_decoder_layers(self, count: int) -> int:
-        """See `DetectionModule.set_decoder_layers`."""
-        before, self._decoder.eval_layers = self._decoder.eval_layers, count
-        return before
-
-    @property
-    def _decoder(self) -> GatedDecoder:
-        return cast(DeimV2, self.evaluation_network).decoder
-
 
 # -- published checkpoints ------------------------------------------------------------------------
 
@@ -172,7 +144,6 @@ _CONSTANT = re.compile(
     r"decoder\.decoder\.(up|reg_scale)"
 )  # of the decoder, under the name of its layers too
 _BOX_HEAD = "decoder.dec_bbox_head."
-_NAMED = re.compile(r"(encoder\.input_proj\.\d)\.(conv|norm)\.")  # numbered in our network
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -191,7 +162,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if part not in ("backbone", "encoder", "decoder"):
             raise KeyError(f"{key!r} is not a key of an official DEIMv2 checkpoint")
         if not _COMPUTED.fullmatch(key):
-            converted[_CONSTANT.sub(r"decoder.\1", _NAMED.sub(_to_number, key))] = value
+            converted[_CONSTANT.sub(r"decoder.\1", numbered(key))] = value
     return converted | _shared_heads(converted)
 
 
@@ -204,7 +175,3 @@ def _shared_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         f"{_BOX_HEAD}{layer}{key[1:]}": value for layer in range(1, layers) for key, value in heads.items()
     }
-
-
-def _to_number(match: re.Match[str]) -> str:
-    return f"{match[1]}.{1 if match[2] == 'norm' else 0}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,18 +20,16 @@ from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.distribution_decoder import DistributionConfig, DistributionDecoder
 from zoo.layers.gelan_encoder import GelanEncoder
 from zoo.layers.hybrid_encoder import EncoderConfig
-from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face
-from zoo.layers.refining_decoder import PRIOR
+from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face, numbered
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
 from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
 from zoo.training.ema import EmaConfig
-from zoo.training.losses import LabelLoss, MatchabilityAware, Varifocal
+from zoo.training.losses import LABEL_LOSSES
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost, union_of_matchings
-from zoo.training.module import DetectionModule
+from zoo.training.refining_module import RefiningModule, selection_limits
 from zoo.training.schedule import Schedule
 
-LABEL_LOSSES: dict[str, type[LabelLoss]] = {"vfl": Varifocal, "mal": MatchabilityAware}
 DETECTIONS = 300  # best pairs of query and class
 
 
@@ -78,21 +76,11 @@ class DFine(DenoisingNetwork):
             denoising=decoder,
             multi_scale=multi_scale,
             multi_scale_epochs=multi_scale_epochs,
-            limits=input_limits(decoder.num_queries, len(decoder.num_points), multi_scale),
+            limits=selection_limits(decoder.num_queries, len(decoder.num_points), multi_scale),
         )
 
 
-def input_limits(num_queries: int, maps: int, multi_scale: Sequence[int]) -> InputLimits:
-    """What sizes of input D-FINE takes: its queries are the best places of the last maps."""
-    return InputLimits(
-        multiple_of=32,
-        queries=num_queries,
-        strides=(4, 8, 16, 32)[-maps:],
-        training_sizes=tuple((side, side) for side in multi_scale),
-    )
-
-
-class DFineModule(DetectionModule):
+class DFineModule(RefiningModule):
     """Trains D-FINE. The signature is the recipe's schema; published values are in recipes/dfine/.
 
     Args:
@@ -107,16 +95,13 @@ class DFineModule(DetectionModule):
         label_loss: varifocal, or the matchability-aware one of DEIM.
     """
 
-    class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
-    queries_key = "decoder.num_queries"
-    class_prior = PRIOR
     estimates_pairs = True
 
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """See `DetectionModule.limits_of`."""
         decoder = init_args["decoder"]
-        return input_limits(decoder["num_queries"], len(decoder["num_points"]), init_args["multi_scale"])
+        return selection_limits(decoder["num_queries"], len(decoder["num_points"]), init_args["multi_scale"])
 
     def __init__(
         self,
@@ -149,27 +134,11 @@ class DFineModule(DetectionModule):
         self.postprocess = TopKSigmoid(DETECTIONS)
         self.average(ema)
 
-    @property
-    def decoder_layers(self) -> int:
-        """See `DetectionModule.decoder_layers`."""
-        return len(self._decoder.decoder.layers)
-
-    def set_decoder_layers(self, count: int) -> int:
-        """See `DetectionModule.set_decoder_layers`."""
-        before, self._decoder.eval_layers = self._decoder.eval_layers, count
-        return before
-
-    @property
-    def _decoder(self) -> DistributionDecoder:
-        return cast(DFine, self.evaluation_network).decoder
-
 
 # -- published checkpoints ------------------------------------------------------------------------
 
 # what can be computed: anchors of one input size, and 1 / points
 _CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.num_points_scale)")
-# named in the official code, numbered in RT-DETR's and in our network
-_NAMED = re.compile(r"(encoder\.input_proj\.\d|decoder\.enc_output)\.(conv|proj|norm)\.")
 _TWICE = re.compile(r"decoder\.decoder\.(up|reg_scale)")
 # DFineForObjectDetection's own names in transformers, 4 (the files on the hub) and 5, to the official ones
 HUGGING_FACE = (
@@ -207,12 +176,8 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise KeyError(f"{key!r} is not a key of an official D-FINE checkpoint")
         if _CONSTANT.fullmatch(key):
             continue
-        name = _TWICE.sub(r"decoder.\1", _NAMED.sub(_to_number, key))
+        name = _TWICE.sub(r"decoder.\1", numbered(key))
         if name in converted and not torch.equal(converted[name], value):
             raise ValueError(f"two copies of {name} differ; they are one tensor, so the file is damaged")
         converted[name] = value
     return converted
-
-
-def _to_number(match: re.Match[str]) -> str:
-    return f"{match[1]}.{1 if match[2] == 'norm' else 0}."

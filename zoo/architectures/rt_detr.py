@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,13 +18,13 @@ from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.hybrid_encoder import EncoderConfig, HybridEncoder
 from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face
-from zoo.layers.refining_decoder import PRIOR, RefiningConfig, RefiningDecoder
+from zoo.layers.refining_decoder import RefiningConfig, RefiningDecoder
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.training.ema import EmaConfig
 from zoo.training.losses import Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.training.module import DetectionModule
+from zoo.training.refining_module import RefiningModule, selection_limits
 from zoo.training.schedule import Schedule
 
 NUM_LEVELS = 3
@@ -66,21 +66,11 @@ class RtDetr(DenoisingNetwork):
             num_classes=num_classes,
             denoising=decoder,
             multi_scale=multi_scale,
-            limits=input_limits(decoder.num_queries, multi_scale),
+            limits=selection_limits(decoder.num_queries, NUM_LEVELS, multi_scale),
         )
 
 
-def input_limits(num_queries: int, multi_scale: Sequence[int]) -> InputLimits:
-    """What sizes of input RT-DETR takes: its queries are the best places of three maps."""
-    return InputLimits(
-        multiple_of=32,
-        queries=num_queries,
-        strides=(8, 16, 32),
-        training_sizes=tuple((side, side) for side in multi_scale),
-    )
-
-
-class RtDetrModule(DetectionModule):
+class RtDetrModule(RefiningModule):
     """Trains RT-DETR. The signature is the recipe's schema; published values are in recipes/rt_detr/.
 
     Args:
@@ -93,14 +83,10 @@ class RtDetrModule(DetectionModule):
         multi_scale: square training sizes, one drawn per step with equal probability; empty for none.
     """
 
-    class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
-    queries_key = "decoder.num_queries"
-    class_prior = PRIOR
-
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """See `DetectionModule.limits_of`."""
-        return input_limits(init_args["decoder"]["num_queries"], init_args["multi_scale"])
+        return selection_limits(init_args["decoder"]["num_queries"], NUM_LEVELS, init_args["multi_scale"])
 
     def __init__(
         self,
@@ -123,20 +109,6 @@ class RtDetrModule(DetectionModule):
         )
         self.postprocess = TopKSigmoid(decoder.num_queries)
         self.average(ema)
-
-    @property
-    def decoder_layers(self) -> int:
-        """See `DetectionModule.decoder_layers`."""
-        return len(self._decoder.decoder.layers)
-
-    def set_decoder_layers(self, count: int) -> int:
-        """See `DetectionModule.set_decoder_layers`."""
-        before, self._decoder.eval_layers = self._decoder.eval_layers, count
-        return before
-
-    @property
-    def _decoder(self) -> RefiningDecoder:
-        return cast(RtDetr, self.evaluation_network).decoder
 
 
 # -- published checkpoints ------------------------------------------------------------------------

@@ -20,20 +20,19 @@ from zoo.layers.backbone import HUGGING_FACE_PRESNET, BackboneConfig, build_back
 from zoo.layers.deformable_attention import DeformableAttention, Sampling
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig, HybridEncoder
-from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face
+from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face, numbered
 from zoo.layers.query_selection import by_any_class, by_best_class
-from zoo.layers.refining_decoder import PRIOR, DecoderLayer, RefiningConfig, RefiningDecoder
+from zoo.layers.refining_decoder import DecoderLayer, RefiningConfig, RefiningDecoder
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.training.ema import EmaConfig
-from zoo.training.losses import LabelLoss, MatchabilityAware, Varifocal
+from zoo.training.losses import LABEL_LOSSES
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
-from zoo.training.module import DetectionModule
+from zoo.training.refining_module import RefiningModule, selection_limits
 from zoo.training.schedule import Schedule
 
 NUM_LEVELS = 3
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
-LABEL_LOSSES: dict[str, type[LabelLoss]] = {"vfl": Varifocal, "mal": MatchabilityAware}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,23 +124,13 @@ class RtDetrV2(DenoisingNetwork):
             denoising=decoder,
             multi_scale=multi_scale,
             multi_scale_epochs=multi_scale_epochs,
-            limits=input_limits(decoder.num_queries, multi_scale),
+            limits=selection_limits(decoder.num_queries, NUM_LEVELS, multi_scale),
         )
         self.uncross = decoder.denoising == "deim"
         self.empty_group = not self.uncross
 
 
-def input_limits(num_queries: int, multi_scale: Sequence[int]) -> InputLimits:
-    """What sizes of input RT-DETRv2 takes: its queries are the best places of three maps."""
-    return InputLimits(
-        multiple_of=32,
-        queries=num_queries,
-        strides=(8, 16, 32),
-        training_sizes=tuple((side, side) for side in multi_scale),
-    )
-
-
-class RtDetrV2Module(DetectionModule):
+class RtDetrV2Module(RefiningModule):
     """Trains RT-DETRv2. The signature is the recipe's schema; published values are in recipes/rt_detrv2/.
 
     Args:
@@ -156,14 +145,10 @@ class RtDetrV2Module(DetectionModule):
         label_loss: varifocal, or the matchability-aware one of DEIM.
     """
 
-    class_tensors = r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\."
-    queries_key = "decoder.num_queries"
-    class_prior = PRIOR
-
     @classmethod
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """See `DetectionModule.limits_of`."""
-        return input_limits(init_args["decoder"]["num_queries"], init_args["multi_scale"])
+        return selection_limits(init_args["decoder"]["num_queries"], NUM_LEVELS, init_args["multi_scale"])
 
     def __init__(
         self,
@@ -189,27 +174,11 @@ class RtDetrV2Module(DetectionModule):
         self.postprocess = TopKSigmoid(decoder.num_queries)
         self.average(ema)
 
-    @property
-    def decoder_layers(self) -> int:
-        """See `DetectionModule.decoder_layers`."""
-        return len(self._decoder.decoder.layers)
-
-    def set_decoder_layers(self, count: int) -> int:
-        """See `DetectionModule.set_decoder_layers`."""
-        before, self._decoder.eval_layers = self._decoder.eval_layers, count
-        return before
-
-    @property
-    def _decoder(self) -> Decoder:
-        return cast(RtDetrV2, self.evaluation_network).decoder
-
 
 # -- published checkpoints ------------------------------------------------------------------------
 
 # what can be computed: anchors of one input size, and 1 / points
 _CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.(num|n)_points_scale)")
-# named here, numbered in RT-DETR and in our network
-_NAMED = re.compile(r"(encoder\.input_proj\.\d|decoder\.enc_output)\.(conv|proj|norm)\.")
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -228,9 +197,5 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif part not in ("encoder", "decoder"):
             raise KeyError(f"{key!r} is not a key of an official RT-DETRv2 checkpoint")
         elif not _CONSTANT.fullmatch(key):
-            converted[_NAMED.sub(_to_number, key)] = value
+            converted[numbered(key)] = value
     return {f"backbone.{key}": value for key, value in from_presnet(backbone).items()} | converted
-
-
-def _to_number(match: re.Match[str]) -> str:
-    return f"{match[1]}.{1 if match[2] == 'norm' else 0}."

@@ -34,6 +34,13 @@ HUGGING_FACE_RT_DETR: Names = (
 )
 
 _QUERY_KEY_VALUE = re.compile(r"(.+\.(?:self|multihead)_attn)\.([qkv])_proj\.(weight|bias)")
+# parts of a projection by name, as RT-DETRv2 and the families after it have them
+_PROJECTION = re.compile(r"(encoder\.input_proj\.\d|decoder\.enc_output)\.(conv|proj|norm)\.")
+
+
+def numbered(key: str) -> str:
+    """`key` with the parts of a projection by number, as RT-DETR and our networks have them."""
+    return _PROJECTION.sub(lambda match: f"{match[1]}.{int(match[2] == 'norm')}.", key)
 
 
 def renamed(key: str, names: Names) -> str:

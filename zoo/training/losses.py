@@ -75,6 +75,10 @@ class MatchabilityAware:
         return _soft_targets(logits, matched, torch.ones_like(target), target, 1.0, self.gamma)
 
 
+# the label losses that a recipe of D-FINE or RT-DETRv2 chooses from
+LABEL_LOSSES: dict[str, type[LabelLoss]] = {"vfl": Varifocal, "mal": MatchabilityAware}
+
+
 def _soft_targets(
     logits: Tensor, matched: Tensor, weight: Tensor, target: Tensor, alpha: float, gamma: float
 ) -> Tensor:
