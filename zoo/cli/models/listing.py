@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from zoo.registry.manifest import METRICS_OF_MASKS
+from zoo.registry.terms import ModelTerms
 from zoo.runs import catalogue, recipes
 from zoo.runs.console import Console, counted
 
@@ -164,14 +167,12 @@ def _terms(terms: dict[str, Any] | None) -> dict[str, str]:
     """Licence, source and date of code, weights and each data set, in words."""
     if terms is None:
         return {}
-    parts = {"code": terms["code"], "weights": terms["weights"]}
-    parts |= {f"data {name}": one for name, one in terms["data"].items()}
     return {
-        part: f"{one['licence']}, from {one['source'] or 'no source'}"
-        + (f", {one['date']}" if one["date"] else "")
-        + f"; commercial use {one['commercial']}"
-        + (f"; {one['note']}" if one["note"] else "")
-        for part, one in parts.items()
+        part: f"{one.licence}, from {one.source or 'no source'}"
+        + (f", {one.date}" if one.date else "")
+        + f"; commercial use {one.commercial}"
+        + (f"; {one.note}" if one.note else "")
+        for part, one in msgspec.convert(terms, ModelTerms).parts()
     }
 
 
