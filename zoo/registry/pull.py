@@ -258,12 +258,14 @@ def _convert(
     options = _options(origin, sources, place, pinned)
     fetched = fetcher.first(options, _advice(origin, sources))
     download = fetched.option.target
-    if origin.sha256 is None and pinned is None:
-        _log_trust(manifest.name, fetched)
     try:
         with staged(folder.parent) as staging:
             size = download.stat().st_size
-            _write_converted(download, staging / WEIGHTS_FILE, manifest)
+            try:
+                _write_converted(download, staging / WEIGHTS_FILE, manifest)
+            except ValueError as error:  # names what was fetched from, not where it lay meanwhile
+                kind = type(error) if len(error.args) == 1 else ValueError
+                raise kind(str(error).replace(str(download), fetched.option.address)) from error
             noted = msgspec.structs.replace(
                 origin,
                 file=file_of(fetched.option.address),
@@ -277,6 +279,8 @@ def _convert(
             put_in_place(staging, folder, _is_whole)
     finally:
         download.unlink(missing_ok=True)  # no longer needed, converted or not
+    if origin.sha256 is None and pinned is None:
+        _log_trust(manifest.name, fetched)
     return read_manifest(folder / MANIFEST_FILE)
 
 

@@ -16,6 +16,7 @@ import torch
 from file_server import FileServer
 from safetensors.torch import load_file, save
 
+import zoo.registry.weights  # now, for it keeps the `build_module` that it finds
 import zoo.training.module
 from zoo.cli.main import run_command
 from zoo.registry import store as store_module
@@ -369,12 +370,15 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", list(STRUCTURES))
-def test_a_hostile_pickle_is_refused_not_executed_and_not_kept(publish, server, tmp_path, name):
+def test_a_hostile_pickle_is_refused_not_executed_and_not_kept(publish, server, tmp_path, name, caplog):
     manifest = publish(name)
     hostile = {**hugging_face(name), "model.extra": Bomb(tmp_path / "executed")}
     server.files[hugging_face_path(manifest, "pytorch_model.bin")] = pickled(hostile)
-    with pytest.raises(UnsafeCheckpointError, match="Nothing in it was executed"):
+    with pytest.raises(UnsafeCheckpointError, match="Nothing in it was executed") as told:
         pull(name)
+    assert "pytorch_model.bin was not loaded" in str(told.value)
+    assert "zoo_cache" not in str(told.value)
+    assert "later pulls on this machine are held to it" not in caplog.text
     assert not (tmp_path / "executed").exists()
     assert [p.name for p in (tmp_path / "zoo_cache").rglob("*") if p.is_file()] == [".lock"]
 
