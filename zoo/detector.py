@@ -199,7 +199,7 @@ class Detector:
                 [3, h, w]. A list of these gives a list of predictions.
             threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
                 model's own rule, which is higher (0.85 in the published models); a number holds for both.
-            allow_private: whether addresses may be of this machine and its network.
+            allow_private: whether addresses may be of this machine, of its network, and with any port.
 
         Raises:
             FileNotFoundError: no such file.

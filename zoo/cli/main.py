@@ -297,7 +297,10 @@ def predict(
         ),
     ] = Path("predictions"),
     allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Also fetch images from this machine and its network.")
+        bool,
+        typer.Option(
+            "--allow-private", help="Also fetch images from this machine, its network, and any port."
+        ),
     ] = False,
     registry: Registry = None,
     as_json: Json = False,

@@ -29,7 +29,7 @@ def read_rgb(image: ImageInput, allow_private: bool = False) -> Image.Image | Te
 
     Args:
         image: see `KINDS`. Arrays are RGB; OpenCV reads BGR, so give it `image[:, :, ::-1]`.
-        allow_private: whether addresses may be of this machine and its network.
+        allow_private: whether addresses may be of this machine, of its network, and with any port.
 
     Raises:
         FileNotFoundError: no such file.

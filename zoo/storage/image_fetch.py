@@ -20,6 +20,11 @@ MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
 SECONDS_IN_ALL = 120.0  # of one image, however slowly a server sends it
 MOST_REDIRECTS = 3
+PORTS = (
+    80,
+    443,
+)  # of public machines; what listens on others (databases, queues, mail) was not made for strangers
+_OWN_NETWORK = "if it is your own network, use --allow-private (in Python allow_private=True)"
 _IN_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"  # stays as it is
 
 
@@ -52,14 +57,15 @@ def fetch(address: str, *, private: bool = False) -> bytes:
     """The bytes behind an http(s) address, of a public machine.
 
     The name is resolved once, every address that it has is checked, and one of these is connected to: a name cannot
-    mean another machine a moment later. So it goes for each redirect. Proxies are not used.
+    mean another machine a moment later. So it goes for each redirect. The proxies of the environment are not used:
+    what they connect to cannot be checked.
 
     Args:
-        address: with any port.
-        private: whether machines of the own network, and this one, may be asked too.
+        address: with port 80 or 443.
+        private: whether machines of the own network, this one, and other ports may be asked too.
 
     Raises:
-        ConnectionError: no answer, not in time, or an answer that is none; or the machine is not public.
+        ConnectionError: no answer, not in time, or an answer that is none; or the machine or port is not public.
         ValueError: it is too large.
     """
     end, asked = time.monotonic() + SECONDS_IN_ALL, address
@@ -88,7 +94,11 @@ def _answer(address: str, private: bool, end: float) -> tuple[bytes | None, str]
         raise ConnectionError(f"{address[:60]} is not fetched; only http and https are")
     if parts.username is not None or parts.password is not None:
         raise ConnectionError("a name and password in an address are not sent")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+    if port not in PORTS and not private:
+        raise ConnectionError(
+            f"port {port} is not asked, only {' and '.join(map(str, PORTS))} are; {_OWN_NETWORK}"
+        )
     host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
     connection = _Pinned(host, port, _public(host, port, private, end), parts.scheme == "https")
     path = urllib.parse.quote(parts.path or "/", safe=_IN_ADDRESSES)
@@ -162,8 +172,7 @@ def _public(host: str, port: int, private: bool, end: float) -> str:
         refused = [address for address in addresses if not is_public(address)]
         if refused or not addresses:
             raise ConnectionError(
-                f"{host[:80]} is {', '.join(refused[:3]) or 'nowhere'}, which is no public address; if it is your own "
-                "network, use --allow-private (in Python allow_private=True)"
+                f"{host[:80]} is {', '.join(refused[:3]) or 'nowhere'}, which is no public address; {_OWN_NETWORK}"
             )
     return addresses[0]
 

@@ -76,7 +76,8 @@ def test_machines_of_the_internet_are_public(address):
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0", "localhost", "[::1]", "[::ffff:127.0.0.1]"]
 )
-def test_this_machine_is_not_asked_however_it_is_written(server, host):
+def test_this_machine_is_not_asked_however_it_is_written(server, host, monkeypatch):
+    monkeypatch.setattr(image_fetch, "PORTS", (server.port,))
     with pytest.raises(ConnectionError, match=r"no public address; .* --allow-private|is not known"):
         fetch(f"http://{host}:{server.port}/a.png")
     assert server.requests == []
@@ -92,9 +93,35 @@ def test_the_command_asks_its_own_network_when_told_to(server, capsys):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/", "https://127.0.0.1:{port}/"])
+def test_other_ports_than_those_of_the_web_are_not_asked(server, named, monkeypatch, address):
+    monkeypatch.setattr(image_fetch, "PORTS", (80, 443))
+    address = address.format(port=server.port)
+    with pytest.raises(ConnectionError, match=rf"port {server.port} is not asked, only 80 and 443 are"):
+        fetch(address)
+    monkeypatch.setattr(image_fetch, "PORTS", (server.port,))
+    server.replies = [redirect("http://127.0.0.1:22/")]  # nor by a redirect
+    with pytest.raises(ConnectionError, match=r"port 22 is not asked.*--allow-private"):
+        fetch(server.url)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("private", [False, True])
+def test_a_proxy_is_not_asked(server, named, monkeypatch, variable, private):
+    proxy = Server()
+    monkeypatch.setenv(variable, proxy.url)
+    server.replies, proxy.replies = [WHOLE], [WHOLE]
+    assert fetch(f"{server.url}/a.png", private=private) == b"abc"
+    assert len(server.requests) == 1
+    assert proxy.requests == []
+    proxy.socket.close()
+
+
 @pytest.fixture
-def named(monkeypatch):
-    """Names and their addresses, asked in turn; 127.0.0.1 stands for a public one."""
+def named(monkeypatch, server):
+    """Names and their addresses, asked in turn; 127.0.0.1 stands for a public one, the server's port for 80."""
+    monkeypatch.setattr(image_fetch, "PORTS", (80, 443, server.port))
     names = {}
     asked = []
     real = socket.getaddrinfo
