@@ -39,6 +39,7 @@ from zoo.registry.store import (
     UnknownModelError,
     find,
     refuse_builtin_name,
+    same_weights,
     with_files,
 )
 from zoo.registry.terms import NOT_STATED, ModelTerms, Terms, commercial, inherited, not_stated
@@ -60,13 +61,17 @@ _TOOLS = ("torch", "torchvision", "lightning", "timm", DISTRIBUTION)
 
 @dataclass(frozen=True)
 class Published:
-    """The published version. `mlflow_version` is None if it could not be registered in MLflow, see `note`."""
+    """The published version. `mlflow_version` is None if it could not be registered in MLflow, see `note`.
+
+    `is_new` is False where `once` was asked for and the weights had been published before.
+    """
 
     manifest: Manifest
     folder: Path
     alias: str | None
     mlflow_version: int | None
     note: str
+    is_new: bool = True
 
     @property
     def reference(self) -> str:
@@ -105,6 +110,7 @@ def publish(
     data_split: str = "train",
     data_terms: Terms | None = None,
     recipe: str | None = None,
+    once: bool = False,
 ) -> Published:
     """Publishes the released weights of a run or checkpoint as the next version of `name`.
 
@@ -126,6 +132,7 @@ def publish(
         data_split: the part of it that they were trained on.
         data_terms: of that data set; None: not stated.
         recipe: text of the recipe that the weights were trained by; None is the run's.
+        once: a version that has these weights already is returned instead.
 
     Raises:
         FileNotFoundError: no such checkpoint, or run without one.
@@ -148,6 +155,7 @@ def publish(
     terms = _terms(released, parent, registry, license, (data_name, data_terms or not_stated()))
     manifest = _manifest(released, name, run, scores, terms, parent, (data_name, data_split))
     store = LocalRegistry(registry)
+    before = store.versions(name)
 
     def make(folder: Path) -> Manifest:
         save_weights(released.state, folder / WEIGHTS_FILE)
@@ -157,7 +165,7 @@ def publish(
         return with_files(manifest, folder)
 
     try:
-        manifest = store.add(make, name)
+        manifest = store.add(make, name, alike=same_weights if once else None)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -166,8 +174,9 @@ def publish(
     if alias is not None:
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)
-    number, note = _register_in_mlflow(manifest, folder, alias, tracking, run)
-    return Published(manifest, folder, alias, number, note)
+    is_new = manifest.version not in before
+    number, note = _register_in_mlflow(manifest, folder, alias, tracking, run, is_new)
+    return Published(manifest, folder, alias, number, note, is_new)
 
 
 def _checkpoint_of(
@@ -355,16 +364,24 @@ def _manifest(
 
 
 def _register_in_mlflow(
-    manifest: Manifest, folder: Path, alias: str | None, tracking: TrackingStore, run: _Run | None
+    manifest: Manifest,
+    folder: Path,
+    alias: str | None,
+    tracking: TrackingStore,
+    run: _Run | None,
+    is_new: bool,
 ) -> tuple[int | None, str]:
     """(version in MLflow's Model Registry, note). The folder is published already, so a failure becomes the note."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return register(
-            connect(tracking), manifest, folder, alias, tracking, run.experiment_id if run else None
-        ), ""
+        client, experiment = connect(tracking), run.experiment_id if run else None
+        known = None if is_new else _known_in_mlflow(client, manifest)  # none if a kill came in between
+        number = known or register(client, manifest, folder, tracking, experiment)
+        if alias is not None:
+            client.set_registered_model_alias(manifest.name, alias, str(number))
+        return number, ""
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
         note = (
             f"{manifest.name}:{manifest.version} is in {folder}, but not in MLflow at {tracking.uri}: {error}"
@@ -373,11 +390,25 @@ def _register_in_mlflow(
         return None, note
 
 
+def _known_in_mlflow(client: MlflowClient, manifest: Manifest) -> int | None:
+    """The model version in MLflow that an earlier publication of this version has made."""
+    tags = _identity(manifest)
+    for version in client.search_model_versions(f"name = '{manifest.name}'"):
+        if tags.items() <= version.tags.items():
+            return int(version.version)
+    return None
+
+
+def _identity(manifest: Manifest) -> dict[str, str]:
+    weights = manifest.file(WEIGHTS_FILE)
+    sha256 = weights.sha256 if weights is not None else ""
+    return {"zoo.name": manifest.name, "zoo.version": str(manifest.version), "zoo.sha256": sha256}
+
+
 def register(
     client: MlflowClient,
     manifest: Manifest,
     folder: Path,
-    alias: str | None,
     tracking: TrackingStore,
     experiment: str | None = None,
 ) -> int:
@@ -388,10 +419,8 @@ def register(
     from mlflow.exceptions import MlflowException
 
     run_id = manifest.lineage.run
-    weights = manifest.file(WEIGHTS_FILE)
-    tags = {"zoo.name": manifest.name, "zoo.version": str(manifest.version)}
+    tags = _identity(manifest)
     tags |= {"zoo.license": manifest.license, "zoo.commercial": commercial(manifest.terms)}
-    tags["zoo.sha256"] = weights.sha256 if weights is not None else ""
     model = client.create_logged_model(
         experiment_id=experiment or experiment_id(client, tracking),
         name=logged_model_name(manifest.name),
@@ -415,6 +444,4 @@ def register(
         tags={**tags, "zoo.logged_model": model.model_id},
         model_id=model.model_id if tracking.uri.startswith("http") else None,
     )
-    if alias is not None:
-        client.set_registered_model_alias(manifest.name, alias, str(version.version))
     return int(version.version)

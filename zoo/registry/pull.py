@@ -34,6 +34,7 @@ from zoo.registry.store import (
     LocalRegistry,
     find,
     finish_folder,
+    same_files,
     verify_folder,
     with_files,
 )
@@ -208,7 +209,7 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
     downloads = store.root / DOWNLOADS
     downloads.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(downloads / f"{manifest.name}.lock"):
-        same = store.version_with(manifest.name, manifest.files)
+        same = store.version_like(manifest, same_files)
         if same is not None:
             folder, here = same
             verify_folder(folder, here)
@@ -224,7 +225,7 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
                     os.replace(place / entry.path, folder / entry.path)
                 return msgspec.structs.replace(manifest, sources=sources)
 
-            added = store.add(make, manifest.name, once=True)
+            added = store.add(make, manifest.name, alike=same_files)
     return Pulled(added, store.folder(added.name, added.version), "local", True)
 
 

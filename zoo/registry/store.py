@@ -22,6 +22,7 @@ import msgspec
 
 from zoo.registry.manifest import (
     MANIFEST_FILE,
+    WEIGHTS_FILE,
     FileEntry,
     Manifest,
     ManifestError,
@@ -58,6 +59,19 @@ class Found:
     folder: Path | None = None
 
 
+Alike = Callable[[Manifest, Manifest], bool]
+
+
+def same_files(one: Manifest, other: Manifest) -> bool:
+    """Whether two versions have the very same files."""
+    return one.files == other.files
+
+
+def same_weights(one: Manifest, other: Manifest) -> bool:
+    """Whether two versions have the very same weights, whatever lies beside them."""
+    return one.file(WEIGHTS_FILE) == other.file(WEIGHTS_FILE)
+
+
 class LocalRegistry:
     """Published versions in a folder, which several machines may share: neither reading nor writing needs a lock."""
 
@@ -76,13 +90,13 @@ class LocalRegistry:
         folder = self.root / check_name(name)
         return sorted(n for n in _numbers(folder) if (folder / str(n) / MANIFEST_FILE).is_file())
 
-    def version_with(self, name: str, files: list[FileEntry]) -> tuple[Path, Manifest] | None:
-        """Folder and manifest of the first version that has the very same files, None if none has."""
-        for version in self.versions(name):
-            folder = self.folder(name, version)
-            manifest = read_manifest(folder / MANIFEST_FILE)
-            if manifest.files == files:
-                return folder, manifest
+    def version_like(self, manifest: Manifest, alike: Alike) -> tuple[Path, Manifest] | None:
+        """Folder and manifest of the first version of the same name that is alike, None if none is."""
+        for version in self.versions(manifest.name):
+            folder = self.folder(manifest.name, version)
+            other = read_manifest(folder / MANIFEST_FILE)
+            if alike(other, manifest):
+                return folder, other
         return None
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -122,14 +136,14 @@ class LocalRegistry:
             raise ManifestError(f"{path} is the manifest of {manifest.name}:{manifest.version}")
         return manifest
 
-    def add(self, make: Callable[[Path], Manifest], name: str, *, once: bool = False) -> Manifest:
+    def add(self, make: Callable[[Path], Manifest], name: str, *, alike: Alike | None = None) -> Manifest:
         """Adds the next version of `name`: a folder that is filled aside and renamed to the first number that is free.
 
         Args:
             make: called with an empty folder; writes the files there and returns the manifest, which gets its version
                 and is written beside them.
             name: full name.
-            once: a version that has the very same files already is returned instead.
+            alike: a version that is there and alike is returned instead.
 
         Raises:
             ValueError: if a built-in manifest has the name, or a file and its entry differ.
@@ -142,8 +156,8 @@ class LocalRegistry:
             parent = self.root / name
             finish_folder(staging, manifest)
             while True:
-                if once and (same := self.version_with(name, manifest.files)):
-                    return same[1]
+                if alike is not None and (there := self.version_like(manifest, alike)):
+                    return there[1]
                 # after all that are taken, also by folders without a manifest
                 number = max(_numbers(parent), default=0) + 1
                 manifest = msgspec.structs.replace(manifest, version=number)

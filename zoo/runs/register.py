@@ -70,7 +70,10 @@ def register(
     parent: str | None,
     console: Console,
 ) -> str | None:
-    """Publishes the best checkpoint of a finished run under `name`; `name:version`, or None off rank zero."""
+    """Publishes the best checkpoint of a finished run under `name`; `name:version`, or None off rank zero.
+
+    A run that is gone on with and whose best is what it has published before has that version.
+    """
     from zoo.registry.publish import publish as publish_version
     from zoo.runs.report import measured
     from zoo.tracking.lineage import git_state
@@ -88,10 +91,13 @@ def register(
         measured=_without_step(measured(document, split)) if accountable else None,
         parent=parent if run.recipe["init_from"]["source"] == parent else None,
         data_name=Path(run.recipe["data"]["init_args"]["root"]).name,
+        once=run.module.begun.step > 0,  # of a run that is gone on with, which may have come to this before
     )
     reference = published.reference
     console.say(f"registered  {reference}  {published.folder}")
-    if not accountable:
+    if not published.is_new:
+        console.say("note        these very weights were registered before, so that there is no new version")
+    elif not accountable:
         console.say("note        without a git commit and an MLflow run the manifest holds no measured score")
     if published.note:
         console.say(f"note        {published.note}")

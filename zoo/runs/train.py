@@ -152,8 +152,8 @@ def _train(
             fit(trainer, module, data, resume)
             if resume is not None and module.position() == module.begun:
                 console.say(
-                    f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; "
-                    "for more, set --trainer.max_epochs or --trainer.max_steps higher"
+                    f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; for more: "
+                    f"zoo fit --ckpt-path {quoted(resume)} with a higher --trainer.max_epochs or --trainer.max_steps"
                 )
             score_last_steps(trainer, module, data, history)
             best, step = load_best(trainer, module, console)

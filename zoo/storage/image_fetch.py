@@ -20,10 +20,8 @@ MAX_BYTES = 64 << 20  # of one image, fetched or in a data URI
 SECONDS = 20.0  # without an answer from a server
 SECONDS_IN_ALL = 120.0  # of one image, however slowly a server sends it
 MOST_REDIRECTS = 3
-PORTS = (
-    80,
-    443,
-)  # of public machines; what listens on others (databases, queues, mail) was not made for strangers
+# of public machines; what listens on others (databases, queues, mail) was not made for strangers
+PORTS = (80, 443)
 _OWN_NETWORK = "if it is your own network, use --allow-private (in Python allow_private=True)"
 _IN_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"  # stays as it is
 

@@ -77,6 +77,20 @@ def test_a_full_disk_leaves_what_was_published_and_says_so(place, monkeypatch):
     assert publish(place, NAME).manifest.version == 2
 
 
+def test_weights_that_are_published_once_stay_one_version_also_in_mlflow(place, client, tmp_path):
+    first = publish(place, NAME)
+    client.delete_model_version(NAME, "1")  # as if a kill had come before it
+    again = [publish(place, NAME, once=True, alias="champion") for _ in range(2)]
+    assert [(p.manifest, p.is_new, p.mlflow_version) for p in again] == [(first.manifest, False, 2)] * 2
+    assert LocalRegistry().aliases(NAME) == {"champion": 1}
+    assert int(client.get_model_version_by_alias(NAME, "champion").version) == 2
+    other = torch.load(place, weights_only=True)
+    next(iter(other["state_dict"].values())).add_(1)
+    torch.save(other, tmp_path / "other.ckpt")
+    assert publish(tmp_path / "other.ckpt", NAME, once=True).reference == f"{NAME}:2"
+    assert publish(place, NAME).reference == f"{NAME}:3"
+
+
 def test_what_is_released_is_the_average_and_loads_as_such(place):
     publish(place, NAME)
     expected = tiny_module().ema.network.state_dict()

@@ -175,6 +175,12 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
         p.name for p in run.iterdir()
     }
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
+    assert run_command([*arguments, "--ckpt-path", "auto"]) == 0  # as a queue starts a job again
+    said = capsys.readouterr()
+    assert "finished    step 3 of 3: nothing is left to train" in said.err
+    assert "registered  rt_detr_tiny.mine:1 " in said.err
+    assert "there is no new version" in said.err
+    assert json.loads(said.out)["registered"] == "rt_detr_tiny.mine:1"
     # the recipe in the run folder is complete: fit runs on it as it stands
     assert (
         run_command(["fit", "--config", "run/recipe.yaml", "--trainer.max_steps", "1", "--output", "again"])
