@@ -145,3 +145,22 @@ def test_survival():
     assert told["kills"] == 2 * len(told["rows"]) >= 6
     assert told["resumes"] == told["kills"]
     assert told["records_lost"] == told["differences"] == 0
+
+
+def test_finetune_compares_arms_of_the_same_seed():
+    script = runpy.run_path(str(ROOT / "benchmarks" / "finetune.py"), run_name="finetune")
+    common = {"data": "d", "steps": 300, "AP50": 0.5, "cpu_s": 10.0}
+    rows = [
+        {"arm": arm, "seed": seed, "AP": ap, **common}
+        for arm, scores in (("defaults", (0.50, 0.52, 0.54)), ("no EMA", (0.49, 0.50, 0.51)))
+        for seed, ap in enumerate(scores)
+    ]
+    _, _, defaults, other = script["table"](rows)
+    # Student's t of two degrees of freedom: 4.303 * 0.02 / sqrt(3)
+    assert defaults == "| d | 300 | defaults | 0.500 0.520 0.540 | 0.520 ± 0.050 | 0.500 ± 0.000 |  | 10 |"
+    assert "| 0.490 0.500 0.510 | 0.500 ± 0.025 | 0.500 ± 0.000 | -0.020 ± 0.025 | 10 |" in other
+    steps = 40  # five epochs of eight steps
+    assert script["options"]("no EMA", Path("nowhere"), steps) == ["--model.init_args.ema", "null"]
+    rules = json.loads(script["options"]("class heads at the common rate", Path("nowhere"), steps)[1])
+    assert len(rules) == 2
+    assert all("score_head" not in rule["match"] for rule in rules)
