@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,19 @@ class Column:
 
 
 def filled(scratch: Scratch, dtype: DTypeLike, length: int) -> NDArray[Any]:
-    """A column of zeros to be written in any order."""
+    """A column of zeros to be written in any order.
+
+    Raises:
+        OSError: the disk is full.
+    """
     if scratch.folder is None or not length:
         return np.zeros(length, dtype=dtype)
     with tempfile.TemporaryFile(dir=scratch.folder) as file:
-        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=(length,)))
+        size = np.dtype(dtype).itemsize * length
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a mapped page that finds no room later would end the process (SIGBUS)
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return np.asarray(np.memmap(file, dtype=dtype, mode="r+", shape=(length,)))

@@ -8,6 +8,7 @@ is a folder read in one way by one version of the code. Entries are renamed into
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import logging
 import os
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _CODE = ("index/*.py", "images/files.py", "kept/watch.py", "reading/*.py", "formats/*.py", "formats/*.yaml")
 
 _STRIDE = 1 << 20  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Build = Callable[[Scratch], Source]
 
@@ -54,32 +56,61 @@ def cache_folder() -> Path:
 def cached(way: tuple[object, ...], watch: Watch, build: Build) -> Source:
     """The data set as it was stored, or as `build` reads it, stored for the next time.
 
+    Where it cannot be stored, it is read once by each process, and a warning says so.
+
     Args:
-        way: what names the folder and how it is read, e.g. (format, root, options).
+        way: how it is read, the folder, options.
         watch: the files it depends on.
         build: reads it, with its working columns in the scratch.
 
     Raises:
         ValueError: whatever `build` does, or if the files change while they are read.
+        OSError: there is no room for the working columns, neither there nor in the folder of temporary files.
     """
     place = hashlib.sha256(repr((code_digest(), *way)).encode()).hexdigest()[:24]
-    folder = cache_folder()
-    found = _opened(folder, place, watch)
-    if found is not None:
-        return found
+    folder, root = cache_folder(), way[1]
+    for known in [folder, *([_of_this_process()] if _of_this_process.cache_info().currsize else [])]:
+        found = _opened(known, place, watch)
+        if found is not None:
+            return found
+    refused = _refusal(folder)
+    if refused is None:
+        try:
+            return _locked(folder, place, watch, build)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            refused = error
+    _log.warning(
+        "the index of %s is not kept, for %s cannot be written (%s); it is made anew each time; set ZOO_CACHE "
+        "to a folder that can be, and has room",
+        root, folder, refused.strerror or refused,
+    )  # fmt: skip
+    folder = _of_this_process()
+    try:
+        return _locked(folder, place, watch, build)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        told = (
+            f"{error.strerror}; {root} cannot be read without room for its working columns: make some, or set"
+        )
+        raise OSError(
+            error.errno, f"{told} ZOO_CACHE or TMPDIR to a folder that has it", str(folder)
+        ) from error
+
+
+def _refusal(folder: Path) -> OSError | None:
+    """Why nothing can be written into the folder, which is made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return None
     except OSError as error:
-        _log.warning(
-            "the index of %s is not kept, for %s cannot be written (%s); it is made anew each time; set ZOO_CACHE "
-            "to a folder that can be",
-            way,
-            folder,
-            error,
-        )
-        folder = _of_this_process()
+        return error
+
+
+def _locked(folder: Path, place: str, watch: Watch, build: Build) -> Source:
     with FileLock(folder / f"{place}.lock"):
         return _opened(folder, place, watch) or _made(folder, place, watch, build)
 

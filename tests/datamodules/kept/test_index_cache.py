@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -7,6 +8,7 @@ import os
 import pickle
 import shutil
 import struct
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from tiny_sets import SQUARE, coco_content, write_coco, write_voc, write_yolo
 
 from datamodules.coco import CocoDataModule
 from datamodules.formats import coco, detect
-from datamodules.index import AnnotationIndex
+from datamodules.index import AnnotationIndex, arrow
 from datamodules.index.arrow import open_columns, write_columns
+from datamodules.index.growing_columns import Scratch
 from datamodules.kept import cache as index_cache
 from datamodules.kept import large as keeping
 from datamodules.kept import watch
@@ -366,6 +369,49 @@ def test_a_folder_that_cannot_be_written_is_told_and_done_without(reads, monkeyp
     assert "set ZOO_CACHE" in caplog.text
     assert (len(index), len(reads)) == (3, 2)
     assert index.columns.reopen is not None
+
+
+@pytest.mark.parametrize("at", ["columns", "mapped columns", "the file", "its note"])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_full_disk_is_told_once_and_done_without(reads, monkeypatch, tmp_path, caplog, at, elsewhere):
+    """Where the disk is full, in the cache alone or also where temporary files lie."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "full"))
+    index_cache._of_this_process.cache_clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "rest" if elsewhere else tmp_path / "full"))
+    Path(tempfile.tempdir).mkdir()
+    content = coco_content()
+    content["annotations"].reverse()  # so that they are sorted
+    root = write_coco(tmp_path / "set", content)
+
+    def refuse(place):
+        if Path(place).is_relative_to(tmp_path / "full"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def watched(owner, name, place_of):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (refuse(place_of(*a)), real(*a, **k))[1])
+
+    if at == "columns":
+        watched(Scratch, "column", lambda scratch, *rest: scratch.folder)
+    elif at == "mapped columns":
+        watched(os, "posix_fallocate", lambda file, *rest: os.readlink(f"/proc/self/fd/{file}"))
+    elif at == "the file":
+        watched(arrow, "write_atomically", lambda path, *rest: path)
+    else:
+        watched(index_cache, "write_atomically", lambda path, *rest: path)
+    if not elsewhere:
+        with pytest.raises(OSError, match=rf"No space left on device; {root} cannot be read without room"):
+            train_of(root)
+        assert not list((tmp_path / "full").rglob(".making*"))
+        return
+    index, read = train_of(root), len(reads)
+    again = train_of(root)
+    assert caplog.text.count("is not kept") == 1
+    assert (
+        f"the index of {root} is not kept, for {tmp_path / 'full' / 'index'} cannot be written" in caplog.text
+    )
+    assert (len(index), len(reads)) == (3, read)
+    assert_equal(again, index)
 
 
 # ---------------------------------------------------------------------- processes
