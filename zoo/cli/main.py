@@ -325,6 +325,47 @@ def predict(
 
 
 @app.command()
+def bench(
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Registered names, checkpoints or run folders.", metavar="NAME..."),
+    ],
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="e.g. 1,8.")] = "1,8",
+    precision: Annotated[str, typer.Option("--precision", help="Some of fp32,bf16,fp16.")] = "fp32",
+    decoder_layers: Annotated[
+        str | None, typer.Option("--decoder-layers", help="e.g. 6,3; default: as many as the model runs.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also compiled by torch, which takes minutes.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda, cuda:1; auto: a GPU if there is one.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the CPU.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="All have a turn in each.")] = 5,
+    images: Annotated[
+        str | None, typer.Option("--images", help="File, folder or address; default: made up, 640x480.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Also AP on this folder, and a plot of it against time.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the plot; default: here.")] = Path("."),
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Milliseconds of models, bytes of an image to detections and network alone, in turns on this machine."""
+    from zoo.runs.bench import bench as run
+
+    console = Console(as_json)
+    found = run(
+        names, batch_sizes=batch_sizes, precisions=precision, decoder_layers=decoder_layers, compiled=compiled,
+        device=device, threads=threads, rounds=rounds, images=images, data=data, output=output, registry=registry,
+        console=console,
+    )  # fmt: skip
+    console.result(found)
+
+
+@app.command()
 def demo(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Annotated[

@@ -1,0 +1,141 @@
+"""The ways to run a model that `zoo bench` times, and one run: from the bytes of images to detections."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contract.batch import Batch, Predictions, Sample, Targets, collate
+from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
+from zoo.prediction.image_input import read_rgb
+from zoo.prediction.masks import sizes_without_padding
+from zoo.runs.console import counted
+from zoo.runs.timing import Laps
+from zoo.training.module import DetectionModule
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+STAGES = ("decode", "resize", "normalise", "network", "post-processing")
+Network = Callable[[Batch], Predictions]
+
+
+@dataclass
+class Case:
+    """One way to run a model.
+
+    Attributes:
+        network: of a normalised batch.
+        layers: of the decoder; None where the architecture always runs all.
+        laps: where the times of its runs go, and the device.
+    """
+
+    detector: Detector
+    runtime: str
+    precision: str
+    layers: int | None
+    batch_size: int
+    network: Network
+    laps: Laps
+
+    @property
+    def label(self) -> str:
+        """What tells it from the same model's others."""
+        layers = "" if self.layers is None else f", {counted(self.layers, 'decoder layer')}"
+        return f"{self.runtime}, {self.precision}{layers}, batch {self.batch_size}"
+
+    def run(self, encoded: Iterator[bytes]) -> None:
+        """The next images, timed stage by stage."""
+        detector, laps = self.detector, self.laps
+        contents = list(itertools.islice(encoded, self.batch_size))
+        if self.layers is not None:
+            detector.module.set_decoder_layers(self.layers)
+        laps.begin()
+        pictures = [read_rgb(content) for content in contents]
+        laps.end("decode")
+        resized = [detector.input.resize_image(picture) for picture in pictures]
+        laps.end("resize")
+        sizes = [(p.shape[1], p.shape[2]) if isinstance(p, Tensor) else (p.height, p.width) for p in pictures]
+        batch = detector.module.normalized(batch_of(resized, sizes).to(laps.device))
+        laps.end("normalise")
+        with autocast(laps.device, self.precision):
+            found = self.network(batch)
+        laps.end("network")
+        finish(detector.module, found, batch)
+        laps.end("post-processing")
+
+    def row(self) -> dict[str, Any]:
+        """What was measured; times are of a whole batch."""
+        whole, network = self.laps.together().summary(), self.laps.stages["network"]
+        return {
+            "model": self.detector.name, "runtime": self.runtime, "precision": self.precision,
+            "decoder_layers": self.layers, "batch_size": self.batch_size, "runs": len(network.wall),
+            "network": network.summary(), "pipeline": whole,
+            "images_per_second": 1000 * self.batch_size / whole["median_ms"],
+            "stages_ms": {name: statistics.median(self.laps.stages[name].wall) for name in STAGES},
+        }  # fmt: skip
+
+
+def cases_of(
+    detector: Detector, batch_sizes: Sequence[int], precisions: Sequence[str], layers: Sequence[int | None],
+    compiled: bool, device: torch.device,
+) -> Iterator[Case]:  # fmt: skip
+    """Every way in PyTorch."""
+    networks: list[tuple[str, Network]] = [("PyTorch", detector.module.predictions)]
+    if compiled:
+        networks.append(("PyTorch, compiled", compiled_network(detector)))
+    for count, precision, size in itertools.product(layers, precisions, batch_sizes):
+        for runtime, network in networks:
+            yield Case(detector, runtime, precision, count, size, network, Laps(device))
+
+
+def compiled_network(detector: Detector) -> Network:
+    """The network as one graph, captured and compiled at the first batch of each size.
+
+    Where images keep their aspect, the second size is compiled for all sizes.
+    """
+    module = detector.module
+    nothing = Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), ())
+
+    def forward(images: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        found = module.evaluation_network(Batch(images, padding, nothing, (), ())).final
+        return found.logits, found.boxes
+
+    dynamic = False if detector.input.resize == "stretch" else None
+    graph = torch.compile(forward, fullgraph=True, dynamic=dynamic)
+
+    @torch.no_grad()  # as `predictions`: another mode would compile again
+    def network(batch: Batch) -> Predictions:
+        return Predictions(*graph(batch.images, batch.padding))
+
+    return network
+
+
+def batch_of(resized: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Batch:
+    """Images without objects; `sizes` are those before the resize."""
+    labels, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    pairs = enumerate(zip(resized, sizes, strict=True))
+    return collate([Sample(image, labels, boxes, number, size) for number, (image, size) in pairs])
+
+
+def finish(module: DetectionModule, found: Predictions, batch: Batch) -> None:
+    """What `zoo predict` makes of raw predictions, but for names: detections on the CPU, masks, segments."""
+    if module.instances is None:
+        module.postprocess(found, batch.original_sizes)
+        return
+    sizes = sizes_without_padding(batch)
+    module.instances(queries_above(found, DEFAULT_THRESHOLD), sizes, batch.original_sizes)
+    if module.panoptic is not None:
+        things = frozenset[int]() if module.label_map is None else module.label_map.things
+        module.panoptic(found, sizes, batch.original_sizes, things)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Runs a network in this precision while entered."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
