@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,18 +55,23 @@ def samples(data: CustomDataModule, epoch: int, world: int = 1, step: int = STEP
     found = {}
     for rank in range(world):
         data.plan_steps(step, world, rank)
-        data.set_epoch(epoch)
-        for batch in data.train_dataloader():
-            first = 0
-            for image, image_id, count in zip(
-                batch.images, batch.image_ids, batch.targets.counts, strict=True
-            ):
-                rows = slice(first, first + count)
-                first += count
-                found[image_id] = [
-                    zlib.crc32(tensor.numpy().tobytes())
-                    for tensor in (image, batch.targets.labels[rows], batch.targets.boxes[rows])
-                ]
+        found |= samples_of(data, epoch)
+    return found
+
+
+def samples_of(data: CustomDataModule, epoch: int) -> dict[int, list[int]]:
+    """`samples` of the rank that the data is planned for."""
+    found = {}
+    data.set_epoch(epoch)
+    for batch in data.train_dataloader():
+        first = 0
+        for image, image_id, count in zip(batch.images, batch.image_ids, batch.targets.counts, strict=True):
+            rows = slice(first, first + count)
+            first += count
+            found[image_id] = [
+                zlib.crc32(tensor.numpy().tobytes())
+                for tensor in (image, batch.targets.labels[rows], batch.targets.boxes[rows])
+            ]
     return found
 
 
@@ -78,6 +84,24 @@ def test_however_a_step_is_cut_its_images_are_the_same(root, world, batch_size, 
         wanted = samples(whole, epoch)
         assert len(wanted) == 24
         assert samples(cut, epoch, world) == wanted
+
+
+def of_rank(root: Path, rank: int) -> dict[int, dict[int, list[int]]]:
+    """By epoch, what a process of a group of two gets over the whole schedule; `rank` last, for the nursery."""
+    data = data_of(root, batch_size=2)
+    assert rank == torch.distributed.get_rank()
+    data.plan_steps(STEP, torch.distributed.get_world_size(), rank)
+    return {epoch: samples_of(data, epoch) for epoch in range(5)}
+
+
+def test_two_processes_get_the_images_of_one_in_every_epoch(root, nursery):
+    """Before, in and after the epochs of mosaic, mixup, copy-blend and the transforms of `LATER`."""
+    whole = data_of(root)
+    ranks = nursery.answers_of_two_ranks(partial(of_rank, root))
+    for epoch in range(5):
+        one, two = (ranks[rank][epoch] for rank in (0, 1))
+        assert len(one) == len(two) == 12
+        assert one | two == samples(whole, epoch)
 
 
 @pytest.mark.parametrize("step", [4, 12])
