@@ -21,8 +21,10 @@ ZOO = (
     "zoo.architectures",
     "zoo.tracking",
     "zoo.registry",
+    "zoo.runtimes",
     "zoo.detector",
     "zoo.verification",
+    "zoo.exporting",
     "zoo.runs",
     "zoo._moved",
     "zoo",  # the public surface

@@ -23,8 +23,10 @@ from zoo.pictures.segments import paint_panoptic
 from zoo.prediction.image_input import ImageInput, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
+from zoo.registry.manifest import Manifest
 from zoo.registry.pull import Pulled
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
+from zoo.runtimes.module import exported_module, open_session
 from zoo.training.module import DetectionModule
 
 DEFAULT_THRESHOLD = 0.3  # of a detection
@@ -137,15 +139,25 @@ class Prediction:
 
 
 class Detector:
-    """A module in evaluation mode with the label map and input contract it was trained with."""
+    """A module in evaluation mode with the label map and input contract it was trained with.
 
-    def __init__(self, module: DetectionModule, name: str) -> None:
+    Attributes:
+        manifest: of a model of a registry; None for a checkpoint or an exported file.
+    """
+
+    def __init__(self, module: DetectionModule, name: str, manifest: Manifest | None = None) -> None:
         if module.label_map is None or module.input is None:
             raise ValueError(f"{name} has no label map or input contract; load it with zoo.load")
         self.module = module.eval()
         self.name = name
         self.label_map: LabelMap = module.label_map
         self.input: InputContract = module.input
+        self.manifest = manifest
+
+    @property
+    def runtime(self) -> str:
+        """What computes the network: `pytorch`, or for an exported file `onnxruntime`."""
+        return self.module.runtime
 
     @classmethod
     def from_released(cls, released: Released, name: str) -> Detector:
@@ -156,7 +168,17 @@ class Detector:
     def from_pulled(cls, pulled: Pulled) -> Detector:
         """With the files of a pulled version."""
         name = f"{pulled.manifest.name}:{pulled.manifest.version}"
-        return cls.from_released(released_from_folder(pulled.folder, pulled.manifest), name)
+        released = released_from_folder(pulled.folder, pulled.manifest)
+        return cls(ready_module(released), name, pulled.manifest)
+
+    @classmethod
+    def from_exported(cls, path: str | Path) -> Detector:
+        """With an exported file, which another runtime than PyTorch computes.
+
+        Raises:
+            ValueError: it is damaged, no export of the zoo, or its runtime is not installed.
+        """
+        return cls(exported_module(open_session(Path(path))), str(path))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Detector:
@@ -219,7 +241,7 @@ class Detector:
         height, width = _size(rgb)
         resized = self.input.resize_image(rgb)
         sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
-        device = next(self.module.parameters()).device
+        device = self.module.device
         batch = collate([sample]).to(device)
         if self.module.instances is None:
             return self._named(self.module.detect(batch)[0], lowest, (height, width))

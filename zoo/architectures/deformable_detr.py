@@ -282,7 +282,7 @@ class DeformableDetr(nn.Module):
     def learned(self, memory: Memory) -> Queries:
         """Learned queries, the same for every image."""
         position, content = (
-            half.expand(len(memory.tokens), -1, -1) for half in self.query_embed.weight.chunk(2, dim=1)
+            half.expand(memory.tokens.shape[0], -1, -1) for half in self.query_embed.weight.chunk(2, dim=1)
         )
         with autocast_to(None, position.device):
             reference = self.transformer.reference_points(position).sigmoid()

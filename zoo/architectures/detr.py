@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -157,7 +158,7 @@ class SoftmaxLabelTerm:
     def __init__(self, weight: float, no_object: float, normalizer: Normalizer) -> None:
         self.weight, self.normalizer = weight, normalizer
         # the official weights are a float32 buffer, also where the rest is float64
-        self.no_object = float(torch.tensor(no_object, dtype=torch.float32))
+        self.no_object = float(np.float32(no_object))
         self.loss = SoftmaxCrossEntropy(self.no_object)
 
     def __call__(self, matches: Matches) -> dict[str, Tensor]:

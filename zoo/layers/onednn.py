@@ -36,7 +36,7 @@ class PointwiseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C']."""
-        if x.numel() <= _SMALLEST or not runs_eagerly_on_cpu(x):
+        if not runs_eagerly_on_cpu(x) or x.numel() <= _SMALLEST:  # a captured size stays unknown
             return super().forward(x)
         pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         y = F.conv2d(pixels, self.weight[..., None, None], self.bias, dilation=2)

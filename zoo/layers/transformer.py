@@ -192,7 +192,7 @@ class Decoder(nn.Module):
 
         The norm is for the outputs only: the next layer gets the content without it.
         """
-        content = query.new_zeros(len(memory), *query.shape)
+        content = query.new_zeros(memory.shape[0], *query.shape)
         results = []
         for layer in self.layers:
             content = layer(content, query, located_memory, memory, visible)

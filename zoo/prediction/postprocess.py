@@ -16,6 +16,10 @@ from zoo.contract.boxes import cxcywh_to_xyxy
 class Postprocess(Protocol):
     """The rule by which a family's raw predictions become detections."""
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and queries [B, K] of the detections for logits [B, Q, C]; part of an exported graph."""
+        ...
+
     def __call__(
         self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
@@ -39,6 +43,13 @@ class TopKSigmoid:
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and queries [B, K] of the best pairs, best first."""
+        pairs = at_least_float32(logits).sigmoid().flatten(1)
+        scores, index = pairs.topk(min(self.top_k, pairs.shape[1]), dim=1)
+        classes = logits.shape[2]
+        return scores, index % classes, torch.div(index, classes, rounding_mode="floor")
+
     @torch.no_grad()
     def __call__(
         self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
@@ -54,21 +65,16 @@ class TopKSigmoid:
         Raises:
             ValueError: if there are not as many sizes as images.
         """
-        logits, boxes = (at_least_float32(t) for t in (predictions.logits, predictions.boxes))
-        images, _, classes = logits.shape
-        _check_sizes(images, original_sizes)
-        if not images:
-            return []
-        pairs = logits.sigmoid().flatten(1)
-        scores, index = pairs.topk(min(self.top_k, pairs.shape[1]), dim=1)
-        query = torch.div(index, classes, rounding_mode="floor")
-        found = _in_pixels(boxes, original_sizes).gather(1, query[..., None].expand(-1, -1, 4))
-        return _to_host(scores, index % classes, found)
+        return _detections(self, predictions, original_sizes)
 
 
 @dataclass(frozen=True)
 class BestClassSoftmax:
     """DETR's rule: every query, with its most probable class other than "no object", the last logit."""
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `best_classes`."""
+        return best_classes(logits)
 
     @torch.no_grad()
     def __call__(
@@ -79,20 +85,31 @@ class BestClassSoftmax:
         Raises:
             ValueError: if there are not as many sizes as images.
         """
-        boxes = at_least_float32(predictions.boxes)
-        _check_sizes(len(boxes), original_sizes)
-        if not len(boxes):
-            return []
-        scores, labels, order = best_classes(predictions.logits)
-        found = _in_pixels(boxes, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
-        return _to_host(scores, labels, found)
+        return _detections(self, predictions, original_sizes)
 
 
 def best_classes(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Score, label and number of each query, [B, Q] each, best score first; the last logit is "no object"."""
     scores, labels = at_least_float32(logits).softmax(-1)[..., :-1].max(-1)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    if (
+        torch.compiler.is_exporting()
+    ):  # ONNX has no stable sort; its TopK breaks ties by the index, so it is one
+        scores, order = scores.topk(scores.shape[1], dim=1)
+    else:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
     return scores, labels.gather(1, order), order
+
+
+def _detections(
+    rule: Postprocess, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
+) -> list[Detections]:
+    boxes = at_least_float32(predictions.boxes)
+    _check_sizes(len(boxes), original_sizes)
+    if not len(boxes):
+        return []
+    scores, labels, query = rule.best(predictions.logits)
+    sizes = torch.tensor(original_sizes, dtype=torch.int64).to(boxes.device, non_blocking=True)
+    return _to_host(scores, labels, in_pixels(boxes, query, sizes))
 
 
 def _check_sizes(images: int, original_sizes: Sequence[tuple[int, int]]) -> None:
@@ -102,10 +119,16 @@ def _check_sizes(images: int, original_sizes: Sequence[tuple[int, int]]) -> None
         )
 
 
-def _in_pixels(boxes: Tensor, original_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """[B, Q, 4] cxcywh in [0, 1] to xyxy in pixels of the original images."""
-    width_height = torch.tensor([(w, h, w, h) for h, w in original_sizes], dtype=boxes.dtype)
-    return cxcywh_to_xyxy(boxes) * width_height.to(boxes.device, non_blocking=True)[:, None]
+def in_pixels(boxes: Tensor, query: Tensor, sizes: Tensor) -> Tensor:
+    """[B, K, 4] xyxy in pixels of the original images: the boxes [B, Q, 4], cxcywh in [0, 1], of queries [B, K].
+
+    Args:
+        boxes: of all queries.
+        query: whose boxes.
+        sizes: [B, 2] int64 (h, w) of the original images.
+    """
+    width_height = sizes.flip(1).repeat(1, 2).to(boxes.dtype)[:, None]
+    return (cxcywh_to_xyxy(boxes) * width_height).gather(1, query[..., None].expand(-1, -1, 4))
 
 
 def _to_host(scores: Tensor, labels: Tensor, boxes: Tensor) -> list[Detections]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,19 @@ def load_strictly(module: DetectionModule, state: Mapping[str, Tensor]) -> None:
         ) from error
     if module.ema is not None:
         module.ema.restart(module.network)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's weights, whatever file they lie in.
+
+    Of the tensors by name: name, dtype and shape as text, each with a line feed, then the values row-major.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\n{value.dtype}\n{list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:

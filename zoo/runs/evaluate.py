@@ -170,6 +170,10 @@ def parse_layers(text: str, module: DetectionModule) -> list[int]:
     Raises:
         ValueError: not numbers, or not between 1 and the layers that were trained.
     """
+    if module.runtime != "pytorch":
+        raise ValueError(
+            "--decoder-layers: an exported file has the layers that it was exported with; give the model itself"
+        )
     trained = module.decoder_layers
     if trained is None:
         raise ValueError("--decoder-layers: this architecture does not evaluate with fewer decoder layers")

@@ -20,6 +20,7 @@ from zoo.runs import mask_data, recipes
 from zoo.runs.init_from import read_weights
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.run_folder import document_of
+from zoo.runtimes.module import is_exported
 from zoo.training.module import DetectionModule
 from zoo.training.transfer import load_weights
 
@@ -35,7 +36,9 @@ class Subject:
 
 
 def load(model: str | Path, registry: str | Path | None = None) -> Detector:
-    """The detector of `NAME[@alias|:version]`, a checkpoint or a run folder; fetches a built-in model once.
+    """The detector of `NAME[@alias|:version]`, a checkpoint, a run folder or an exported file.
+
+    A built-in model is fetched once.
 
     >>> import zoo
     >>> detector = zoo.load("run")
@@ -63,6 +66,8 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
                 raise
         else:
             return Detector.from_pulled(pull(str(model), registry=registry))
+    if is_exported(path):
+        return Detector.from_exported(path)
     if os.path.isdir(path):
         path = Path(document_of(path)["checkpoint"])
     if not os.path.isfile(path):
@@ -73,7 +78,7 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
 def _is_written_as_path(model: str | Path) -> bool:
     if isinstance(model, Path) or os.sep in model or "/" in model or model.startswith((".", "~")):
         return True
-    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors")
+    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors", ".onnx")
 
 
 def detector_of_recipe(

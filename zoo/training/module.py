@@ -108,6 +108,8 @@ class DetectionModule(LightningModule):
     estimates_pairs: bool = False
     # regex of the tensors that weights to start from may lack, all of them or none
     added_tensors: ClassVar[str | None] = None
+    # what computes the network; any but pytorch takes uint8 images and normalises them itself, see zoo.runtimes
+    runtime: str = "pytorch"
 
     def __init__(self, *, num_classes: int, schedule: Schedule, init_args: Mapping[str, Any]) -> None:
         super().__init__()
@@ -450,8 +452,8 @@ class DetectionModule(LightningModule):
         return self.postprocess(self.predictions(batch), batch.original_sizes)
 
     def normalized(self, batch: Batch) -> Batch:
-        """The batch with normalised float images; float images stay as they are."""
-        if batch.images.dtype != torch.uint8:
+        """The batch with normalised float images; float images, and those for an exported file, stay as they are."""
+        if batch.images.dtype != torch.uint8 or self.runtime != "pytorch":
             return batch
         if self.input is None:
             raise ValueError("no input contract: fit with a datamodule, or load the model with zoo.load")

@@ -1,0 +1,104 @@
+"""What a file that is written says of itself."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from zoo.contract.preprocess import InputContract
+from zoo.detector import Detector
+from zoo.exporting.graph import DETECTIONS, RAW
+from zoo.registry.manifest import DataBlock, InputBlock, LabelMapBlock, ModelBlock
+from zoo.registry.terms import NOT_STATED
+from zoo.registry.weights import weights_digest
+from zoo.runtimes.facts import FORMAT, ExportedFacts, Precision, Source, TensorFacts
+
+LIBRARIES = ("detr-zoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+_HOLDS = {
+    "images": "RGB levels 0 to 255, resized as `input` says; smaller images of a batch have zeros at the bottom and "
+    "right. Normalisation is in the graph",
+    "sizes": "(height, width) of each original image, to which boxes are scaled",
+    "padding": "true where an image has none of its own pixels",
+    "labels": "head index of each detection; `label_map` has its name and source id",
+    "boxes": "(x0, y0, x1, y1) in pixels of the original image, not clipped to it",
+    "scores": "of each detection in [0, 1], best first",
+    "logits": "of every query, before the sigmoid; with softmax families the last is `no object`",
+    "pred_boxes": "(centre x, centre y, width, height) of every query in [0, 1] of the image without its padding",
+    "masks": "logits of every query over the padded image, at a fraction of its size",
+}  # fmt: skip
+
+
+def facts_of(
+    detector: Detector, model: Any, contract: InputContract, *, raw: bool, precision: Precision,
+    decoder_layers: int | None,
+) -> ExportedFacts:  # fmt: skip
+    """The facts of a file.
+
+    Args:
+        detector: that is exported.
+        model: onnx.ModelProto of its whole graph.
+        contract: of the exported input.
+        raw: without the family's post-processing.
+        precision: of the file.
+        decoder_layers: that are evaluated; None for all.
+    """
+    module, manifest = detector.module, detector.manifest
+    names = RAW if raw else DETECTIONS if module.instances is None else (*DETECTIONS, *RAW)
+    masks = () if module.instances is None else ("masks",)
+    there = {entry.name: entry for entry in (*model.graph.input, *model.graph.output)}
+    inputs = [entry.name for entry in model.graph.input if not (raw and entry.name == "sizes")]
+    lineage = None if manifest is None else manifest.lineage
+    data = None if manifest is None else manifest.data
+    if data is None and module.data_digest is not None:
+        data = DataBlock(name="not stated", split="train", digest=module.data_digest)
+    return ExportedFacts(
+        format=FORMAT,
+        model=ModelBlock(**module.model_block()),
+        label_map=msgspec.convert(detector.label_map.to_dict(), LabelMapBlock),
+        input=msgspec.convert(contract.to_dict(), InputBlock),
+        inputs=_tensors(inputs, there),
+        outputs=_tensors((*names, *masks), there),
+        precision=precision,
+        decoder_layers=decoder_layers,
+        license=NOT_STATED if manifest is None else manifest.license,
+        terms=None if manifest is None else manifest.terms,
+        source=Source(
+            name=detector.name,
+            weights_sha256=weights_digest(module.evaluation_network.state_dict()),
+            run=None if lineage is None else lineage.run,
+            git_commit=None if lineage is None else lineage.git_commit,
+            parent=None if lineage is None else lineage.parent,
+            data=data,
+        ),
+        created=datetime.date.today().isoformat(),
+        tool_versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that have a part in an export; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _tensors(names: Sequence[str], there: dict[str, Any]) -> dict[Any, TensorFacts]:
+    return {name: _tensor(there[name]) for name in names}
+
+
+def _tensor(entry: Any) -> TensorFacts:
+    kind = entry.type.tensor_type
+    shape = [side.dim_value or side.dim_param or "any" for side in kind.shape.dim]
+    return TensorFacts(dtype=_DTYPES[kind.elem_type], shape=shape, holds=_HOLDS[entry.name])
+
+
+_DTYPES: dict[int, Any] = {1: "float32", 2: "uint8", 7: "int64", 9: "bool"}  # of onnx.TensorProto

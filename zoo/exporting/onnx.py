@@ -1,0 +1,183 @@
+"""A detector's graph as one ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.contract.preprocess import InputContract
+from zoo.detector import Detector
+from zoo.exporting.facts import facts_of
+from zoo.exporting.graph import DetectionGraph, recorded
+from zoo.runtimes.facts import KEY, ExportedFacts
+from zoo.runtimes.needed import needed
+from zoo.runtimes.onnx import OPSETS
+
+OPSET = OPSETS[0]
+LARGEST_BATCH = 64  # that the exporter is told of; the file takes larger ones
+_EXAMPLE = (96, 128)  # (H, W) of the images that a graph without sides of its own is traced with
+
+
+class _Traced(nn.Module):
+    """The graph's tensors by name, with those of blocks inside behind them."""
+
+    def __init__(self, graph: DetectionGraph) -> None:
+        super().__init__()
+        self.detector = graph
+
+    def forward(self, images: Tensor, sizes: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
+        with recorded(self.detector.network) as blocks:
+            found = self.detector(images, sizes, padding)
+        return found | {f"block.{name}": tensor for name, tensor in blocks.items()}
+
+
+def traced(graph: DetectionGraph, sides: tuple[int, int] | None, padded: bool) -> Any:
+    """onnx.ModelProto of a graph whose outputs are all its tensors, those of blocks inside as `block.<name>`.
+
+    Args:
+        graph: in evaluation mode, on the CPU.
+        sides: (H, W) of all images; None for any.
+        padded: whether padding is an input.
+
+    Raises:
+        ValueError: the network cannot be captured.
+    """
+    needed("onnx", "export to ONNX")
+    needed("onnxscript", "export to ONNX")
+    height, width = sides or _EXAMPLE
+    images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    inputs: dict[str, Tensor] = {"images": images, "sizes": torch.tensor([[480, 640], [427, 640]])}
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    shapes: dict[str, dict[int, Any]] = {"images": {0: batch}, "sizes": {0: batch}}
+    if sides is None:
+        rows, columns = (torch.export.Dim(name, min=65, max=8192) for name in ("height", "width"))
+        shapes["images"] |= {2: rows, 3: columns}
+    if padded:
+        inputs["padding"] = torch.zeros(2, height, width, dtype=torch.bool)
+        inputs["padding"][1, -8:] = True
+        shapes["padding"] = {0: batch} if sides else {0: batch, 1: rows, 2: columns}
+    module = _Traced(graph).eval()
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (), inputs, dynamic_shapes=shapes, strict=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+            )
+        except Exception as error:  # torch.export and the converter raise errors of many classes
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the network cannot be captured as a graph: {reason}") from error
+    outputs = exported.model.graph.outputs
+    names = program.call_spec.out_spec.unflatten(outputs)
+    for name, value in names.items():
+        value.name = name
+    model: Any = exported.model_proto
+    found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
+    if found != {OPSET}:
+        raise ValueError(
+            f"the exporter wrote opset {found}, not {OPSET}; use another release of torch or onnxscript"
+        )
+    name_sides(model)
+    return model
+
+
+def name_sides(model: Any) -> None:
+    """Gives the exporter's symbols for sides that any number may stand for their meaning."""
+    images = next(entry for entry in model.graph.input if entry.name == "images")
+    sides = zip(images.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=True)
+    words = {side.dim_param: word for side, word in sides if side.dim_param}
+    for entry in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for side in entry.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda found: words.get(found[0], found[0]), side.dim_param)
+
+
+def finished(model: Any, facts: ExportedFacts) -> Any:
+    """A copy whose outputs are those of the facts, with the facts in its metadata."""
+    copied = type(model)()
+    copied.CopyFrom(model)
+    _keep_outputs(copied, list(facts.outputs))
+    names = list(facts.inputs)
+    unused = [entry for entry in copied.graph.input if entry.name not in names]
+    for entry in unused:
+        copied.graph.input.remove(entry)
+    del copied.metadata_props[:]
+    entry = copied.metadata_props.add()
+    entry.key, entry.value = KEY, facts.to_json()
+    for node in copied.graph.node:  # where in the exporter's code a node comes from: paths of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return copied
+
+
+def _keep_outputs(model: Any, names: list[str]) -> None:
+    known = {entry.name: entry for entry in model.graph.output}
+    kept = [known[name] for name in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def with_inner_outputs(model: Any, names: Mapping[str, str]) -> Any:
+    """A copy that also gives values inside: name -> numpy's name of the type."""
+    onnx = needed("onnx", "a look into an ONNX file")
+    copied = type(model)()
+    copied.CopyFrom(model)
+    there = {entry.name for entry in copied.graph.output}
+    types = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
+    for name, dtype in names.items():
+        if name not in there:
+            copied.graph.output.append(onnx.helper.make_tensor_value_info(name, types[dtype], None))
+    return copied
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Without what the exporter prints, logs and warns of."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def exported(
+    detector: Detector, contract: InputContract, *, raw: bool = False, decoder_layers: int | None = None
+) -> tuple[Any, Any]:
+    """A detector's whole graph as of `traced`, and the one to write as of `finished`.
+
+    Args:
+        detector: computed by PyTorch, on the CPU.
+        contract: of the exported input; the detector's, or another size.
+        raw: without the family's post-processing.
+        decoder_layers: that are evaluated; None for all.
+
+    Raises:
+        ValueError: the detector is an exported file itself, or cannot be captured.
+    """
+    if detector.runtime != "pytorch":
+        raise ValueError(f"{detector.name} is an exported file; export the model that it was made of")
+    graph = DetectionGraph(detector.module, contract).eval()
+    keeps_aspect = contract.resize == "shortest"
+    before = detector.module.set_decoder_layers(decoder_layers) if decoder_layers else None
+    try:
+        whole = traced(graph, None if keeps_aspect else contract.size, padded=keeps_aspect)
+    finally:
+        if before is not None:
+            detector.module.set_decoder_layers(before)
+    facts = facts_of(
+        detector, whole, contract, raw=raw, precision="fp32", decoder_layers=decoder_layers
+    )  # fmt: skip
+    return whole, finished(whole, facts)

@@ -1,0 +1,1 @@
+"""Exported files as models: what computes a network where PyTorch does not."""
