@@ -11,20 +11,17 @@ import pickle
 from collections.abc import Iterator
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from datamodules.index.builder import IndexBuilder
 from datamodules.index.growing_columns import BLOCK, Scratch
 from datamodules.index.object_block import ObjectBlock
-from datamodules.index.object_rules import is_id
+from datamodules.index.object_rules import Int64, is_id
 from datamodules.reading.json_stream import Piece, converted
-
-_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Annotation(msgspec.Struct):
@@ -42,10 +39,10 @@ class Annotation(msgspec.Struct):
 class _Usual(msgspec.Struct, gc=False):
     """One annotation with the usual types."""
 
-    image_id: _Int64
-    category_id: _Int64
+    image_id: Int64
+    category_id: Int64
     bbox: tuple[float, float, float, float]
-    id: _Int64 | None = None
+    id: Int64 | None = None
     area: float | None = None
     iscrowd: int | bool | None = 0
     segmentation: list[list[float]] | None = None

@@ -12,9 +12,9 @@ from msgspec import Meta
 
 from datamodules.index.columns import name_code, name_text
 from datamodules.index.growing_columns import Scratch
+from datamodules.index.object_rules import Int64
 from datamodules.reading.json_stream import Piece, converted
 
-_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Side = Annotated[int, Meta(ge=0, le=2**62)]
 
 
@@ -30,7 +30,7 @@ class CocoImage(msgspec.Struct):
 class _Usual(msgspec.Struct, gc=False):
     """One image with the usual types."""
 
-    id: _Int64
+    id: Int64
     file_name: str
     width: _Side
     height: _Side

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from datamodules.images.files import ImageFolder
+from datamodules.index.object_rules import Int64
 from datamodules.index.source import files_by_split
 from zoo.storage.opening import read_file
 
@@ -18,7 +19,7 @@ CATEGORIES = "panoptic_coco_categories.json"  # COCO's own list, with colours
 class Category(msgspec.Struct):
     """A class."""
 
-    id: int
+    id: Int64
     name: str
     isthing: int | None = None
     color: tuple[int, int, int] | None = None
@@ -27,7 +28,7 @@ class Category(msgspec.Struct):
 class PanopticImage(msgspec.Struct):
     """An image."""
 
-    id: int
+    id: Int64
     file_name: str
     width: int | None = None
     height: int | None = None
@@ -36,8 +37,8 @@ class PanopticImage(msgspec.Struct):
 class SegmentInfo(msgspec.Struct):
     """A segment of an image; its id is the colour in the PNG."""
 
-    id: int
-    category_id: int
+    id: Int64
+    category_id: Int64
     iscrowd: int = 0
     area: Any = None
     bbox: Any = None
@@ -46,7 +47,7 @@ class SegmentInfo(msgspec.Struct):
 class PanopticAnnotation(msgspec.Struct):
     """All segments of an image."""
 
-    image_id: int
+    image_id: Int64
     file_name: str
     segments_info: list[SegmentInfo]
 

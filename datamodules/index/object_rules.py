@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from datamodules.index.faults import Severity
@@ -251,6 +252,9 @@ def _four_numbers(raw: object) -> Box | None:
         return None
     x, y, w, h = (float(v) for v in raw)
     return x, y, w, h
+
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 def is_id(value: object) -> TypeGuard[int]:

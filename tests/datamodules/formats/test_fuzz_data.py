@@ -244,3 +244,22 @@ def test_the_whole_files_are_read(name, tmp_path):
         "darknet", "yolo"
     ).replace("vott", "vott_json")
     assert sum(len(index) for index in source.splits.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "where", ["images.id", "annotations.image_id", "segments.id", "segments.category_id", "categories.id"]
+)
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+def test_a_number_of_a_panoptic_file_that_is_no_id_is_told(where, number, tmp_path):
+    panoptic_folder(tmp_path)
+    file = tmp_path / "annotations" / "panoptic_train2017.json"
+    content = mutations.json.loads(file.read_bytes())
+    content["segments"] = content["annotations"][0]["segments_info"]
+    owner, key = where.split(".")
+    content[owner][0][key] = number
+    file.write_bytes(mutations.as_json(content))
+    with pytest.raises(
+        ValueError, match=r"panoptic_train2017.json is no COCO panoptic file: .* `int`"
+    ) as told:
+        read(tmp_path)
+    assert f"{owner.replace('segments', 'annotations')}[" in str(told.value)
