@@ -102,7 +102,8 @@ class MLflowTracker(Logger):
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
         self._spool = Spool(self.store.root, local_id or uuid.uuid4().hex)
         self._checkpoint_tag = ""
-        self._dropped = False  # whether records were lost because no place could keep them
+        self._held: list[Record] = []  # neither sent nor spooled, for the disk is full or read-only
+        self._told_held = False
         # what a resumed run has, read once: the steps after its checkpoint are trained again
         self._logged: frozenset[Point] | None = None
 
@@ -156,15 +157,18 @@ class MLflowTracker(Logger):
 
         Lightning says `failed` for both, inside the handler of the exception that tells them apart.
         """
-        if not self._started and not self._spool.path.exists():
+        if not self._started and not self._spool.path.exists() and not self._held:
             return
         if status == "failed" and isinstance(sys.exc_info()[1], SIGTERMException | KeyboardInterrupt):
             status = "killed"
         value = _STATUS.get(status, "FAILED")
-        if self._spool.path.exists():
+        if self._spool.path.exists() or self._held:
             self._rest_until = 0.0  # the last occasion: a server that was started again gets everything now
+        if self._spool.path.exists():
             self._guard(self._replay, spool=None)
         self._write({"kind": "status", "status": value, "time": int(time.time() * 1000)})
+        if self._held:
+            log.warning("%d records are lost: there is still no place for them", len(self._held))
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -279,6 +283,15 @@ class MLflowTracker(Logger):
         self._logged = frozenset((m.key, m.step, repr(m.value)) for m in metrics)
 
     def _write(self, record: Record) -> None:
+        """Sends or spools what is held and then the record, until one of them has to be held again."""
+        waiting, self._held = [*self._held, record], []
+        for number, one in enumerate(waiting, start=1):
+            self._send_or_keep(one)
+            if self._held:
+                self._held += waiting[number:]
+                break
+
+    def _send_or_keep(self, record: Record) -> None:
         if record["kind"] in _REPLACED and self._spool.path.exists():
             self._keep(record)
             return
@@ -330,7 +343,7 @@ class MLflowTracker(Logger):
             self._rest_seconds = _FIRST_REST
 
     def _keep(self, record: Record | None) -> None:
-        """Spools; a record that can be kept nowhere is dropped, and the first time a warning says so."""
+        """Spools; a record for which there is no room is held, and the first time a warning says so."""
         if record is not None:
             header = {
                 "kind": "run", "experiment": self._experiment_name, "run_name": self._run_name,
@@ -340,12 +353,14 @@ class MLflowTracker(Logger):
             try:
                 self._spool.append(record, header)
             except OSError as error:
-                if not self._dropped:
+                self._held.append(record)
+                if not self._told_held:
                     log.warning(
-                        "records cannot be kept in %s either (%s) and are dropped. The training goes on",
+                        "records cannot be kept in %s either (%s): they stay in memory until there is room, and are "
+                        "lost with the process. The training goes on",
                         self._spool.path, first_line(error),
                     )  # fmt: skip
-                self._dropped = True
+                self._told_held = True
 
 
 def metric_key(name: str) -> str:

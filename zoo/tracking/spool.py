@@ -178,7 +178,11 @@ class Spool:
     def _copy(self, source: Path) -> Path:
         target = self._files / uuid.uuid4().hex[:8] / source.name
         target.parent.mkdir(parents=True)
-        return Path(shutil.copy2(source, target))
+        try:
+            return Path(shutil.copy2(source, target))
+        except OSError:  # half of it would fill a disk that is full already
+            shutil.rmtree(target.parent, ignore_errors=True)
+            raise
 
     def _read(self) -> tuple[Record, list[Record]]:
         lines = [json.loads(line) for line in _whole_lines(self.path.read_text(encoding="utf-8"))]

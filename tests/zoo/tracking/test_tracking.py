@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import mlflow  # noqa: F401  here, so that processes of the nursery have it
 import pytest
@@ -145,7 +146,7 @@ def _full(*arguments, **keywords):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_records_that_can_be_kept_nowhere_are_dropped_with_one_warning(place, monkeypatch, caplog):
+def test_records_that_can_be_kept_nowhere_wait_in_memory_with_one_warning(place, monkeypatch, caplog):
     monkeypatch.setattr("zoo.tracking.logger.connect", _full)
     monkeypatch.setattr("zoo.tracking.spool.os.fsync", _full)
     tracker = MLflowTracker()
@@ -155,8 +156,49 @@ def test_records_that_can_be_kept_nowhere_are_dropped_with_one_warning(place, mo
     tracker.log_figure_file(place / "a.png")
     tracker.finalize("success")
     assert caplog.text.count("records cannot be kept in") == 1
+    assert caplog.text.count("5 records are lost: there is still no place for them") == 1
     assert tracker.run_id is None
     assert tracker.spool_file.read_text() == ""  # no half of a record
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_records_that_were_held_arrive_once_when_there_is_room(place, monkeypatch, caplog, both):
+    """Room for the database and the spool, or for the spool alone."""
+    with monkeypatch.context() as full:
+        full.setattr("zoo.tracking.logger.connect", _full)
+        full.setattr("zoo.tracking.spool.os.fsync", _full)
+        tracker = MLflowTracker()
+        tracker.log_params({"a": 1})
+        for step in range(3):
+            tracker.log_metrics({"a": float(step)}, step=step)
+    if both:
+        tracker._rest_until = 0.0
+    tracker.log_metrics({"a": 3.0}, step=3)
+    if not both:
+        assert tracker.is_offline
+    tracker.finalize("success")
+    client, run_id = connect(tracker.store), tracker.run_id
+    assert [m.value for m in client.get_metric_history(run_id, "a")] == [0.0, 1.0, 2.0, 3.0]
+    assert client.get_run(run_id).data.params == {"a": "1"}
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert "records are lost" not in caplog.text
+    assert not tracker.is_offline
+
+
+def test_a_file_that_finds_no_room_in_the_spool_leaves_no_half(place, monkeypatch):
+    monkeypatch.setattr("zoo.tracking.logger.connect", _full)
+    (place / "a.png").write_bytes(b"x")
+
+    def half(source, target):
+        Path(target).write_bytes(b"")
+        _full()
+
+    monkeypatch.setattr("zoo.tracking.spool.shutil.copy2", half)
+    tracker = MLflowTracker()
+    tracker.log_figure_file(place / "a.png")
+    assert not [
+        path for path in (place / "mlruns" / "spool").rglob("*") if path.is_file() and path.suffix == ".png"
+    ]
 
 
 def test_a_read_only_place_for_store_and_spool_stops_nothing(place, monkeypatch, caplog):
@@ -164,7 +206,7 @@ def test_a_read_only_place_for_store_and_spool_stops_nothing(place, monkeypatch,
     tracker = MLflowTracker(root=str(place / "elsewhere"))
     tracker.log_metrics({"a": 1.0})
     tracker.finalize("failed")
-    assert "are dropped" in caplog.text
+    assert "records are lost" in caplog.text
 
 
 def _read_only(*arguments, **keywords):
