@@ -8,7 +8,6 @@ is a folder read in one way by one version of the code. Entries are renamed into
 from __future__ import annotations
 
 import atexit
-import errno
 import hashlib
 import logging
 import os
@@ -28,14 +27,13 @@ from datamodules.index.source import Source
 from datamodules.kept.files import open_source, write_source
 from datamodules.kept.watch import Record, Watch
 from zoo.storage.cache import cache_root
-from zoo.storage.durable import write_atomically
+from zoo.storage.durable import FULL, write_atomically
 
 _log = logging.getLogger(__name__)
 # the code that decides what is in an index
 _CODE = ("index/*.py", "images/files.py", "kept/watch.py", "reading/*.py", "formats/*.py", "formats/*.yaml")
 
 _STRIDE = 1 << 20  # bytes
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Build = Callable[[Scratch], Source]
 
@@ -78,7 +76,7 @@ def cached(way: tuple[object, ...], watch: Watch, build: Build) -> Source:
         try:
             return _locked(folder, place, watch, build)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             refused = error
     _log.warning(
@@ -90,7 +88,7 @@ def cached(way: tuple[object, ...], watch: Watch, build: Build) -> Source:
     try:
         return _locked(folder, place, watch, build)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         told = (
             f"{error.strerror}; {root} cannot be read without room for its working columns: make some, or set"

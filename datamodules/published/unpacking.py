@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
+from zoo.storage.durable import FULL
+
 _CHUNK = 1 << 20
 _DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
@@ -65,7 +67,7 @@ def unpack(archive: Path, into: Path, staging: Path) -> list[str]:
     except _DAMAGED as error:
         raise ArchiveError(f"{archive} is no whole archive: {error}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise OSError(
                 f"the disk of {into} became full while {archive.name} was unpacked; what was unpacked of it is "
                 "removed again. Make room and run the same command again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import errno
 import importlib.util
 import json
 import logging
@@ -44,7 +43,7 @@ from zoo.registry.store import (
 )
 from zoo.registry.terms import NOT_STATED, ModelTerms, Terms, commercial, inherited, not_stated
 from zoo.registry.weights import Released, count, ready_module, released_from_checkpoint, save_weights
-from zoo.storage.durable import written
+from zoo.storage.durable import FULL, written
 from zoo.storage.plain_yaml import parse_yaml
 from zoo.tracking.backend import TrackingStore, connect, experiment_id, resolve_store
 from zoo.tracking.lineage import DISTRIBUTION
@@ -167,7 +166,7 @@ def publish(
     try:
         manifest = store.add(make, name, alike=same_weights if once else None)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         told = "nothing was published and what was there is whole: make room, and run the same command again"
         raise OSError(error.errno, f"{error.strerror}; {told}", str(store.root)) from error

@@ -31,7 +31,7 @@ from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
 from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
-from zoo.storage.durable import write_atomically, write_json
+from zoo.storage.durable import FULL, write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
@@ -201,6 +201,8 @@ def ended_as_asked(trainer: Trainer, saver: CheckpointSaver, console: Console) -
     except Exception as error:
         if saver.stop.signal is None and of_another_process(error):
             raise ConnectionError(lost(error, saver.resume_command())) from error
+        if saver.stop.signal is None and isinstance(error, OSError) and error.errno in FULL:
+            raise no_room(error, saver) from error
         if saver.stop.signal is None:
             raise
         number = saver.stop.signal
@@ -223,6 +225,15 @@ def ended_as_asked(trainer: Trainer, saver: CheckpointSaver, console: Console) -
         if last
         else ""
     )
+
+
+def no_room(error: OSError, saver: CheckpointSaver) -> OSError:
+    """The same of a full disk, with the line that goes on; of a checkpoint it has that already."""
+    again = saver.resume_command()
+    if not again or again in str(error):
+        return error
+    reason = f"{os.strerror(error.errno or 0)}; {LAST} is whole: make room, then go on with: {again}"
+    return OSError(error.errno, reason, error.filename)
 
 
 def whole(resume: Path, folder: Path, console: Console) -> Path:

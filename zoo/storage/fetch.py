@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.storage.deadline import Deadline
-from zoo.storage.durable import sha256_of
+from zoo.storage.durable import FULL, sha256_of
 from zoo.storage.opening import NoFileError, open_file
 
 _CHUNK = 1 << 18
@@ -32,7 +31,6 @@ _LARGEST = 8 << 30  # bytes, where no size is known
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.5  # seconds; doubles
 _LONGEST_PAUSE = 30.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 ByteMeter = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
@@ -230,7 +228,7 @@ def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed: after a lost connection, a timeout or a busy server; not if the file, the
     network or disk space is missing.
     """
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return False
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
@@ -250,7 +248,7 @@ def _explain(url: str, error: BaseException) -> str:
         return f"{url} answered {error.code} {error.reason}"
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return f"{url} does not exist"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk became full while {url} came; make room, then run this again: it continues"
     reason = getattr(error, "reason", error)
     return f"{url} cannot be reached ({reason}): no network, or the server is down"
@@ -270,7 +268,7 @@ def _copy_file(address: str, part: Path, limit: int | None) -> None:
     except OSError as error:
         if isinstance(error, DownloadError):
             raise
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DownloadError(_explain(address, error)) from error
         raise DownloadError(f"{source} cannot be read: {error.strerror}") from error
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -135,6 +136,31 @@ def test_a_resume_that_is_ended_before_its_first_step_says_how_to_go_on(tmp_path
     assert capsys.readouterr().out == (
         f"interrupted; go on with: zoo fit --ckpt-path '{tmp_path}/my run/last.ckpt' --trust-recipe\n"
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_at_any_end_of_a_training_says_how_to_go_on(tmp_path, number):
+    """Also where what was written would have been told to be written by another command."""
+    saver, trainer = CheckpointSaver(), SimpleNamespace(loggers=[])
+    saver.folder = tmp_path / "my run"
+    saver.folder.mkdir()
+    error = OSError(number, f"{os.strerror(number)}; run the same command again", "registry")
+    for there in (False, True):
+        if there:
+            (saver.folder / "last.ckpt").write_bytes(b"")
+        with (
+            pytest.raises(OSError, match=os.strerror(number)) as told,
+            ended_as_asked(trainer, saver, Console()),
+        ):
+            raise error
+        assert told.value.filename == "registry"
+        assert told.value.strerror.endswith(f"go on with: {saver.resume_command()}") is there
+        assert ("same command" in told.value.strerror) is not there
+    with pytest.raises(OSError, match="go on with") as again, ended_as_asked(trainer, saver, Console()):
+        raise told.value
+    assert again.value is told.value
+    with pytest.raises(FileNotFoundError, match=r"^x$"), ended_as_asked(trainer, saver, Console()):
+        raise FileNotFoundError("x")
 
 
 def test_other_errors_of_a_training_stay_what_they_are(tmp_path):
