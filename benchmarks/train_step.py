@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import torch
 import transformers
 import yaml
 from loss import CountTransfers, timed
-from torch import Tensor, nn
+from pairs import B4, DECODER, TRANSFORMER, reasonable_norms, their_dfine, with_sizes
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
@@ -38,11 +39,13 @@ from transformers import (
 from zoo.architectures import deformable_detr, detr
 from zoo.contract.batch import Batch, Step, Targets
 from zoo.training.module import DetectionModule, build_module
+from zoo.training.preflight import Precision
 from zoo.training.schedule import ParamRule, Schedule
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CLIP = 0.1
 OBJECTS = (9, 5)  # in each image
+PADDED = ("detr", "deformable_detr")  # images of other families are all of one size
 FROZEN_DETR = r"model\.backbone\.model\.(conv1|bn1|layer1)\."
 
 
@@ -91,14 +94,13 @@ def theirs_rt_detr(**sizes: Any) -> PreTrainedModel:
     return RTDetrForObjectDetection(RTDetrConfig(num_labels=80, **sizes))
 
 
-TRANSFORMER_SIZES = {"encoder_layers": 1, "decoder_layers": 2, "num_queries": 20}
 FAMILIES = {
     "detr": Family(
         recipe="detr/r50_coco_500e",
         model=theirs_detr,
         rules=[ParamRule(match=FROZEN_DETR, freeze=True), ParamRule(match=r"model\.backbone\.", lr=1e-5)],
         from_theirs=detr.from_published,
-        tiny=({"transformer": TRANSFORMER_SIZES}, TRANSFORMER_SIZES),
+        tiny=({"transformer": TRANSFORMER}, TRANSFORMER),
     ),
     "deformable_detr": Family(
         recipe="deformable_detr/r50_coco_50e",
@@ -108,7 +110,7 @@ FAMILIES = {
             ParamRule(match=r"model\.backbone\.|reference_points|sampling_offsets", lr=2e-5),
         ],
         from_theirs=deformable_detr.from_published,
-        tiny=({"transformer": TRANSFORMER_SIZES}, TRANSFORMER_SIZES),
+        tiny=({"transformer": TRANSFORMER}, TRANSFORMER),
     ),
     "rt_detr": Family(
         recipe="rt_detr/r50_coco_72e",
@@ -120,7 +122,21 @@ FAMILIES = {
         ],
         from_theirs=None,
         tiny=(
-            {"decoder": {"num_layers": 2, "eval_layers": 2, "num_queries": 20}},
+            {"decoder": DECODER},
+            {"decoder_layers": 2, "num_queries": 20},
+        ),
+    ),
+    "dfine": Family(
+        recipe="dfine/l_coco_80e",
+        model=with_sizes(their_dfine, backbone_config=B4, decoder_n_points=[3, 6, 3]),
+        rules=[
+            ParamRule(match=r"model\.backbone\.model\.embedder\.", freeze=True),
+            ParamRule(match=r"model\.backbone\.", lr=1.25e-5),
+            ParamRule(match=r"norm", weight_decay=0.0),
+        ],
+        from_theirs=None,
+        tiny=(
+            {"decoder": DECODER},
             {"decoder_layers": 2, "num_queries": 20},
         ),
     ),
@@ -140,37 +156,37 @@ def recipe_module(family: Family, tiny: bool) -> DetectionModule:
     return build_module(recipe["model"], backbone_weights="random")
 
 
-def random_batch(side: int, classes: int, padded: bool) -> Batch:
-    """Two images; a part of the second one is padding if the family pads."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, side, side, generator=generator)
-    padding = torch.zeros(2, side, side, dtype=torch.bool)
+def random_batch(
+    size: tuple[int, int], classes: int, padded: bool, objects: Sequence[int] = OBJECTS
+) -> Batch:
+    """One image for each number of objects; a part of the last one is padding if the family pads."""
+    generator, (height, width) = torch.Generator().manual_seed(0), size
+    images = torch.randn(len(objects), 3, height, width, generator=generator)
+    padding = torch.zeros(len(objects), height, width, dtype=torch.bool)
     if padded:
-        padding[1, :, side * 7 // 8 :] = True
+        padding[-1, :, width * 7 // 8 :] = True
         images = images.masked_fill(padding[:, None], 0.0)
-    count = sum(OBJECTS)
+    count = sum(objects)
     boxes = torch.rand(count, 4, generator=generator) * 0.3 + torch.tensor([0.3, 0.3, 0.1, 0.1])
-    targets = Targets(torch.randint(classes, (count,), generator=generator), boxes, OBJECTS)
-    step = Step(torch.tensor(OBJECTS), (side, side), 0)
-    return Batch(images, padding, targets, (0, 1), ((side, side), (side, side)), step)
+    labels = torch.randint(classes, (count,), generator=generator)
+    step = Step(torch.tensor(objects), size, 0)
+    ids = tuple(range(len(objects)))
+    return Batch(images, padding, Targets(labels, boxes, tuple(objects)), ids, (size,) * len(objects), step)
 
 
-def reasonable_norms(model: nn.Module) -> None:
-    """Frozen norms with random convolutions let a ResNet grow by 2 a block; its branches end with 0.2."""
-    for name, tensor in model.state_dict().items():
-        if re.search(r"backbone.*(bn3|layer\.2\.normalization)\.weight$", name):
-            tensor.fill_(0.2)
-
-
-def our_step(module: DetectionModule, batch: Batch) -> tuple[Callable[[], None], Callable[[], None]]:
-    """(whole step, forward + loss + backward)."""
+def our_step(
+    module: DetectionModule, batch: Batch, precision: Precision = nullcontext
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """(whole step, forward + loss + backward); forward and loss in the precision."""
     optimizer = module.schedule.optimizer(module.network)
     parameters = [p for p in module.network.parameters() if p.requires_grad]
     module.train()
 
     def gradients() -> None:
         optimizer.zero_grad()
-        torch.stack([value.sum() for value in module.losses(batch).values()]).sum().backward()
+        with precision():
+            total = torch.stack([value.sum() for value in module.losses(batch).values()]).sum()
+        total.backward()
 
     def step() -> None:
         gradients()
@@ -183,7 +199,11 @@ def our_step(module: DetectionModule, batch: Batch) -> tuple[Callable[[], None],
 
 
 def their_step(
-    model: PreTrainedModel, schedule: Schedule, batch: Batch, ema_decay: float | None
+    model: PreTrainedModel,
+    schedule: Schedule,
+    batch: Batch,
+    ema_decay: float | None,
+    precision: Precision = nullcontext,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """(whole step, forward + loss + backward) with torch's own moving average, as theirs has none."""
     optimizer = schedule.optimizer(model)
@@ -191,14 +211,17 @@ def their_step(
     average = None
     if ema_decay is not None:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
-    parts = zip(batch.targets.labels.split(OBJECTS), batch.targets.boxes.split(OBJECTS), strict=True)
+    counts = batch.targets.counts
+    parts = zip(batch.targets.labels.split(counts), batch.targets.boxes.split(counts), strict=True)
     labels = [{"class_labels": classes, "boxes": boxes} for classes, boxes in parts]
     mask = (~batch.padding).long()
     model.train()
 
     def gradients() -> None:
         optimizer.zero_grad()
-        model(pixel_values=batch.images, pixel_mask=mask, labels=labels).loss.backward()
+        with precision():
+            loss = model(pixel_values=batch.images, pixel_mask=mask, labels=labels).loss
+        loss.backward()
 
     def step() -> None:
         gradients()
@@ -224,7 +247,7 @@ def measure(name: str, side: int, rounds: int, tiny: bool) -> dict[str, object]:
     torch.manual_seed(0)
     family = FAMILIES[name]
     module, model = recipe_module(family, tiny), family.model(**(family.tiny[1] if tiny else {}))
-    batch = random_batch(side, module.num_classes, padded=name != "rt_detr")
+    batch = random_batch((side, side), module.num_classes, padded=name in PADDED)
     for network in (module.network, model):
         reasonable_norms(network)
     difference = None

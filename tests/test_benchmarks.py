@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,20 @@ ROOT = Path(__file__).parents[1]
 ALWAYS = {"family", "size", "ours_ms", "transformers_ms", "ratio_transformers", "transfers"}
 
 
-def rows(script: str, *arguments: str) -> list[dict]:
+def output(script: str, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--tiny", "--json"]
-    ended = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
-    )
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])["rows"]
+    return ended.stdout
+
+
+def rows(script: str, *arguments: str) -> list[dict]:
+    return json.loads(output(script, "--tiny", "--json", *arguments).splitlines()[-1])["rows"]
+
+
+def document(script: str, *arguments: str) -> dict:
+    return json.loads(output(script, *arguments))
 
 
 def rows_here(
@@ -76,7 +83,74 @@ def test_mask_head():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["detr", "deformable_detr", "rt_detr"])
+@pytest.mark.parametrize(
+    "family", ["detr_r50", "deformable_detr_r50", "rt_detr_r18", "rt_detrv2_s", "dfine_s"]
+)
+def test_inference(family):
+    """The networks are equal; a family that is not ends the run."""
+    found = rows("inference.py", "--rounds", "2", "--families", family)
+    assert [row["way"] for row in found][:2] == ["transformers", "PyTorch"]
+    for row in found:
+        assert row["family"] == family
+        assert row["cpu_ms"] > 0
+        assert row["output_difference"] < 1e-4
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high
+    assert found[0]["ratio_range"] == [1, 1]
+
+
+def test_gpu():
+    """Every part gives rows without an error, each in a process of its own."""
+    found = document("gpu.py", "--tiny")
+    assert list(found["parts"]) == ["machine", "goldens", "capture", "images", "training", "inference"]
+    for name, part in found["parts"].items():
+        assert part["rows"], name
+        assert "error" not in part
+        assert not [row for row in part["rows"] if "error" in row]
+    rows = {name: part["rows"] for name, part in found["parts"].items()}
+    assert all(row["passed"] for row in rows["goldens"])
+    assert all(row["training_finite"] and row["evaluation_difference"] < 1e-4 for row in rows["capture"])
+    assert all(row["distort_and_normalise_difference"] == 0 for row in rows["images"])
+    assert all(row["ours"]["ms"] > 0 and row["transformers"]["ms"] > 0 for row in rows["training"])
+    assert [row.get("way") for row in rows["inference"]] == [
+        None, "transformers, eager", "ours, eager", "ours, compiled", "ours, compiled, CUDA graphs"
+    ]  # fmt: skip
+
+
+def test_gpu_goes_on_past_a_part_that_fails(monkeypatch):
+    """An error in a row, one of a part, a process that dies, and one that hangs."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
+
+    assert sum(seconds for _, seconds in gpu.PARTS.values()) <= 480
+
+    def rows_then(end):
+        def part(setting):
+            yield gpu.attempt({"row": 1}, lambda: {"value": 1 / 0})
+            yield {"row": 2}
+            end()
+
+        return part, 60.0
+
+    ends = {
+        "raises": lambda: [][1],
+        "dies": lambda: os._exit(3),
+        "hangs": lambda: time.sleep(60),
+        "ends": int,
+    }
+    monkeypatch.setattr(gpu, "PARTS", {name: rows_then(end) for name, end in ends.items()})
+    found = {name: gpu.run_part(name, "cpu", True, 1.0 if name == "hangs" else 60.0) for name in ends}
+    for name in ("raises", "dies", "ends"):
+        zero = {"row": 1, "error": "ZeroDivisionError: division by zero"}
+        assert found[name]["rows"][:2] == [zero, {"row": 2}]
+    assert found["raises"]["rows"][2] == {"error": "IndexError: list index out of range"}
+    assert found["dies"]["error"] == "its process ended with exit code 3"
+    assert found["hangs"]["error"] == "stopped after 1 s; the rows were done by then"
+    assert "error" not in found["ends"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["detr", "deformable_detr", "rt_detr", "dfine"])
 def test_train_step(family):
     (row,) = rows("train_step.py", "--rounds", "1", "--side", "64", "--families", family)
     assert row["family"] == family

@@ -161,13 +161,14 @@ def score_key(case: Case) -> tuple[Any, ...]:
 
 
 def published_speed(name: str) -> dict[str, Any] | None:
-    """Frames a second that the authors print and on what; None for models of others, or without such a number."""
+    """Milliseconds an image that the authors print and on what; None where there is no such number."""
     full = name.partition(":")[0]
     entry = next((e for e in catalogue.models().values() if e["full_name"] == full), None)
-    if entry is None or not (entry["published"] or {}).get("fps"):
+    published = catalogue.with_details(entry)["published"] if entry is not None else None
+    if published is None or not {"fps", "seconds_per_image"} & set(published):
         return None
-    published = catalogue.with_details(entry)["published"]
-    return {"fps": published["fps"], "ms": 1000 / published["fps"], "on": published["speed_device"]}
+    seconds = published.get("seconds_per_image") or 1 / published["fps"]
+    return {"ms": 1000 * seconds, "on": published["speed_device"]}
 
 
 def conditions_of(
@@ -216,7 +217,7 @@ def say_rows(rows: Sequence[dict[str, Any]], published: dict[str, Any], console:
     for name, speed in published.items():
         told = "no published speed"
         if speed is not None:
-            told = f"published {speed['fps']:g} frames a second ({speed['ms']:.1f} ms) on: {speed['on']}"
+            told = f"published {speed['ms']:.2f} ms an image; {speed['on']}"
         console.say(f"{name}: {told}")
 
 

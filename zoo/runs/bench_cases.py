@@ -88,26 +88,23 @@ def cases_of(
     """Every way in PyTorch."""
     networks: list[tuple[str, Network]] = [("PyTorch", detector.module.predictions)]
     if compiled:
-        networks.append(("PyTorch, compiled", compiled_network(detector)))
+        # where images keep their aspect, the second size is compiled for all sizes
+        dynamic = False if detector.input.resize == "stretch" else None
+        networks.append(("PyTorch, compiled", compiled_network(detector.module, dynamic=dynamic)))
     for count, precision, size in itertools.product(layers, precisions, batch_sizes):
         for runtime, network in networks:
             yield Case(detector, runtime, precision, count, size, network, Laps(device))
 
 
-def compiled_network(detector: Detector) -> Network:
-    """The network as one graph, captured and compiled at the first batch of each size.
-
-    Where images keep their aspect, the second size is compiled for all sizes.
-    """
-    module = detector.module
+def compiled_network(module: DetectionModule, **options: Any) -> Network:
+    """The network as one graph, captured and compiled at the first batch; `options` are those of `torch.compile`."""
     nothing = Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), ())
 
     def forward(images: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         found = module.evaluation_network(Batch(images, padding, nothing, (), ())).final
         return found.logits, found.boxes
 
-    dynamic = False if detector.input.resize == "stretch" else None
-    graph = torch.compile(forward, fullgraph=True, dynamic=dynamic)
+    graph = torch.compile(forward, fullgraph=True, **options)
 
     @torch.no_grad()  # as `predictions`: another mode would compile again
     def network(batch: Batch) -> Predictions:
