@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
 from zoo.contract.boxes import inverse_sigmoid
 from zoo.contract.input_limits import InputLimits
-from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.backbone import HUGGING_FACE_RESNET, BackboneConfig, build_backbone
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
@@ -474,6 +474,7 @@ class DeformableDetrModule(DetectionModule):
 # Hugging Face names, of transformers 4 and 5, to the official ones
 _HUGGING_FACE = (
     (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
+    *HUGGING_FACE_RESNET,
     (r"^model\.input_proj\.", "input_proj."),
     (r"^model\.query_position_embeddings\.", "query_embed."),
     (r"^model\.(decoder\.)?(class_embed|bbox_embed)\.", r"transformer.\1\2."),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
-from zoo.layers.backbone import BackboneConfig, build_backbone
+from zoo.layers.backbone import HUGGING_FACE_RESNET, BackboneConfig, build_backbone
 from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
@@ -293,10 +293,11 @@ _WITH_MASKS = "detr."  # prefix of the detector in a checkpoint with masks, whic
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 
 
-# DetrForObjectDetection with a timm backbone, to the official names; the files on the hub were saved by
+# DetrForObjectDetection to the official names; the files on the hub were saved by
 # transformers 4 and have its names, a running model of transformers 5 has the others
 _HUGGING_FACE = (
     (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
+    *HUGGING_FACE_RESNET,
     (r"^model\.query_position_embeddings\.", "query_embed."),
     (r"^model\.input_projection\.", "input_proj."),
     (r"^model\.(encoder|decoder)\.layernorm\.", r"transformer.\1.norm."),

@@ -356,6 +356,16 @@ HUGGING_FACE_PRESNET = (
     (r"^(backbone\..*)\.convolution\.", r"\1.conv."),
     (r"^(backbone\..*)\.normalization\.", r"\1.norm."),
 )
+# ResNet's names in transformers, 4 and 5, to those of torchvision; DETR's models may have it instead of timm's
+HUGGING_FACE_RESNET = (
+    (r"^(backbone\.0\.body)\.embedder\.embedder\.convolution\.", r"\1.conv1."),
+    (r"^(backbone\.0\.body)\.embedder\.embedder\.normalization\.", r"\1.bn1."),
+    *((rf"^(backbone\.0\.body)\.encoder\.stages\.{n}\.layers\.", rf"\1.layer{n + 1}.") for n in range(4)),
+    *((rf"^(backbone\.0\.body\..*)\.layer\.{n}\.convolution\.", rf"\1.conv{n + 1}.") for n in range(3)),
+    *((rf"^(backbone\.0\.body\..*)\.layer\.{n}\.normalization\.", rf"\1.bn{n + 1}.") for n in range(3)),
+    (r"^(backbone\.0\.body\..*)\.shortcut\.convolution\.", r"\1.downsample.0."),
+    (r"^(backbone\.0\.body\..*)\.shortcut\.normalization\.", r"\1.downsample.1."),
+)
 
 
 def from_presnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
