@@ -415,11 +415,23 @@ def info(name: str, registry: Registry = None, as_json: Json = False) -> None:
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME:version.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="NAME, NAME@alias or NAME:version; or a model of transformers, as hf:ORG/REPO[@REVISION] or "
+            "hf:./FOLDER."
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", help="Copy the verified files here.")] = None,
     source: Annotated[
         str | None,
         typer.Option("--source", help="Fetch from this file or address instead, e.g. without network."),
+    ] = None,
+    called: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="Name in the registry of a model of transformers; default: family and repo."
+        ),
     ] = None,
     registry: Registry = None,
     as_json: Json = False,
@@ -428,7 +440,7 @@ def pull(
     from zoo.runs.register import pull as run
 
     console = Console(as_json)
-    console.result(run(name, output, source, registry, console))
+    console.result(run(name, output, source, registry, console, called))
 
 
 @app.command()

@@ -30,6 +30,7 @@ from zoo.registry.manifest import (
     parse_manifest,
     read_manifest,
 )
+from zoo.registry.published_file import read_published
 from zoo.registry.store import (
     LocalRegistry,
     find,
@@ -60,6 +61,7 @@ class Pulled:
     folder: Path
     kind: Literal["local", "builtin"]
     downloaded: bool
+    notes: tuple[str, ...] = ()
 
 
 def pull(
@@ -70,18 +72,21 @@ def pull(
     cache: str | Path | None = None,
     progress: ByteMeter | None = None,
     attempts: int = 4,
+    name: str | None = None,
 ) -> Pulled:
     """Makes the files of a model ready on this machine and checks every hash.
 
     Args:
         reference: `NAME[@alias|:version]`, or the address (http, https, file) of somebody's
-            manifest.yaml, whose model is added to the registry as its next version.
+            manifest.yaml, whose model is added to the registry as its next version; or `hf:ORG/REPO[@REVISION]`, or
+            `hf:` and the path of a folder, a model of transformers that is added under `name`.
         registry: folder of the user's registry; see `registry_root`.
         source: fetch from here instead of the manifest's sources: an address or a path, for a machine
             without network.
         cache: folder for built-in models; see `zoo.storage.cache.cache_root`.
         progress: called with (bytes so far, bytes in all or None).
         attempts: of each source.
+        name: of a model of transformers; None is family and repository.
 
     Raises:
         UnknownModelError: no such name, version or alias.
@@ -91,6 +96,10 @@ def pull(
         UnsafeCheckpointError: a published checkpoint holds code.
     """
     fetcher = _Fetcher(progress, attempts)
+    if reference.startswith("hf:"):
+        return _pull_transformers(reference, LocalRegistry(registry), name, source)
+    if name is not None:
+        raise ValueError(f"{reference} has its name already; --name is for hf:ORG/REPO")
     if urllib.parse.urlsplit(reference).scheme in ("http", "https", "file"):
         return _pull_manifest(reference, LocalRegistry(registry), fetcher)
     found = find(reference, registry)
@@ -100,12 +109,25 @@ def pull(
         return _pull_builtin(found.manifest, sources, root, fetcher)
     try:
         verify_folder(found.folder, found.manifest)
-    except DamagedModelError:
+    except DamagedModelError as error:
         if not sources:
-            raise
+            raise DamagedModelError(f"{error}{_made_again(found.manifest)}") from error
         _mend(found.folder, found.manifest, sources, fetcher, LocalRegistry(registry).root / DOWNLOADS)
         return Pulled(found.manifest, found.folder, "local", True)
     return Pulled(found.manifest, found.folder, "local", False)
+
+
+def _pull_transformers(reference: str, store: LocalRegistry, name: str | None, source: str | None) -> Pulled:
+    from zoo.registry.hugging_face.importing import import_model
+
+    added = import_model(reference, store, store.root / DOWNLOADS, name, source)
+    return Pulled(added.manifest, added.folder, "local", added.new, added.notes)
+
+
+def _made_again(manifest: Manifest) -> str:
+    """The command that makes a version of a repository of the hub again."""
+    parent = manifest.lineage.parent or ""
+    return f"; zoo pull {parent} --name {manifest.name} makes it again" if parent.startswith("hf:") else ""
 
 
 @dataclass(frozen=True)
@@ -400,42 +422,3 @@ def _write_converted(download: Path, target: Path, manifest: Manifest) -> None:
     except ValueError as error:
         raise ValueError(f"the file fetched for {manifest.name} is of another model: {error}") from error
     save_weights(module.network.state_dict(), target)
-
-
-def read_published(path: Path) -> dict[str, Any]:
-    """The state dict in an authors' file: safetensors or a pickle of plain tensors, whatever its name.
-
-    Raises:
-        UnsafeCheckpointError: the pickle holds code; nothing of it was executed.
-        ValueError: neither, or damaged.
-    """
-    with open(path, "rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":  # eight bytes of length, then the JSON header
-        from zoo.storage.safetensors_file import read_safetensors
-
-        return read_safetensors(path)
-    from zoo.storage.checkpoint_io import read_checkpoint
-
-    return published_state(read_checkpoint(path))
-
-
-def published_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The state dict to release of an authors' checkpoint: averaged weights if it has them.
-
-    A file of Hugging Face is the state dict itself.
-
-    Raises:
-        ValueError: naming the keys found, if no layout fits.
-    """
-    from torch import Tensor
-
-    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
-        return checkpoint
-    ema = checkpoint.get("ema")
-    state = ema.get("module") if isinstance(ema, dict) else checkpoint.get("model")
-    if not isinstance(state, dict) or not state:
-        raise ValueError(
-            f"the file has neither ema.module nor model; its keys are {sorted(map(str, checkpoint))[:10]}"
-        )
-    return state

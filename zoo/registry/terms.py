@@ -78,6 +78,11 @@ def stated(licence: str, note: str = "") -> Terms:
     return Terms(licence=licence, source=None, date=None, commercial="unclear", note=note)
 
 
+def told(licence: str, note: str) -> Terms:
+    """What somebody says without a source, under the SPDX id if it has one in other spelling."""
+    return stated(_spdx(licence) or (licence if " " in licence else f"stated as {licence}"), note)
+
+
 def check_terms(terms: ModelTerms) -> None:
     """Rules of each licence.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.contract.labels import LabelMap
-from zoo.registry.pull import pull, read_published
+from zoo.registry.published_file import read_published
+from zoo.registry.pull import pull
 from zoo.registry.weights import released_from_checkpoint, released_from_folder
 from zoo.runs.console import Console
 from zoo.runs.schema import InitFrom

@@ -15,13 +15,23 @@ if TYPE_CHECKING:
 
 
 def pull(
-    name: str, output: Path | None, source: str | None, registry: Path | None, console: Console
-) -> dict[str, Any]:
-    """Makes the files ready and hashes every one of them; where they are."""
+    name: str, output: Path | None, source: str | None, registry: Path | None, console: Console,
+    called: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Makes the files ready and hashes every one of them; where they are.
+
+    Args:
+        name: of the model, or where it is from.
+        output: folder that gets a copy of the files.
+        source: of the files, instead of where they are from.
+        registry: of the user.
+        console: prints the files.
+        called: name in the registry of a model of transformers.
+    """
     from zoo.registry.pull import pull as pull_version
     from zoo.registry.terms import commercial, restriction
 
-    pulled = pull_version(name, registry=registry, source=source)
+    pulled = pull_version(name, registry=registry, source=source, name=called)
     folder = pulled.folder
     if output is not None:
         copy_whole(folder, output)
@@ -32,8 +42,9 @@ def pull(
     for entry in manifest.files:
         console.say(f"  {entry.path}  {entry.size} bytes  sha256 {entry.sha256[:16]}... checked")
     restricted = restriction(manifest.terms, manifest.license)
-    if restricted:
-        console.say(f"  {restricted}")
+    for note in (restricted, *pulled.notes):
+        if note:
+            console.say(f"  {note}")
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -43,6 +54,7 @@ def pull(
         "license": manifest.license,
         "commercial": commercial(manifest.terms),
         "restriction": restricted,
+        "notes": list(pulled.notes),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in manifest.files],
     }
 

@@ -1,0 +1,1 @@
+"""Folders and repositories of transformers: what they mean here, pulled, and pushed."""

@@ -1,0 +1,160 @@
+"""A network of transformers and ours on the same images: how far their pixels, logits, boxes and masks are apart."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from zoo.contract.batch import Sample, collate
+from zoo.training.module import DetectionModule
+
+LIMIT = 1e-4  # of the largest logit, of the image's side, of the largest mask logit
+_LARGEST_SHADE = 0.01  # grey levels by which the pixels of the same resize may differ
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest differences over all images.
+
+    Attributes:
+        pixels: in grey levels.
+        logits, masks: as shares of the largest of all of them; masks are None of a network without.
+        boxes: in sides of the image.
+        images: how many were compared.
+    """
+
+    pixels: float
+    logits: float
+    boxes: float
+    masks: float | None
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a certificate."""
+        return asdict(self)
+
+    def above(self, limit: float) -> str | None:
+        """The first part that differs by more than `limit`, in words; None if all agree."""
+        if not self.pixels <= _LARGEST_SHADE:
+            return f"pixels differ by {self.pixels:.3g} grey levels"
+        for name in ("logits", "boxes", "masks"):
+            value = getattr(self, name)
+            if value is not None and not value <= limit:
+                return f"{name} differ by {value:.3g} of their scale"
+        return None
+
+
+@torch.no_grad()
+def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence[Image.Image]) -> Difference:
+    """Runs both on each image, each from the file's pixels on; networks see the pixels of our input contract.
+
+    Args:
+        ours: with label map and input contract, in evaluation mode.
+        theirs: a model of transformers for detection or segmentation.
+        processor: its image processor.
+        images: RGB.
+    """
+    worst = {"pixels": 0.0, "logits": 0.0, "boxes": 0.0, "masks": 0.0}
+    contract = ours.input
+    assert contract is not None
+    for image in images:
+        resized = contract.resize_image(image)
+        sample = Sample(
+            resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (image.height, image.width)
+        )
+        batch = contract.normalize(collate([sample]))
+        seen = processor(images=image, return_tensors="pt")["pixel_values"]
+        if seen.shape != batch.images.shape:
+            return Difference(float("inf"), float("inf"), float("inf"), None, len(images))
+        levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
+        worst["pixels"] = max(worst["pixels"], _largest((seen - batch.images) * levels))
+        output = theirs(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
+        found = ours.predictions(batch)
+        logits, boxes = found.logits[0], found.boxes[0]
+        order = _order(
+            torch.cat([logits, boxes], -1), torch.cat([output.logits[0], output.pred_boxes[0]], -1)
+        )
+        scale = float(output.logits.abs().max()) or 1.0
+        worst["logits"] = max(worst["logits"], _largest(logits[order] - output.logits[0]) / scale)
+        worst["boxes"] = max(worst["boxes"], _largest(boxes[order] - output.pred_boxes[0]))
+        if found.masks is not None:
+            query = torch.arange(len(logits))
+            masks = found.masks(torch.zeros_like(query), query)
+            scale = float(output.pred_masks.abs().max()) or 1.0
+            worst["masks"] = max(worst["masks"], _largest(masks[order] - output.pred_masks[0]) / scale)
+    masks_differ = worst["masks"] if ours.instances is not None else None
+    return Difference(worst["pixels"], worst["logits"], worst["boxes"], masks_differ, len(images))
+
+
+def _largest(difference: Tensor) -> float:
+    """NaN counts as infinite."""
+    value = float(difference.abs().max())
+    return value if value == value else float("inf")
+
+
+def _order(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Which of our queries is each of theirs: selected ones whose scores are equal to rounding swap places."""
+    same = torch.arange(len(ours))
+    if _largest(ours - theirs) <= LIMIT or not bool(
+        torch.isfinite(ours).all() & torch.isfinite(theirs).all()
+    ):
+        return same
+    rows, columns = linear_sum_assignment(torch.cdist(theirs, ours, p=1).numpy())
+    return torch.from_numpy(np.asarray(columns))[np.argsort(rows)]
+
+
+def drawn_image(width: int = 160, height: int = 120) -> Image.Image:
+    """The same picture everywhere: smooth colours and edges, so that no two places look alike."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
+    for _ in range(6):
+        x, y = int(generator.integers(0, width - 20)), int(generator.integers(0, height - 20))
+        pixels[y : y + 20, x : x + 20] = generator.integers(0, 256, 3)
+    return Image.fromarray(pixels)
+
+
+def model_of(
+    architecture: str, config: Any, state: Mapping[str, Tensor] | None = None, folder: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """A model of transformers in float32 and evaluation mode, and what its loading tells of missing keys.
+
+    Args:
+        architecture: name of its class.
+        config: with which it is built, if not from a folder.
+        state: its weights under the names of any version.
+        folder: of `save_pretrained`, read strictly from disk.
+    """
+    import transformers
+
+    with quiet():
+        kind = getattr(transformers, architecture)
+        model, told = kind.from_pretrained(
+            folder, config=config, state_dict=None if state is None else dict(state), dtype=torch.float32,
+            output_loading_info=True, local_files_only=True, trust_remote_code=False,
+        )  # fmt: skip
+    return model.eval(), told
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No tables and bars of transformers: what is wrong is told by what follows."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
