@@ -46,7 +46,7 @@ from zoo.registry.weights import Released, count, ready_module, released_from_ch
 from zoo.storage.durable import FULL, written
 from zoo.storage.plain_yaml import parse_yaml
 from zoo.tracking.backend import TrackingStore, connect, experiment_id, resolve_store
-from zoo.tracking.lineage import DISTRIBUTION
+from zoo.tracking.lineage import DISTRIBUTION, tool_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 
 MEASURED_FILE = "measured.json"  # artifact of a run: the fields of MeasuredScores but run and git_commit
 RECIPE_FILE = "recipe.yaml"
-_TOOLS = ("torch", "torchvision", "lightning", "timm", DISTRIBUTION)
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,9 @@ def publish(
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)
     is_new = manifest.version not in before
-    number, note = _register_in_mlflow(manifest, folder, alias, tracking, run, is_new)
+    number, note = _register_in_mlflow(
+        manifest, folder, alias, tracking, run, int(released.facts["step"]), is_new
+    )
     return Published(manifest, folder, alias, number, note, is_new)
 
 
@@ -332,7 +333,7 @@ def _manifest(
 ) -> Manifest:
     """The manifest without files, of version 1. Building the module proves that the weights fit."""
     params, macs, counted = count(ready_module(released), released.input)
-    tools = {tool: metadata.version(tool) for tool in _TOOLS}
+    tools = tool_versions()
     dirty = run.tags.get("zoo.git_dirty") if run is not None else None
     return Manifest(
         name=name,
@@ -368,6 +369,7 @@ def _register_in_mlflow(
     alias: str | None,
     tracking: TrackingStore,
     run: _Run | None,
+    step: int,
     is_new: bool,
 ) -> tuple[int | None, str]:
     """(version in MLflow's Model Registry, note). The folder is published already, so a failure becomes the note."""
@@ -377,7 +379,7 @@ def _register_in_mlflow(
     try:
         client, experiment = connect(tracking), run.experiment_id if run else None
         known = None if is_new else _known_in_mlflow(client, manifest)  # none if a kill came in between
-        number = known or register(client, manifest, folder, tracking, experiment)
+        number = known or register(client, manifest, folder, tracking, experiment, step)
         if alias is not None:
             client.set_registered_model_alias(manifest.name, alias, str(number))
         return number, ""
@@ -410,11 +412,14 @@ def register(
     folder: Path,
     tracking: TrackingStore,
     experiment: str | None = None,
+    step: int = 0,
 ) -> int:
     """Makes a LoggedModel with the folder's files and a model version that points to it.
 
-    No flavour is written: a pyfunc would need code, and MLflow's own way to bring it is a pickle.
+    The run shows it as its model after `step` optimizer steps. No flavour is written: a pyfunc would need code, and
+    MLflow's own way to bring it is a pickle.
     """
+    from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     run_id = manifest.lineage.run
@@ -429,6 +434,8 @@ def register(
     )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
+    if run_id is not None:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     try:
         client.create_registered_model(manifest.name)
     except MlflowException as error:

@@ -25,7 +25,7 @@ from zoo.runs.input_sizes import input_sizes
 from zoo.runs.lightning import quiet
 from zoo.runs.report import score_split
 from zoo.runs.subject import Subject, from_recipe, load
-from zoo.runs.train import hardware
+from zoo.runs.tracked import hardware
 from zoo.training.module import DetectionModule
 
 TIMED_IMAGES = 16

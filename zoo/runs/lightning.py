@@ -47,6 +47,7 @@ class ZooCLI(LightningCLI):
         folder: where checkpoints go.
         callbacks: added to those of the recipe.
         with_tracker: False where nothing is trained.
+        run_name: MLflow's, of a new run, where the recipe has none.
         run_id: MLflow's, of the run that a resume goes on with.
         local_id: that run's where MLflow's is not known.
         parts: what is built; the others are None.
@@ -60,6 +61,7 @@ class ZooCLI(LightningCLI):
         folder: Path,
         callbacks: list[Callback],
         with_tracker: bool = True,
+        run_name: str | None = None,
         run_id: str | None = None,
         local_id: str | None = None,
         parts: Collection[str] = ("model", "data", "trainer"),
@@ -69,7 +71,7 @@ class ZooCLI(LightningCLI):
         self._folder = folder
         self._callbacks = callbacks
         self._with_tracker = with_tracker
-        self._run_id, self._local_id = run_id, local_id
+        self._run_name, self._run_id, self._local_id = run_name, run_id, local_id
         self._parts = parts
         self._objects = dict(objects or {})
         self._trusted = trusted
@@ -137,7 +139,7 @@ class ZooCLI(LightningCLI):
         if config.logger in (None, True) and self._with_tracker:
             kwargs["logger"] = MLflowTracker(
                 experiment=tracking.experiment,
-                run_name=tracking.run_name,
+                run_name=tracking.run_name or self._run_name,
                 run_id=self._run_id or tracking.run_id,
                 local_id=self._local_id,
             )

@@ -179,6 +179,21 @@ def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _list)
 
 
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every value by its dotted key, as an override names it; lists whole. Without `about`, which trains nothing."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Mapping[str, Any], before: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                walk(value, before if key == "init_args" else f"{before}{key}.")
+            else:
+                found[f"{before}{key}"] = value
+
+    walk({key: value for key, value in recipe.items() if key != "about"}, "")
+    return found
+
+
 def merge(base: Recipe, over: Recipe) -> Recipe:
     """`over` on `base`, key by key; lists are replaced, `key+` appends.
 

@@ -22,10 +22,12 @@ from zoo.evaluation.scores import ap_document
 from zoo.pictures.detections import annotations_of, compare, curves, gallery
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
+from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
 from zoo.runs.console import Console, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
-from zoo.runs.train import TrainedRun, hardware
+from zoo.runs.tracked import hardware
+from zoo.runs.train import TrainedRun
 from zoo.storage.durable import write_json, written
 from zoo.training.module import DetectionModule
 
@@ -64,6 +66,8 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
             run.tracker.log_figure_file(picture)
         run.tracker.log_artifact(path)
         run.tracker.log_dict(measured(document, splits[-1]), "measured.json")
+        for name in splits:  # the curves end with the last weights, which need not be the best
+            run.tracker.log_metrics(best_scores(name, scores[name]), run.step)
     console.say(f"best        {run.checkpoint}  (step {run.step})")
     console.say(f"curves      {pictures[0]}")
     console.say(f"gallery     {pictures[1]}")
@@ -114,6 +118,12 @@ def measured(document: dict[str, Any], split: str) -> dict[str, Any]:
         **{key: document[split][key] for key in keys},
         **mask_fields(document[split]),
     }
+
+
+def best_scores(split: str, scores: dict[str, Any]) -> dict[str, float]:
+    """Scores of the best checkpoint as metrics of the run, e.g. `best/val/AP`."""
+    names = (*METRICS, *METRICS_OF_MASKS)
+    return {f"best/{split}/{name}": scores[name] for name in names if scores.get(name) is not None}
 
 
 def write_metrics(document: dict[str, Any], folder: Path) -> Path:

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
-from datamodules.images.decodable import usable_cores
 from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
@@ -29,6 +27,7 @@ from zoo.runs.launch import connect, launched, lost, of_another_process
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
+from zoo.runs.tracked import note_start, run_name
 from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.storage.durable import FULL, write_atomically, write_json
@@ -122,9 +121,7 @@ def _train(
             resume = whole(resume, folder, console)
         ids = noted_ids(recipe, folder, resume)
         shown = [Progress(console.say, watched()), history]
-        cli = ZooCLI(
-            recipe, folder, shown, trusted=trusted, run_id=ids["run_id"], local_id=ids["local_id"]
-        )  # fmt: skip
+        cli = ZooCLI(recipe, folder, shown, trusted=trusted, run_name=run_name(recipe), **ids)
         cli.datamodule.setup("fit")
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
@@ -291,23 +288,6 @@ def preflight(
         console.say(line)
 
 
-def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, folder: Path) -> None:
-    """Logs what makes the run repeatable to MLflow, and writes the run's id into the folder."""
-    tracker = trainer.logger
-    if not isinstance(tracker, MLflowTracker) or not is_rank_zero():
-        return
-    note(folder, mlflow_run=tracker.run_id)
-    about = recipe.get("about", {})
-    tracker.log_start(
-        recipe=recipes.dump(recipe), label_map=data.label_map, data_digest=data.digest(),
-        recipe_name=f"{about.get('name')}.{about.get('tag')}",
-    )  # fmt: skip
-    tracker.set_tags({"zoo.hardware": hardware(trainer)})
-    for picture in folder.glob("*.png"):
-        tracker.log_figure_file(picture)
-    note(folder, mlflow_run=tracker.run_id)
-
-
 def score_last_steps(
     trainer: Trainer, module: DetectionModule, data: DetectionDataModule, history: History
 ) -> None:
@@ -320,14 +300,10 @@ def score_last_steps(
     scored = history.series.get("val/AP", [])
     if (scored and scored[-1][0] == trainer.global_step) or not saver.last_model_path:
         return
-    loggers = trainer.loggers
     position = module.position()
     extra = position.validated  # else a signal came before a validation of the recipe's
-    if extra:
-        trainer.loggers = []
     with in_epoch_before(trainer, not extra and position.step_in_epoch == 0):
         trainer.validate(module, datamodule=data, verbose=False)
-    trainer.loggers = loggers
     if saver.monitor is not None and saver.monitor not in trainer.callback_metrics:
         raise ValueError(
             f"checkpoint.monitor is {saver.monitor}, which was not measured; take one of "
@@ -364,13 +340,6 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RECIPE_FILE, recipes.dump(recipe).encode())
-
-
-def hardware(trainer: Trainer) -> str:
-    """e.g. `2 x NVIDIA H200` or `CPU, 2 cores`."""
-    if trainer.strategy.root_device.type == "cuda":
-        return f"{trainer.world_size} x {torch.cuda.get_device_name(trainer.strategy.root_device)}"
-    return f"CPU, {usable_cores()} cores"
 
 
 def noted_ids(recipe: Recipe, folder: Path, resume: Path | None) -> dict[str, str | None]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_EXPERIMENT = "detr-zoo"
+# of a new experiment: MLflow's page shows it as one of model training; it takes it for one of language models else
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 # set only where the user has set nothing; read by MLflow at each call
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -167,7 +169,8 @@ def experiment_id(client: MlflowClient, store: TrackingStore, name: str = DEFAUL
     with FileLock(store.root / ".experiment.lock"):
         found = client.get_experiment_by_name(name)
         if found is None:
-            return str(client.create_experiment(name, artifact_location=store.artifact_location))
+            place = store.artifact_location
+            return str(client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
     if found.lifecycle_stage == "deleted":
         raise ValueError(f"experiment {name!r} is deleted at {store.uri}; restore it or choose another name")
     return str(found.experiment_id)

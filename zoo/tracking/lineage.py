@@ -10,6 +10,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 DISTRIBUTION = "detr-zoo"
+_TOOLS = ("torch", "torchvision", "lightning", "timm", DISTRIBUTION)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ def git_state(package: Path = _PACKAGE) -> GitState | None:
         status = _git(package, "status", "--porcelain", "--untracked-files=no")
         return GitState(commit, dirty=status is None or bool(status))
     return _installed_commit() if package == _PACKAGE else None
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that compute, and of this one."""
+    return {tool: metadata.version(tool) for tool in _TOOLS}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -8,7 +8,9 @@ value, parameters, tags and files by their names; and a run is looked for by its
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import getpass
 import hashlib
 import json
 import logging
@@ -58,6 +60,7 @@ _FIRST_REST, _LONGEST_REST = 30.0, 600.0  # seconds without a call after a faile
 _PATIENCE, _PATIENCE_FOR_FILES = 2.0, 10.0
 _LONGEST_FINISH = 10.0  # seconds of replaying at the end of a run; what is left waits for `zoo runs sync`
 _LONGEST_PARAM = 6000  # MLflow cuts what is longer; recipe.yaml holds it in full
+_DIGITS = 32  # of a data set's digest: MLflow takes 36 characters
 _REPLACED = ("params", "tags", "status")  # a later one replaces an earlier one, so they are kept in order
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
@@ -96,7 +99,7 @@ class MLflowTracker(Logger):
         self._run_id = run_id
         self._resumed = run_id is not None
         self._started = False
-        self._tags = {**_code_tags(), **(tags or {})}
+        self._tags = {**_source_tags(), **(tags or {})}
         self._connection: MlflowClient | None = None
         self._deadline = Deadline()
         self._rest_until, self._rest_seconds = 0.0, _FIRST_REST
@@ -237,6 +240,16 @@ class MLflowTracker(Logger):
             self.log_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True), name)
         else:
             self.log_text(json.dumps(value, indent=2, ensure_ascii=False), name)
+
+    @rank_zero_only
+    def log_dataset(self, name: str, digest: str, place: str, facts: Mapping[str, Any]) -> None:
+        """What the run is trained on, as MLflow's input: a name, the sha256 of the data, where they lie."""
+        scheme, there, _ = place.partition("://")
+        dataset = {
+            "name": name, "digest": digest[:_DIGITS], "source_type": scheme if there else "local",
+            "source": json.dumps({"uri": place, "url": place}), "profile": json.dumps(facts),
+        }  # fmt: skip
+        self._write({"kind": "dataset", "dataset": dataset, "context": "training"})
 
     @rank_zero_only
     def log_start(self, *, recipe: str, label_map: LabelMap, data_digest: str, recipe_name: str = "") -> None:
@@ -389,6 +402,14 @@ def _resume_run(client: MlflowClient, run_id: str) -> bool:
     attempt = int(client.get_run(run_id).data.tags.get("zoo.attempt", "1")) + 1
     client.set_tag(run_id, "zoo.attempt", str(attempt))
     return True
+
+
+def _source_tags() -> dict[str, str]:
+    """Who started the run by which command, as MLflow's own API notes it, and the commit of this package."""
+    tags = {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a user id without a name, as in a container
+        tags["mlflow.user"] = getpass.getuser()
+    return tags | _code_tags()
 
 
 def _code_tags() -> dict[str, str]:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 LOCAL_ID = "zoo.offline_id"  # tag: finds the run whose creation was never confirmed
 _PATIENCE = 10.0  # seconds that `replay_spool` waits for an answer
+_MOST_IN_BATCH = 100  # parameters or tags; MLflow refuses more
 # the server refused the call: repeating it cannot help
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 
@@ -206,7 +207,11 @@ def apply(client: MlflowClient, run_id: str, record: Record) -> None:
         known = client.get_run(run_id).data.params  # a parameter can never change
         new = [Param(k, v) for k, v in record["values"].items() if k not in known]
         changed = [RunTag(f"changed/{k}", v) for k, v in record["values"].items() if known.get(k, v) != v]
-        client.log_batch(run_id, params=new, tags=changed)
+        for k in range(0, max(len(new), len(changed)), _MOST_IN_BATCH):
+            part = slice(k, k + _MOST_IN_BATCH)
+            client.log_batch(run_id, params=new[part], tags=changed[part])
+    elif kind == "dataset":
+        _log_dataset(client, run_id, record)
     elif kind == "tags":
         client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
     elif kind == "artifact":
@@ -217,6 +222,21 @@ def apply(client: MlflowClient, run_id: str, record: Record) -> None:
         client.set_terminated(run_id, record["status"], end_time=record["time"])
     else:
         raise AssertionError(f"unknown record kind {kind}")
+
+
+def _log_dataset(client: MlflowClient, run_id: str, record: Record) -> None:
+    """Writes what a run was trained on; the same data set twice is one."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    dataset = Dataset(**record["dataset"])
+    entry = DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
+    try:
+        client.log_inputs(run_id, [entry])
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
+        log.warning("the MLflow server knows no data sets; the tag zoo.data_digest tells of it: %s", error)
 
 
 def create_run(

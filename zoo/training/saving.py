@@ -249,6 +249,7 @@ class CheckpointSaver(Checkpoint):
                 raise self._told(error, target) from error
         for old in dropped:
             (self.folder / old).unlink(missing_ok=True)
+        self._tell_loggers(trainer)
 
     def _enter(self, name: str, score: float, before_equals: bool = False) -> tuple[str | None, list[str]]:
         """(`name` if it is one of the best now, else None; names that are no longer)."""
@@ -348,6 +349,9 @@ class CheckpointSaver(Checkpoint):
     def _note_saved(self, trainer: Trainer) -> None:
         self._saved = self._present(trainer)
         self._saved_at = time.monotonic()
+        self._tell_loggers(trainer)
+
+    def _tell_loggers(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
@@ -22,6 +23,7 @@ from zoo.runs.finetune import (
     starting_point,
 )
 from zoo.runs.quick_check import quick_check
+from zoo.tracking.backend import connect, resolve_store
 
 
 @pytest.fixture
@@ -160,6 +162,47 @@ def test_slug(text, name):
     assert slug(text) == name
 
 
+def held_by_mlflow(run_id):
+    """Everything of a run that a second start may not log again."""
+    client = connect(resolve_store())
+    run = client.get_run(run_id)
+    metrics = {
+        name: [(m.step, repr(m.value)) for m in client.get_metric_history(run_id, name)]
+        for name in run.data.metrics
+    }
+    inputs = [entry.dataset.name for entry in run.inputs.dataset_inputs]
+    return metrics, run.data.params, inputs, [model.model_id for model in run.outputs.model_outputs]
+
+
+def check_what_mlflow_holds(document, client, folder, data):
+    run = client.get_run(document["run"])
+    kind = client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
+    assert re.fullmatch(r"rt_detr_tiny\.mine \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", run.info.run_name)
+    params = run.data.params
+    recipe = recipes.load(folder / "recipe.yaml")
+    assert params["model"] == "rt_detr_tiny.mine"
+    assert params["model.schedule.lr"] == str(recipe["model"]["init_args"]["schedule"]["lr"])
+    assert params["data.input.size"] == "[64, 64]"
+    assert (params["init_from.source"], params["trainer.max_steps"]) == ("none", "3")
+    assert params["version.torch"] == torch.__version__.partition("+")[0]
+    assert params.keys() >= recipes.flat(recipe).keys()
+    [entry] = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.source_type) == ("Blood cells", "local")
+    assert document["data_digest"].startswith(entry.dataset.digest)
+    assert json.loads(entry.dataset.source)["uri"] == str(data)
+    assert json.loads(entry.dataset.profile)["val_images"] == 6
+    assert run.data.tags["zoo.checkpoint"] == document["checkpoint"]
+    last, best = (
+        client.get_metric_history(run.info.run_id, f"{name}/AP")[-1] for name in ("val", "best/val")
+    )
+    assert (last.step, last.value, best.step) == (3, document["val"]["AP"], document["step"])
+    assert best.value == document["val"]["AP"]
+    [model] = run.outputs.model_outputs
+    [version] = client.search_model_versions("name = 'rt_detr_tiny.mine'")
+    assert version.tags["zoo.logged_model"] == model.model_id
+
+
 def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
     arguments = ["finetune", "rt_detr_tiny", "--data", str(shapes), "--max-steps", "3", "--image-size", "64"]
     arguments += ["--name", "rt_detr_tiny.mine", "--output", "run", "--json"]
@@ -175,7 +218,10 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
         p.name for p in run.iterdir()
     }
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
+    client, before = connect(resolve_store()), held_by_mlflow(document["run"])
+    check_what_mlflow_holds(document, client, run, shapes)
     assert run_command([*arguments, "--ckpt-path", "auto"]) == 0  # as a queue starts a job again
+    assert held_by_mlflow(document["run"]) == before
     said = capsys.readouterr()
     assert "finished    step 3 of 3: nothing is left to train" in said.err
     assert "registered  rt_detr_tiny.mine:1 " in said.err

@@ -9,13 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
-import mlflow  # noqa: F401  here, so that processes of the nursery have it
+import mlflow  # first, so that processes of the nursery have it
 import pytest
 import torch
 from empty_store import put_empty_store
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from zoo.contract.labels import LabelMap
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -108,6 +109,47 @@ def test_a_resumed_run_runs_again_and_keeps_its_first_parameters():
     assert (run.data.tags["changed/lr"], run.data.tags["zoo.attempt"]) == ("0.2", "2")
     second.finalize("success")
     assert run_of(second).info.status == "FINISHED"
+
+
+def test_more_parameters_than_mlflow_takes_at_once_are_all_there():
+    first = MLflowTracker()
+    first.log_params({f"p{k}": k for k in range(250)})
+    second = MLflowTracker(run_id=first.run_id)
+    second.log_params({f"p{k}": k + 1 for k in range(250)})
+    data = run_of(second).data
+    assert data.params == {f"p{k}": str(k) for k in range(250)}
+    assert data.tags["changed/p249"] == "250"
+
+
+@pytest.mark.parametrize("place", ["/data/birds", "s3://bucket/birds"])
+def test_a_data_set_that_is_logged_at_each_start_is_one_input(place):
+    tracker = MLflowTracker()
+    for _ in range(2):
+        tracker.log_dataset("birds", "d" * 64, place, {"images": 3})
+    [entry] = run_of(tracker).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("birds", "d" * 32)
+    assert entry.dataset.source_type == ("s3" if place.startswith("s3") else "local")
+    assert json.loads(entry.dataset.source)["uri"] == place
+    assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training"}
+
+
+def test_a_data_set_waits_for_a_dead_server_and_one_that_knows_none_stops_nothing(monkeypatch, caplog):
+    tracker = MLflowTracker(tracking_uri=DEAD)
+    tracker.log_dataset("birds", "d" * 64, "/data/birds", {})
+    assert tracker.is_offline
+    run_id = replay_spool().run_ids[0]
+    client = connect(resolve_store())
+    [entry] = client.get_run(run_id).inputs.dataset_inputs
+    assert entry.dataset.name == "birds"
+
+    def unknown(*arguments):
+        raise mlflow.MlflowException("no such endpoint", ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_inputs", unknown)
+    old = MLflowTracker()
+    old.log_dataset("birds", "d" * 64, "/data/birds", {})
+    assert not old.is_offline
+    assert "knows no data sets" in caplog.text
 
 
 def test_steps_that_a_resume_trains_again_stand_there_once():
