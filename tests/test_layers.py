@@ -32,6 +32,7 @@ ZOO = (
     "zoo.cli.data",
     "zoo.cli.models",
     "zoo.cli",
+    "zoo.__main__",
 )
 DATA = (
     "datamodules.progress",

@@ -49,6 +49,10 @@ _moved.install()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("detr-zoo")
     if name not in _PLACES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
@@ -56,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -75,6 +75,23 @@ RunFolder = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import zoo
+
+        Console().say(f"detr-zoo {zoo.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="The installed version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def finetune(
     context: typer.Context,
@@ -459,6 +476,8 @@ def publish(
     console, aliases = Console(as_json), alias or []
     published = publish_run(run, name, aliases=aliases, registry=registry)
     console.say(f"published   {published.reference}  {published.folder}")
+    if not published.is_new:
+        console.say("note        these very weights were registered before, so that there is no new version")
     for alias_ in aliases:
         console.say(f"alias       {name}@{alias_}")
     if published.note:
@@ -471,6 +490,20 @@ def publish(
             "mlflow_version": published.mlflow_version,
         }
     )  # fmt: skip
+
+
+@app.command()
+def alias(
+    model: Annotated[str, typer.Argument(help="NAME:version, or NAME for the newest.")],
+    alias: Annotated[str, typer.Argument(help="e.g. champion, for NAME@champion.")],
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Point an alias to a version of the registry, as in: zoo alias my_model:2 champion."""
+    from zoo.runs.register import set_alias
+
+    console = Console(as_json)
+    console.result(set_alias(model, alias, registry, console))
 
 
 @app.command()
@@ -577,6 +610,9 @@ def run_command(argv: Sequence[str]) -> int:
         # Typer's own usage errors know how to present themselves
         if not hasattr(error, "format_message") or os.environ.get("ZOO_DEBUG"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # `zoo` or `zoo data` alone
+            write(error.format_message(), sys.stdout)
+            return 2
         return _fail(error.format_message(), 2)
     if result == 130:  # Typer has turned Ctrl-C into an exit code
         return _fail("interrupted", 130)

@@ -187,8 +187,8 @@ def _checkpoint_of(
         return Path(source), run_id
     if not re.fullmatch(r"[0-9a-f]{32}", str(source)):
         raise FileNotFoundError(
-            f"{source} is neither a checkpoint file nor an MLflow run id (32 hex digits); "
-            "`zoo publish` takes a run folder too, by its path"
+            f"{source} is no run folder and no checkpoint file, seen from {Path.cwd()}, and no MLflow run id (32 hex "
+            "digits); name the run folder by its whole path, which the training printed behind `run`"
         )
     tags = _get_run(str(source), tracking)[1].data.tags
     noted = tags.get("zoo.checkpoint")
@@ -214,7 +214,11 @@ def _get_run(run_id: str, tracking: TrackingStore) -> tuple[MlflowClient, Any]:
         return client, client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise ValueError(f"there is no run {run_id} at {tracking.uri}") from error
+            raise ValueError(
+                f"there is no run {run_id} at {tracking.uri}; repeat this in the folder where it was trained, which "
+                "has its mlruns/, or with its MLFLOW_TRACKING_URI; or name the checkpoint file, for a version without "
+                "scores"
+            ) from error
         raise ConnectionError(f"MLflow at {tracking.uri} does not answer: {error.message}") from error
 
 
@@ -398,6 +402,25 @@ def _known_in_mlflow(client: MlflowClient, manifest: Manifest) -> int | None:
         if tags.items() <= version.tags.items():
             return int(version.version)
     return None
+
+
+def alias_in_mlflow(manifest: Manifest, alias: str) -> str:
+    """Points MLflow's alias to the model version of a published one; why that was not possible, else nothing."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    tracking = resolve_store()
+    if tracking.embedded and not (tracking.root / "mlflow.db").is_file():
+        return ""  # nothing was tracked here
+    try:
+        client = connect(tracking)
+        number = _known_in_mlflow(client, manifest)
+        if number is not None:
+            client.set_registered_model_alias(manifest.name, alias, str(number))
+            return ""
+    except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
+        return f"MLflow at {tracking.uri} has not got the alias: {error}"
+    return f"MLflow at {tracking.uri} has no such version, and so no alias"
 
 
 def _identity(manifest: Manifest) -> dict[str, str]:

@@ -13,7 +13,7 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,7 @@ from zoo.storage.staging import staged
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "manifests"
 DEFAULT_ROOT = Path("mlruns", "registry")
+_MOST_NAMES = 10  # in an error
 
 
 class UnknownModelError(ValueError):
@@ -233,7 +234,7 @@ def find(text: str, registry: str | Path | None = None) -> Found:
     reference = parse_reference(text)
     names = available(registry)
     if reference.name not in names:
-        name = _default_tag(reference.name, names)
+        name = _default_tag(reference.name, names, registry)
         reference = Reference(name, reference.version, reference.alias)
     builtin = builtin_manifests()
     if reference.name not in builtin:
@@ -306,7 +307,7 @@ def with_files(manifest: Manifest, folder: Path) -> Manifest:
     return msgspec.structs.replace(manifest, files=entries)
 
 
-def _default_tag(name: str, names: list[str]) -> str:
+def _default_tag(name: str, names: list[str], registry: str | Path | None) -> str:
     """The full name that a bare name means."""
     tags = [full for full in names if base_name(full) == name and full != name]
     if len(tags) == 1:
@@ -317,10 +318,27 @@ def _default_tag(name: str, names: list[str]) -> str:
         return defaults[0]
     if tags:
         raise ValueError(f"{name!r} has several tags and no default: {', '.join(tags)}; name one")
-    bare = {base_name(full) for full in names}
-    near = difflib.get_close_matches(name, sorted({*names, *bare}), n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UnknownModelError(f"no model is called {name!r}{hint}; there are: {', '.join(names)}")
+    raise unknown(name, registry)
+
+
+def unknown(name: str, registry: str | Path | None = None, others: Collection[str] = ()) -> UnknownModelError:
+    """The error for a name that nobody has: the nearest ones, and where it was looked for.
+
+    Args:
+        name: as it was given.
+        registry: folder of the registry.
+        others: names without a manifest, beside those that there are.
+    """
+    local = LocalRegistry(registry)
+    own, builtin = local.names(), list(builtin_manifests())
+    every = {*own, *builtin, *map(base_name, builtin), *others}
+    near = difflib.get_close_matches(name, sorted(every), n=3)
+    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+    holds = f"holds {', '.join(own)}" if len(own) <= _MOST_NAMES else f"holds {len(own)} others"
+    return UnknownModelError(
+        f"no model is called {name!r}{hint}; it is not in the zoo, nor in the registry {local.root}, which "
+        f"{holds if own else 'is empty'}. `zoo list` shows both; another registry: --registry or ZOO_REGISTRY"
+    )
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.registry.manifest import MANIFEST_FILE, Manifest
 from zoo.registry.names import Reference, base_name, parse_reference
-from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifests
+from zoo.registry.store import LocalRegistry, builtin_manifest, builtin_manifests, unknown
 from zoo.registry.terms import commercial, restriction
 from zoo.runs import recipes
 from zoo.storage.cache import cache_root
@@ -70,19 +70,27 @@ def finetune_recipe(family: str, class_path: str) -> recipes.Recipe | None:
     return None
 
 
-def find(name: str) -> Entry:
+def find(name: str, registry: str | Path | None = None) -> Entry:
     """The entry of a zoo name, with or without its tag.
 
     Raises:
-        ValueError: naming what there is, and the nearest name.
+        UnknownModelError: naming the nearest, and the registry, where it is not looked for.
     """
     entries = models()
     for bare, entry in entries.items():
         if name in (bare, entry["full_name"]):
             return entry
-    near = recipes.nearest(name, entries)
-    hint = f" (did you mean {near!r}?)" if near else ""
-    raise ValueError(f"no model {name!r}{hint}; `zoo list` shows {', '.join(entries)}")
+    raise unknown(name, registry, entries)
+
+
+def refuse_without_weights(name: str) -> None:
+    """Raises ValueError for a model of the zoo that has no published weights."""
+    for bare, entry in models().items():
+        if name in (bare, entry["full_name"]) and entry["full_name"] not in builtin_manifests():
+            raise ValueError(
+                f"{name} is a model of the zoo, but there are no published weights of it; train it on your images: "
+                f"zoo finetune {bare} --data FOLDER"
+            )
 
 
 def with_details(entry: Entry) -> Entry:
@@ -221,6 +229,7 @@ def _of_registry(local: LocalRegistry, manifest: Manifest) -> Entry:
         **{key: value for key, value in plain.items() if key not in left_out},
         **_of_terms(manifest),
         "aliases": [alias for alias, version in versions.items() if version == manifest.version],
+        "aliases_of_all_versions": versions,
         "classes": classes,
         "folder": str(local.folder(manifest.name, manifest.version)),
     }

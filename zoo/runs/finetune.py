@@ -184,7 +184,7 @@ def starting_point(name: str, registry: str | Path | None) -> Start:
         ValueError: there is no such model; names the nearest.
     """
     try:
-        entry = catalogue.find(name)
+        entry = catalogue.find(name, registry)
     except ValueError as unknown:
         try:
             found = find(name, registry)

@@ -29,9 +29,15 @@ def pull(
         called: name in the registry of a model of transformers.
     """
     from zoo.registry.pull import pull as pull_version
+    from zoo.registry.store import UnknownModelError
     from zoo.registry.terms import commercial, restriction
+    from zoo.runs import catalogue
 
-    pulled = pull_version(name, registry=registry, source=source, name=called)
+    try:
+        pulled = pull_version(name, registry=registry, source=source, name=called)
+    except UnknownModelError:
+        catalogue.refuse_without_weights(name)
+        raise
     folder = pulled.folder
     if output is not None:
         copy_whole(folder, output)
@@ -114,6 +120,31 @@ def register(
     if published.note:
         console.say(f"note        {published.note}")
     return reference
+
+
+def set_alias(reference: str, alias: str, registry: Path | None, console: Console) -> dict[str, Any]:
+    """Points an alias to a version that there is, in the registry and in MLflow."""
+    from zoo.registry.publish import alias_in_mlflow
+    from zoo.registry.store import LocalRegistry, find
+
+    found = find(reference, registry)
+    if found.folder is None:
+        raise ValueError(f"{reference} comes with the package, in one version and without aliases")
+    manifest, store = found.manifest, LocalRegistry(registry)
+    before = store.aliases(manifest.name).get(alias)
+    store.set_alias(manifest.name, alias, manifest.version)
+    moved = "" if before in (None, manifest.version) else f"  (was version {before})"
+    console.say(f"alias       {manifest.name}@{alias} is {manifest.name}:{manifest.version}{moved}")
+    note = alias_in_mlflow(manifest, alias)
+    if note:
+        console.say(f"note        {note}")
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "alias": alias,
+        "before": before,
+        "note": note,
+    }
 
 
 def _without_step(scores: dict[str, Any]) -> dict[str, Any]:

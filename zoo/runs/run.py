@@ -117,7 +117,7 @@ def _number(value: float | None) -> str:
 def publish(
     run: Run | str | Path, name: str, *, aliases: Sequence[str] = (), registry: str | Path | None = None
 ) -> Published:
-    """Registers the best checkpoint of a run as safetensors with a manifest.
+    """Registers the best checkpoint of a run as safetensors with a manifest; what is registered stays one version.
 
     >>> import zoo
     >>> run = zoo.Run.open("run")
@@ -145,7 +145,7 @@ def publish(
     source = Path(run.folder if isinstance(run, Run) else run).expanduser()
     checkpoint, facts = _of_folder(source) if source.is_dir() else (str(run), {})
     alias = aliases[0] if aliases else None
-    published = publish_version(checkpoint, name, alias=alias, registry=registry, **facts)
+    published = publish_version(checkpoint, name, alias=alias, registry=registry, once=True, **facts)
     for alias in aliases[1:]:
         LocalRegistry(registry).set_alias(name, alias, published.manifest.version)
     return published

@@ -16,7 +16,7 @@ from datamodules.shards.reader import place_of
 from zoo.detector import Detector
 from zoo.registry.pull import pull
 from zoo.registry.store import UnknownModelError, find
-from zoo.runs import mask_data, recipes
+from zoo.runs import catalogue, mask_data, recipes
 from zoo.runs.init_from import read_weights
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.run_folder import document_of
@@ -63,6 +63,7 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
             find(str(model), registry)
         except (UnknownModelError, ValueError):
             if not os.path.exists(path):
+                catalogue.refuse_without_weights(str(model))
                 raise
         else:
             return Detector.from_pulled(pull(str(model), registry=registry))

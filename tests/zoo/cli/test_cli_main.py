@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import zoo
 from zoo.cli.main import run_command
 
 
@@ -61,7 +62,7 @@ def test_help_imports_nothing_that_takes_long():
         (["finetne"], r"No such command 'finetne'.*finetune"),
         (["finetune", "rt_detr_tiny", "--data", "x", "--epohcs", "3"], r"--epohcs.*--epochs"),
         (["list", "--a.b", "3"], r"--a.b: only finetune, fit, plan, validate, test, predict, manifest take"),
-        (["info", "rt_detr_r5"], r"no model 'rt_detr_r5'.*did you mean 'rt_detr_r50'"),
+        (["info", "rt_detr_r5"], r"no model is called 'rt_detr_r5' \(did you mean 'rt_detr_r50'"),
         (["fit"], r"--config is missing.*rt_detr/r18_coco_72e"),
         (["fit", "--config", "rt_detr/r18"], r"no recipe 'rt_detr/r18'"),
         (["fit", "--ckpt-path", "last"], r"no last.ckpt in mlruns/checkpoints"),
@@ -70,7 +71,28 @@ def test_help_imports_nothing_that_takes_long():
         (["predict", "gone.ckpt", "x.png"], r"x.png is neither a file nor a folder"),
         (
             ["publish", "nowhere", "--name", "a.b"],
-            r"nowhere is neither a checkpoint file nor an MLflow run id",
+            r"nowhere is no run folder and no checkpoint file, seen from /.*; name the run folder by its whole path",
+        ),
+        (
+            ["publish", "0" * 32, "--name", "a.b"],
+            r"there is no run 0{32} at sqlite:.*in the folder where it was",
+        ),
+        (
+            ["pull", "rt_detr_tiny"],
+            r"no published weights of it; .*: zoo finetune rt_detr_tiny --data FOLDER$",
+        ),
+        (["predict", "rt_detr_tiny.tiny", "x.png"], r"x.png is neither a file nor a folder"),
+        (
+            ["validate", "rt_detr_mini", "--data", "x"],
+            r"no published weights of it; .* zoo finetune rt_detr_mini ",
+        ),
+        (
+            ["info", "my_model.birds"],
+            r"nor in the registry /.*registry, which is empty\. `zoo list` shows both",
+        ),
+        (
+            ["alias", "rt_detr_r18:1", "champion"],
+            r"comes with the package, in one version and without aliases",
         ),
         (["data", "check", "nowhere"], r"nowhere"),
     ],
@@ -83,6 +105,32 @@ def test_errors_are_one_line_with_a_way_out(capsys, arguments, message):
     assert lines[0].startswith("error: ")
     assert re.search(message, lines[0])
     assert said.out == ""
+
+
+def test_an_error_lists_no_more_names_than_one_reads(tmp_path, capsys):
+    for k in range(30):
+        folder = tmp_path / "mlruns" / "registry" / f"birds.v{k}" / "1"
+        folder.mkdir(parents=True)
+        (folder / "manifest.yaml").touch()
+    assert run_command(["pull", "brids.v7"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"\(did you mean 'birds.v\d*' or .*\?\); .*, which holds 30 others\. ", said)
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("command", [["zoo"], [sys.executable, "-m", "zoo"]])
+def test_the_version_is_told_in_every_way(command):
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"detr-zoo {zoo.__version__}\n"
+    assert "__version__" in dir(zoo)
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_a_command_without_its_rest_shows_the_help(capsys, words):
+    assert run_command(words) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("Usage: ")
+    assert said.err == ""
 
 
 def test_zoo_debug_shows_the_traceback(monkeypatch):

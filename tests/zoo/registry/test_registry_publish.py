@@ -8,6 +8,7 @@ from empty_store import put_empty_store
 from registry_case import LABELS, tiny_checkpoint, tiny_module
 
 import zoo
+from zoo.cli.main import run_command
 from zoo.registry.publish import publish
 from zoo.registry.pull import pull
 from zoo.registry.store import LocalRegistry
@@ -90,6 +91,27 @@ def test_weights_that_are_published_once_stay_one_version_also_in_mlflow(place, 
     torch.save(other, tmp_path / "other.ckpt")
     assert publish(tmp_path / "other.ckpt", NAME, once=True).reference == f"{NAME}:2"
     assert publish(place, NAME).reference == f"{NAME}:3"
+
+
+def test_an_alias_is_given_to_a_version_that_is_there_also_in_mlflow(place, client, capsys):
+    for _ in range(3):
+        publish(place, NAME)
+    client.delete_model_version(NAME, "1")
+    publish(place, NAME, once=True)  # MLflow's version 4 is version 1
+    for version, known in ((2, 2), (1, 4)):
+        assert run_command(["alias", f"{NAME}:{version}", "champion"]) == 0
+        assert LocalRegistry().aliases(NAME) == {"champion": version}
+        assert int(client.get_model_version_by_alias(NAME, "champion").version) == known
+    assert f"{NAME}@champion is {NAME}:1  (was version 2)" in capsys.readouterr().out
+    assert run_command(["alias", NAME, "newest"]) == 0
+    assert run_command(["alias", f"{NAME}:7", "champion"]) == 2
+    assert "has no version 7; it has [1, 2, 3]" in capsys.readouterr().err
+    assert run_command(["alias", NAME, "v3"]) == 2
+    assert run_command(["list"]) == 0
+    assert "@champion (version 1), @newest\n" in capsys.readouterr().out
+    client.delete_model_version(NAME, "2")
+    assert run_command(["alias", f"{NAME}:2", "champion"]) == 0
+    assert "has no such version, and so no alias" in capsys.readouterr().out
 
 
 def test_what_is_released_is_the_average_and_loads_as_such(place):
@@ -181,7 +203,7 @@ def test_a_typo_in_measured_scores_is_an_error(place, client):
 @pytest.mark.parametrize(
     ("source", "name", "error", "says"),
     [
-        ("nothing.ckpt", NAME, FileNotFoundError, "neither a checkpoint file nor"),
+        ("nothing.ckpt", NAME, FileNotFoundError, "no run folder and no checkpoint file"),
         ("f" * 32, NAME, ValueError, "there is no run"),
         ("best.ckpt", "rt_detr_r18.coco_72e", ValueError, "built-in"),
         ("best.ckpt", "Bad Name", ValueError, "no model name"),

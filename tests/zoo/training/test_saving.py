@@ -359,7 +359,10 @@ def test_the_last_validation_that_is_made_up_for_is_recorded_in_its_epoch(shapes
         resume = tmp_path / name / LAST if name == "cut" else None
         scores = [0.2] if name == "cut" else [0.1, 0.2]
         module, run, _, _ = fit(shapes, tmp_path / name, resume=resume, scores=scores, logger=logger)
-        score_last_steps(run, module, run.datamodule, History())
+        history = History()
+        if name == "whole":  # its callback has seen the last validation
+            history.series["val/AP"] = [(run.global_step, 0.2)]
+        score_last_steps(run, module, run.datamodule, history)
         logged[name] = logger.steps
     assert logged["cut"] == logged["whole"] == [(3, 0), (7, 1)]
 

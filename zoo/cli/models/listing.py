@@ -47,8 +47,8 @@ def list_models(registry: Path | None, console: Console, commercial: bool = Fals
     console.table(header, rows)
     if registered:
         console.say("\nin your registry:")
-        own = [(e["name"], e["version"], *_own_score(e["measured"])) for e in registered]
-        console.table(("model", "version", "measured AP", "on"), own)
+        own = [(e["name"], e["version"], *_own_score(e["measured"]), _aliases(e)) for e in registered]
+        console.table(("model", "version", "measured AP", "on", "aliases"), own)
     if commercial:
         console.say(
             f"\nleft out: {counted(left_out, 'model')} without published weights, or whose terms of code, weights or "
@@ -95,7 +95,7 @@ def info(name: str, registry: Path | None, console: Console) -> None:
         if not console.as_json:
             show({**entry, "terms": _terms(entry["terms"])}, console)
         return
-    entry = catalogue.with_details(catalogue.find(name))
+    entry = catalogue.with_details(catalogue.find(name, registry))
     console.result(entry)
     if not console.as_json:
         show(readable(entry), console)
@@ -289,6 +289,15 @@ def _recipe(entry: dict[str, Any]) -> str:
 def _score(scores: dict[str, Any] | None, key: str) -> str:
     value = (scores or {}).get(key)
     return "" if value is None else f"{value:.1f}" if value > 1 else f"{value:.3f}"
+
+
+def _aliases(entry: dict[str, Any]) -> str:
+    """All of a model's, with the version where that is not the one listed."""
+    of_all = entry["aliases_of_all_versions"].items()
+    return ", ".join(
+        f"@{name}" if version == entry["version"] else f"@{name} (version {version})"
+        for name, version in of_all
+    )
 
 
 def _own_score(measured: dict[str, Any] | None) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def place_of(name: str, registry: Path | None) -> tuple[str, Path | None]:
     registered = catalogue.find_registered(name, registry)
     if registered is not None:
         return registered["family"], Path(registered["folder"])
-    entry = catalogue.find(name)
+    entry = catalogue.find(name, registry)
     folder = cache_root() / entry["full_name"] / str(entry.get("version"))
     return entry["family"], folder if (folder / MANIFEST_FILE).is_file() else None
 

@@ -294,7 +294,7 @@ def test_no_name_and_a_wrong_name(capsys):
     assert run_command(["verify"]) == 2
     assert "--all" in capsys.readouterr().err
     assert run_command(["verify", "deformable_detr_r5"]) == 2
-    assert "did you mean 'deformable_detr_r50'?" in capsys.readouterr().err
+    assert "did you mean 'deformable_detr_r50'" in capsys.readouterr().err
 
 
 @pytest.fixture
