@@ -170,7 +170,8 @@ class DetectionDataModule(LightningDataModule, ABC):
             more = f"\n  ... and {len(errors) - _FAULTS_SHOWN} more" if len(errors) > _FAULTS_SHOWN else ""
             raise ValueError(
                 f"the data set has {len(errors)} error{'' if len(errors) == 1 else 's'}:\n{shown}{more}\n"
-                "Correct them (`zoo data check` lists all), or set skip_broken: true to train without them."
+                "Correct them (`zoo data check` lists all, and with --fix CLEAN it writes a copy without them), or "
+                "train without them: --data.skip_broken true"
             )
         kinds = Counter(f.kind for f in data.faults if f.severity != "note")
         if kinds and not self._faults_logged:

@@ -41,6 +41,7 @@ from zoo.evaluation.metric_state import Columns, FlatMetric, pack_masks, unpack_
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 # an interval of a larger half-width gets a warning: published differences are often smaller
 NARROW = 0.01
+FEW = 30  # images, of which an interval by resampling them says little
 
 
 class CocoAP(FlatMetric["Evaluation"]):
@@ -303,25 +304,33 @@ def _mean(values: Floats) -> float:
 
 
 def format_score(value: float, interval: tuple[float, float] | None = None) -> str:
-    """`0.52 [0.47, 0.57]`; without an interval `0.520`; `-` for nan."""
+    """`0.523 [0.470, 0.570]`; without an interval `0.520`; `-` for nan."""
     if np.isnan(value):
         return "-"
     if interval is None:
         return f"{value:.3f}"
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def small_set_note(interval: tuple[float, float], num_images: int) -> str | None:
     """A warning if a set is too small for small differences to mean anything; else None."""
     half = (interval[1] - interval[0]) / 2
-    if np.isnan(half) or (half <= NARROW and num_images > 1):
+    if np.isnan(half) or (half <= NARROW and num_images >= FEW):
         return None
     if num_images < 2:
         return f"{num_images} image tells nothing about other images: this AP is no measurement"
+    if half <= NARROW:
+        return f"{num_images} images all score alike, which makes this interval narrow; so few say little of others"
     return (
         f"{num_images} images fix this AP to about ±{half:.2f} only: between two models, a difference "
         f"below {max(half, 0.01):.2f} means nothing here"
     )
+
+
+def _why_none(name: str, scores: Mapping[str, float]) -> str:
+    """Behind the dash of a score that no object counts for."""
+    size = {"s": "small", "m": "medium", "l": "large"}.get(name[2:])
+    return "" if size is None or not np.isnan(scores[name]) else f"  no {size} objects"
 
 
 def score_table(
@@ -331,7 +340,9 @@ def score_table(
 ) -> str:
     """Scores, AP and number of objects per class, and notes on how far they can be trusted, for a terminal."""
     scores, bands = evaluation.scores, interval or {}
-    lines = [f"{name:<8}{format_score(scores[name], bands.get(name))}" for name in SCORES]
+    lines = [
+        f"{name:<8}{format_score(scores[name], bands.get(name)) + _why_none(name, scores)}" for name in SCORES
+    ]
     labels, crowd = evaluation.data.annotation_labels.T
     names = label_map.name_of_head if label_map else {}
     rows = [

@@ -226,6 +226,7 @@ def curves(
     history: History,
     path: str | os.PathLike[str],
     bands: Mapping[str, tuple[float, float]] | None = None,
+    best: int | None = None,
 ) -> None:
     """Writes a PNG with losses on the left and scores on the right.
 
@@ -233,7 +234,8 @@ def curves(
         history: name -> [(step, value)]. Names whose last part starts with AP, AR, segm_ or PQ are scores, all
             others losses; a loss with more than 200 points is shown with its running mean.
         path: of the PNG.
-        bands: name -> bootstrap interval of its last value, shown at the end of its curve.
+        bands: name -> bootstrap interval of its value at the step `best`.
+        best: step of the weights that the intervals are of; None: each curve's last.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -257,9 +259,9 @@ def curves(
             if bands and name in bands:
                 low, high = bands[name]
                 label = f"95% of {name}: [{low:.2f}, {high:.2f}]"
-                end = (steps[-1], steps[-1])
+                there = (steps[-1] if best is None else best,) * 2
                 axes.plot(
-                    end, (low, high), color=colour, marker="_", markersize=10, linewidth=1.2, label=label
+                    there, (low, high), color=colour, marker="_", markersize=10, linewidth=1.2, label=label
                 )
         axes.set(xlabel="step", title=title)
         axes.set_ylim(bottom=0)

@@ -50,7 +50,8 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
         shown = "\n".join(f"  {f}" for f in broken[:_SHOWN])
         raise ValueError(
             f"the data set has {counted(len(broken), 'image')} that cannot be decoded:\n{shown}\n"
-            f"Replace them; `{way}` lists all, its --fix leaves them out."
+            f"Replace them; `{way}` lists all, and with --fix CLEAN it writes a copy without them; or train on the "
+            "others: --data.skip_broken true"
         )
     notes = [f"images: all {number} decoded and compared in {time.monotonic() - start:.0f} s"]
     for split, index in splits.items():

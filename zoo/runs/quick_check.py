@@ -32,7 +32,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
         shown = "\n".join(f"  {f}" for f in errors[:_SHOWN])
         raise ValueError(
             f"the data set has {counted(len(errors), 'object')} that would be learned wrong:\n{shown}\n"
-            "Correct them (`zoo data check` lists all, --fix leaves them out), or set skip_broken: true to train "
-            "all the same."
+            "Correct them (`zoo data check` lists all, and with --fix CLEAN it writes a copy without them), or train "
+            "all the same: --data.skip_broken true"
         )
     return faults

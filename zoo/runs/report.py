@@ -135,7 +135,7 @@ def write_metrics(document: dict[str, Any], folder: Path) -> Path:
 
 
 def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
-    """Loss and scores over the steps, with the interval of the final AP."""
+    """Loss and scores over the steps, with the interval of the best AP."""
     path = run.folder / "curves.png"
     shown = {
         n: p
@@ -145,7 +145,7 @@ def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
     bands = {f"val/{key}": tuple(band) for key, band in scores.get("val", {}).get("interval", {}).items()}
     known = {n: band for n, band in bands.items() if n in shown and None not in band}
     with written(path):
-        curves(shown, path, bands=known)
+        curves(shown, path, bands=known, best=run.step)
     return path
 
 

@@ -85,7 +85,11 @@ def test_the_next_step_of_a_tiny_set_is_one_that_works(number, tmp_path, capsys)
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
     (root / "annotations.json").write_text(json.dumps(content))
     assert run_command(["data", "check", str(root)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    *before, last = capsys.readouterr().out.splitlines()
+    held_out = (
+        "no val split: zoo finetune holds out some of the training images to score on; to choose them: "
+    )
+    assert before[-1] == f"{held_out}zoo data split '{root}' --val 0.1 --output OUT"
     recipe, _ = complete_recipe(
         starting_point("rt_detr_tiny", None), Choices(model="rt_detr_tiny", data=root)
     )
@@ -142,7 +146,11 @@ def test_finetune_refuses_what_cannot_be_decoded_before_training(shapes):
         image.convert("RGB").save(broken, "JPEG")
     broken.write_bytes(broken.read_bytes()[:-300])  # its header is whole
     data = read(shapes)
-    with pytest.raises(ValueError, match=r"1 image that cannot be decoded:\n.*" + broken.name):
+    with pytest.raises(ValueError, match=r"1 image that cannot be decoded:\n.*" + broken.name) as told:
         image_check(data, str(shapes))
+    assert (
+        "with --fix CLEAN it writes a copy without them; or train on the others: --data.skip_broken true"
+        in str(told.value)
+    )
     data.skip_broken = True
     assert [f.kind for f in image_check(data, str(shapes))[0]] == ["corrupt_image"]

@@ -347,7 +347,7 @@ def test_protocol_is_plain_and_names_the_evaluator():
 
 
 def test_scores_read_well():
-    assert format_score(0.5234, (0.4701, 0.5699)) == "0.52 [0.47, 0.57]"
+    assert format_score(0.5234, (0.4701, 0.5699)) == "0.523 [0.470, 0.570]"
     assert format_score(0.5234) == "0.523"
     assert format_score(float("nan"), (0.1, 0.2)) == "-"
 
@@ -358,6 +358,8 @@ def test_a_small_set_says_so():
         "60 images fix this AP to about ±0.05 only: between two models, "
         "a difference below 0.05 means nothing here"
     )
+    assert "3 images all score alike" in small_set_note((0.0, 0.0), 3)
+    assert small_set_note((0.4, 0.405), 30) is None
     assert "no measurement" in small_set_note((0.4, 0.4), 1)
     assert small_set_note((float("nan"), float("nan")), 0) is None
 

@@ -216,6 +216,20 @@ def test_a_band_beside_its_value_still_draws(tmp_path):
     curves({"val/AP": [(0, 0.7)]}, tmp_path / "curves.png", bands={"val/AP": (0.3, 0.6)})
 
 
+def test_an_interval_stands_at_the_step_of_the_weights_it_is_of(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "matplotlib.backends.backend_agg.FigureCanvasAgg.print_png",
+        lambda canvas, path: seen.append(canvas.figure),
+    )
+    for best in (20, None):
+        curves(
+            {"val/AP": [(10, 0.2), (20, 0.7), (30, 0.5)]}, tmp_path / "c.png", {"val/AP": (0.6, 0.8)}, best
+        )
+    bands = [figure.axes[0].lines[1].get_xdata() for figure in seen]
+    assert [list(band) for band in bands] == [[20, 20], [30, 30]]
+
+
 def halves():
     """Two masks of [500, 600]: left and right, overlapping in columns 200..300, as run lengths."""
     masks = np.zeros((500, 600, 2), dtype=np.uint8, order="F")

@@ -155,6 +155,12 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
     if report is not None:
         lines.append(f"the page: {report}")
     place = quoted(folder)
+    splits = found.summary.splits
+    if "train" in splits and not any(splits[name].images for name in ("val", "test") if name in splits):
+        lines.append(
+            "no val split: zoo finetune holds out some of the training images to score on; to choose them: zoo data "
+            f"split {place} --val 0.1 --output OUT"
+        )
     if fixed is not None:
         copy = quoted(fixed)
         lines += [
