@@ -11,15 +11,25 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import onnxruntime
+import openvino
 import torch
 import transformers
 from loss import timed
-from pairs import PAIRS, build, difference
+from pairs import PAIRS, build, difference, nearest_difference
 from torch.profiler import ProfilerActivity, profile
 
 from zoo.contract.batch import Batch
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.detector import Detector
+from zoo.exporting.graph import RAW
+from zoo.exporting.onnx import exported
+from zoo.runs import recipes
 from zoo.runs.bench_cases import batch_of
 from zoo.runs.timing import processor_name
 
@@ -29,26 +39,66 @@ SAME = 1e-4  # of logits and boxes
 Run = Callable[[], object]
 
 
-def normalised(size: tuple[int, int]) -> Batch:
-    """One image of noise."""
-    return batch_of([torch.randn(3, *size, generator=torch.Generator().manual_seed(0))], [size])
-
-
-def contestants(name: str, tiny: bool) -> tuple[dict[str, Run], float, tuple[int, int]]:
-    """(what runs once by name, how far outputs are apart, size of the image)."""
+def contestants(name: str, tiny: bool) -> tuple[dict[str, Run], dict[str, float], tuple[int, int]]:
+    """(what runs once by name, how far outputs are from transformers', size of the image)."""
     module, model = build(name, tiny)
     size = (64, 96) if tiny else PAIRS[name].size
-    batch = normalised(size)
-    apart = difference(module, model, batch)
-    if apart > SAME:
-        raise SystemExit(f"{name}: not the same network, outputs differ by {apart:.1e}")
+    labels = LabelMap.contiguous([f"class {n}" for n in range(module.num_classes)], range(module.num_classes))
+    contract = recipes.load(recipes.resolve(PAIRS[name].recipe))["data"]["init_args"]["input"]
+    contract = InputContract.from_dict(contract)
+    module.adopt(labels, contract if contract.resize == "shortest" else replace(contract, size=size))
+    pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    levels = batch_of([pixels], [size])
+    batch = module.normalized(levels)
     mask = (~batch.padding).long()
 
     @torch.no_grad()
-    def theirs() -> object:
+    def theirs() -> Any:
         return model(pixel_values=batch.images, pixel_mask=mask)
 
-    return {THEIRS: theirs, OURS: lambda: module.predictions(batch)}, apart, size
+    runs: dict[str, Run] = {THEIRS: theirs, OURS: lambda: module.predictions(batch)}
+    apart = {THEIRS: 0.0, OURS: difference(module, model, batch)}
+    if apart[OURS] > SAME:
+        raise SystemExit(f"{name}: not the same network, outputs differ by {apart[OURS]:.1e}")
+    for way, run in exported_runs(Detector(module, name), levels).items():
+        runs[way] = run
+        apart[way] = nearest_difference(*(torch.from_numpy(found) for found in run()), theirs())
+    return runs, apart, size
+
+
+def exported_runs(detector: Detector, levels: Batch) -> dict[str, Callable[[], tuple[Any, ...]]]:
+    """Logits and boxes of the exported graph, which normalises the levels itself, by runtime and precision."""
+    model, _ = exported(detector, detector.input)
+    outputs = [entry for entry in model.graph.output if entry.name in RAW]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    content = model.SerializeToString()
+    given = {
+        "images": levels.images.numpy(), "padding": levels.padding.numpy(),
+        "sizes": np.array(levels.original_sizes, dtype=np.int64),
+    }  # fmt: skip
+    inputs = {entry.name: given[entry.name] for entry in model.graph.input}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    runs = {"ONNX Runtime": lambda: tuple(session.run(RAW, inputs))}
+    core = openvino.Core()
+    read = core.read_model(content)
+    for precision in ("f32", "bf16"):
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            continue  # a processor without it computes in float32
+        hints = {
+            "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }  # fmt: skip
+        request = core.compile_model(read, "CPU", hints).create_infer_request()
+
+        def run(request: Any = request) -> tuple[Any, ...]:
+            found = request.infer(inputs)
+            return tuple(found[name] for name in RAW)
+
+        runs[f"OpenVINO {precision}"] = run
+    return runs
 
 
 def milliseconds(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
@@ -71,7 +121,7 @@ def measure(name: str, rounds: int, tiny: bool) -> list[dict[str, Any]]:
             {
                 "family": name, "size": f"batch 1, {size[0]}x{size[1]}", "way": way,
                 "cpu_ms": statistics.median(values), "ratio": statistics.median(ratios),
-                "ratio_range": [min(ratios), max(ratios)], "output_difference": apart,
+                "ratio_range": [min(ratios), max(ratios)], "output_difference": apart[way],
             }
         )  # fmt: skip
     return rows
@@ -101,7 +151,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     where = f"{processor_name()}, {options.threads} thread(s)"
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {where}", flush=True)
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    versions += f", onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__}"
+    print(f"{versions}; {where}", flush=True)
     rows = []
     for name in options.families:
         if options.profile:
@@ -110,12 +162,13 @@ def main() -> None:
             continue
         found = measure(name, options.rounds, options.tiny)
         rows += found
-        print(f"\n{name}, {found[0]['size']}, median of {options.rounds}, outputs differ by", end=" ")
-        print(f"{found[0]['output_difference']:.1e}")
+        print(f"\n{name}, {found[0]['size']}, median of {options.rounds}")
         for row in found:
             low, high = row["ratio_range"]
             print(
-                f"  {row['way']:24} {row['cpu_ms']:8.1f} CPU ms   {row['ratio']:.2f}x ({low:.2f} to {high:.2f})"
+                f"  {row['way']:14} {row['cpu_ms']:8.1f} CPU ms   {row['ratio']:.2f}x ({low:.2f} to {high:.2f})   "
+                f"outputs differ by {row['output_difference']:.1e}",
+                flush=True,
             )
     if options.json:
         print(json.dumps({"rows": rows}))

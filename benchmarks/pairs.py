@@ -171,16 +171,19 @@ def reasonable_norms(model: nn.Module) -> None:
 
 @torch.no_grad()
 def difference(module: DetectionModule, model: PreTrainedModel, batch: Batch) -> float:
-    """Largest difference of logits and boxes, each of our queries with theirs of the nearest box.
+    """Largest difference of logits and boxes, see `nearest_difference`."""
+    ours = module.predictions(batch)
+    theirs = model(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
+    return nearest_difference(ours.logits, ours.boxes, theirs)
+
+
+def nearest_difference(logits: Tensor, boxes: Tensor, theirs: Any) -> float:
+    """Largest difference of logits [B, Q, C] and boxes [B, Q, 4], each query with theirs of the nearest box.
 
     Equal scores swap ranks, and with them queries.
     """
-    ours = module.predictions(batch)
-    theirs = model(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
     largest = 0.0
-    for mine, logits, boxes, their_logits in zip(
-        ours.boxes, ours.logits, theirs.pred_boxes, theirs.logits, strict=True
-    ):
-        apart, nearest = torch.cdist(mine.float(), boxes.float(), p=float("inf")).min(1)
-        largest = max(largest, float(apart.max()), float((logits - their_logits[nearest]).abs().max()))
+    for mine, own, other, its in zip(boxes, logits, theirs.pred_boxes, theirs.logits, strict=True):
+        apart, nearest = torch.cdist(mine.float(), other.float(), p=float("inf")).min(1)
+        largest = max(largest, float(apart.max()), float((own - its[nearest]).abs().max()))
     return largest

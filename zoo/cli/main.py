@@ -345,12 +345,18 @@ def predict(
 def bench(
     names: Annotated[
         list[str],
-        typer.Argument(help="Registered names, checkpoints or run folders.", metavar="NAME..."),
+        typer.Argument(
+            help="Registered names, checkpoints, run folders or exported files.", metavar="NAME..."
+        ),
     ],
     batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="e.g. 1,8.")] = "1,8",
     precision: Annotated[str, typer.Option("--precision", help="Some of fp32,bf16,fp16.")] = "fp32",
     decoder_layers: Annotated[
         str | None, typer.Option("--decoder-layers", help="e.g. 6,3; default: as many as the model runs.")
+    ] = None,
+    runtimes: Annotated[
+        str | None,
+        typer.Option("--runtimes", help="e.g. pytorch,onnxruntime; default: all that are installed."),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also compiled by torch, which takes minutes.")
@@ -375,7 +381,8 @@ def bench(
 
     console = Console(as_json)
     found = run(
-        names, batch_sizes=batch_sizes, precisions=precision, decoder_layers=decoder_layers, compiled=compiled,
+        names, batch_sizes=batch_sizes, precisions=precision, decoder_layers=decoder_layers, runtimes=runtimes,
+        compiled=compiled,
         device=device, threads=threads, rounds=rounds, images=images, data=data, output=output, registry=registry,
         console=console,
     )  # fmt: skip

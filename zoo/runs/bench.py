@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from datamodules.images.decodable import usable_cores
+from zoo.exporting.facts import versions
 from zoo.pictures.speed import Point, ap_against_milliseconds
 from zoo.runs import catalogue
 from zoo.runs.bench_arguments import (
@@ -24,8 +24,9 @@ from zoo.runs.bench_arguments import (
     made_up_images,
     precisions_of,
     read_images,
+    runtimes_of,
 )
-from zoo.runs.bench_cases import STAGES, Case, autocast, cases_of
+from zoo.runs.bench_cases import STAGES, Case, autocast, cases_of, cases_of_file, exported_for_bench
 from zoo.runs.console import Console, Silent, counted
 from zoo.runs.evaluate import from_model, refuse_other_labels
 from zoo.runs.lightning import quiet
@@ -44,6 +45,7 @@ def bench(
     batch_sizes: str = "1,8",
     precisions: str = "fp32",
     decoder_layers: str | None = None,
+    runtimes: str | None = None,
     compiled: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -57,10 +59,11 @@ def bench(
     """Times every model in every way that is asked for, in turns, and returns what was printed.
 
     Args:
-        names: registered names, checkpoints or run folders.
+        names: registered names, checkpoints, run folders or exported files.
         batch_sizes: a list such as `1,8`.
-        precisions: a list such as `fp32,bf16`.
+        precisions: a list such as `fp32,bf16`, of PyTorch; files are exported in fp32.
         decoder_layers: a list such as `6,3`; None: as many as the model runs.
+        runtimes: a list such as `pytorch,onnxruntime`; None: all that are installed.
         compiled: also compiled by torch.
         device: `cpu`, `cuda`, `cuda:1`; `auto`: a GPU if there is one.
         threads: of the CPU; None: as many as torch takes.
@@ -76,6 +79,7 @@ def bench(
     """
     quiet()
     place, sizes, kinds = device_of(device), batch_sizes_of(batch_sizes), precisions_of(precisions)
+    chosen = runtimes_of(runtimes, console)
     encoded = made_up_images() if images is None else read_images(images)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -83,9 +87,18 @@ def bench(
         cases: list[Case] = []
         for name in dict.fromkeys(names):
             detector = load(name, registry)
-            ways = {"batch_sizes": sizes, "compiled": compiled, **limits_of_masks(detector, sizes, console)}
+            ways = {"batch_sizes": sizes, "compiled": compiled, **limits_of_masks(detector, console)}
+            if detector.runtime != "pytorch":
+                cases += cases_of_file(detector.name, detector, ways["batch_sizes"])
+                continue
             layers = layers_of(detector, decoder_layers)
-            cases += cases_of(detector, precisions=kinds, layers=layers, device=place, **ways)
+            if "pytorch" in chosen:
+                cases += cases_of(detector, precisions=kinds, layers=layers, device=place, **ways)
+            if "onnxruntime" in chosen:
+                console.say(f"{detector.name} is exported to ONNX, which takes a minute")
+                for count in layers:
+                    file = exported_for_bench(detector, count)
+                    cases += cases_of_file(detector.name, file, ways["batch_sizes"])
         scores = {} if data is None else scores_of(cases, data)
         conditions = conditions_of(place, encoded, images, rounds)
         console.say(f"{conditions['device']}; {conditions['versions']}\n{conditions['how']}\n")
@@ -94,7 +107,7 @@ def bench(
         torch.set_num_threads(before)
     timed = [case for case in cases if case.laps.stages]
     rows = [case.row() | scores.get(score_key(case), {}) for case in timed]
-    published = {name: published_speed(name) for name in dict.fromkeys(c.detector.name for c in cases)}
+    published = {name: published_speed(name) for name in dict.fromkeys(case.model for case in cases)}
     say_rows(rows, published, console)
     document: dict[str, Any] = {
         "conditions": conditions, "rows": rows, "left_out": left_out, "published": published, "plot": None
@@ -120,8 +133,8 @@ def time_all(
                     case.run(endless)
             except TorchDynamoException as error:
                 reason = why_not_compiled(error)
-                console.say(f"left out    {case.detector.name}, {case.label}: {reason}")
-                left_out.append({"model": case.detector.name, "case": case.label, "reason": reason})
+                console.say(f"left out    {case.model}, {case.label}: {reason}")
+                left_out.append({"model": case.model, "case": case.label, "reason": reason})
             else:
                 ready.append(case)
             case.laps.forget()
@@ -138,15 +151,14 @@ def why_not_compiled(error: TorchDynamoException) -> str:
 
 
 def scores_of(cases: Sequence[Case], data: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """AP and its interval of every model, precision and number of layers; batch and compiler do not change it."""
+    """AP and its interval of everything that has one of its own; batch and compiler do not change it."""
     scores: dict[tuple[Any, ...], dict[str, Any]] = {}
     for case in cases:
         if score_key(case) in scores:
             continue
         subject = from_model(case.detector, data, None)
         refuse_other_labels(subject)
-        if case.layers is not None:
-            case.detector.module.set_decoder_layers(case.layers)
+        case.set_layers()
         with autocast(subject.trainer.strategy.root_device, case.precision):
             found = score_split("val", subject.trainer, subject.module, subject.data, Silent())
         scores[score_key(case)] = {
@@ -157,7 +169,7 @@ def scores_of(cases: Sequence[Case], data: str) -> dict[tuple[Any, ...], dict[st
 
 def score_key(case: Case) -> tuple[Any, ...]:
     """What an AP belongs to."""
-    return case.detector.name, case.layers, case.precision
+    return case.model, case.detector.runtime, case.layers, case.precision
 
 
 def published_speed(name: str) -> dict[str, Any] | None:
@@ -185,7 +197,7 @@ def conditions_of(
     return {
         "device": where,
         "threads": torch.get_num_threads(),
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "versions": ", ".join(f"{library} {number}" for library, number in versions().items()),
         "images": source,
         "how": (
             f"{counted(len(encoded), 'image')}: {source}, {kilobytes:.0f} kB in the mean. {WARM_UP_RUNS} runs of "
@@ -208,7 +220,10 @@ def say_rows(rows: Sequence[dict[str, Any]], published: dict[str, Any], console:
             for r in rows
         ],
     )
-    console.say("\nmilliseconds of each stage, and images a second of all together")
+    console.say(
+        "\nmilliseconds of each stage, and images a second of all together; the graph of a file normalises and makes "
+        "detections itself, within its network"
+    )
     console.table(
         (*names, *STAGES, "images/s"),
         [(*(r[k] for k in way), *(r["stages_ms"][s] for s in STAGES), r["images_per_second"]) for r in rows],

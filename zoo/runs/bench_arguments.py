@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ import torch
 from PIL import Image
 
 from zoo.detector import Detector
-from zoo.runs.bench_cases import PRECISIONS
+from zoo.runs.bench_cases import PRECISIONS, RUNTIMES
 from zoo.runs.console import Console
 from zoo.runs.evaluate import parse_layers
 from zoo.runs.predict import open_source
 
 MOST_IMAGES = 16
+EXPORT_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 MADE_UP = (480, 640)  # (h, w), the commonest size of COCO's images
 
 
@@ -61,6 +63,26 @@ def precisions_of(text: str) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
+def runtimes_of(text: str | None, console: Console) -> list[str]:
+    """`pytorch,onnxruntime` as names; None for all that can be used here, and a line says what cannot.
+
+    Raises:
+        ValueError: one of them is unknown.
+    """
+    if text is None:
+        missing = [name for name in EXPORT_NEEDS if importlib.util.find_spec(name) is None]
+        if not missing:
+            return list(RUNTIMES)
+        console.say(
+            f"without ONNX Runtime, as {', '.join(missing)} is missing: pip install 'detr-zoo[export]'"
+        )
+        return ["pytorch"]
+    parts = [part.strip() for part in text.split(",")]
+    if not set(parts) <= set(RUNTIMES):
+        raise ValueError(f"--runtimes {text!r:.60}: give some of {','.join(RUNTIMES)}")
+    return list(dict.fromkeys(parts))
+
+
 def layers_of(detector: Detector, text: str | None) -> Sequence[int | None]:
     """Numbers of decoder layers to time; [None] of an architecture that always runs all.
 
@@ -77,7 +99,7 @@ def layers_of(detector: Detector, text: str | None) -> Sequence[int | None]:
     return [count]
 
 
-def limits_of_masks(detector: Detector, batch_sizes: Sequence[int], console: Console) -> dict[str, Any]:
+def limits_of_masks(detector: Detector, console: Console) -> dict[str, Any]:
     """What a model with masks changes of the ways: they are made one image at a time, by a function of no graph."""
     if detector.module.instances is None:
         return {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from zoo.contract.batch import Batch, Predictions, Sample, Targets, collate
 from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
+from zoo.exporting.onnx import exported
 from zoo.prediction.image_input import read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.runs.console import counted
 from zoo.runs.timing import Laps
+from zoo.runtimes.module import ExportedNetwork
 from zoo.training.module import DetectionModule
 
+RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STAGES = ("decode", "resize", "normalise", "network", "post-processing")
 Network = Callable[[Batch], Predictions]
@@ -30,11 +35,15 @@ class Case:
     """One way to run a model.
 
     Attributes:
-        network: of a normalised batch.
+        model: its name.
+        detector: the model, or the file that was made of it.
+        runtime: for the user.
         layers: of the decoder; None where the architecture always runs all.
+        network: of a batch as the runtime takes it.
         laps: where the times of its runs go, and the device.
     """
 
+    model: str
     detector: Detector
     runtime: str
     precision: str
@@ -53,8 +62,7 @@ class Case:
         """The next images, timed stage by stage."""
         detector, laps = self.detector, self.laps
         contents = list(itertools.islice(encoded, self.batch_size))
-        if self.layers is not None:
-            detector.module.set_decoder_layers(self.layers)
+        self.set_layers()
         laps.begin()
         pictures = [read_rgb(content) for content in contents]
         laps.end("decode")
@@ -69,11 +77,16 @@ class Case:
         finish(detector.module, found, batch)
         laps.end("post-processing")
 
+    def set_layers(self) -> None:
+        """The model evaluates with this case's layers from now on; a file has those it was made with."""
+        if self.layers is not None and self.detector.runtime == "pytorch":
+            self.detector.module.set_decoder_layers(self.layers)
+
     def row(self) -> dict[str, Any]:
         """What was measured; times are of a whole batch."""
         whole, network = self.laps.together().summary(), self.laps.stages["network"]
         return {
-            "model": self.detector.name, "runtime": self.runtime, "precision": self.precision,
+            "model": self.model, "runtime": self.runtime, "precision": self.precision,
             "decoder_layers": self.layers, "batch_size": self.batch_size, "runs": len(network.wall),
             "network": network.summary(), "pipeline": whole,
             "images_per_second": 1000 * self.batch_size / whole["median_ms"],
@@ -93,7 +106,34 @@ def cases_of(
         networks.append(("PyTorch, compiled", compiled_network(detector.module, dynamic=dynamic)))
     for count, precision, size in itertools.product(layers, precisions, batch_sizes):
         for runtime, network in networks:
-            yield Case(detector, runtime, precision, count, size, network, Laps(device))
+            yield Case(detector.name, detector, runtime, precision, count, size, network, Laps(device))
+
+
+def cases_of_file(name: str, detector: Detector, batch_sizes: Sequence[int]) -> Iterator[Case]:
+    """An exported file, on the CPU, in the precision and with the layers that it has."""
+    network = detector.module.network
+    assert isinstance(network, ExportedNetwork)
+    facts, runtime = network.session.facts, RUNTIMES[detector.runtime]
+    layers = facts.decoder_layers or detector.module.decoder_layers
+    for size in batch_sizes:
+        run, laps = detector.module.predictions, Laps(torch.device("cpu"))
+        yield Case(name, detector, runtime, facts.precision, layers, size, run, laps)
+
+
+def exported_for_bench(detector: Detector, layers: int | None) -> Detector:
+    """The model as an ONNX file, which is gone once it is read, with its first decoder layers."""
+    module = detector.module
+    device, before = module.device, None if layers is None else module.set_decoder_layers(layers)
+    try:
+        _, graph = exported(detector.to("cpu"), detector.input, decoder_layers=layers)
+    finally:
+        if before is not None:
+            module.set_decoder_layers(before)
+        detector.to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(graph.SerializeToString())
+        return Detector.from_exported(path)
 
 
 def compiled_network(module: DetectionModule, **options: Any) -> Network:

@@ -13,12 +13,15 @@ from tiny_sets import CLASSES, write_coco
 
 from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
+from zoo.exporting.onnx import exported
 from zoo.runs import bench as benching
+from zoo.runs import bench_arguments
 from zoo.runs.bench import published_speed
 from zoo.runs.bench_arguments import made_up_images
 from zoo.runs.bench_cases import batch_of, cases_of, compiled_network
 from zoo.runs.subject import load
 from zoo.runs.timing import Laps, Times, in_turns, percentile
+from zoo.runtimes.onnx import OnnxSession
 from zoo.training.module import DetectionModule, build_module
 
 CPU = torch.device("cpu")
@@ -46,8 +49,9 @@ def two_layers():
     return "two.ckpt"
 
 
-def document(capsys, *arguments) -> dict:
-    assert run_command(["bench", *arguments, "--json", "--rounds", "2", "--device", "cpu"]) == 0
+def document(capsys, *arguments, runtimes="pytorch") -> dict:
+    more = [] if runtimes is None else ["--runtimes", runtimes]
+    assert run_command(["bench", *arguments, "--json", "--rounds", "2", "--device", "cpu", *more]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -170,13 +174,58 @@ def test_ap_against_time(two_layers, capsys):
 
 def test_data_of_other_classes_are_refused_before_anything_is_timed(checkpoint, capsys):
     write_coco(Path("data"))
-    assert run_command(["bench", checkpoint, "--data", "data", "--device", "cpu"]) == 2
+    assert (
+        run_command(["bench", checkpoint, "--data", "data", "--device", "cpu", "--runtimes", "pytorch"]) == 2
+    )
     assert "do not have the same classes" in capsys.readouterr().err
+
+
+def test_onnx_runtime_runs_the_layers_of_its_row_and_has_an_ap_of_its_own(two_layers, capsys, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    write_coco(Path("data"))
+    seen = []
+    whole = OnnxSession.run
+
+    def run(session, inputs):
+        seen.append((session.facts.decoder_layers, inputs["images"].shape, inputs["images"].dtype.name))
+        return whole(session, inputs)
+
+    monkeypatch.setattr(OnnxSession, "run", run)
+    found = document(
+        capsys, two_layers, "--batch-sizes", "1", "--decoder-layers", "2,1", "--data", "data", runtimes=None
+    )
+    scores = {(row["runtime"], row["decoder_layers"]): row["AP"] for row in found["rows"]}
+    assert set(scores) == {(runtime, n) for runtime in ("PyTorch", "ONNX Runtime") for n in (2, 1)}
+    for layers in (1, 2):
+        assert scores["ONNX Runtime", layers] == pytest.approx(scores["PyTorch", layers], abs=1e-6)
+    assert {layers for layers, shape, _ in seen if shape[0] == 1} == {1, 2}
+    assert {dtype for _, _, dtype in seen} == {"uint8"}
+    assert {row["model"] for row in found["rows"]} == {two_layers}
+
+
+def test_an_exported_file_is_timed_as_it_is(checkpoint, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    detector = load(checkpoint)
+    Path("model.onnx").write_bytes(exported(detector, detector.input)[1].SerializeToString())
+    found = document(capsys, "model.onnx", "--batch-sizes", "1,2", "--precision", "fp32,bf16")
+    rows = [(r["model"], r["runtime"], r["precision"], r["batch_size"]) for r in found["rows"]]
+    assert rows == [("model.onnx", "ONNX Runtime", "fp32", 1), ("model.onnx", "ONNX Runtime", "fp32", 2)]
+
+
+def test_without_the_libraries_of_export_a_line_says_so(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(bench_arguments, "EXPORT_NEEDS", ("no_such_library",))
+    assert run_command(["bench", checkpoint, "--device", "cpu", "--rounds", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert {row["runtime"] for row in json.loads(told.out)["rows"]} == {"PyTorch"}
+    assert "without ONNX Runtime, as no_such_library is missing: pip install 'detr-zoo[export]'" in told.err
 
 
 def test_masks_are_timed_one_image_at_a_time(capsys):
     write_checkpoint("masks.ckpt", mask_module(), MASK_LABELS, MASK_INPUT, 20)
-    run_command(["bench", "masks.ckpt", "--rounds", "1", "--device", "cpu", "--compile", "--json"])
+    command = ["bench", "masks.ckpt", "--rounds", "1", "--device", "cpu", "--runtimes", "pytorch"]
+    assert run_command([*command, "--compile", "--json"]) == 0
     told = capsys.readouterr()
     assert [(r["batch_size"], r["runtime"]) for r in json.loads(told.out)["rows"]] == [(1, "PyTorch")]
     assert "masks.ckpt: masks are made one image at a time" in told.err
@@ -213,11 +262,12 @@ def test_the_published_row_stands_with_its_device():
         (["--batch-sizes", "0"], "--batch-sizes '0': give numbers of images"),
         (["--precision", "fp8"], "--precision 'fp8': give some of fp32,bf16,fp16"),
         (["--decoder-layers", "2"], "--decoder-layers '2': give numbers from 1 to 1"),
+        (["--runtimes", "tensorrt"], "--runtimes 'tensorrt': give some of pytorch,onnxruntime"),
         (["--images", "nowhere"], "nowhere is neither a file nor a folder"),
     ],
 )
 def test_wrong_arguments_are_one_line(checkpoint, capsys, arguments, message):
-    assert run_command(["bench", checkpoint, "--device", "cpu", *arguments]) == 2
+    assert run_command(["bench", checkpoint, "--device", "cpu", "--runtimes", "pytorch", *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
