@@ -39,7 +39,9 @@ SAME = 1e-4  # of logits and boxes
 Run = Callable[[], object]
 
 
-def contestants(name: str, tiny: bool) -> tuple[dict[str, Run], dict[str, float], tuple[int, int]]:
+def contestants(
+    name: str, tiny: bool, eager: bool = False
+) -> tuple[dict[str, Run], dict[str, float], tuple[int, int]]:
     """(what runs once by name, how far outputs are from transformers', size of the image)."""
     module, model = build(name, tiny)
     size = (64, 96) if tiny else PAIRS[name].size
@@ -60,7 +62,8 @@ def contestants(name: str, tiny: bool) -> tuple[dict[str, Run], dict[str, float]
     apart = {THEIRS: 0.0, OURS: difference(module, model, batch)}
     if apart[OURS] > SAME:
         raise SystemExit(f"{name}: not the same network, outputs differ by {apart[OURS]:.1e}")
-    for way, run in exported_runs(Detector(module, name), levels).items():
+    more = {} if eager else exported_runs(Detector(module, name), levels)
+    for way, run in more.items():
         runs[way] = run
         apart[way] = nearest_difference(*(torch.from_numpy(found) for found in run()), theirs())
     return runs, apart, size
@@ -110,9 +113,9 @@ def milliseconds(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]
     return {name: values[1:] for name, values in times.items()}
 
 
-def measure(name: str, rounds: int, tiny: bool) -> list[dict[str, Any]]:
+def measure(name: str, rounds: int, tiny: bool, eager: bool) -> list[dict[str, Any]]:
     """The rows of a family, theirs first."""
-    runs, apart, size = contestants(name, tiny)
+    runs, apart, size = contestants(name, tiny, eager)
     times = milliseconds(runs, rounds)
     rows = []
     for way, values in times.items():
@@ -146,6 +149,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--families", nargs="+", choices=list(PAIRS), default=list(FAMILIES))
     parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
+    parser.add_argument("--eager", action="store_true", help="PyTorch alone, without exported files")
     parser.add_argument("--profile", action="store_true", help="instead: operators of one run of each")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -157,10 +161,10 @@ def main() -> None:
     rows = []
     for name in options.families:
         if options.profile:
-            for way, run in contestants(name, options.tiny)[0].items():
+            for way, run in contestants(name, options.tiny, options.eager)[0].items():
                 print(f"\n{name}, {way}\n{by_operator(run)}", flush=True)
             continue
-        found = measure(name, options.rounds, options.tiny)
+        found = measure(name, options.rounds, options.tiny, options.eager)
         rows += found
         print(f"\n{name}, {found[0]['size']}, median of {options.rounds}")
         for row in found:

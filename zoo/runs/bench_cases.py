@@ -38,7 +38,7 @@ class Case:
         model: its name.
         detector: the model, or the file that was made of it.
         runtime: for the user.
-        layers: of the decoder; None where the architecture always runs all.
+        layers: of the decoder; None where all run that there are.
         network: of a batch as the runtime takes it.
         laps: where the times of its runs go, and the device.
     """
@@ -114,10 +114,9 @@ def cases_of_file(name: str, detector: Detector, batch_sizes: Sequence[int]) -> 
     network = detector.module.network
     assert isinstance(network, ExportedNetwork)
     facts, runtime = network.session.facts, RUNTIMES[detector.runtime]
-    layers = facts.decoder_layers or detector.module.decoder_layers
     for size in batch_sizes:
         run, laps = detector.module.predictions, Laps(torch.device("cpu"))
-        yield Case(name, detector, runtime, facts.precision, layers, size, run, laps)
+        yield Case(name, detector, runtime, facts.precision, facts.decoder_layers, size, run, laps)
 
 
 def exported_for_bench(detector: Detector, layers: int | None) -> Detector:

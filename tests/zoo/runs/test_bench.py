@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import exported_case
 import pytest
 import torch
 from mask_case import INPUT as MASK_INPUT
@@ -13,7 +14,6 @@ from tiny_sets import CLASSES, write_coco
 
 from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
-from zoo.exporting.onnx import exported
 from zoo.runs import bench as benching
 from zoo.runs import bench_arguments
 from zoo.runs.bench import published_speed
@@ -180,8 +180,27 @@ def test_data_of_other_classes_are_refused_before_anything_is_timed(checkpoint, 
     assert "do not have the same classes" in capsys.readouterr().err
 
 
+def test_a_file_is_made_for_every_number_of_layers(two_layers, capsys, monkeypatch):
+    pytest.importorskip("onnxscript")
+    seen = []
+
+    def graphs(detector, contract, decoder_layers):
+        now = detector.module.set_decoder_layers(1)
+        detector.module.set_decoder_layers(now)
+        seen.append((now, decoder_layers, contract == detector.input))
+        return exported_case.graphs()
+
+    monkeypatch.setattr("zoo.runs.bench_cases.exported", graphs)
+    found = document(
+        capsys, two_layers, "--batch-sizes", "1,2", "--decoder-layers", "1,2", runtimes="onnxruntime"
+    )
+    assert seen == [(1, 1, True), (2, 2, True)]
+    assert {(row["model"], row["runtime"]) for row in found["rows"]} == {(two_layers, "ONNX Runtime")}
+    assert [row["batch_size"] for row in found["rows"]] == [1, 2, 1, 2]
+
+
+@pytest.mark.slow
 def test_onnx_runtime_runs_the_layers_of_its_row_and_has_an_ap_of_its_own(two_layers, capsys, monkeypatch):
-    pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     write_coco(Path("data"))
     seen = []
@@ -204,11 +223,9 @@ def test_onnx_runtime_runs_the_layers_of_its_row_and_has_an_ap_of_its_own(two_la
     assert {row["model"] for row in found["rows"]} == {two_layers}
 
 
-def test_an_exported_file_is_timed_as_it_is(checkpoint, capsys):
-    pytest.importorskip("onnx")
+def test_an_exported_file_is_timed_as_it_is(capsys):
     pytest.importorskip("onnxscript")
-    detector = load(checkpoint)
-    Path("model.onnx").write_bytes(exported(detector, detector.input)[1].SerializeToString())
+    exported_case.written(Path("model.onnx"))
     found = document(capsys, "model.onnx", "--batch-sizes", "1,2", "--precision", "fp32,bf16")
     rows = [(r["model"], r["runtime"], r["precision"], r["batch_size"]) for r in found["rows"]]
     assert rows == [("model.onnx", "ONNX Runtime", "fp32", 1), ("model.onnx", "ONNX Runtime", "fp32", 2)]
