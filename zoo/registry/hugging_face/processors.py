@@ -94,8 +94,8 @@ def _size(given: Mapping[str, Any], longest: int | None, refining: bool) -> tupl
     raise OtherPixelsError(f"size is {size!r}; this network takes {known}")
 
 
-def processor_of(contract: InputContract, kind: str) -> dict[str, Any]:
-    """What the processor class `kind` is made with; its backend is not a part of the file."""
+def processor_of(contract: InputContract) -> dict[str, Any]:
+    """What the processor of a family is made with; its backend is not a part of the file."""
     if contract.resize == "stretch":
         size = dict(zip(("height", "width"), contract.size, strict=True))
     else:

@@ -1,0 +1,76 @@
+"""`zoo export --to transformers`: a folder that transformers loads, and the certificate that both compute the same."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from zoo.detector import Detector
+from zoo.exporting.transformers import CERTIFICATE, WEIGHTS, export_transformers
+from zoo.prediction.image_input import read_rgb
+from zoo.runs.console import Console
+from zoo.runs.predict import open_source
+from zoo.runs.subject import load
+from zoo.storage.durable import write_json
+from zoo.storage.staging import put_in_place, staged
+
+COMPARED = 8  # images
+
+
+def to_transformers(
+    model: str | Path | Detector,
+    output: str | Path,
+    *,
+    data: str | Path | None = None,
+    registry: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Writes the folder and its certificate, which is returned; a folder whose certificate failed has no weights.
+
+    Args:
+        model: a detector, a name in the registry, a checkpoint or a run folder.
+        output: new or empty folder.
+        data: an image or a folder of images, on the first of which both are compared; None: on drawn ones.
+        registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
+        console: for the user.
+
+    Raises:
+        ValueError: transformers has no such network, or the folder is not empty.
+        OSError: the model or an image cannot be read.
+    """
+    console, folder = console or Console(), Path(output).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{output} exists and is not empty; give another --output")
+    detector = model if isinstance(model, Detector) else load(model, registry)
+    images = None if data is None else _first_images(str(data))
+    with staged(folder.parent) as staging:
+        document = export_transformers(detector.to("cpu"), staging, images)
+        document["images"] = f"the first of {data}" if data is not None else "drawn"
+        write_json(staging / CERTIFICATE, document, indent=2)
+        if not document["passed"]:
+            (staging / WEIGHTS).unlink()
+        put_in_place(staging, folder, lambda there: any(there.iterdir()))
+    _say(document, folder, console)
+    return document
+
+
+def _first_images(source: str) -> list[Image.Image]:
+    given = itertools.islice(open_source(source), COMPARED)
+    images = (read_rgb(one.content) for one in given)
+    return [image for image in images if isinstance(image, Image.Image)]
+
+
+def _say(document: dict[str, Any], folder: Path, console: Console) -> None:
+    found = document["differences"]
+    masks = "" if found["masks"] is None else f", masks {found['masks']:.1g}"
+    console.say(
+        f"compared    {document['runtime']} on {found['images']} images: logits {found['logits']:.1g} of the largest, "
+        f"boxes {found['boxes']:.1g} of a side{masks}"
+    )
+    for failure in document["failures"]:
+        console.say(f"differs     {failure}", red=True)
+    what = "exported   " if document["passed"] else "refused, so only its certificate is in"
+    console.say(f"{what} {folder}", red=not document["passed"])
