@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -69,7 +70,8 @@ class HubServer:
             if path.startswith(start):
                 return self.send(handler, status, document)
         may = authorization == f"Bearer {self.token}"
-        if handler.command in ("POST", "PUT") and not may and not path.startswith("/upload/"):
+        reads = handler.command in ("GET", "HEAD") or "/paths-info/" in path
+        if not reads and not may and not path.startswith("/upload/"):
             return self.send(handler, 401, {"error": "Invalid username or password."})
         for pattern, method in self.ROUTES:
             match = re.fullmatch(pattern, path)
@@ -93,6 +95,23 @@ class HubServer:
             return self.send(handler, 404, {"error": "Entry not found"}, "EntryNotFound")
         headers = {"X-Repo-Commit": self.commit_of(repo), "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
         self.send_bytes(handler, 200, content, headers)
+
+    def paths_info(self, handler, body, repo, revision):
+        found = []
+        for path in urllib.parse.parse_qs(body.decode()).get("paths", []):
+            content = self.repos[repo].get(path)
+            if content is None:
+                continue
+            entry = {"type": "file", "path": path, "size": len(content)}
+            entry["oid"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            if len(content) > self.large:
+                digest = hashlib.sha256(content).hexdigest()
+                entry |= {
+                    "oid": "of the pointer",
+                    "lfs": {"oid": digest, "size": len(content), "pointerSize": 134},
+                }
+            found.append(entry)
+        self.send(handler, 200, found)
 
     def create(self, handler, body):
         asked = json.loads(body)
@@ -154,6 +173,7 @@ class HubServer:
     ROUTES = (
         (rf"/api/models/{_REPO}", info),
         (rf"/api/models/{_REPO}/revision/(?P<revision>.+)", info),
+        (rf"/api/models/{_REPO}/paths-info/(?P<revision>.+)", paths_info),
         (rf"/api/models/{_REPO}/preupload/(?P<revision>.+)", preupload),
         (rf"/api/models/{_REPO}/commit/(?P<revision>.+)", commit),
         ("/api/repos/create", create),

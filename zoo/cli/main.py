@@ -514,6 +514,29 @@ def alias(
 
 
 @app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME:version of a registered model.")],
+    to: Annotated[str, typer.Argument(help="hf:ORG/REPO; HF_TOKEN is a token that may write there.")],
+    private: Annotated[bool, typer.Option("--private", help="If the repository is created.")] = False,
+    form: Annotated[
+        str, typer.Option("--as", help="zoo: the version's own files; transformers: a folder that it loads.")
+    ] = "zoo",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; show what would be sent.")
+    ] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Share a registered model on the Hugging Face hub, with a model card made of its manifest."""
+    from zoo.runs.push import push as run
+
+    console = Console(as_json)
+    console.result(
+        run(name, to, private=private, form=form, dry_run=dry_run, registry=registry, console=console)  # type: ignore[arg-type]
+    )
+
+
+@app.command()
 def verify(
     name: Annotated[
         str | None, typer.Argument(help="Model of `zoo list`, registered name, or family.")

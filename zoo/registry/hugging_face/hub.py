@@ -55,7 +55,8 @@ def parse_hub_reference(text: str) -> HubReference:
     if re.match(r"(/|~|\.{1,2}(/|$))", rest):
         return HubReference(folder=Path(rest).expanduser().absolute())
     repo, at, revision = rest.partition("@")
-    if not _REPO.fullmatch(repo) or repo.endswith(".git") or (at and not re.fullmatch(r"[\w./-]+", revision)):
+    named = text.startswith(PREFIX) and _REPO.fullmatch(repo)
+    if not named or repo.endswith(".git") or (at and not re.fullmatch(r"[\w./-]+", revision)):
         raise ValueError(
             f"{text!r} is no repository of the hub: write hf:ORG/REPO or hf:ORG/REPO@REVISION, and a folder as "
             "hf:./FOLDER"
@@ -115,12 +116,17 @@ class Hub:
     @contextlib.contextmanager
     def asking(self, what: str) -> Iterator[None]:
         """What the client raises becomes one line, without its cause: that may hold headers, and so the token."""
-        from huggingface_hub import errors, utils
+        from huggingface_hub import errors
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
 
         transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined] # of httpx or what follows it
 
-        shown = not utils.are_progress_bars_disabled()
-        utils.disable_progress_bars()
+        shown = not are_progress_bars_disabled()
+        disable_progress_bars()
         try:
             yield
         except errors.GatedRepoError:
@@ -146,11 +152,11 @@ class Hub:
                 f"{what}: {self.endpoint} does not answer ({self._hidden(error)}). Without network, bring the folder "
                 "from another machine and name it with --source FOLDER"
             ) from None
-        except ValueError as error:  # of its own checks
+        except (ValueError, RuntimeError) as error:  # of its own checks, and of a part of an upload
             raise ValueError(f"{what}: {self._hidden(error)}") from None
         finally:
             if shown:
-                utils.enable_progress_bars()
+                enable_progress_bars()
 
     def _answer(self, error: Any) -> str:
         status = error.response.status_code if error.response is not None else None

@@ -134,6 +134,9 @@ def _fetch(hub: Hub, exact: HubReference, files: Sequence[str], folder: Path) ->
     """The files that are read, and no others: what else lies in a repository may be code."""
     assert exact.revision is not None
     small = [name for name in (CONFIG_FILE, PROCESSOR_FILE, CARD) if name in files]
+    if CONFIG_FILE not in small and MANIFEST_FILE in files:
+        address = f"{hub.endpoint}/{exact.repo}/resolve/{exact.revision}/{MANIFEST_FILE}"
+        raise HubError(f"{exact} is a model of this package: zoo pull {address}")
     if CONFIG_FILE not in small:
         raise HubError(f"{exact} has no {CONFIG_FILE}; a model that transformers has saved has one")
     hub.fetch(exact.repo, exact.revision, small, folder)
