@@ -1,7 +1,8 @@
 """DETR-family detectors: trained by published schedules, loaded by name.
 
 `finetune` trains on a folder of your own, `fit` trains a recipe, `evaluate` scores, `load` gives a detector,
-`publish` registers a run, and `recipe` builds module and data for a Lightning Trainer of your own.
+`export` writes one for other runtimes, `publish` registers a run, and `recipe` builds module and data for a Lightning
+Trainer of your own.
 
 >>> import zoo
 >>> "rt_detr_r18.coco_72e" in zoo.available()
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
     from zoo.runs.building import Recipe, recipe
     from zoo.runs.console import Console, Silent
     from zoo.runs.evaluate import evaluate
+    from zoo.runs.export import export
     from zoo.runs.finetune import finetune
     from zoo.runs.fit import fit
     from zoo.runs.run import Run, publish
     from zoo.runs.subject import load
 
 __all__ = [
-    "Console", "Detector", "Prediction", "Recipe", "Run", "Silent", "available", "evaluate", "finetune", "fit", "load",
-    "publish", "recipe",
+    "Console", "Detector", "Prediction", "Recipe", "Run", "Silent", "available", "evaluate", "export", "finetune",
+    "fit", "load", "publish", "recipe",
 ]  # fmt: skip
 _PLACES = {
     "Detector": "zoo.detector", "Prediction": "zoo.detector",
@@ -38,6 +40,7 @@ _PLACES = {
     "Recipe": "zoo.runs.building", "recipe": "zoo.runs.building",
     "Console": "zoo.runs.console", "Silent": "zoo.runs.console",
     "evaluate": "zoo.runs.evaluate",
+    "export": "zoo.runs.export",
     "finetune": "zoo.runs.finetune",
     "fit": "zoo.runs.fit",
     "publish": "zoo.runs.run",

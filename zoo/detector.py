@@ -156,7 +156,7 @@ class Detector:
 
     @property
     def runtime(self) -> str:
-        """What computes the network: `pytorch`, or for an exported file `onnxruntime`."""
+        """What computes the network: `pytorch`, or for an exported file `onnxruntime` or `openvino`."""
         return self.module.runtime
 
     @classmethod

@@ -59,7 +59,7 @@ def fit(**more):
 
 
 # in the order in which they use each other's files
-NAMES = ("zoo", "recipe", "finetune", "fit", "evaluate", "load", "publish")
+NAMES = ("zoo", "recipe", "finetune", "fit", "evaluate", "load", "export", "publish")
 
 
 def test_the_examples_of_the_public_functions_run(shapes, capsys):

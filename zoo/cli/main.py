@@ -468,6 +468,54 @@ def pull(
 
 
 @app.command()
+def export(
+    name: Annotated[
+        str | None, typer.Argument(help="Registered name, checkpoint or run folder; with --check optional.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New or empty folder; with --check, of the new certificate."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Compare on its val split, with AP; default: made-up images, without."),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option("--image-size", help="HxW or N, as of finetune; default: the model's.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Logits and boxes of all queries instead of detections.")
+    ] = False,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8.")] = "fp32",
+    decoder_layers: Annotated[
+        int | None, typer.Option("--decoder-layers", min=1, help="Only the first so many.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", help="Export nothing: repeat the certificate of this file or folder here."),
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> int:
+    """A model as a file for other runtimes, with proof that it computes the same. Exit code 1 if it does not."""
+    from zoo.runs import export as exports
+
+    console = Console(as_json)
+    if check is not None:
+        found = exports.check(check, name, data=data, output=output, registry=registry, console=console)
+    elif name is None:
+        raise ValueError("export what? zoo export NAME --output FOLDER, or zoo export --check FILE")
+    else:
+        found = exports.export(
+            name, to, output, data=data, image_size=image_size, raw=raw, precision=precision,  # type: ignore[arg-type]
+            decoder_layers=decoder_layers, registry=registry, console=console,
+        )  # fmt: skip
+    console.result(found)
+    return 0 if found["passed"] else 1
+
+
+@app.command()
 def publish(
     run: Annotated[str, typer.Argument(help="MLflow run id, or the folder of a run.")],
     name: Annotated[str, typer.Option("--name")],

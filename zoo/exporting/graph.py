@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +42,7 @@ class DetectionGraph(nn.Module):
             sizes: [B, 2] int64 (h, w) of the original images, to which boxes are scaled.
             padding: [B, H, W] bool, True on padding; None: there is none.
         """
-        outputs: Outputs = self.network(self.batch(images, padding))
+        outputs: Outputs = self.network(self.normalized(images, padding))
         raw = outputs.final
         scores, labels, query = self.rule.best(raw.logits)
         found = {
@@ -60,8 +61,8 @@ class DetectionGraph(nn.Module):
             found["masks"] = masks.unflatten(0, (images_, queries))
         return found
 
-    def batch(self, images: Tensor, padding: Tensor | None) -> Batch:
-        """Normalised images, as `InputContract.normalize` makes them."""
+    def normalized(self, images: Tensor, padding: Tensor | None) -> Batch:
+        """A batch of float images, as `InputContract.normalize` makes them."""
         levels = images.to(torch.float32) / 255
         if self.contract.mean:
             mean, std = (
@@ -78,27 +79,22 @@ class DetectionGraph(nn.Module):
 
 
 @contextmanager
-def recorded(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Outputs of the blocks of a network in the order in which they were computed, filled while it runs.
+def recorded(graph: DetectionGraph) -> Iterator[dict[str, Tensor]]:
+    """Normalised images and the outputs of blocks, in the order in which they are computed; filled while it runs.
 
-    Blocks are modules with parts of their own that run once; several tensors of one are numbered.
+    Blocks are modules with parts of their own that run once; several tensors of one are numbered. Each is named
+    `block.<name>`.
     """
     found: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
+    calls: Counter[str] = Counter()
     seen: list[Tensor] = []
 
     def note(name: str, output: Any) -> None:
-        calls[name] = calls.get(name, 0) + 1
-        tensors = (
-            [output]
-            if isinstance(output, Tensor)
-            else list(output)
-            if isinstance(output, (list, tuple))
-            else []
-        )
-        floats = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
+        calls[name] += 1
+        several = output if isinstance(output, (list, tuple)) else [output]
+        floats = [t for t in several if isinstance(t, Tensor) and t.is_floating_point()]
         for number, tensor in enumerate(floats):
-            key = name if len(floats) == 1 else f"{name}.{number}"
+            key = f"block.{name}" if len(floats) == 1 else f"block.{name}.{number}"
             if calls[name] > 1:
                 found.pop(key, None)
             elif not any(tensor is other for other in seen):  # a block inside has given it already
@@ -107,11 +103,14 @@ def recorded(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     handles = [
         block.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, block in network.named_modules()
+        for name, block in graph.network.named_modules()
         if name and any(True for _ in block.children())
     ]
+    first = graph.network.register_forward_pre_hook(
+        lambda _, inputs: note("normalised images", inputs[0].images)
+    )
     try:
         yield found
     finally:
-        for handle in handles:
+        for handle in [*handles, first]:
             handle.remove()

@@ -7,7 +7,6 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
 from zoo.exporting.facts import facts_of
 from zoo.exporting.graph import DetectionGraph, recorded
-from zoo.runtimes.facts import KEY, ExportedFacts
+from zoo.runtimes.facts import KEY, ExportedFacts, Precision
 from zoo.runtimes.needed import needed
 from zoo.runtimes.onnx import OPSETS
 
@@ -34,9 +33,9 @@ class _Traced(nn.Module):
         self.detector = graph
 
     def forward(self, images: Tensor, sizes: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
-        with recorded(self.detector.network) as blocks:
+        with recorded(self.detector) as blocks:
             found = self.detector(images, sizes, padding)
-        return found | {f"block.{name}": tensor for name, tensor in blocks.items()}
+        return found | blocks
 
 
 def traced(graph: DetectionGraph, sides: tuple[int, int] | None, padded: bool) -> Any:
@@ -79,13 +78,18 @@ def traced(graph: DetectionGraph, sides: tuple[int, int] | None, padded: bool) -
     for name, value in names.items():
         value.name = name
     model: Any = exported.model_proto
+    refuse_opset(model)
+    name_sides(model)
+    return model
+
+
+def refuse_opset(model: Any) -> None:
+    """Raises ValueError if the exporter took another opset than it was asked for, which it does without a word."""
     found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
     if found != {OPSET}:
         raise ValueError(
             f"the exporter wrote opset {found}, not {OPSET}; use another release of torch or onnxscript"
         )
-    name_sides(model)
-    return model
 
 
 def name_sides(model: Any) -> None:
@@ -124,19 +128,6 @@ def _keep_outputs(model: Any, names: list[str]) -> None:
     model.graph.output.extend(kept)
 
 
-def with_inner_outputs(model: Any, names: Mapping[str, str]) -> Any:
-    """A copy that also gives values inside: name -> numpy's name of the type."""
-    onnx = needed("onnx", "a look into an ONNX file")
-    copied = type(model)()
-    copied.CopyFrom(model)
-    there = {entry.name for entry in copied.graph.output}
-    types = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
-    for name, dtype in names.items():
-        if name not in there:
-            copied.graph.output.append(onnx.helper.make_tensor_value_info(name, types[dtype], None))
-    return copied
-
-
 @contextlib.contextmanager
 def quiet() -> Any:
     """Without what the exporter prints, logs and warns of."""
@@ -154,30 +145,25 @@ def quiet() -> Any:
 
 
 def exported(
-    detector: Detector, contract: InputContract, *, raw: bool = False, decoder_layers: int | None = None
-) -> tuple[Any, Any]:
+    detector: Detector, contract: InputContract, *, raw: bool = False, precision: Precision = "fp32",
+    decoder_layers: int | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """A detector's whole graph as of `traced`, and the one to write as of `finished`.
 
     Args:
         detector: computed by PyTorch, on the CPU.
         contract: of the exported input; the detector's, or another size.
         raw: without the family's post-processing.
-        decoder_layers: that are evaluated; None for all.
+        precision: that the file will have, for the facts.
+        decoder_layers: that the module evaluates now, for the facts; None for all.
 
     Raises:
-        ValueError: the detector is an exported file itself, or cannot be captured.
+        ValueError: it cannot be captured.
     """
-    if detector.runtime != "pytorch":
-        raise ValueError(f"{detector.name} is an exported file; export the model that it was made of")
     graph = DetectionGraph(detector.module, contract).eval()
     keeps_aspect = contract.resize == "shortest"
-    before = detector.module.set_decoder_layers(decoder_layers) if decoder_layers else None
-    try:
-        whole = traced(graph, None if keeps_aspect else contract.size, padded=keeps_aspect)
-    finally:
-        if before is not None:
-            detector.module.set_decoder_layers(before)
+    whole = traced(graph, None if keeps_aspect else contract.size, padded=keeps_aspect)
     facts = facts_of(
-        detector, whole, contract, raw=raw, precision="fp32", decoder_layers=decoder_layers
+        detector, whole, contract, raw=raw, precision=precision, decoder_layers=decoder_layers
     )  # fmt: skip
     return whole, finished(whole, facts)

@@ -79,7 +79,7 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
 def _is_written_as_path(model: str | Path) -> bool:
     if isinstance(model, Path) or os.sep in model or "/" in model or model.startswith((".", "~")):
         return True
-    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors", ".onnx")
+    return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors", ".onnx", ".xml")
 
 
 def detector_of_recipe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Detections, Outputs, Predictions
 from zoo.registry.manifest import ModelBlock
+from zoo.runtimes import onnx, openvino
 from zoo.runtimes.facts import ExportedFacts
-from zoo.runtimes.onnx import SUFFIX, Arrays, OnnxSession
+from zoo.runtimes.onnx import Arrays, OnnxSession
+from zoo.runtimes.openvino import OpenVinoSession
 from zoo.training.module import DetectionModule, build_module
 
 
@@ -26,6 +28,14 @@ class Session(Protocol):
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name for inputs by name, both as the facts tell."""
+        ...
+
+    def inner_names(self) -> list[str]:
+        """Names of values inside the graph, in the order in which they are computed."""
+        ...
+
+    def inner(self, names: Sequence[str]) -> Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]:
+        """A function as `run` for values inside the graph."""
         ...
 
 
@@ -42,16 +52,9 @@ class ExportedNetwork(nn.Module):
         Raises:
             ValueError: images of a size that the graph does not take, or padding without an input for it.
         """
-        facts, device = self.session.facts, batch.images.device
-        inputs = {"images": batch.images.cpu().numpy()}
-        refuse_other_size(facts, inputs["images"].shape)
-        if "sizes" in facts.inputs:
-            inputs["sizes"] = np.array(batch.original_sizes, dtype=np.int64).reshape(-1, 2)
-        if "padding" in facts.inputs:
-            inputs["padding"] = batch.padding.cpu().numpy()
-        elif bool(batch.padding.any()):
-            raise ValueError("the graph has no input for padding, and the batch has images of several sizes")
-        found = {name: torch.from_numpy(value).to(device) for name, value in self.session.run(inputs).items()}
+        device = batch.images.device
+        computed = self.session.run(inputs_of(self.session.facts, batch))
+        found = {name: torch.from_numpy(value).to(device) for name, value in computed.items()}
         detections = {name: found[name] for name in ("labels", "boxes", "scores") if name in found}
         images = len(batch)
         logits = found.get("logits", torch.empty(images, 0, 0, device=device))
@@ -63,6 +66,25 @@ class ExportedNetwork(nn.Module):
             return masks[image, query]
 
         return Outputs(Predictions(logits, boxes, detections, None if masks is None else of_queries))
+
+
+def inputs_of(facts: ExportedFacts, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
+    """What a graph takes, of a batch of uint8 images.
+
+    Raises:
+        ValueError: images of a size that the graph does not take, or padding without an input for it.
+    """
+    sides, shape = facts.inputs["images"].shape, batch.images.shape
+    if any(isinstance(side, int) and side != given for side, given in zip(sides, shape, strict=True)):
+        raise ValueError(f"the graph takes images of {sides}, not {list(shape)}")
+    inputs = {"images": batch.images.cpu().numpy()}
+    if "sizes" in facts.inputs:
+        inputs["sizes"] = np.array(batch.original_sizes, dtype=np.int64).reshape(-1, 2)
+    if "padding" in facts.inputs:
+        inputs["padding"] = batch.padding.cpu().numpy()
+    elif bool(batch.padding.any()):
+        raise ValueError("the graph has no input for padding, and the batch has images of several sizes")
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -85,25 +107,18 @@ class GraphDetections:
         return [Detections(*image) for image in zip(scores, labels, boxes, strict=True)]
 
 
-def refuse_other_size(facts: ExportedFacts, shape: tuple[int, ...]) -> None:
-    """Raises ValueError where images [B, 3, H, W] are not of the sides that the graph has."""
-    sides = facts.inputs["images"].shape
-    if any(isinstance(side, int) and side != given for side, given in zip(sides, shape, strict=True)):
-        raise ValueError(f"the graph takes images of {sides}, not {list(shape)}")
-
-
 def open_session(path: Path) -> Session:
-    """The session of an exported file.
+    """The session of an exported file, or of an OpenVINO folder.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo.
     """
-    return OnnxSession(path)
+    return OnnxSession(path) if path.suffix == onnx.SUFFIX else OpenVinoSession(path)
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path names an exported file, by its form alone."""
-    return path.suffix == SUFFIX
+    """Whether a path names an exported file by its ending, or is an OpenVINO folder."""
+    return path.suffix in (onnx.SUFFIX, openvino.SUFFIX) or (path / openvino.GRAPH_FILE).is_file()
 
 
 def exported_module(session: Session) -> DetectionModule:

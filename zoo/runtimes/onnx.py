@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +94,15 @@ class OnnxSession:
     Attributes:
         facts: of the file.
         name: of the runtime.
+        path: of the file.
     """
 
     name = "onnxruntime"
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         model, self.facts = read_graph(path)
-        runtime = needed("onnxruntime", str(path))
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised
-        try:
-            self.session = runtime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own classes, one an error code
-            raise ValueError(f"{path} cannot be run by onnxruntime: {_line(error)}") from error
+        self.session = self._opened(model)
         for what, told, found in (
             ("inputs", self.facts.inputs, self.session.get_inputs()),
             ("outputs", self.facts.outputs, self.session.get_outputs()),
@@ -124,12 +117,41 @@ class OnnxSession:
         Raises:
             ValueError: inputs of a shape that the graph does not take.
         """
-        names = list(self.facts.outputs)
+        return self._computed(self.session, list(self.facts.outputs), inputs)
+
+    def inner_names(self) -> list[str]:
+        """Names of all values inside the graph, in the order in which they are computed."""
+        model, _ = read_graph(self.path)
+        return [name for node in model.graph.node for name in node.output if name]
+
+    def inner(self, names: Sequence[str]) -> Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]:
+        """A function as `run` for values inside the graph."""
+        model, _ = read_graph(self.path)
+        del model.graph.output[:]
+        for name in names:  # the runtime knows the types
+            model.graph.output.add(name=name)
+        session = self._opened(model)
+        return lambda inputs: self._computed(session, list(names), inputs)
+
+    def _opened(self, model: Any) -> Any:
+        runtime = needed("onnxruntime", str(self.path))
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # errors are raised
+        content = model.SerializeToString()
         try:
-            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+            return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes, one an error code
+            raise ValueError(f"{self.path} cannot be run by onnxruntime: {_line(error)}") from error
+
+    def _computed(self, session: Any, names: list[str], inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        taken = {entry.name for entry in session.get_inputs()}
+        try:
+            values = session.run(names, {name: value for name, value in inputs.items() if name in taken})
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ValueError(f"onnxruntime does not compute {shapes}: {_line(error)}") from error
+        return dict(zip(names, values, strict=True))
 
 
 def _dtype(name: str) -> str:

@@ -7,9 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported_case import CONTRACT, copied, detector, graphs, written
+from exported_case import CONTRACT, LABELS, copied, detector, graphs, written
 from PIL import Image
-from registry_case import LABELS
 
 import zoo
 from zoo.runtimes.facts import KEY, parse_facts

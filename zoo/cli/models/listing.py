@@ -88,7 +88,13 @@ def results_table() -> str:
 
 
 def info(name: str, registry: Path | None, console: Console) -> None:
-    """All facts of one model."""
+    """All facts of one model, or of an exported file."""
+    if Path(name).suffix in (".onnx", ".xml") or (Path(name) / "model.xml").is_file():
+        document = facts_of_file(Path(name))
+        console.result(document)
+        if not console.as_json:
+            show(readable_facts(document), console)
+        return
     entry = catalogue.find_registered(name, registry)
     if entry is not None:
         console.result(entry)
@@ -99,6 +105,38 @@ def info(name: str, registry: Path | None, console: Console) -> None:
     console.result(entry)
     if not console.as_json:
         show(readable(entry), console)
+
+
+def facts_of_file(path: Path) -> dict[str, Any]:
+    """What an exported file says of itself, as plain values."""
+    from zoo.runtimes.module import open_session
+
+    return open_session(path).facts.to_dict()
+
+
+def readable_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of an exported file without its long parts."""
+    classes = facts["label_map"]["classes"]
+    names = ", ".join(row["name"] for row in classes[:8]) + (", ..." if len(classes) > 8 else "")
+    tensors = {
+        kind: {name: f"{t['dtype']} {t['shape']}: {t['holds']}" for name, t in facts[kind].items()}
+        for kind in ("inputs", "outputs")
+    }
+    return {
+        "made of": facts["source"]["name"],
+        "weights": facts["source"]["weights_sha256"],
+        "network": facts["model"]["class_path"],
+        "precision": facts["precision"],
+        "decoder layers": facts["decoder_layers"] or "all",
+        "classes": f"{len(classes)}: {names}",
+        "input": facts["input"],
+        **tensors,
+        "licence": facts["license"],
+        "terms": _terms(facts["terms"]),
+        "data": facts["source"]["data"],
+        "created": facts["created"],
+        "made with": facts["tool_versions"],
+    }
 
 
 def readable(entry: dict[str, Any]) -> dict[str, Any]:

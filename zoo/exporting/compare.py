@@ -1,0 +1,185 @@
+"""A detector and the file made of it, run on the same images."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo.contract.batch import Batch
+from zoo.detector import Detector
+from zoo.exporting.differences import (
+    SCORED,
+    DetectionDifference,
+    RawDifference,
+    detection_difference,
+    raw_difference,
+)
+from zoo.exporting.graph import RAW, DetectionGraph, recorded
+from zoo.exporting.limits import Limits
+from zoo.registry.weights import weights_digest
+from zoo.runtimes.facts import ExportedFacts
+from zoo.runtimes.module import ExportedNetwork, Session, inputs_of
+
+TIMED_RUNS = 5
+
+
+@dataclass
+class Comparison:
+    """What the images have shown."""
+
+    images: int = 0
+    raw: list[RawDifference] = field(default_factory=list)
+    detections: list[DetectionDifference] = field(default_factory=list)
+    masks: float = 0.0  # largest difference of a mask's logit
+    worst: Batch | None = None  # the images with the largest difference of logits
+    straight: Batch | None = None  # an image whose queries come in the same order in both
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the certificate."""
+        alone = [words for found in self.detections for words in found.alone]
+        return {
+            "raw": {
+                "logits": _largest(found.logits for found in self.raw),
+                "boxes": _largest(found.boxes for found in self.raw),
+                "images_with_queries_in_another_order": sum(found.order for found in self.raw),
+            },
+            "masks": self.masks,
+            "detections": {
+                "scored_at_least": SCORED,
+                "of_source": sum(found.source for found in self.detections),
+                "of_file": sum(found.file for found in self.detections),
+                "unpaired": len(alone),
+                "first_unpaired": alone[:5],
+                "score": _largest(found.score for found in self.detections),
+                "pixels": _largest(found.pixels for found in self.detections),
+            },
+        }
+
+
+def session_of(file: Detector) -> Session:
+    """The session of a detector that is an exported file."""
+    network = file.module.network
+    assert isinstance(network, ExportedNetwork)
+    return network.session
+
+
+def fact_differences(source: Detector, facts: ExportedFacts, contract: Any) -> list[str]:
+    """What a file says otherwise than the model that it was made of, one line each.
+
+    Args:
+        source: the model.
+        facts: of the file.
+        contract: that the model was exported with.
+    """
+    found = []
+    digest = weights_digest(source.module.evaluation_network.state_dict())
+    if digest != facts.source.weights_sha256:
+        found.append(
+            f"the file was made of weights {facts.source.weights_sha256[:16]}, {source.name} has {digest[:16]}"
+        )
+    labels = facts.labels()
+    if labels.to_dict() != source.label_map.to_dict():
+        first = source.label_map.difference(labels) or "the same names have other source ids or colours"
+        found.append(f"label maps differ: {first}")
+    mine, theirs = contract.to_dict(), facts.contract().to_dict()
+    found += [
+        f"input.{key} is {theirs[key]} in the file, not {mine[key]}"
+        for key in mine
+        if mine[key] != theirs[key]
+    ]
+    block = source.module.model_block()
+    if block["class_path"] != facts.model.class_path or block["init_args"] != facts.model.init_args:
+        found.append("the file tells of a network with other arguments")
+    return found
+
+
+def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: Limits) -> Comparison:
+    """Runs both on batches of uint8 images, as the data path gives them."""
+    found, session = Comparison(), session_of(file)
+    raw = session.inner(RAW)
+    largest = -1.0
+    for batch in batches:
+        mine = source.module.predictions(batch)
+        inputs = inputs_of(session.facts, batch)
+        inside = raw(inputs)
+        sides = [
+            (value.float().numpy(), inside[name].astype(np.float32))
+            for value, name in zip(mine[:2], RAW, strict=True)
+        ]
+        theirs = file.module.predictions(batch)
+        pairs = zip(
+            source.module.postprocess(mine, batch.original_sizes),
+            file.module.postprocess(theirs, batch.original_sizes),
+            strict=True,
+        )
+        rows = [
+            raw_difference(*((a[image], b[image]) for a, b in sides), tolerance=limits.logits)
+            for image in range(len(batch))
+        ]
+        if mine.masks is not None and theirs.masks is not None:
+            image, query = (
+                grid.flatten()
+                for grid in torch.meshgrid(*(torch.arange(n) for n in mine.logits.shape[:2]), indexing="ij")
+            )
+            apart = (mine.masks(image, query) - theirs.masks(image, query)).abs().max()
+            found.masks = max(found.masks, math.inf if apart.isnan() else float(apart))
+        found.raw += rows
+        found.detections += [detection_difference(*pair) for pair in pairs]
+        found.images += len(batch)
+        for image, row in enumerate(rows):
+            if found.straight is None and not row.order:
+                found.straight = batch.part(image, image + 1)
+        if max(row.logits for row in rows) > largest:
+            largest, found.worst = max(row.logits for row in rows), batch
+    return found
+
+
+def first_difference(
+    source: Detector, file: Detector, contract: Any, batch: Batch, share: float
+) -> str | None:
+    """The first block whose output differs by more than a share of its largest value; None if none does.
+
+    Blocks are compared by the names that the exporter gave their values in the file.
+    """
+    session = session_of(file)
+    graph = DetectionGraph(source.module, contract).eval()
+    padding = batch.padding if "padding" in session.facts.inputs else None
+    with torch.no_grad(), recorded(graph) as blocks:
+        graph(batch.images, torch.tensor(batch.original_sizes), padding)
+    there = set(session.inner_names())
+    names = [name for name in blocks if name in there]
+    computed = session.inner(names)(inputs_of(session.facts, batch)) if names else {}
+    for name in names:
+        mine, theirs = blocks[name].numpy(), computed[name].astype(np.float32)
+        if mine.shape != theirs.shape:
+            return f"{name.removeprefix('block.')}: {list(mine.shape)} became {list(theirs.shape)}"
+        apart, scale = np.abs(mine - theirs), float(np.abs(mine).max(initial=0.0))
+        largest = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+        if largest > share * max(scale, 1e-3):
+            return (
+                f"{name.removeprefix('block.')}: differs by {largest:.3g}, its largest value is {scale:.3g}"
+            )
+    return None
+
+
+def milliseconds(detectors: Sequence[Detector], batch: Batch) -> list[float]:
+    """Median time of each on one image, from levels to detections, in turns after a run that warms up."""
+    times: list[list[float]] = [[] for _ in detectors]
+    for run in range(TIMED_RUNS + 1):
+        for detector, kept in zip(detectors, times, strict=True):
+            begun = time.perf_counter()
+            detector.module.detect(batch)
+            if run:
+                kept.append(1000 * (time.perf_counter() - begun))
+    return [statistics.median(kept) for kept in times]
+
+
+def _largest(values: Iterable[float]) -> float:
+    return max(values, default=0.0)

@@ -1,0 +1,37 @@
+"""How far an exported file may be from its source, by precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zoo.runtimes.facts import Precision
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Above one of these an export fails.
+
+    Attributes:
+        logits: difference of a logit.
+        boxes: difference of a box's coordinate, as a share of the image.
+        score: difference of a paired detection's score.
+        unpaired: share of detections without a partner.
+        ap: what AP may lose; an AP that is higher by more fails only in fp32, where it cannot be right either.
+        block: difference of a block's output as a share of its largest value, from which it is named.
+    """
+
+    logits: float
+    boxes: float
+    score: float
+    unpaired: float
+    ap: float
+    block: float
+
+
+# fp32: rounding alone; measured 2e-5 of a logit of 16. Lower precisions are judged by what is found, not by how
+LIMITS: Mapping[Precision, Limits] = {
+    "fp32": Limits(logits=2e-3, boxes=2e-4, score=1e-3, unpaired=0.0, ap=1e-4, block=1e-3),
+    "fp16": Limits(logits=1.0, boxes=0.05, score=0.05, unpaired=0.02, ap=2e-3, block=0.02),
+    "int8": Limits(logits=float("inf"), boxes=float("inf"), score=1.0, unpaired=1.0, ap=1e-2, block=0.5),
+}
