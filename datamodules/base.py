@@ -16,6 +16,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
+from datamodules.images.decodable import corrupt_images
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
@@ -78,7 +79,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         flip_both: also flip training images top to bottom.
         photometric: `worker` distorts colours in the loader, as published; `device` after the resize, on the
             device of the network: slightly other pixels, see `zoo.contract.photometric.distort_batch`.
-        skip_broken: train without faulty images and objects instead of refusing the data.
+        skip_broken: train without faulty images and objects instead of refusing the data; every image is decoded
+            once before, to know which can be.
         limit_train, limit_eval: use the first so many images only.
         bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like
             final size: less padding, other batches than the published ones. Null for none.
@@ -153,6 +155,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         """The annotations, read at the first call. Faults are not raised here but in `setup`."""
         if self._data is None:
             data = self.load()
+            if self.skip_broken:
+                data = _decodable(data)
             splits = {n: _limited(index, self._limits.get(n)) for n, index in data.splits.items()}
             self._data = replace(data, splits=splits)
         return self._data
@@ -233,6 +237,12 @@ class DetectionDataModule(LightningDataModule, ABC):
         size = next(b for b in range(min(self.batch_size, per_device), 0, -1) if per_device % b == 0)
         self._split = _Split(size, per_device // size, world_size, rank)
         return self._split.accumulation
+
+    @property
+    def micro_batches(self) -> tuple[int, int]:
+        """(micro-batches of a step on one device, images of each), as `plan_steps` has cut it."""
+        split = self._split
+        return (1, self.batch_size) if split is None else (split.accumulation, split.batch_size)
 
     def skip_batches(self, n: int) -> None:
         """Makes the next training iterator skip its first `n` micro-batches, which were used before a resume."""
@@ -373,6 +383,24 @@ def refuse_dense(dense: DenseO2O, transforms: TransformSchedule) -> None:
         raise ValueError(
             "photometric: device would distort images that dense_o2o has mixed; use photometric: worker"
         )
+
+
+def _decodable(data: LoadedData) -> LoadedData:
+    """Without the images that cannot be decoded, which become warnings; those in shards were decoded before."""
+    plain = {name: index for name, index in data.splits.items() if index.store is None}
+    broken = corrupt_images(plain)
+    left_out = [
+        replace(fault, severity="warning", message=f"{fault.message}; left out")
+        for faults in broken.values()
+        for fault in faults.values()
+    ]
+    splits = {
+        name: index.take([row for row in range(len(index)) if row not in broken[name]])
+        if broken.get(name)
+        else index
+        for name, index in data.splits.items()
+    }
+    return replace(data, splits=splits, faults=(*data.faults, *left_out))
 
 
 def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:

@@ -62,7 +62,7 @@ DataInstead = Annotated[
     str | None, typer.Option("--data", help="Folder or address, instead of the recipe's data.")
 ]
 MetricsFolder = Annotated[
-    Path | None, typer.Option("--output", help="Folder of metrics.json; default: here.")
+    Path | None, typer.Option("--output", help="Folder of metrics.json; default mlruns/scores/MODEL.SPLIT.")
 ]
 Trust = Annotated[
     bool,
@@ -102,7 +102,9 @@ def finetune(
             "--data", help="Folder: COCO, YOLO, VOC, CSV, CVAT, shards, ...; detected. Or an address."
         ),
     ],
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over the images; default: the recipe's.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Images per step, over all devices.")
@@ -114,10 +116,17 @@ def finetune(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", help="published, random, or a file. Nothing is ever random in silence."),
+        typer.Option(
+            "--weights",
+            help="To start from: published, random, or a checkpoint. Nothing is ever random in silence.",
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr")] = None,
-    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate; those of parts keep their ratio to it.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of weights, order and augmentation; default: the recipe's.")
+    ] = None,
     output: RunFolder = None,
     ckpt_path: Annotated[
         str | None,
@@ -131,7 +140,10 @@ def finetune(
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """Train on your own images: from a folder to an AP, pictures and a registered model."""
+    """Train on your own images: from a folder to an AP, pictures and a registered model.
+
+    Any key of the recipe may be given too, as in --model.schedule.weight_decay 1e-4 or --data.num_workers 2.
+    """
     from zoo.runs.finetune import finetune as finetune_model
 
     console = Console(as_json)
@@ -148,6 +160,7 @@ def finetune(
 def fit(
     context: typer.Context,
     config: Configs = None,
+    data: DataInstead = None,
     ckpt_path: Annotated[
         str | None,
         typer.Option(
@@ -171,7 +184,10 @@ def fit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data.root data/coco."""
+    """Run a recipe, as in: zoo fit --config rt_detr/r50_coco_72e --data data/coco.
+
+    Any key of the recipe may be given too, as in --trainer.max_epochs 12 or --model.schedule.lr 1e-4.
+    """
     from zoo.runs.fit import fit as fit_recipe
     from zoo.runs.replay import replay as replay_step
 
@@ -180,8 +196,10 @@ def fit(
         found = replay_step(replay, console)
         console.result(found)
         raise typer.Exit(1 if found["reproduced"] else 0)
-    common: dict[str, Any] = {"overrides": context.obj, "resume": ckpt_path, "output": output, "preflight": preflight,
-                              "trust": trust_recipe, "console": console}  # fmt: skip
+    common: dict[str, Any] = {
+        "overrides": _with_data(context.obj, data), "resume": ckpt_path, "output": output, "preflight": preflight,
+        "trust": trust_recipe, "console": console,
+    }  # fmt: skip
     if ray_workers is not None:
         from zoo.runs.on_ray import fit_on_ray
 
@@ -200,6 +218,7 @@ def plan(
             help="Recipe: a path, such as run/recipe.yaml, or a name such as rt_detr/r18_coco_72e."
         ),
     ],
+    data: DataInstead = None,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Most of a machine.")] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="Of one GPU, e.g. 24GB; default: those of this machine.")
@@ -228,9 +247,18 @@ def plan(
     console = Console(as_json)
     found = plan_recipe(
         recipe, devices=devices, memory=memory, batch_size=batch_size, images=images, step_seconds=step_seconds,
-        measure=measure, overrides=context.obj, console=console,
+        measure=measure, overrides=_with_data(context.obj, data), console=console,
     )  # fmt: skip
     console.result(found.document())
+
+
+def _with_data(overrides: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """`--data DIR` is `--data.root DIR`."""
+    if data is None:
+        return overrides
+    from datamodules.shards.reader import place_of
+
+    return overrides | {"data.root": place_of(data)}
 
 
 @app.command()
@@ -278,7 +306,10 @@ def _score(
         split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
         registry=registry, console=console,
     )  # fmt: skip
-    console.say(f"metrics     {write_metrics(document, output or Path('.'))}")
+    if output is None:
+        name = Path(model or "recipe").name.replace(":", ".").replace("@", ".")
+        output = Path("mlruns", "scores", f"{name}.{split}")
+    console.say(f"metrics     {write_metrics(document, output)}")
     console.result(document)
 
 
@@ -312,7 +343,7 @@ def predict(
             help="Folder of the JSON, the drawn pictures, and of masks: results.json (COCO), or panoptic.json with "
             "panoptic/*.png (COCO panoptic).",
         ),
-    ] = Path("predictions"),
+    ] = Path("mlruns", "predictions"),
     allow_private: Annotated[
         bool,
         typer.Option(
@@ -391,7 +422,7 @@ def bench(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of data, weights and order.")] = 0,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: a few minutes.")
     ] = None,
@@ -430,7 +461,11 @@ def list_models(
 
 
 @app.command()
-def info(name: str, registry: Registry = None, as_json: Json = False) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="Of `zoo list`, or NAME@alias, NAME:version.")],
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Everything known about one model."""
     from zoo.cli.models.listing import info as run
 
@@ -518,7 +553,7 @@ def export(
 @app.command()
 def publish(
     run: Annotated[str, typer.Argument(help="MLflow run id, or the folder of a run.")],
-    name: Annotated[str, typer.Option("--name")],
+    name: Annotated[str, typer.Option("--name", help="In the registry, e.g. rt_detr_r18.birds.")],
     alias: Annotated[
         list[str] | None, typer.Option("--alias", help="e.g. champion; may be repeated.")
     ] = None,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +51,16 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     Returns:
         metrics.json's content.
     """
+    output = empty_folder(output)
+    with inside(output):  # where MLflow's data go
+        return _demo(seed, steps, output, console)
+
+
+def _demo(seed: int, steps: int, output: Path, console: Console) -> dict[str, Any]:
     begun = time.monotonic()
     # a second thread buys a quarter of the time on idle cores and costs hours on busy ones; and with one
     # the result does not depend on the machine's number of cores
     torch.set_num_threads(1)
-    output = empty_folder(output)
     console.say(f"1/5  data: {NUM_TRAIN} + {NUM_VAL} images of {', '.join(CLASSES)}, made now")
     folder = generate_shapes(output / "data", NUM_TRAIN, NUM_VAL, seed, SIZE)
     recipe = demo_recipe(folder, seed, steps)
@@ -80,6 +88,17 @@ def demo(*, seed: int, steps: int, output: Path, console: Console) -> dict[str, 
     write_json(output / METRICS_FILE, document, indent=2)
     closing(output, document, reference, console)
     return document
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """The working directory, for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def empty_folder(output: Path) -> Path:

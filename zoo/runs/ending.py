@@ -20,6 +20,10 @@ def finish(run: TrainedRun, registration: Registration | None, console: Console)
     document = report(run, splits, console)
     run.stop.obey_if_asked()
     if registration is None:
+        name = f"{run.recipe.get('about', {}).get('name', 'model')}.mine"
+        console.say(f"\ntry it:\n  zoo predict {quoted(run.folder)} {quoted(example_image(run.data))}")
+        console.say(f"publish it:\n  zoo publish {quoted(run.folder)} --name {name}")
+        say_page(run, console)
         return Run(run.folder, document)
     registry = None if registration.registry is None else Path(registration.registry)
     name, parent = registration.name, registration.parent
@@ -28,7 +32,17 @@ def finish(run: TrainedRun, registration: Registration | None, console: Console)
         document["registered"] = registered
         where = "" if registry is None else f" --registry {quoted(registry)}"
         console.say(f"\ntry it:\n  zoo predict {registered} {quoted(example_image(run.data))}{where}")
+        console.say(f"make it the one that NAME@champion means:\n  zoo alias {registered} champion{where}")
+        say_page(run, console)
     return Run(run.folder, document)
+
+
+def say_page(run: TrainedRun, console: Console) -> None:
+    """How to look at the run in MLflow."""
+    if run.tracker is not None:
+        uri = run.tracker.store.uri
+        page = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {quoted(uri)}"
+        console.say(f"look at it:\n  {page}")
 
 
 def noted_registration(folder: Path) -> Registration | None:

@@ -198,10 +198,7 @@ def by_layers(counts: Sequence[int], subject: Subject, split: str, console: Cons
     table = [
         (
             r["layers"],
-            *(
-                f"{or_nan(r[k]):.3f} in {format_score(or_nan(r[k]), interval_in(r, k))}"
-                for k in ("AP", "AP50")
-            ),
+            *(format_score(or_nan(r[k]), interval_in(r, k)) for k in ("AP", "AP50")),
             round(r["ms_per_image"], 2),
         )
         for r in rows

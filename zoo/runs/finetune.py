@@ -521,8 +521,9 @@ def fetch_published(start: Start, registry: str | Path | None) -> list[str]:
         manifest = pull(start.weights, registry=registry).manifest
     except DownloadError as error:
         raise ConnectionError(
-            f"the weights of {start.weights} cannot be fetched: {error} "
-            "Or train from scratch: --weights random"
+            f"the weights of {start.weights} cannot be fetched: {str(error).partition('; ')[0]:.300}. `zoo pull "
+            f"{start.weights}` tells which file to fetch on another machine, and takes it with --source FILE; then "
+            "repeat this. Or train from scratch: --weights random"
         ) from error
     restricted = restriction(manifest.terms, manifest.license)
     return [f"{start.weights}: {restricted}; what you train from it inherits that"] if restricted else []

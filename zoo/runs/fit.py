@@ -11,11 +11,12 @@ from zoo.runs import recipes
 from zoo.runs.console import Console, quoted
 from zoo.runs.ending import finish, noted_registration
 from zoo.runs.run import Run
-from zoo.runs.run_folder import LAST_FILE, RECIPE_FILE, RUNS, holds_a_run, refuse_used
+from zoo.runs.run_folder import LAST_FILE, METRICS_FILE, RECIPE_FILE, RUNS, holds_a_run, refuse_used
 from zoo.runs.train import trained
 from zoo.training.saving import BEFORE
 
 AUTO = "auto"
+MOST_NAMED = 5  # runs, in a line
 
 
 def fit(
@@ -59,6 +60,8 @@ def fit(
     """
     console = console or Console()
     checkpoint, folder = find_checkpoint(resume, None if output is None else Path(output))
+    if resume == "last" and output is None and folder is not None:
+        console.say(f"last        {told_of_newest(folder, changed=bool(recipe or overrides or data))}")
     if checkpoint is None and folder is not None:
         refuse_used(folder, trust)
     if not recipe and checkpoint is not None and folder is not None:
@@ -126,6 +129,30 @@ def find_checkpoint(ckpt_path: str | Path | None, folder: Path | None) -> tuple[
     if not found or not is_there(found[-1]):
         raise FileNotFoundError(f"--ckpt-path last: no {LAST_FILE} in {folder or RUNS}; name the file")
     return found[-1], found[-1].parent
+
+
+def told_of_newest(folder: Path, changed: bool) -> str:
+    """Which run `last` has taken, and which others are not finished.
+
+    Raises:
+        ValueError: it is finished, and nothing is changed that would train it for longer.
+    """
+    every = list(RUNS.glob(f"*/{LAST_FILE}"))
+    open_ = [last.parent.name for last in every if last.parent != folder and not is_finished(last.parent)]
+    others = f"; not finished there: {', '.join(sorted(open_)[-MOST_NAMED:])}" if open_ else ""
+    elsewhere = f"a run with an --output of its own: zoo fit --ckpt-path last --output FOLDER{others}"
+    if is_finished(folder) and not changed:
+        raise ValueError(
+            f"--ckpt-path last: the newest run in {RUNS} is finished, {folder.name}; to train it for longer: zoo fit "
+            f"--ckpt-path {quoted(folder)} --trainer.max_epochs N; {elsewhere}"
+        )
+    return f"{folder}, the newest of {len(every)} in {RUNS}; {elsewhere}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has its scores, and has not gone on since."""
+    scores, last = folder / METRICS_FILE, folder / LAST_FILE
+    return scores.is_file() and not (last.is_file() and last.stat().st_mtime > scores.stat().st_mtime)
 
 
 def find_run(resume: str | None, output: str | Path | None) -> tuple[Path | None, Path | None]:

@@ -198,6 +198,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for pattern in (
         r".*does not have many workers.*",
+        r"This DataLoader will create \d+ worker processes.*",  # once for each loader; `zoo.runs.train` says it
         r".*GPU available but not used.*",
         r".*smaller than the logging interval.*",
         r".*LeafSpec.*",

@@ -23,7 +23,7 @@ from zoo.pictures.detections import annotations_of, compare, curves, gallery
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
 from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
-from zoo.runs.console import Console, is_rank_zero
+from zoo.runs.console import Console, counted, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
 from zoo.runs.tracked import hardware
@@ -80,6 +80,7 @@ def score_split(
 ) -> dict[str, Any]:
     """Scores of the module on `val` or `test`: printed as a table, returned as plain values."""
     run = trainer.validate if name == "val" else trainer.test
+    console.say(f"evaluating  {name}: {counted(len(data.read().splits[name]), 'image')}")
     run(module, datamodule=data, verbose=False)
     evaluation = module.val_ap.evaluation()
     interval = evaluation.interval()

@@ -17,10 +17,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import DetectionDataModule
+from datamodules.images.decodable import usable_cores
 from datamodules.progress import watched
 from datamodules.shards.reader import is_address, local_path
 from zoo.runs import recipes, schema, signals
-from zoo.runs.console import Console, is_rank_zero, quoted
+from zoo.runs.console import Console, counted, is_rank_zero, quoted
 from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.launch import connect, launched, lost, of_another_process
@@ -133,6 +134,11 @@ def _train(
         if resume is None:
             ending = {} if registration is None else {"register": registration._asdict()}
             write_json(folder / RUN_FILE, ending | ({"mlflow_run": ids["run_id"]} if ids["run_id"] else {}))
+        workers, cores = data.num_workers, usable_cores()
+        if workers > cores:
+            console.say(
+                f"workers     {workers}, on {counted(cores, 'core')}; fewer: --data.num_workers {cores}"
+            )
         if isinstance(trainer.logger, MLflowTracker):  # finds a run that is made, and by a kill not noted
             note(folder, local_id=trainer.logger.local_id)
         console.say(f"recipe      {folder / RECIPE_FILE}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ class Progress(Callback):
         self.say = say
         self.use_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
-        self._next = 0.0
+        self._next = self._next_evaluated = 0.0
         self._started = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,6 +38,9 @@ class Progress(Callback):
         padding = getattr(getattr(trainer, "datamodule", None), "padding_ratio", None)
         if padding is not None and trainer.is_global_zero:
             self.say(f"padding     {padding:.2f} pixels are computed for each pixel of an image")
+        number, images = getattr(getattr(trainer, "datamodule", None), "micro_batches", (1, 0))
+        if number > 1 and trainer.is_global_zero:
+            self.say(f"accumulate  {number} batches of {images} images for each step of a device")
         self._started = (time.monotonic(), trainer.global_step)
         self._next = time.monotonic() + PLAIN_SECONDS
         if self.use_bar and trainer.is_global_zero:
@@ -57,8 +61,32 @@ class Progress(Callback):
             return
         self._next = time.monotonic() + BAR_SECONDS
         self._bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
-        self._bar.set_postfix(loss=f"{_metric(trainer, 'train/loss'):.3f}", refresh=False)
+        loss = _metric(trainer, "train/loss")
+        if not math.isnan(loss):  # it is known from the first step on
+            self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the lines."""
+        self._next_evaluated = time.monotonic() + PLAIN_SECONDS
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Says every ten seconds how far an evaluation is."""
+        if not trainer.is_global_zero or time.monotonic() < self._next_evaluated:
+            return
+        self._next_evaluated = time.monotonic() + PLAIN_SECONDS
+        test = trainer.state.fn == "test"
+        total = sum(trainer.num_test_batches if test else trainer.num_val_batches)
+        if self._bar is not None:
+            self._bar.clear()
+        self.say(f"{'test' if test else 'val'} batch {batch_idx + 1}/{total:.0f}")
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One line per epoch: AP, AP50, those of masks, and whether the weights are the best so far."""
@@ -92,6 +120,8 @@ class Progress(Callback):
     def _line(self, trainer: Trainer) -> str:
         begun, first = self._started
         done, total = trainer.global_step, total_steps(trainer)
+        if done == first:
+            return f"step {done + 1}{'' if total is None else f' of {total}'} is being computed"
         rate = (done - first) / max(time.monotonic() - begun, 1e-9)
         left = "" if total is None or rate == 0 else f"  {_clock((total - done) / rate)} left"
         of = "" if total is None else f"/{total}"

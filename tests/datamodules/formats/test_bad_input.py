@@ -144,11 +144,28 @@ def test_setup_refuses_errors_unless_told_to_skip(tmp_path):
         image["file_name"] = f"gone_{image['id']}.jpg"
     content["images"].append({"id": 20, "file_name": "0.jpg", "width": 40, "height": 30})
     root = write_coco(tmp_path / "set", content)
-    with pytest.raises(ValueError, match=r"3 errors(.|\n)*gone_10.jpg(.|\n)*skip_broken: true"):
+    with pytest.raises(ValueError, match=r"3 errors(.|\n)*gone_10.jpg(.|\n)*--data.skip_broken true"):
         module(root).setup("fit")
     data = module(root, skip_broken=True, batch_size=1)
     data.setup("fit")
     assert [b.image_ids for b in data.train_dataloader()] == [(20,)]
+
+
+def test_images_that_cannot_be_decoded_are_left_out_of_every_split_where_told_to(tmp_path):
+    content = coco_content()
+    root = write_coco(tmp_path / "set", content)
+    for split in ("train", "val"):
+        broken = sorted((root / split).iterdir())[0]
+        broken.write_bytes(broken.read_bytes()[:-60])
+    plain, lenient = module(root), module(root, skip_broken=True, batch_size=1)
+    lenient.setup("fit")
+    before, after = plain.read().splits, lenient.read().splits
+    for split in ("train", "val"):
+        assert len(after[split]) == len(before[split]) - 1
+    assert {(f.severity, f.kind) for f in lenient.read().faults} >= {("warning", "corrupt_image")}
+    seen = [i for batch in lenient.train_dataloader() for i in batch.image_ids]
+    seen += [i for batch in lenient.val_dataloader() for i in batch.image_ids]
+    assert sorted(seen) == sorted(int(i) for index in after.values() for i in index.image_ids)
 
 
 def test_warnings_do_not_stop_setup_and_are_told_once(tmp_path, caplog):

@@ -218,6 +218,9 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
         p.name for p in run.iterdir()
     }
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
+    assert "zoo alias rt_detr_tiny.mine:1 champion\n" in said.err
+    assert f"mlflow ui --backend-store-uri sqlite:///{Path('mlruns/mlflow.db').absolute()}\n" in said.err
+    assert "evaluating  val: 6 images\n" in said.err
     client, before = connect(resolve_store()), held_by_mlflow(document["run"])
     check_what_mlflow_holds(document, client, run, shapes)
     assert run_command([*arguments, "--ckpt-path", "auto"]) == 0  # as a queue starts a job again
@@ -232,7 +235,9 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
         run_command(["fit", "--config", "run/recipe.yaml", "--trainer.max_steps", "1", "--output", "again"])
         == 0
     )
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert f"zoo predict {Path('again').absolute()} {shapes}/".replace(str(shapes), f"'{shapes}") in said
+    assert f"zoo publish {Path('again').absolute()} --name rt_detr_tiny.mine\n" in said
     image = next((shapes / "val").glob("*.png"))
     assert run_command(["predict", "rt_detr_tiny.mine", str(image), "--threshold", "0", "--json"]) == 0
     prediction = json.loads(capsys.readouterr().out)["predictions"][0]
@@ -244,6 +249,8 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
         )
         == 0
     )
+    assert Path("mlruns/scores/rt_detr_tiny.mine.val/metrics.json").is_file()
+    assert {p.name for p in Path.cwd().iterdir()} <= {shapes.name, "again", "mlruns", "run", "zoo_cache"}
     layers = json.loads(capsys.readouterr().out)["decoder_layers"]
     assert layers[0]["layers"] == 1
     assert layers[0]["AP"] == pytest.approx(document["val"]["AP"], abs=1e-9)
@@ -295,7 +302,7 @@ def test_objects_that_would_be_learned_wrong_are_refused_before_anything_else(sh
     assert run_command(arguments) == 2
     said = capsys.readouterr().err
     assert "normalised_box" in said
-    assert "skip_broken: true" in said
+    assert "--data.skip_broken true" in said
 
 
 def test_faults_are_grouped_by_kind_before_training(shapes, capsys):

@@ -1,6 +1,7 @@
 """An output folder is one run's, a resume finds its own, and names are refused before anything is trained."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from zoo.registry.names import check_name
 from zoo.runs.console import Console
 from zoo.runs.ending import noted_registration
 from zoo.runs.finetune import Choices, Start, model_name
-from zoo.runs.fit import find_checkpoint, recipe_beside
+from zoo.runs.fit import find_checkpoint, fit, recipe_beside, told_of_newest
 from zoo.runs.run_folder import RUNS, claimed, document_of, new_folder, note, noted, refuse_used
 from zoo.runs.train import Registration, noted_ids, whole, write_recipe
 from zoo.storage.durable import temporary_of
@@ -236,3 +237,32 @@ def test_a_name_that_the_registry_refuses_is_refused_first(name, capsys):
     command = ["finetune", "rt_detr_tiny", "--data", "nowhere", "--weights", "random", "--name", name]
     assert run_command(command) == 2
     assert "model name" in (said := capsys.readouterr().err) or "name of a built-in model" in said
+
+
+def a_run(name, *, age, scores_age=None):
+    folder = Path("mlruns/checkpoints", name)
+    folder.mkdir(parents=True)
+    for file, seconds in (("last.ckpt", age), ("metrics.json", scores_age)):
+        if seconds is not None:
+            (folder / file).write_bytes(b"x")
+            os.utime(folder / file, (1e9 - seconds, 1e9 - seconds))
+    return folder
+
+
+def test_last_says_which_run_it_takes_and_which_others_are_not_finished():
+    a_run("cut", age=50)
+    gone_on = a_run("gone-on", age=20, scores_age=30)  # finished, and then trained for longer
+    assert told_of_newest(gone_on, changed=False) == (
+        "mlruns/checkpoints/gone-on, the newest of 2 in mlruns/checkpoints; a run with an --output of its own: zoo fit "
+        "--ckpt-path last --output FOLDER; not finished there: cut"
+    )
+
+
+def test_last_rewrites_no_finished_run_unless_it_is_to_train_for_longer():
+    a_run("cut", age=50)
+    done = a_run("done it", age=20, scores_age=10)
+    before = (done / "metrics.json").stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"is finished, done it; .*'mlruns/checkpoints/done it' .*: cut$"):
+        fit(resume="last")
+    assert (done / "metrics.json").stat().st_mtime_ns == before
+    assert told_of_newest(done, changed=True).startswith("mlruns/checkpoints/done it, the newest of 2")
