@@ -79,7 +79,7 @@ def rows() -> list[Row]:
                 {"data.batch_size": 1, "model.schedule.global_batch_size": 6}, new_store=True, trial=SlowTracker),
         ]  # fmt: skip
     found += [
-        Row("three fine-tunings at once", "rt_detr", trial=Together),
+        Row("three fine-tunings at once", "rt_detr", new_store=True, trial=Together),
         Row("disk full: registry", "rt_detr", trial=Publishing, place="mlruns/registry"),
     ]
     return found
@@ -130,7 +130,8 @@ def main() -> None:
             (row.trial or Trial)(row, work, options.seed).run(2 if options.quick else options.kills)
             print(
                 f"{row.family}: {row.name}: {row.kills} kills, {row.resumes} resumes, {row.chains} chains, "
-                f"{len(row.differences)} differences, {time.time() - begun:.0f} s",
+                f"{len(row.differences)} differences, {time.time() - begun:.0f} s"
+                + (f", stalled {row.stalled:.0f} s at most" if row.stalled else ""),
                 *row.differences, sep="\n  ", file=sys.stderr, flush=True,
             )  # fmt: skip
     if options.json:

@@ -145,7 +145,8 @@ class Start:
                 os.environ.update({"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
                 os.execv(sys.executable, [sys.executable, "-m", "zoo.cli.main", *arguments])
             code = run_command(arguments)
-            (folder / MODULES).write_text("\n".join(sys.modules))
+            with contextlib.suppress(OSError):  # a disk that is full
+                (folder / MODULES).write_text("\n".join(sys.modules))
         except SystemExit as error:
             code = int(error.code or 0)
         except BaseException:
@@ -217,7 +218,8 @@ class Trial:
         """The training left alone, then chains until there were so many kills."""
         base = self._folder("alone")
         self._alone(self._start(base, self._arguments(base)))
-        import_all(base)
+        if (base / MODULES).is_file():  # none of a Python of its own
+            import_all(base)
         timed = self._folder("timed")
         seconds = self._alone(self._start(timed, self._arguments(timed)))
         while self.row.kills < kills:
