@@ -74,12 +74,13 @@ def rows() -> list[Row]:
             Row("disk full: checkpoints", family, every_step, trial=Disk, place="run"),
             Row("disk full: MLflow and its spool", family, every_step, trial=Disk, place="mlruns"),
             Row("disk full: everything", family, every_step, trial=Disk, place="."),
+            Row("disk full: everything, first start", family, every_step, new_store=True, trial=Disk, place="."),
             Row("disk full: index of the data", family, every_step, trial=Index, place="cache"),
             Row("tracker of a byte a second, steps of 6 x 1", family,
                 {"data.batch_size": 1, "model.schedule.global_batch_size": 6}, new_store=True, trial=SlowTracker),
         ]  # fmt: skip
     found += [
-        Row("three fine-tunings at once", "rt_detr", new_store=True, trial=Together),
+        Row("three fine-tunings at once", "rt_detr", trial=Together),
         Row("disk full: registry", "rt_detr", trial=Publishing, place="mlruns/registry"),
     ]
     return found
