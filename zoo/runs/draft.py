@@ -27,7 +27,7 @@ from zoo.registry.names import base_name
 from zoo.registry.store import builtin_manifest, builtin_manifests, find
 from zoo.registry.terms import DATA_TERMS, ModelTerms, not_stated, stated
 from zoo.registry.weights import count
-from zoo.runs import mask_data, recipes, schema
+from zoo.runs import building, recipes, schema
 from zoo.runs.train import refuse_missing_data
 from zoo.training.module import build_module
 
@@ -119,7 +119,7 @@ def label_map(recipe: recipes.Recipe, labels_of: str | None) -> LabelMap:
         raise FileNotFoundError(
             f"{error}, or a model with the same classes with --labels-of MODEL"
         ) from error
-    return mask_data.build(recipe["data"]).label_map
+    return building.Recipe(recipe).datamodule().label_map
 
 
 def published_scores(about: dict[str, Any], split: str, data: str) -> PublishedScores | None:

@@ -18,7 +18,7 @@ from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 from zoo.registry.terms import restriction
-from zoo.runs import catalogue, mask_data, recipes, schema, trust
+from zoo.runs import building, catalogue, mask_data, recipes, schema, trust
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
@@ -436,7 +436,7 @@ def head_note(recipe: Recipe) -> str:
 
 def read_data(recipe: Recipe) -> DetectionDataModule:
     """The data set as the recipe reads it; raises for faulty data."""
-    data = mask_data.build(recipe["data"])
+    data = building.Recipe(recipe).datamodule()
     noticed = logging.getLogger("datamodules.base")
     before = noticed.level
     noticed.setLevel(logging.ERROR)  # `announce` prints every fault

@@ -337,3 +337,13 @@ def test_the_doctor_speaks_before_training(shapes):
     assert (seen_as(recipe), queries_of(recipe)) == ("32x32", 20)
     kinds = {f.kind for f in quick_check(data, seen_as(recipe), 1)}
     assert {"duplicate_object", "more_objects_than_queries", "below_stride"} <= kinds
+
+
+def test_blocks_of_the_data_may_be_written_as_in_a_recipe(shapes):
+    later = [{"from_epoch": 4, "name": "flip"}]
+    dense = {"group": 4, "mixup": {"probability": 0.5, "epochs": [1, 3]}}
+    overrides = {"data.later_transforms": later, "data.dense_o2o": dense}
+    recipe, _ = build("deimv2_atto", shapes, weights="random", overrides=overrides)
+    data = read_data(recipe)
+    assert data._transforms.at(4).name == "flip"
+    assert data.dense_o2o.mixup.epochs == (1, 3)
