@@ -192,6 +192,23 @@ def test_another_backbone_is_refused_by_its_key(folders, tmp_path):
         read_folder(folder, "it")
 
 
+def test_keys_of_the_files_on_the_hub_that_no_network_uses_are_read(folders, tmp_path):
+    """transformers 4 wrote these; the files of D-FINE have the channels of another size for maps that are not used."""
+    folder = folders("d_fine n", tmp_path / "f")
+    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
+    backbone |= {"hidden_sizes": [256, 512, 512, 1024], "torch_dtype": "float32", "use_bfloat16": False}
+    old = {
+        "backbone": None,
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "backbone_kwargs": None,
+    }
+    changed(folder / "config.json", backbone_config=backbone, torch_dtype="float32")
+    document = json.loads((folder / "config.json").read_text()) | old
+    (folder / "config.json").write_text(json.dumps(document))
+    assert read_folder(folder, "it").released.model["init_args"]["backbone"]["maps"] == 2
+
+
 def test_anchors_made_for_the_size_of_the_input_are_the_same_network(folders, tmp_path):
     folder = folders("rt_detr", tmp_path / "f")
     changed(folder / "config.json", anchor_image_size=[64, 64])

@@ -89,6 +89,12 @@ class Family:
         given["backbone"] = str(given.get("backbone")).partition(".")[0]  # timm's tag names weights
         misfits = []
         for block, expected in self.backbones(arguments):
+            if expected["model_type"] == given.get("model_type") == "hgnet_v2":
+                # only those of the maps are used; the files of D-FINE on the hub have others before them
+                given["hidden_sizes"] = [
+                    *expected["hidden_sizes"][: -block["maps"]],
+                    *list(config["backbone_config"].get("hidden_sizes") or [])[-block["maps"] :],
+                ]
             wrong = [key for key, value in expected.items() if _lists(given.get(key)) != _lists(value)]
             if not wrong:
                 return block
