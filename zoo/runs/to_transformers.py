@@ -65,11 +65,19 @@ def _first_images(source: str) -> list[Image.Image]:
 
 def _say(document: dict[str, Any], folder: Path, console: Console) -> None:
     found = document["differences"]
-    masks = "" if found["masks"] is None else f", masks {found['masks']:.1g}"
-    console.say(
-        f"compared    {document['runtime']} on {found['images']} images: logits {found['logits']:.1g} of the largest, "
-        f"boxes {found['boxes']:.1g} of a side{masks}"
+    parts = ", ".join(
+        f"{name} {'without bound' if found[name] is None else format(found[name], '.1g')}"
+        for name in ("logits", "boxes", "masks")
+        if name != "masks" or found[name] is not None
     )
+    console.say(
+        f"compared    {document['runtime']} on {found['images']} images; largest differences: {parts}"
+    )
+    if found["other_sizes"]:
+        console.say(
+            f"note        {found['other_sizes']} of them are so long that transformers' processor gives them another "
+            "size, some pixels off; the networks were compared on ours"
+        )
     for failure in document["failures"]:
         console.say(f"differs     {failure}", red=True)
     what = "exported   " if document["passed"] else "refused, so only its certificate is in"

@@ -204,6 +204,20 @@ def test_the_processor_of_the_folder_makes_the_same_pixels(detector_of, tmp_path
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
+def test_long_images_have_another_size_in_transformers_and_that_is_told(detector_of, tmp_path, capsys):
+    """Its processor does not round the shorter side before it scales the longer one."""
+    from zoo.registry.hugging_face.comparison import drawn_image
+    from zoo.runs.to_transformers import to_transformers
+
+    (tmp_path / "images").mkdir()
+    drawn_image(190, 90).save(tmp_path / "images" / "long.png")
+    drawn_image().save(tmp_path / "images" / "other.png")
+    document = to_transformers(detector_of("detr masks"), tmp_path / "f", data=tmp_path / "images")
+    assert document["passed"]
+    assert document["differences"]["other_sizes"] == 1
+    assert "1 of them are so long" in capsys.readouterr().out
+
+
 def test_the_command_writes_a_whole_folder_or_only_its_certificate(
     detector_of, tmp_path, monkeypatch, capsys
 ):

@@ -209,6 +209,12 @@ def _limits(labels: LabelMap, contract: InputContract, manifest: Manifest) -> st
     ]
     if contract.resize == "stretch":
         lines.append("- Images are stretched, so that very wide or high ones lose their proportions.")
+    if contract.resize == "shortest":
+        ratio = contract.size[1] / contract.size[0]
+        lines.append(
+            f"- Images longer than {ratio:.2f} to 1 get a size some pixels off in transformers' processor, which "
+            "rounds otherwise than the authors' code and detr-zoo."
+        )
     if manifest.measured is None:
         lines.append("- This file was not evaluated by detr-zoo.")
     if commercial(manifest.terms) != "allowed" or manifest.license == NOT_STATED:

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from zoo.contract.batch import Sample, collate
+from zoo.contract.preprocess import InputContract
 from zoo.training.module import DetectionModule
 
 LIMIT = 1e-4  # of the largest logit, of the image's side, of the largest mask logit
@@ -29,6 +30,8 @@ class Difference:
         logits, masks: as shares of the largest of all of them; masks are None of a network without.
         boxes: in sides of the image.
         images: how many were compared.
+        other_sizes: of them, those that transformers' processor gives another size: where the longest side sets the
+            scale it does not round the shorter one first, as DETR's authors do, and is some pixels off.
     """
 
     pixels: float
@@ -36,10 +39,11 @@ class Difference:
     boxes: float
     masks: float | None
     images: int
+    other_sizes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a certificate."""
-        return asdict(self)
+        """Plain values, for a certificate; null is infinite, but for the masks of a network without."""
+        return {key: None if value == float("inf") else value for key, value in asdict(self).items()}
 
     def above(self, limit: float) -> str | None:
         """The first part that differs by more than `limit`, in words; None if all agree."""
@@ -65,6 +69,7 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
     worst = {"pixels": 0.0, "logits": 0.0, "boxes": 0.0, "masks": 0.0}
     contract = ours.input
     assert contract is not None
+    other_sizes = 0
     for image in images:
         resized = contract.resize_image(image)
         sample = Sample(
@@ -72,10 +77,13 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
         )
         batch = contract.normalize(collate([sample]))
         seen = processor(images=image, return_tensors="pt")["pixel_values"]
-        if seen.shape != batch.images.shape:
-            return Difference(float("inf"), float("inf"), float("inf"), None, len(images))
-        levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
-        worst["pixels"] = max(worst["pixels"], _largest((seen - batch.images) * levels))
+        if seen.shape == batch.images.shape:
+            levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
+            worst["pixels"] = max(worst["pixels"], _largest((seen - batch.images) * levels))
+        elif _is_long(image, contract):
+            other_sizes += 1
+        else:
+            worst["pixels"] = float("inf")
         output = theirs(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
         found = ours.predictions(batch)
         logits, boxes = found.logits[0], found.boxes[0]
@@ -91,7 +99,15 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
             scale = float(output.pred_masks.abs().max()) or 1.0
             worst["masks"] = max(worst["masks"], _largest(masks[order] - output.pred_masks[0]) / scale)
     masks_differ = worst["masks"] if ours.instances is not None else None
-    return Difference(worst["pixels"], worst["logits"], worst["boxes"], masks_differ, len(images))
+    return Difference(
+        worst["pixels"], worst["logits"], worst["boxes"], masks_differ, len(images), other_sizes
+    )
+
+
+def _is_long(image: Image.Image, contract: InputContract) -> bool:
+    """Whether the longest side sets the scale."""
+    shortest, longest = contract.size
+    return contract.resize == "shortest" and max(image.size) * shortest > min(image.size) * longest
 
 
 def _largest(difference: Tensor) -> float:
