@@ -507,7 +507,7 @@ def export(
     name: Annotated[
         str | None, typer.Argument(help="Registered name, checkpoint or run folder; with --check optional.")
     ] = None,
-    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino or transformers.")] = "onnx",
     output: Annotated[
         Path | None,
         typer.Option("--output", help="New or empty folder; with --check, of the new certificate."),

@@ -42,6 +42,7 @@ from zoo.runs.lightning import quiet
 from zoo.runs.mask_report import mask_scores
 from zoo.runs.subject import Subject, load
 from zoo.runs.timing import processor_name
+from zoo.runs.to_transformers import to_transformers
 from zoo.runtimes.facts import KEY, ExportedFacts, Precision, parse_facts
 from zoo.runtimes.module import inputs_of, open_session
 from zoo.runtimes.onnx import SUFFIX, Arrays
@@ -49,7 +50,7 @@ from zoo.runtimes.openvino import GRAPH_FILE, files_of
 from zoo.storage.durable import written
 from zoo.storage.staging import put_in_place, staged
 
-Target = Literal["onnx", "openvino"]
+Target = Literal["onnx", "openvino", "transformers"]
 FILES = {"onnx": f"model{SUFFIX}", "openvino": GRAPH_FILE}
 COMPARED = 16  # images, of which raw outputs and detections are compared
 CALIBRATED = 64  # images of which int8 learns ranges
@@ -82,7 +83,8 @@ def export(
         model: a detector, a name in the registry, a checkpoint or a run folder.
         to: the form of the file.
         output: new or empty folder; None: named after the model and the form.
-        data: folder or address, on whose val split both are compared; None: on made-up images, without AP.
+        data: folder or address, on whose val split both are compared; None: on made-up images, without AP. For
+            transformers an image or a folder of images.
         image_size: another input size, as of `finetune`.
         raw: logits and boxes of all queries, without the family's post-processing.
         precision: of the file.
@@ -108,6 +110,14 @@ def export(
         Path(output) if output is not None else Path(f"{Path(detector.name).stem.replace(':', '-')}-{to}")
     )
     refuse_used(folder)
+    if to == "transformers":
+        own = {"raw": raw, "image_size": image_size is not None, "decoder_layers": decoder_layers is not None}
+        asked = [key for key, given in (own | {"precision": precision != "fp32"}).items() if given]
+        if asked:
+            raise ValueError(
+                f"--{asked[0].replace('_', '-')} is not for --to transformers, which takes a model as it is"
+            )
+        return to_transformers(detector, folder, data=data, console=console)
     if decoder_layers is not None:
         parse_layers(str(decoder_layers), detector.module)
     contract = contract_of(detector, image_size)

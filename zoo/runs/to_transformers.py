@@ -13,7 +13,6 @@ from zoo.exporting.transformers import CERTIFICATE, WEIGHTS, export_transformers
 from zoo.prediction.image_input import read_rgb
 from zoo.runs.console import Console
 from zoo.runs.predict import open_source
-from zoo.runs.subject import load
 from zoo.storage.durable import write_json
 from zoo.storage.staging import put_in_place, staged
 
@@ -21,33 +20,34 @@ COMPARED = 8  # images
 
 
 def to_transformers(
-    model: str | Path | Detector,
-    output: str | Path,
+    detector: Detector,
+    output: Path,
     *,
     data: str | Path | None = None,
-    registry: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Writes the folder and its certificate, which is returned; a folder whose certificate failed has no weights.
 
     Args:
-        model: a detector, a name in the registry, a checkpoint or a run folder.
+        detector: a model in PyTorch.
         output: new or empty folder.
         data: an image or a folder of images, on the first of which both are compared; None: on drawn ones.
-        registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: for the user.
 
     Raises:
         ValueError: transformers has no such network, or the folder is not empty.
-        OSError: the model or an image cannot be read.
+        OSError: an image cannot be read.
     """
-    console, folder = console or Console(), Path(output).absolute()
+    console, folder = console or Console(), output.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{output} exists and is not empty; give another --output")
-    detector = model if isinstance(model, Detector) else load(model, registry)
     images = None if data is None else _first_images(str(data))
     with staged(folder.parent) as staging:
-        document = export_transformers(detector.to("cpu"), staging, images)
+        device = detector.module.device
+        try:
+            document = export_transformers(detector.to("cpu"), staging, images)
+        finally:
+            detector.to(device)
         document["images"] = f"the first of {data}" if data is not None else "drawn"
         write_json(staging / CERTIFICATE, document, indent=2)
         if not document["passed"]:

@@ -223,19 +223,21 @@ def test_the_command_writes_a_whole_folder_or_only_its_certificate(
 ):
     from zoo.exporting import transformers as exporting
     from zoo.registry.hugging_face.comparison import drawn_image
-    from zoo.runs.to_transformers import to_transformers
+    from zoo.runs.export import export
 
     (tmp_path / "images").mkdir()
     drawn_image().save(tmp_path / "images" / "a.png")
     drawn_image(90, 140).save(tmp_path / "images" / "b.png")
-    document = to_transformers(detector_of("rt_detr_v2"), tmp_path / "f", data=tmp_path / "images")
+    document = export(detector_of("rt_detr_v2"), "transformers", tmp_path / "f", data=tmp_path / "images")
     assert document["differences"]["images"] == 2
     assert json.loads((tmp_path / "f" / "certificate.json").read_text()) == document
     assert "exported" in capsys.readouterr().out
     with pytest.raises(ValueError, match="is not empty; give another --output"):
-        to_transformers(detector_of("rt_detr_v2"), tmp_path / "f")
+        export(detector_of("rt_detr_v2"), "transformers", tmp_path / "f")
+    with pytest.raises(ValueError, match="--raw is not for --to transformers"):
+        export(detector_of("rt_detr_v2"), "transformers", tmp_path / "g", raw=True)
     monkeypatch.setattr(exporting, "LIMIT", -1.0)
-    document = to_transformers(detector_of("rt_detr_v2"), tmp_path / "g")
+    document = export(detector_of("rt_detr_v2"), "transformers", tmp_path / "g")
     assert not document["passed"]
     assert not (tmp_path / "g" / "model.safetensors").exists()
     assert "refused" in capsys.readouterr().out
