@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ctrl_c import pytest_runtest_teardown, pytest_sessionstart  # noqa: F401  hooks
 from nursery import Nursery
 
 import zoo
