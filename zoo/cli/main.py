@@ -301,11 +301,13 @@ def _score(
 ) -> None:  # fmt: skip
     from zoo.runs.evaluate import evaluation
     from zoo.runs.report import write_metrics
+    from zoo.runs.threads import chosen
 
-    document = evaluation(
-        split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
-        registry=registry, console=console,
-    )  # fmt: skip
+    with chosen(console):
+        document = evaluation(
+            split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
+            registry=registry, console=console,
+        )  # fmt: skip
     if output is None:
         name = Path(model or "recipe").name.replace(":", ".").replace("@", ".")
         output = Path("mlruns", "scores", f"{name}.{split}")
@@ -356,6 +358,7 @@ def predict(
     """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if an image could not be read."""
     from zoo.runs.predict import predict as run
     from zoo.runs.subject import detector_of_recipe, load
+    from zoo.runs.threads import chosen
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
     if context.obj and not config:
@@ -367,7 +370,8 @@ def predict(
         return load(model, registry)
 
     console = Console(as_json)
-    found = run(detector, sources, threshold, output, console, allow_private)
+    with chosen(console):
+        found = run(detector, sources, threshold, output, console, allow_private)
     console.result(found)
     return 1 if found["unreadable"] else 0
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -28,6 +29,7 @@ from zoo.runs.launch import connect, launched, lost, of_another_process
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
+from zoo.runs.threads import chosen
 from zoo.runs.tracked import note_start, run_name
 from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
@@ -100,8 +102,10 @@ def trained(
     elif resume is None:
         refuse_used(folder, trusted)
     folder = folder.absolute()
+    before = noted(folder).get("threads") if resume is not None else None
     with (
         claimed(folder),
+        chosen(console, before if isinstance(before, int) else None),
         _train(recipe, folder, resume, overfit_first, registry, console, trusted, registration) as run,
     ):
         yield run
@@ -134,6 +138,7 @@ def _train(
         if resume is None:
             ending = {} if registration is None else {"register": registration._asdict()}
             write_json(folder / RUN_FILE, ending | ({"mlflow_run": ids["run_id"]} if ids["run_id"] else {}))
+        note(folder, threads=torch.get_num_threads())
         workers, cores = data.num_workers, usable_cores()
         if workers > cores:
             console.say(
