@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from zoo.runs import rendezvous
+from zoo.runs.console import write
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,28 @@ def limit_waiting(trainer: Trainer, minutes: float) -> None:
     """Sets how long a process waits for the others before it gives up; a process that is gone is noticed at once."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = datetime.timedelta(minutes=minutes)  # there is no public name
+
+
+class ChildObserver(subprocess_script._ChildProcessObserver):
+    """Lightning's thread that ends all processes when one that it has started has failed; here with a line.
+
+    Lightning ends the first by kill -9, which says nothing. Once they are connected the connection tells of it; before,
+    the first waits for the others in torch, where it is reached by no signal's handler and no exception.
+    """
+
+    def _terminate_all(self) -> None:
+        if torch.distributed.is_initialized():
+            super()._terminate_all()
+            return
+        codes = [process.returncode for process in self._child_processes if process.returncode]
+        for process in self._child_processes:
+            process.kill()
+        told = lost(RuntimeError(f"it ended with code {codes[0]} before it was connected"), "")
+        write(f"error: {told}; start it again as before", sys.stderr)
+        os._exit(2)
+
+
+subprocess_script._ChildProcessObserver = ChildObserver  # type: ignore[misc]  # there is no public way
 
 
 def connect(trainer: Trainer, minutes: float) -> None:

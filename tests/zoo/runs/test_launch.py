@@ -2,12 +2,15 @@
 
 import datetime
 import os
+import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
@@ -303,3 +306,29 @@ def test_processes_of_torchrun_alone_meet_in_its_store(started, monkeypatch):
     launch.connect(trainer, 3)
     assert met == [("gloo", 3)]
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_process_that_fails_before_it_is_connected_ends_the_first_with_a_line(
+    monkeypatch, capsys, connected
+):
+    """Lightning alone would kill the first without a word, which it still does where the connection has told."""
+    failed, living = SimpleNamespace(returncode=-15, pid=1), SimpleNamespace(returncode=None, pid=2)
+    killed = []
+    for process in (failed, living):
+        process.poll = lambda: None
+        process.kill = lambda: killed.append("child")
+        process.send_signal = lambda number: killed.append("child")
+    monkeypatch.setattr(dist, "is_initialized", lambda: connected)
+    monkeypatch.setattr(os, "_exit", killed.append)
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+    started = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+    subprocess_script._launch_process_observer([failed, living])
+    [observer] = started
+    assert observer._run()
+    assert killed == ["child", "child", (os.getpid(), signal.SIGKILL) if connected else 2]
+    said = capsys.readouterr().err
+    told = "it ended with code -15 before it was connected); start it again as before"
+    assert said == "" if connected else said.startswith("error: another process of this training has ended")
+    assert said == "" if connected else said.endswith(f"({told}\n") and said.count("\n") == 1
