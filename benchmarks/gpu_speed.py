@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pairs import PAIRS, build, difference
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import FAMILIES, PADDED, our_step, random_batch, reasonable_norms, recipe_module, their_step
@@ -182,52 +183,62 @@ def release() -> None:
 
 
 def inference(setting: Setting) -> Iterator[Row]:
-    """Normalised images on the device to raw predictions, in bf16, against transformers eager with equal weights."""
-    for name in INFERENCE[: 1 if setting.tiny else None]:
-        yield from of_network(name, setting)
+    """Normalised images on the device to raw predictions, in bf16, against transformers eager with equal weights.
+
+    What compiles takes longest, so it comes last.
+    """
+    names = INFERENCE[: 1 if setting.tiny else None]
+    for name in names:
+        yield from eager(name, setting)
+    for name in names:
+        yield attempt(
+            {"network": name, "way": "ours, compiled, CUDA graphs"}, lambda n=name: graphed(n, setting)
+        )
 
 
-def of_network(name: str, setting: Setting) -> Iterator[Row]:
-    """A row for each way and batch size; compiled only for one image."""
-    torch._dynamo.reset()
+def eager(name: str, setting: Setting) -> Iterator[Row]:
+    """How far outputs are apart in float32, and a row for each side and batch size."""
     built: list[Any] = []
 
     def prepare() -> Row:
         built.extend(one.to(setting.device) for one in build(name, setting.tiny))
-        batch = random_images(1, (64, 64) if setting.tiny else PAIRS[name].size, setting)
-        return {"float32_output_difference": difference(*built, batch)}
+        return {"float32_output_difference": difference(*built, random_images(1, name, setting))}
 
     yield attempt({"network": name}, prepare)
     if len(built) < 2:
         return
     module, model = built
-    graphs = {"backend": "eager"} if setting.tiny else {"mode": "reduce-overhead"}
-    plain = {"backend": "eager"} if setting.tiny else {}
-    size = (64, 64) if setting.tiny else PAIRS[name].size
+    for count in (1,) if setting.tiny else (1, 8):
+        batch = random_images(count, name, setting)
+        mask = (~batch.padding).long()
 
-    def theirs(batch: Batch) -> object:
-        with torch.no_grad():
-            return model(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
+        @torch.no_grad()
+        def theirs(batch: Batch = batch, mask: Tensor = mask) -> object:
+            return model(pixel_values=batch.images, pixel_mask=mask)
 
-    ways: list[tuple[str, Callable[[Batch], object], tuple[int, ...]]] = [
-        ("transformers, eager", theirs, (1, 8)),
-        ("ours, eager", module.predictions, (1, 8)),
-        ("ours, compiled", compiled_network(module, **plain), (1,)),
-        ("ours, compiled, CUDA graphs", compiled_network(module, **graphs), (1,)),
-    ]
-    for way, run, counts in ways:
-        for count in counts[: 1 if setting.tiny else None]:
-            batch = random_images(count, size, setting)
-            what = {"network": name, "way": way, "images": count, "size": list(size)}
-            yield attempt(what, lambda r=run, b=batch: run_row(r, b, setting))
+        def ours(batch: Batch = batch) -> object:
+            return module.predictions(batch)
+
+        for way, run in (("transformers, eager", theirs), ("ours, eager", ours)):
+            what = {"network": name, "way": way, "images": count}
+            yield attempt(what, lambda r=run, n=count: run_row(r, n, setting))
 
 
-def run_row(run: Callable[[Batch], object], batch: Batch, setting: Setting) -> Row:
+def graphed(name: str, setting: Setting) -> Row:
+    """Ours as one compiled graph of one image."""
+    torch._dynamo.reset()
+    module = build(name, setting.tiny)[0].to(setting.device)
+    options = {"backend": "eager"} if setting.tiny else {"mode": "reduce-overhead"}
+    network, batch = compiled_network(module, **options), random_images(1, name, setting)
+    return {"images": 1, **run_row(lambda: network(batch), 1, setting)}
+
+
+def run_row(run: Callable[[], object], images: int, setting: Setting) -> Row:
     """First run, median, slowest, memory."""
 
     def once() -> None:
         with setting.bf16():
-            run(batch)
+            run()
 
     begun = time.perf_counter()
     memory = peak_gb(setting.device, once)
@@ -237,12 +248,13 @@ def run_row(run: Callable[[Batch], object], batch: Batch, setting: Setting) -> R
         "first_seconds": first,
         "ms": statistics.median(times),
         "slowest_ms": times[-1],
-        "images_per_second": 1000 * len(batch) / statistics.median(times),
+        "images_per_second": 1000 * images / statistics.median(times),
         "peak_memory_gb": memory,
     }
 
 
-def random_images(count: int, size: tuple[int, int], setting: Setting) -> Batch:
-    """Normalised noise on the device."""
+def random_images(count: int, name: str, setting: Setting) -> Batch:
+    """Normalised noise of the network's size on the device."""
+    size = (64, 64) if setting.tiny else PAIRS[name].size
     pixels = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
     return batch_of(list(pixels), [size] * count).to(setting.device)
