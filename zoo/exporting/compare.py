@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.contract.batch import Batch
+from zoo.contract.batch import Batch, Predictions
 from zoo.detector import Detector
 from zoo.exporting.differences import (
     SCORED,
@@ -109,10 +109,8 @@ def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: 
         mine = source.module.predictions(batch)
         inputs = inputs_of(session.facts, batch)
         inside = raw(inputs)
-        sides = [
-            (value.float().numpy(), inside[name].astype(np.float32))
-            for value, name in zip(mine[:2], RAW, strict=True)
-        ]
+        logits = mine.logits.float().numpy(), inside["logits"].astype(np.float32)
+        boxes = mine.boxes.float().numpy(), inside["pred_boxes"].astype(np.float32)
         theirs = file.module.predictions(batch)
         pairs = zip(
             source.module.postprocess(mine, batch.original_sizes),
@@ -120,25 +118,29 @@ def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: 
             strict=True,
         )
         rows = [
-            raw_difference(*((a[image], b[image]) for a, b in sides), tolerance=limits.logits)
-            for image in range(len(batch))
+            raw_difference((logits[0][n], logits[1][n]), (boxes[0][n], boxes[1][n]), limits.logits)
+            for n in range(len(batch))
         ]
-        if mine.masks is not None and theirs.masks is not None:
-            image, query = (
-                grid.flatten()
-                for grid in torch.meshgrid(*(torch.arange(n) for n in mine.logits.shape[:2]), indexing="ij")
-            )
-            apart = (mine.masks(image, query) - theirs.masks(image, query)).abs().max()
-            found.masks = max(found.masks, math.inf if apart.isnan() else float(apart))
+        found.masks = max(found.masks, mask_difference(mine, theirs))
         found.raw += rows
         found.detections += [detection_difference(*pair) for pair in pairs]
         found.images += len(batch)
-        for image, row in enumerate(rows):
+        for n, row in enumerate(rows):
             if found.straight is None and not row.order:
-                found.straight = batch.part(image, image + 1)
+                found.straight = batch.part(n, n + 1)
         if max(row.logits for row in rows) > largest:
             largest, found.worst = max(row.logits for row in rows), batch
     return found
+
+
+def mask_difference(source: Predictions, file: Predictions) -> float:
+    """Largest difference of a mask's logit over all queries; 0 without masks."""
+    if source.masks is None or file.masks is None:
+        return 0.0
+    images, queries = source.logits.shape[:2]
+    image, query = torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
+    apart = (source.masks(image, query) - file.masks(image, query)).abs().max()
+    return math.inf if apart.isnan() else float(apart)
 
 
 def first_difference(

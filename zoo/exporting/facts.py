@@ -16,7 +16,7 @@ from zoo.exporting.graph import DETECTIONS, RAW
 from zoo.registry.manifest import DataBlock, InputBlock, LabelMapBlock, ModelBlock
 from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
-from zoo.runtimes.facts import FORMAT, ExportedFacts, Precision, Source, TensorFacts
+from zoo.runtimes.facts import ExportedFacts, Precision, Source, TensorFacts
 
 LIBRARIES = ("detr-zoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 _HOLDS = {
@@ -57,7 +57,7 @@ def facts_of(
     if data is None and module.data_digest is not None:
         data = DataBlock(name="not stated", split="train", digest=module.data_digest)
     return ExportedFacts(
-        format=FORMAT,
+        format=1,
         model=ModelBlock(**module.model_block()),
         label_map=msgspec.convert(detector.label_map.to_dict(), LabelMapBlock),
         input=msgspec.convert(contract.to_dict(), InputBlock),

@@ -67,17 +67,17 @@ def traced(graph: DetectionGraph, sides: tuple[int, int] | None, padded: bool) -
     with quiet(), torch.no_grad():
         try:
             program = torch.export.export(module, (), inputs, dynamic_shapes=shapes, strict=False)
-            exported = torch.onnx.export(
+            exporter: Any = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
             )
         except Exception as error:  # torch.export and the converter raise errors of many classes
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"the network cannot be captured as a graph: {reason}") from error
-    outputs = exported.model.graph.outputs
+    outputs = exporter.model.graph.outputs
     names = program.call_spec.out_spec.unflatten(outputs)
     for name, value in names.items():
         value.name = name
-    model: Any = exported.model_proto
+    model: Any = exporter.model_proto
     refuse_opset(model)
     name_sides(model)
     return model
@@ -107,11 +107,10 @@ def finished(model: Any, facts: ExportedFacts) -> Any:
     """A copy whose outputs are those of the facts, with the facts in its metadata."""
     copied = type(model)()
     copied.CopyFrom(model)
-    _keep_outputs(copied, list(facts.outputs))
-    names = list(facts.inputs)
-    unused = [entry for entry in copied.graph.input if entry.name not in names]
-    for entry in unused:
-        copied.graph.input.remove(entry)
+    known = {entry.name: entry for entry in model.graph.output}
+    del copied.graph.output[:]
+    copied.graph.output.extend(known[name] for name in facts.outputs)
+    remove_unused(copied)
     del copied.metadata_props[:]
     entry = copied.metadata_props.add()
     entry.key, entry.value = KEY, facts.to_json()
@@ -121,11 +120,19 @@ def finished(model: Any, facts: ExportedFacts) -> Any:
     return copied
 
 
-def _keep_outputs(model: Any, names: list[str]) -> None:
-    known = {entry.name: entry for entry in model.graph.output}
-    kept = [known[name] for name in names]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
+def remove_unused(model: Any) -> None:
+    """Leaves out nodes, weights and inputs that no output needs. Graphs of exports have none inside of nodes."""
+    wanted, used = {entry.name for entry in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted.update(node.input)
+            used.append(node)
+    used = [type(node).FromString(node.SerializeToString()) for node in reversed(used)]
+    del model.graph.node[:]
+    model.graph.node.extend(used)
+    for entries in (model.graph.initializer, model.graph.input):
+        for entry in [entry for entry in entries if entry.name not in wanted]:
+            entries.remove(entry)
 
 
 @contextlib.contextmanager

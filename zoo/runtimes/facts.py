@@ -25,13 +25,11 @@ from zoo.registry.manifest import (
 from zoo.registry.terms import ModelTerms, check_terms
 
 KEY = "detr_zoo"  # of the metadata entry
-FORMAT = 1
 MOST_BYTES = 4 << 20  # of the facts; 10,000 classes have 1 MB
 
 Precision = Literal["fp32", "fp16", "int8"]
 InputName = Literal["images", "sizes", "padding"]
 OutputName = Literal["labels", "boxes", "scores", "logits", "pred_boxes", "masks"]
-NORMALISED = "normalisation is in the graph"
 
 
 class _Block(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

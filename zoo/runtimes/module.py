@@ -55,7 +55,9 @@ class ExportedNetwork(nn.Module):
         device = batch.images.device
         computed = self.session.run(inputs_of(self.session.facts, batch))
         found = {name: torch.from_numpy(value).to(device) for name, value in computed.items()}
-        detections = {name: found[name] for name in ("labels", "boxes", "scores") if name in found}
+        detections: dict[str, Tensor] = {
+            name: found[name] for name in ("labels", "boxes", "scores") if name in found
+        }
         images = len(batch)
         logits = found.get("logits", torch.empty(images, 0, 0, device=device))
         boxes = found.get("pred_boxes", torch.empty(images, 0, 4, device=device))

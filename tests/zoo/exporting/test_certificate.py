@@ -14,7 +14,8 @@ from zoo.exporting import onnx as exporting
 from zoo.exporting.certificate import judged, paired_scores, readable
 from zoo.exporting.differences import detection_difference, raw_difference
 from zoo.exporting.limits import LIMITS
-from zoo.runs.export import certified, export
+from zoo.runs.certify import certified
+from zoo.runs.export import export
 from zoo.runtimes.onnx import read_graph
 
 

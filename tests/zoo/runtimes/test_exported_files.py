@@ -11,6 +11,10 @@ from exported_case import CONTRACT, LABELS, copied, detector, graphs, written
 from PIL import Image
 
 import zoo
+from zoo.cli.main import run_command
+from zoo.exporting.facts import facts_of
+from zoo.exporting.onnx import finished
+from zoo.runs.certify import certified
 from zoo.runtimes.facts import KEY, parse_facts
 from zoo.runtimes.onnx import read_graph
 
@@ -95,6 +99,29 @@ def test_facts_come_back_from_their_text():
     assert not facts.raw
     assert [list(facts.inputs), list(facts.outputs)] == [["images", "sizes"], ["labels", "boxes", "scores"]]
     assert facts.inputs["images"].shape == ["batch", 3, 64, 64]
+
+
+def test_a_raw_file_ends_at_logits_and_boxes_and_finds_the_same(pictures, tmp_path):
+    whole, model = graphs()[0], detector()
+    facts = facts_of(model, whole, CONTRACT, raw=True, precision="fp32", decoder_layers=None)
+    graph = finished(whole, facts)
+    assert [entry.name for entry in graph.graph.input] == ["images"]
+    assert [entry.name for entry in graph.graph.output] == ["logits", "pred_boxes"]
+    assert len(graph.graph.node) < len(graphs()[1].graph.node)
+    back = zoo.load(written(tmp_path / "raw.onnx", graph))
+    for one, other in zip(model.predict(pictures, 0.0), back.predict(pictures, 0.0), strict=True):
+        assert one.labels == other.labels
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    assert certified(model, tmp_path / "raw.onnx", CONTRACT, None, zoo.Silent())["passed"]
+
+
+def test_info_tells_the_facts_without_running_the_graph(file, capsys):
+    assert run_command(["info", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "made of        tiny" in text
+    assert "3: square, disc, no" in text
+    assert run_command(["info", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp32"
 
 
 def outside(graph):

@@ -14,7 +14,7 @@ from PIL import Image
 import zoo
 from zoo.cli.main import run_command
 from zoo.exporting.openvino import converted, save
-from zoo.runs.export import certified
+from zoo.runs.certify import certified
 
 
 @pytest.fixture(scope="module")
