@@ -92,6 +92,17 @@ def compare_refined_forward(
             results.append(compare(key, values[parts[2]][layer], case[key], within.get(parts[2], 1e-9)))
         if training:
             results.append(compare_exact(f"{precision} layers", seen, set(ours)))
+        if not training:
+            final = decoder(maps, None).final
+            results += [
+                compare(
+                    f"{precision} evaluation {name}",
+                    value,
+                    case[f"{precision}/final/{name}"],
+                    within.get(name, 1e-9),
+                )
+                for name, value in (("logits", final.logits), ("boxes", final.boxes))
+            ]
         noised = 0 if denoising is None else denoising.labels.shape[1]
         reference = {"match": refinement.reference[:, noised:], "dn": refinement.reference[:, :noised]}
         results += [

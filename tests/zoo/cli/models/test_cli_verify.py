@@ -1,6 +1,8 @@
 """`zoo verify` is green on what is equal, red on what is not, and its page shows its table."""
 
+import inspect
 import json
+import textwrap
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ import zoo.prediction.masks
 import zoo.training.criterion
 import zoo.training.distribution_losses as distribution_losses
 import zoo.training.losses
+import zoo.training.overlap_matching as overlap_matching
 from zoo.cli.main import run_command
 from zoo.cli.models.verifying import readme_table
 from zoo.contract.labels import LabelMap
@@ -104,6 +107,15 @@ def test_a_directory_of_official_numbers_that_agree_is_green(tmp_path, capsys, f
     assert subject["cases"] == [case]
     assert " @ " in subject["source"]
     assert 0 <= subject["largest_difference"] <= subject["tolerance"]
+
+
+def reworded(function, line, slip):
+    """`function` with one line written otherwise."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(line) == 1
+    found = {}
+    exec(source.replace(line, slip), function.__globals__, found)
+    return found[function.__name__]
 
 
 # one line of the criterion, the position encoding, the resize rule, as a slip would change it
@@ -208,7 +220,8 @@ distillation_at = distribution_losses.distillation
 gate_of = distribution_decoder.Gate.forward
 boxes_of_distances = distribution.boxes_around
 mean_of_distances = distribution.expected_distances
-positions_of = distribution_decoder.DistributionDecoder.positions
+REFINING = distribution_decoder.DistributionDecoder
+positions_of = REFINING.positions
 losses_of_pixels = zoo.training.losses._losses_of_pixels
 attention_of_queries = mask_head.AttentionMap.forward
 position_of_rule = zoo.contract.preprocess.shortest_side_size
@@ -232,6 +245,11 @@ SLIPS = [
         "deimv2", "deimv2/criterion_atto_late_matcher", zoo.training.losses.MatchabilityAware, "__call__",
         target_without_power,
     ),
+    (
+        "deimv2", "deimv2/criterion_n_late_matcher", overlap_matching.OverlapMatcher, "cost",
+        reworded(overlap_matching.OverlapMatcher.cost, "overlap**self.power", "overlap*self.power"),
+    ),
+    ("deimv2", "deimv2/train_steps_n", distribution_decoder.Gate, "forward", gate_swapped),
     ("deimv2", "deimv2/criterion_n_same_corners", zoo.training.criterion, "pairs_of_step", objects_instead_of_pairs),
     ("deimv2", "deimv2/criterion_n_same_corners", distribution_losses, "_root", not_rooted),
     ("deimv2", "deimv2/forward_atto", gated_decoder.RmsNorm, "forward", norm_of_mean),
@@ -251,7 +269,20 @@ SLIPS = [
     ("dfine", "dfine/forward_n", distribution_decoder, "boxes_around", reach_without_half),
     ("dfine", "dfine/forward_n", distribution_decoder, "expected_distances", bins_reversed),
     ("dfine", "dfine/forward_n", distribution_decoder, "weighting_function", evenly_spaced),
-    ("dfine", "dfine/forward_n", distribution_decoder.DistributionDecoder, "positions", positions_moved),
+    ("dfine", "dfine/forward_n", REFINING, "positions", positions_moved),
+    *(
+        (family, case, REFINING, method.__name__, reworded(method, line, slip))
+        for family, forward, steps in (
+            ("dfine", "dfine/forward_n", "dfine/train_steps_n"),
+            ("deimv2", "deimv2/forward_atto", "deimv2/train_steps_n"),
+        )
+        for case, method, line, slip in (
+            (steps, REFINING.refine, "initial = boxes.detach()", "initial = boxes"),
+            (steps, REFINING.refine, "= content.detach(), boxes.detach()", "= content, boxes.detach()"),
+            (steps, REFINING.predict, "(denoising.labels), content]", "(denoising.labels).detach(), content]"),
+            (forward, REFINING.forward, "Predictions(last.logits, last.boxes)", "Predictions(*refinement.first[:2])"),
+        )
+    ),
     ("rt_detr", "rtdetr/criterion_no_dn", zoo.training.criterion.GiouTerm, "__call__", giou_as_l1),
     ("rt_detr", "rtdetr/forward_r18_eval_idx1", hybrid_encoder, "sincos_2d", moved(position.sincos_2d)),
     (
