@@ -17,7 +17,7 @@ from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import BackboneConfig, build_backbone
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.gated_decoder import GatedConfig, GatedDecoder
-from zoo.layers.published_keys import numbered
+from zoo.layers.published_keys import numbered, put
 from zoo.layers.sum_encoder import SumEncoderConfig, build_encoder
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossTerm, LossWeights, SetCriterion
@@ -138,7 +138,7 @@ class DeimV2Module(RefiningModule):
 
 # -- published checkpoints ------------------------------------------------------------------------
 
-# what can be computed
+# compared by `check_published`
 _COMPUTED = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.num_points_scale)")
 _CONSTANT = re.compile(
     r"decoder\.decoder\.(up|reg_scale)"
@@ -149,10 +149,13 @@ _BOX_HEAD = "decoder.dec_bbox_head."
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (`ema.module` or `model` already taken out) to ours.
 
+    Left out is what `check_published` compares; loading compares `up` and `reg_scale`.
+
     Raises:
         KeyError: a key that the official network does not have.
+        ValueError: the two copies of a tensor differ.
     """
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for key, value in state.items():
         part = key.partition(".")[0]
         if key.startswith("backbone.dinov3."):
@@ -162,7 +165,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if part not in ("backbone", "encoder", "decoder"):
             raise KeyError(f"{key!r} is not a key of an official DEIMv2 checkpoint")
         if not _COMPUTED.fullmatch(key):
-            converted[_CONSTANT.sub(r"decoder.\1", numbered(key))] = value
+            put(converted, _CONSTANT.sub(r"decoder.\1", numbered(key)), value)
     return converted | _shared_heads(converted)
 
 

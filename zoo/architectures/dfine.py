@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from zoo.contract.input_limits import InputLimits
@@ -20,7 +19,7 @@ from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.distribution_decoder import DistributionConfig, DistributionDecoder
 from zoo.layers.gelan_encoder import GelanEncoder
 from zoo.layers.hybrid_encoder import EncoderConfig
-from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face, numbered
+from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face, numbered, put
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, SetCriterion
 from zoo.training.distribution_losses import DistillationTerm, LocalisationTerm
@@ -137,7 +136,7 @@ class DFineModule(RefiningModule):
 
 # -- published checkpoints ------------------------------------------------------------------------
 
-# what can be computed: anchors of one input size, and 1 / points
+# compared by `check_published`
 _CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.num_points_scale)")
 _TWICE = re.compile(r"decoder\.decoder\.(up|reg_scale)")
 # DFineForObjectDetection's own names in transformers, 4 (the files on the hub) and 5, to the official ones
@@ -161,8 +160,7 @@ HUGGING_FACE = (
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (`ema.module` or `model` already taken out), or Hugging Face's, to ours.
 
-    The shapes of tensors do not tell apart points that are spread otherwise over the levels: transformers' default,
-    4 on each, is another function than the published [3, 6, 3]. Every published size has its own in its config.
+    Left out is what `check_published` compares; loading compares `up` and `reg_scale`.
 
     Raises:
         KeyError: a key that the official network does not have.
@@ -174,10 +172,6 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if key.partition(".")[0] not in ("backbone", "encoder", "decoder"):
             raise KeyError(f"{key!r} is not a key of an official D-FINE checkpoint")
-        if _CONSTANT.fullmatch(key):
-            continue
-        name = _TWICE.sub(r"decoder.\1", numbered(key))
-        if name in converted and not torch.equal(converted[name], value):
-            raise ValueError(f"two copies of {name} differ; they are one tensor, so the file is damaged")
-        converted[name] = value
+        if not _CONSTANT.fullmatch(key):
+            put(converted, _TWICE.sub(r"decoder.\1", numbered(key)), value)
     return converted

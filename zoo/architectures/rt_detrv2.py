@@ -177,12 +177,14 @@ class RtDetrV2Module(RefiningModule):
 
 # -- published checkpoints ------------------------------------------------------------------------
 
-# what can be computed: anchors of one input size, and 1 / points
+# compared by `check_published`
 _CONSTANT = re.compile(r"decoder\.(anchors|valid_mask|.*cross_attn\.(num|n)_points_scale)")
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (`ema.module` or `model` already taken out), or Hugging Face's, to ours.
+
+    Left out is what `check_published` compares.
 
     Raises:
         KeyError: a key that the official network does not have.

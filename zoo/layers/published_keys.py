@@ -50,6 +50,17 @@ def renamed(key: str, names: Names) -> str:
     return key
 
 
+def put(converted: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Adds a tensor that a file may have under several names.
+
+    Raises:
+        ValueError: its copies differ.
+    """
+    if name in converted and not torch.equal(converted[name], value):
+        raise ValueError(f"two copies of {name} differ; they are one tensor, so the file is damaged")
+    converted[name] = value
+
+
 def from_hugging_face(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """A state dict under the official names; q, k and v of an attention become its `in_proj`.
 
@@ -64,10 +75,8 @@ def from_hugging_face(state: Mapping[str, Tensor], names: Names) -> dict[str, Te
         match = _QUERY_KEY_VALUE.fullmatch(key)
         if match:
             attentions.setdefault((match[1], match[3]), {})[match[2]] = value
-        elif key in converted and not torch.equal(converted[key], value):
-            raise ValueError(f"two copies of {key} differ; they are one tensor, so the file is damaged")
         else:
-            converted[key] = value
+            put(converted, key, value)
     for (attention, leaf), parts in attentions.items():
         absent = [f"{attention}.{part}_proj.{leaf}" for part in "qkv" if part not in parts]
         if absent:

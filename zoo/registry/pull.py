@@ -418,6 +418,7 @@ def _write_converted(download: Path, target: Path, manifest: Manifest) -> None:
     block = manifest.to_dict()["model"]
     module = build_module(block, backbone_weights="random")
     try:
+        module.check_published(state)
         load_strictly(module, converted)
     except ValueError as error:
         raise ValueError(f"the file fetched for {manifest.name} is of another model: {error}") from error

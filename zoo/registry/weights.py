@@ -22,6 +22,7 @@ from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.storage.durable import written
 from zoo.storage.safetensors_file import read_safetensors
 from zoo.training.module import DetectionModule, build_module
+from zoo.training.transfer import refuse_other_copies
 
 _RAW, _AVERAGED = "network.", "ema.network."
 COUNTED = (
@@ -99,7 +100,12 @@ def ready_module(released: Released) -> DetectionModule:
 
 
 def load_strictly(module: DetectionModule, state: Mapping[str, Tensor]) -> None:
-    """Loads a network's state dict into the module, and its average if it has one."""
+    """Loads a network's state dict into the module, and its average if it has one.
+
+    Raises:
+        ValueError: the weights are of another network, naming keys.
+    """
+    refuse_other_copies(module.network, state)
     try:
         module.network.load_state_dict(dict(state), strict=True)
     except (RuntimeError, TypeError, NotImplementedError) as error:

@@ -64,9 +64,14 @@ def read_weights(
                 f"{path} has other tensors than {type(module).__name__}, which has no published files"
             )
         try:
-            return convert(state), None
-        except KeyError as error:
+            converted = convert(state)
+        except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is no checkpoint of this architecture: {error.args[0]}") from error
+        try:
+            module.check_published(state)
+        except ValueError as error:
+            raise ValueError(f"{path} is of another model: {error}") from error
+        return converted, None
     if "/" in source or path.suffix in (".ckpt", ".pth", ".pt", ".safetensors"):
         raise FileNotFoundError(f"there is no file {source} to take weights from")
     pulled = pull(source, registry=registry)

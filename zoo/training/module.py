@@ -88,6 +88,7 @@ class DetectionModule(LightningModule):
       right.
     * `limits_of`, where the network does not take every size of input.
     * `decoder_layers` and `set_decoder_layers`, where fewer decoder layers can be evaluated than were trained.
+    * `check_published`, where published files hold more than weights.
 
     Beside it, a function `from_published(state)` that turns published state dicts into `network`'s, if there are some.
     `tests/test_every_architecture.py` asserts this for every family.
@@ -158,6 +159,13 @@ class DetectionModule(LightningModule):
     def set_decoder_layers(self, count: int) -> int:
         """Evaluates with the first `count` decoder layers from now on; returns how many it was before."""
         raise NotImplementedError(f"{type(self).__name__} evaluates with all its decoder layers")
+
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        """Compares what `from_published` leaves out of a published state dict with what `network` computes.
+
+        Raises:
+            ValueError: naming the tensor that is of another network than this one.
+        """
 
     def average(self, config: EmaConfig | None) -> None:
         """Starts the moving average of `network`; a subclass calls this last in its `__init__`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from zoo.contract.input_limits import InputLimits
+from zoo.layers.published_constants import refuse_other_constants
 from zoo.layers.refining_decoder import PRIOR
 from zoo.training.module import DetectionModule
 
@@ -27,6 +30,10 @@ class RefiningModule(DetectionModule):
         before: int = self._decoder.eval_layers
         self._decoder.eval_layers = count
         return before
+
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        """See `DetectionModule.check_published`."""
+        refuse_other_constants(state, self._decoder)
 
     @property
     def _decoder(self) -> Any:

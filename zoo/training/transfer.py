@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.contract.class_names import Match, match_classes
 from zoo.contract.labels import LabelMap
@@ -91,6 +91,7 @@ def load_weights(
             f"weights of another network: {len(missing)} keys missing (first: {missing[:3]}), "
             f"{len(unknown)} not known (first: {unknown[:3]})"
         )
+    refuse_other_copies(module.network, state)
     report = LoadReport()
     loaded = {}
     for name, value in own.items():
@@ -118,6 +119,19 @@ def load_weights(
     if module.ema is not None:
         module.ema.restart(module.network)
     return report
+
+
+def refuse_other_copies(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Compares what a state dict has for the names of one and the same tensor of `network`; loading takes the last.
+
+    Raises:
+        ValueError: they differ, so the weights are of a network with a tensor for each.
+    """
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if other in state and name in state and not torch.equal(state[other], state[name]):
+            raise ValueError(f"{other} and {name} differ in the weights and are one tensor here")
 
 
 @torch.no_grad()

@@ -52,6 +52,11 @@ def test_a_file_that_names_a_shared_tensor_once_is_whole(network):
     assert_loads(network, state)
 
 
+def test_two_copies_that_differ_are_refused(network):
+    with pytest.raises(ValueError, match=r"two copies of decoder\.reg_scale differ"):
+        from_published(official(network) | {"decoder.decoder.reg_scale": torch.tensor([8.0])})
+
+
 def test_a_file_that_lacks_one_of_several_heads_is_not_completed():
     state = official(build_recipe("deimv2/n_coco_160e").network)
     lacking = {key: value for key, value in state.items() if not key.startswith(f"{HEAD}2.")}

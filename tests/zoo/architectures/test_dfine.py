@@ -117,6 +117,19 @@ def test_weights_of_transformers_have_their_place(named):
     assert torch.equal(converted["encoder.fpn_blocks.0.cv3.0.conv2.conv.weight"], theirs[second])
 
 
+@pytest.mark.parametrize("named", [str, as_of_the_hub], ids=["transformers 5", "hub"])
+def test_points_of_transformers_that_are_spread_otherwise_are_refused(named):
+    """Its default, 4 on each level, has tensors of the same shapes."""
+    theirs = {named(key): value for key, value in of_transformers(decoder_n_points=4).state_dict().items()}
+    module = build_recipe("dfine/s_coco_132e")
+    module.network.load_state_dict(from_published(theirs), strict=True)
+    with pytest.raises(
+        ValueError, match=r"^model\.decoder\.layers\.0\.encoder_attn\.num_points_scale is 1 over 4, 4"
+    ):
+        module.check_published(theirs)
+    module.check_published({named(key): value for key, value in of_transformers().state_dict().items()})
+
+
 def test_weights_that_count_distances_otherwise_are_refused():
     module = build_recipe("dfine/s_coco_132e")
     state = dict(module.network.state_dict())

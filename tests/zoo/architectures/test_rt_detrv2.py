@@ -11,6 +11,7 @@ from zoo.architectures.rt_detrv2 import DecoderConfig, RtDetrV2, from_published
 from zoo.contract.batch import Batch, Step, Targets
 from zoo.layers.backbone import BackboneConfig
 from zoo.layers.hybrid_encoder import EncoderConfig
+from zoo.layers.published_constants import refuse_other_constants
 
 CLASSES = 4
 
@@ -90,6 +91,17 @@ def test_computed_constants_are_dropped_and_foreign_keys_refused():
     assert from_published({f"decoder.{name}": torch.empty(0) for name in constants}) == {}
     with pytest.raises(KeyError, match=r"'head\.weight' is not a key of an official RT-DETRv2 checkpoint"):
         from_published({"head.weight": torch.empty(0)})
+
+
+def test_points_of_transformers_that_are_spread_otherwise_are_refused():
+    state = hugging_face_model().state_dict()
+    refuse_other_constants(state, network("resnet18d").decoder)
+    other = network("resnet18d", num_points=[3, 6, 3])
+    other.load_state_dict(from_published(state), strict=True)
+    with pytest.raises(
+        ValueError, match=r"^model\.decoder\.layers\.0\.encoder_attn\.n_points_scale is 1 over 4, 4"
+    ):
+        refuse_other_constants(state, other.decoder)
 
 
 @pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
