@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from zoo.cli.models.commercial import left_out
+from zoo.cli.models.commercial import show as show_left_out
 from zoo.registry.manifest import METRICS_OF_MASKS
 from zoo.registry.terms import ModelTerms
 from zoo.runs import catalogue, recipes
-from zoo.runs.console import Console, counted
+from zoo.runs.console import Console
 
 WIDTH = 110
 
@@ -23,18 +25,19 @@ def list_models(registry: Path | None, console: Console, commercial: bool = Fals
     Args:
         registry: of the user.
         console: prints the table.
-        commercial: only models whose terms clearly allow commercial use.
+        commercial: only models whose terms clearly allow commercial use, and why the others are left out. The JSON is
+            then {models: [...], left_out: [{part, licence, commercial, needs, models}]}.
     """
     models = list(catalogue.models().values())
     registered = catalogue.registered(registry)
-    left_out = 0
+    every = models + registered
     if commercial:
-        every = len(models) + len(registered)
         models, registered = (
             [e for e in entries if e.get("commercial") == "allowed"] for entries in (models, registered)
         )
-        left_out = every - len(models) - len(registered)
-    console.result(models + registered)
+    unclear = [e for e in every if e.get("commercial") != "allowed"]
+    free = models + registered
+    console.result({"models": free, "left_out": left_out(unclear)} if commercial else free)
     if console.as_json:
         return
     rows = [
@@ -50,10 +53,7 @@ def list_models(registry: Path | None, console: Console, commercial: bool = Fals
         own = [(e["name"], e["version"], *_own_score(e["measured"]), _aliases(e)) for e in registered]
         console.table(("model", "version", "measured AP", "on", "aliases"), own)
     if commercial:
-        console.say(
-            f"\nleft out: {counted(left_out, 'model')} without published weights, or whose terms of code, weights or "
-            "training data do not clearly allow commercial use"
-        )
+        show_left_out(unclear, console)
     console.say("\nzoo info NAME tells more; zoo finetune NAME --data FOLDER trains it on your images")
 
 
