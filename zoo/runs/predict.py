@@ -97,6 +97,8 @@ def predict(
         say(given, prediction, painted, console)
     if not documents:
         raise ValueError(f"none of {len(images)} images can be read; the first: {unreadable[0]}")
+    if any(document.get("detections") for document in documents):
+        console.say("locations are [left, top, right, bottom] in pixels of the image (xyxy)")
     files_written = {kind: str(path) for kind, path in files.write().items()}
     result = {
         "model": detector.name,

@@ -164,9 +164,9 @@ def test_detections_are_printed_written_and_drawn(tmp_path, capsys):
     sources = [str(tmp_path / "x" / "pet.png"), str(tmp_path / "y")]
     out = Path("out")
     predicting.predict(FakeDetector, sources, 0.3, out, Console())
-    assert (
-        "Detected cat with confidence 0.998 at location [1.00, 2.00, 5.00, 6.00]" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "Detected cat with confidence 0.998 at location [1.00, 2.00, 5.00, 6.00]" in said
+    assert said.count("locations are [left, top, right, bottom] in pixels of the image (xyxy)\n") == 1
     written = json.loads((out / "predictions.json").read_text())
     assert [d["box_xyxy"] for p in written["predictions"] for d in p["detections"]] == [
         [1.0, 2.0, 5.0, 6.0]
