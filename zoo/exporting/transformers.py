@@ -61,7 +61,12 @@ def export_transformers(
         settings = processor_of(detector.input)
         getattr(transformers, family.processor)(**settings).save_pretrained(folder)
     (folder / CARD).write_text(card_of(detector, architecture), encoding="utf-8")
-    return certified(detector, folder, architecture, list(images or (drawn_image(), drawn_image(96, 128))))
+    return certified(detector, folder, architecture, images or drawn_images())
+
+
+def drawn_images() -> list[Image.Image]:
+    """Two, where there are no others; one stands upright."""
+    return [drawn_image(), drawn_image(96, 128)]
 
 
 def class_of(detector: Detector) -> tuple[Family, str]:

@@ -23,7 +23,7 @@ from zoo.runs.evaluate import parse_layers
 from zoo.runs.finetune import ImageSize, parse_size
 from zoo.runs.lightning import quiet
 from zoo.runs.subject import load
-from zoo.runs.to_transformers import to_transformers
+from zoo.runs.to_transformers import check_transformers, source_of, to_transformers
 from zoo.runtimes.facts import Precision
 from zoo.runtimes.openvino import files_of
 from zoo.storage.staging import put_in_place, staged
@@ -143,6 +143,8 @@ def check(
     quiet()
     console = console or Console()
     path = Path(file)
+    if (path / "config.json").is_file():
+        return check_transformers(path, load(model or source_of(path), registry), data=data, console=console)
     if path.is_dir():
         path = next((path / name for name in FILES.values() if (path / name).is_file()), path / FILES["onnx"])
     facts = session_of(Detector.from_exported(path)).facts

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from zoo.detector import Detector
-from zoo.exporting.transformers import CERTIFICATE, WEIGHTS, export_transformers
+from zoo.exporting.transformers import (
+    CERTIFICATE,
+    WEIGHTS,
+    certified,
+    class_of,
+    drawn_images,
+    export_transformers,
+)
 from zoo.prediction.image_input import read_rgb
-from zoo.runs.console import Console
+from zoo.runs.console import Console, quoted
 from zoo.runs.predict import open_source
 from zoo.storage.durable import write_json
 from zoo.storage.staging import put_in_place, staged
@@ -53,8 +61,49 @@ def to_transformers(
         if not document["passed"]:
             (staging / WEIGHTS).unlink()
         put_in_place(staging, folder, lambda there: any(there.iterdir()))
-    _say(document, folder, console)
+    _say(document, console)
+    what = "exported   " if document["passed"] else "refused, so only its certificate is in"
+    console.say(f"{what} {folder}", red=not document["passed"])
     return document
+
+
+def check_transformers(
+    folder: Path, source: Detector, *, data: str | Path | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Repeats the certificate of a folder on this machine; the new one.
+
+    Args:
+        folder: that `to_transformers` wrote.
+        source: the model that it was made of.
+        data: as of `to_transformers`.
+        console: for the user.
+    """
+    images = drawn_images() if data is None else _first_images(str(data))
+    document = certified(source.to("cpu"), folder, class_of(source)[1], images)
+    beside = folder / CERTIFICATE
+    if beside.is_file() and json.loads(beside.read_bytes())["file"]["sha256"] != document["file"]["sha256"]:
+        document["failures"].append(f"the weights are not those of the certificate beside them, {beside}")
+        document["passed"] = False
+    console = console or Console()
+    _say(document, console)
+    what = "equal" if document["passed"] else "not equal"
+    console.say(f"{folder} and {source.name} are {what}", red=not document["passed"])
+    return document
+
+
+def source_of(folder: Path) -> str:
+    """Name of the model that a folder was made of, by its certificate.
+
+    Raises:
+        ValueError: there is no certificate.
+    """
+    path = folder / CERTIFICATE
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no {CERTIFICATE}; name the model that it was made of: "
+            f"zoo export NAME --check {quoted(folder)}"
+        )
+    return str(json.loads(path.read_bytes())["source"]["name"])
 
 
 def _first_images(source: str) -> list[Image.Image]:
@@ -63,7 +112,7 @@ def _first_images(source: str) -> list[Image.Image]:
     return [image for image in images if isinstance(image, Image.Image)]
 
 
-def _say(document: dict[str, Any], folder: Path, console: Console) -> None:
+def _say(document: dict[str, Any], console: Console) -> None:
     found = document["differences"]
     parts = ", ".join(
         f"{name} {'without bound' if found[name] is None else format(found[name], '.1g')}"
@@ -80,5 +129,3 @@ def _say(document: dict[str, Any], folder: Path, console: Console) -> None:
         )
     for failure in document["failures"]:
         console.say(f"differs     {failure}", red=True)
-    what = "exported   " if document["passed"] else "refused, so only its certificate is in"
-    console.say(f"{what} {folder}", red=not document["passed"])

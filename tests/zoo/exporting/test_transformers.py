@@ -241,3 +241,27 @@ def test_the_command_writes_a_whole_folder_or_only_its_certificate(
     assert not document["passed"]
     assert not (tmp_path / "g" / "model.safetensors").exists()
     assert "refused" in capsys.readouterr().out
+
+
+def test_a_folder_is_checked_again_against_the_model_that_its_certificate_names(
+    detector_of, tmp_path, capsys
+):
+    from zoo.registry.pull import pull
+    from zoo.runs.export import check, export
+
+    saved("rt_detr_v2", tmp_path / "saved")
+    pull(f"hf:{tmp_path / 'saved'}", registry=tmp_path / "r", name="mine")
+    export("mine", "transformers", tmp_path / "f", registry=tmp_path / "r")
+    assert check(tmp_path / "f", registry=tmp_path / "r")["passed"]
+    capsys.readouterr()
+    certificate = json.loads((tmp_path / "f" / "certificate.json").read_text())
+    certificate["file"]["sha256"] = "0" * 64
+    (tmp_path / "f" / "certificate.json").write_text(json.dumps(certificate))
+    assert not check(tmp_path / "f", registry=tmp_path / "r")["passed"]
+    assert "the weights are not those of the certificate" in capsys.readouterr().out
+    (tmp_path / "f" / "certificate.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"has no certificate\.json; name the model .* zoo export NAME --check"
+    ):
+        check(tmp_path / "f", registry=tmp_path / "r")
+    assert check(tmp_path / "f", "mine", registry=tmp_path / "r")["passed"]

@@ -26,7 +26,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(monkeypatch, folder):
+def hub(monkeypatch, folder, tmp_path_factory):
+    stored = tmp_path_factory.mktemp("home") / "token"  # of `hf auth login`, which is not asked
+    stored.write_text("hf_stored")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(stored))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     with HubServer() as server:
         server.add_folder(REPO, folder)
