@@ -126,7 +126,10 @@ def _train(
             resume = whole(resume, folder, console)
         ids = noted_ids(recipe, folder, resume)
         shown = [Progress(console.say, watched()), history]
-        cli = ZooCLI(recipe, folder, shown, trusted=trusted, run_name=run_name(recipe), **ids)
+        cli = ZooCLI(
+            recipe, folder, shown, trusted=trusted, run_name=run_name(recipe), run_id=ids["run_id"],
+            local_id=ids["local_id"],
+        )  # fmt: skip
         cli.datamodule.setup("fit")
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     saver = saver_of(trainer)
