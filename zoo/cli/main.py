@@ -391,7 +391,7 @@ def bench(
     ] = None,
     runtimes: Annotated[
         str | None,
-        typer.Option("--runtimes", help="e.g. pytorch,onnxruntime; default: all that are installed."),
+        typer.Option("--runtimes", help="Some of pytorch,onnxruntime,openvino; default: all installed."),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also compiled by torch, which takes minutes.")

@@ -63,7 +63,7 @@ def bench(
         batch_sizes: a list such as `1,8`.
         precisions: a list such as `fp32,bf16`, of PyTorch; files are exported in fp32.
         decoder_layers: a list such as `6,3`; None: as many as the model runs.
-        runtimes: a list such as `pytorch,onnxruntime`; None: all that are installed.
+        runtimes: a list such as `pytorch,openvino`; None: all that are installed.
         compiled: also compiled by torch.
         device: `cpu`, `cuda`, `cuda:1`; `auto`: a GPU if there is one.
         threads: of the CPU; None: as many as torch takes.
@@ -94,11 +94,11 @@ def bench(
             layers = layers_of(detector, decoder_layers)
             if "pytorch" in chosen:
                 cases += cases_of(detector, precisions=kinds, layers=layers, device=place, **ways)
-            if "onnxruntime" in chosen:
-                console.say(f"{detector.name} is exported to ONNX, which takes a minute")
+            if chosen != ["pytorch"]:
+                console.say(f"{detector.name} is exported, which takes a minute")
                 for count in layers:
-                    file = exported_for_bench(detector, count)
-                    cases += cases_of_file(detector.name, file, ways["batch_sizes"])
+                    for file in exported_for_bench(detector, count, chosen):
+                        cases += cases_of_file(detector.name, file, ways["batch_sizes"])
         scores = {} if data is None else scores_of(cases, data)
         conditions = conditions_of(place, encoded, images, rounds)
         console.say(f"{conditions['device']}; {conditions['versions']}\n{conditions['how']}\n")

@@ -19,7 +19,9 @@ from zoo.runs.evaluate import parse_layers
 from zoo.runs.predict import open_source
 
 MOST_IMAGES = 16
-EXPORT_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+NEEDED: dict[str, tuple[str, ...]] = {
+    "pytorch": (), "onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"),
+}  # fmt: skip
 MADE_UP = (480, 640)  # (h, w), the commonest size of COCO's images
 
 
@@ -64,19 +66,21 @@ def precisions_of(text: str) -> list[str]:
 
 
 def runtimes_of(text: str | None, console: Console) -> list[str]:
-    """`pytorch,onnxruntime` as names; None for all that can be used here, and a line says what cannot.
+    """`pytorch,openvino` as names; None for all that can be used here, and a line says what cannot.
 
     Raises:
         ValueError: one of them is unknown.
     """
     if text is None:
-        missing = [name for name in EXPORT_NEEDS if importlib.util.find_spec(name) is None]
-        if not missing:
-            return list(RUNTIMES)
-        console.say(
-            f"without ONNX Runtime, as {', '.join(missing)} is missing: pip install 'detr-zoo[export]'"
-        )
-        return ["pytorch"]
+        usable = []
+        for runtime, libraries in NEEDED.items():
+            missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+            if not missing:
+                usable.append(runtime)
+            else:
+                what = f"without {RUNTIMES[runtime]}, which needs {', '.join(missing)}"
+                console.say(f"{what}: pip install 'detr-zoo[export]'")
+        return usable
     parts = [part.strip() for part in text.split(",")]
     if not set(parts) <= set(RUNTIMES):
         raise ValueError(f"--runtimes {text!r:.60}: give some of {','.join(RUNTIMES)}")

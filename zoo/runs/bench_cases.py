@@ -16,15 +16,17 @@ from torch import Tensor
 
 from zoo.contract.batch import Batch, Predictions, Sample, Targets, collate
 from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
+from zoo.exporting import openvino
 from zoo.exporting.onnx import exported
 from zoo.prediction.image_input import read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.runs.console import counted
 from zoo.runs.timing import Laps
+from zoo.runtimes import onnx
 from zoo.runtimes.module import ExportedNetwork
 from zoo.training.module import DetectionModule
 
-RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STAGES = ("decode", "resize", "normalise", "network", "post-processing")
 Network = Callable[[Batch], Predictions]
@@ -119,8 +121,8 @@ def cases_of_file(name: str, detector: Detector, batch_sizes: Sequence[int]) -> 
         yield Case(name, detector, runtime, facts.precision, facts.decoder_layers, size, run, laps)
 
 
-def exported_for_bench(detector: Detector, layers: int | None) -> Detector:
-    """The model as an ONNX file, which is gone once it is read, with its first decoder layers."""
+def exported_for_bench(detector: Detector, layers: int | None, runtimes: Sequence[str]) -> list[Detector]:
+    """The model with its first decoder layers as a file for each of the runtimes; the files are gone once read."""
     module = detector.module
     device, before = module.device, None if layers is None else module.set_decoder_layers(layers)
     try:
@@ -129,10 +131,16 @@ def exported_for_bench(detector: Detector, layers: int | None) -> Detector:
         if before is not None:
             module.set_decoder_layers(before)
         detector.to(device)
+    files = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / f"model{onnx.SUFFIX}"
         path.write_bytes(graph.SerializeToString())
-        return Detector.from_exported(path)
+        if "onnxruntime" in runtimes:
+            files.append(Detector.from_exported(path))
+        if "openvino" in runtimes:
+            openvino.save(openvino.converted(path), path.parent, half=False)
+            files.append(Detector.from_exported(path.parent))
+    return files
 
 
 def compiled_network(module: DetectionModule, **options: Any) -> Network:

@@ -182,6 +182,7 @@ def test_data_of_other_classes_are_refused_before_anything_is_timed(checkpoint, 
 
 def test_a_file_is_made_for_every_number_of_layers(two_layers, capsys, monkeypatch):
     pytest.importorskip("onnxscript")
+    pytest.importorskip("openvino")
     seen = []
 
     def graphs(detector, contract, decoder_layers):
@@ -192,11 +193,12 @@ def test_a_file_is_made_for_every_number_of_layers(two_layers, capsys, monkeypat
 
     monkeypatch.setattr("zoo.runs.bench_cases.exported", graphs)
     found = document(
-        capsys, two_layers, "--batch-sizes", "1,2", "--decoder-layers", "1,2", runtimes="onnxruntime"
+        capsys, two_layers, "--batch-sizes", "1,2", "--decoder-layers", "1,2", runtimes="onnxruntime,openvino"
     )
     assert seen == [(1, 1, True), (2, 2, True)]
-    assert {(row["model"], row["runtime"]) for row in found["rows"]} == {(two_layers, "ONNX Runtime")}
-    assert [row["batch_size"] for row in found["rows"]] == [1, 2, 1, 2]
+    assert {row["model"] for row in found["rows"]} == {two_layers}
+    ways = [("ONNX Runtime", 1), ("ONNX Runtime", 2), ("OpenVINO", 1), ("OpenVINO", 2)]
+    assert [(row["runtime"], row["batch_size"]) for row in found["rows"]] == ways * 2
 
 
 @pytest.mark.slow
@@ -215,8 +217,11 @@ def test_onnx_runtime_runs_the_layers_of_its_row_and_has_an_ap_of_its_own(two_la
         capsys, two_layers, "--batch-sizes", "1", "--decoder-layers", "2,1", "--data", "data", runtimes=None
     )
     scores = {(row["runtime"], row["decoder_layers"]): row["AP"] for row in found["rows"]}
-    assert set(scores) == {(runtime, n) for runtime in ("PyTorch", "ONNX Runtime") for n in (2, 1)}
+    assert set(scores) == {
+        (runtime, n) for runtime in ("PyTorch", "ONNX Runtime", "OpenVINO") for n in (2, 1)
+    }
     for layers in (1, 2):
+        assert scores["OpenVINO", layers] == pytest.approx(scores["PyTorch", layers], abs=1e-3)
         assert scores["ONNX Runtime", layers] == pytest.approx(scores["PyTorch", layers], abs=1e-6)
     assert {layers for layers, shape, _ in seen if shape[0] == 1} == {1, 2}
     assert {dtype for _, _, dtype in seen} == {"uint8"}
@@ -232,11 +237,13 @@ def test_an_exported_file_is_timed_as_it_is(capsys):
 
 
 def test_without_the_libraries_of_export_a_line_says_so(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(bench_arguments, "EXPORT_NEEDS", ("no_such_library",))
+    monkeypatch.setitem(bench_arguments.NEEDED, "onnxruntime", ("json", "no_such_library"))
+    monkeypatch.setitem(bench_arguments.NEEDED, "openvino", ("no_such_library", "no_such_other"))
     assert run_command(["bench", checkpoint, "--device", "cpu", "--rounds", "1", "--json"]) == 0
     told = capsys.readouterr()
     assert {row["runtime"] for row in json.loads(told.out)["rows"]} == {"PyTorch"}
-    assert "without ONNX Runtime, as no_such_library is missing: pip install 'detr-zoo[export]'" in told.err
+    assert "without ONNX Runtime, which needs no_such_library: pip install 'detr-zoo[export]'" in told.err
+    assert "without OpenVINO, which needs no_such_library, no_such_other: pip install" in told.err
 
 
 def test_masks_are_timed_one_image_at_a_time(capsys):
@@ -279,7 +286,7 @@ def test_the_published_row_stands_with_its_device():
         (["--batch-sizes", "0"], "--batch-sizes '0': give numbers of images"),
         (["--precision", "fp8"], "--precision 'fp8': give some of fp32,bf16,fp16"),
         (["--decoder-layers", "2"], "--decoder-layers '2': give numbers from 1 to 1"),
-        (["--runtimes", "tensorrt"], "--runtimes 'tensorrt': give some of pytorch,onnxruntime"),
+        (["--runtimes", "tensorrt"], "--runtimes 'tensorrt': give some of pytorch,onnxruntime,openvino"),
         (["--images", "nowhere"], "nowhere is neither a file nor a folder"),
     ],
 )
