@@ -103,6 +103,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "| data | steps | arm | AP by seed | AP | AP50 | difference to the defaults | CPU s |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    rows = sorted(rows, key=lambda r: (r["data"], -r["steps"], list(ARMS).index(r["arm"]), r["seed"]))
     for key in dict.fromkeys((r["data"], r["steps"], r["arm"]) for r in rows):
         own = [r for r in rows if (r["data"], r["steps"], r["arm"]) == key]
         usual = {

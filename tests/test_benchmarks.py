@@ -244,7 +244,7 @@ def test_finetune_compares_arms_of_the_same_seed():
     rows = [
         {"arm": arm, "seed": seed, "AP": ap, **common}
         for arm, scores in (("defaults", (0.50, 0.52, 0.54)), ("no EMA", (0.49, 0.50, 0.51)))
-        for seed, ap in enumerate(scores)
+        for seed, ap in reversed(list(enumerate(scores)))
     ]
     _, _, defaults, other = script["table"](rows)
     # Student's t of two degrees of freedom: 4.303 * 0.02 / sqrt(3)
