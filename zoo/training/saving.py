@@ -144,10 +144,12 @@ class CheckpointSaver(Checkpoint):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and leaves at once if a signal has come before."""
+        """Starts the clock, and leaves at once if a signal has come before, to whichever rank."""
         self.stop.install()
         self._saved_at = time.monotonic()
-        self.stop.obey_if_asked()
+        stop, _ = self._agreed(trainer, self.stop.signal is not None, due=False)
+        if stop:
+            self.stop.obey()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -513,3 +513,22 @@ def test_weights_that_are_scored_after_the_fit_are_taken_as_any_others(shapes, t
 def test_options_that_mean_nothing_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         CheckpointSaver(**arguments)
+
+
+def test_a_signal_before_the_first_step_ends_all_ranks_together(monkeypatch):
+    saver = CheckpointSaver()
+    asked = []
+
+    def agreed(trainer, stop, due):
+        asked.append(stop)
+        return True, False  # another rank has been sent one
+
+    monkeypatch.setattr(saver, "_agreed", agreed)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        with pytest.raises(SIGTERMException):
+            saver.on_train_start(SimpleNamespace(world_size=2), None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert asked == [False]
