@@ -58,7 +58,8 @@ def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path, text):
     store = LocalRegistry(tmp_path)
     add(store)
     store.set_alias(NAME, "champion", 1)
-    with pytest.raises(UnknownModelError, match=r"\[1\]|@champion|rt_detr_r18\.coco_72e"):
+    there = r"\[1\]|@champion|which holds rt_detr_tiny\.shapes|rt_detr_r18\.coco_72e"
+    with pytest.raises(UnknownModelError, match=there):
         find(text, tmp_path)
 
 
