@@ -12,6 +12,7 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
 from zoo.exporting.differences import detection_difference
+from zoo.exporting.limits import LIMITS
 from zoo.exporting.onnx import exported
 from zoo.runs import recipes
 from zoo.training.module import build_module
@@ -39,6 +40,8 @@ def module_of(key, **changes):
         for name, parameter in made.evaluation_network.named_parameters():
             if "score_head" in name or "class_embed" in name:
                 parameter += 0.3 * torch.randn_like(parameter)
+                if name.endswith("bias"):
+                    parameter += 3.0  # else no score of a focal head is worth a pair
     return made.eval()
 
 
@@ -84,7 +87,7 @@ def test_a_file_answers_as_its_source(key, tmp_path):
             apart = detection_difference(one, other)
             assert apart.source > 0
             assert apart.alone == []
-            assert apart.score < 1e-4
+            assert apart.score < LIMITS["fp32"].score  # discrete sampling turns rounding into another pixel
             assert apart.pixels < 0.02
         if mine.masks is not None:
             images, queries = mine.logits.shape[:2]
