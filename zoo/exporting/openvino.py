@@ -12,7 +12,7 @@ from typing import Any
 from zoo.runtimes.facts import KEY
 from zoo.runtimes.needed import needed
 from zoo.runtimes.onnx import Arrays
-from zoo.runtimes.openvino import GRAPH_FILE
+from zoo.runtimes.openvino import GRAPH_FILE, signal_stack_kept
 from zoo.storage.durable import written
 
 
@@ -47,7 +47,7 @@ def quantised(model: Any, exact: Collection[str], images: Sequence[Arrays]) -> A
     nncf.set_log_level(logging.ERROR)
     there = {operation.get_friendly_name() for operation in model.get_ordered_ops()}
     ignored = nncf.IgnoredScope(names=sorted(there & set(exact)), validate=False)
-    with contextlib.redirect_stdout(io.StringIO()):  # its bars
+    with signal_stack_kept(), contextlib.redirect_stdout(io.StringIO()):  # its bars
         made: Any = nncf.quantize(
             model, nncf.Dataset([dict(inputs) for inputs in images]), model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(images), ignored_scope=ignored,

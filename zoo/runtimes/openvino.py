@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,8 @@ class OpenVinoSession:
         openvino = needed("openvino", str(self.path))
         options = {"INFERENCE_PRECISION_HINT": EXACT, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         try:
-            return openvino.Core().compile_model(model, "CPU", options)
+            with signal_stack_kept():
+                return openvino.Core().compile_model(model, "CPU", options)
         except Exception as error:
             raise ValueError(f"{self.path} cannot be run by openvino: {_line(error)}") from error
 
@@ -111,6 +115,29 @@ class OpenVinoSession:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ValueError(f"openvino does not compute {shapes}: {_line(error)}") from error
         return {name: np.array(results[name]) for name in names}  # its memory is used again
+
+
+class _SignalStack(ctypes.Structure):
+    """stack_t of <signal.h> on Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Inside, OpenVINO loads its CPU plug-in, which gives this thread a signal stack of its own and may free it later.
+
+    The next signal that Python handles, e.g. of a data worker that has ended, would then end the process silently.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _line(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """OpenVINO folders come back as models like any other; damaged ones are an error of one line."""
 
+import ctypes
+import gc
 import json
 import re
 import shutil
@@ -15,6 +17,7 @@ import zoo
 from zoo.cli.main import run_command
 from zoo.exporting.openvino import converted, save
 from zoo.runs.certify import certified
+from zoo.runtimes.openvino import _SignalStack, signal_stack_kept
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,23 @@ def test_without_the_extra_one_line_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match=r"needs openvino .*pip install 'detr-zoo\[export\]'"):
         zoo.load(folder)
+
+
+def signal_stack():
+    stack = _SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack.address, stack.flags, stack.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is read as Linux has it")
+def test_the_signal_stack_of_the_process_stays_its_own():
+    openvino = pytest.importorskip("openvino")
+    value = openvino.opset13.parameter([1, 3], np.float32)
+    model = openvino.Model([openvino.opset13.relu(value)], [value])
+    before = signal_stack()
+    with signal_stack_kept():
+        compiled = openvino.Core().compile_model(model, "CPU")
+    assert signal_stack() == before
+    del compiled
+    gc.collect()
+    assert signal_stack() == before
