@@ -1,12 +1,12 @@
 """A loopback web server with Range requests that can be told to misbehave."""
 
 import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback_server import LoopbackServer, QuietHandler
 
 
-class FileServer:
+class FileServer(LoopbackServer):
     """Serves `files` (path -> bytes). `cuts`: bytes after which the next replies end, one entry a reply.
 
     `requests` holds (path, Range header or None) of each GET. A HEAD is answered with `heads` (statuses) in turn,
@@ -24,28 +24,14 @@ class FileServer:
         self.etag = '"v1"'
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
+        class Handler(QuietHandler):
             def do_GET(self):
                 outer.reply(self)
 
             def do_HEAD(self):
                 outer.reply_head(self)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(Handler)
 
     def reply_head(self, handler):
         content = self.files.get(handler.path)

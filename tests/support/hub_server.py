@@ -4,12 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback_server import LoopbackServer, QuietHandler
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """Repositories as {name: {path: bytes}}, each with one commit, the hash of what is in it.
 
     `requests` holds (method, path, Authorization or None) of everything asked. `token`: what private repositories
@@ -27,29 +27,15 @@ class HubServer:
         self.token, self.large = token, 1000
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-
-            def log_message(self, *arguments):
-                pass
 
             def handle_one(self):
                 outer.answer(self)
 
             do_GET = do_HEAD = do_POST = do_PUT = handle_one
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(Handler)
 
     def add_folder(self, repo, folder):
         self.repos[repo] = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+from loopback_server import LoopbackServer, QuietHandler
 
-class ShardServer:
+
+class ShardServer(LoopbackServer):
     """Serves the files of a folder. Faults are used up one by one, by the replies for `.tar` files.
 
     Attributes:
@@ -36,29 +37,14 @@ class ShardServer:
         self.requests: list[tuple[str, str | None]] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments: object) -> None:
-                pass
-
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 try:
                     outer.reply(self)
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # the client gave up, as some tests want
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
-
-    def __enter__(self) -> ShardServer:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(Handler)
 
     def asked(self, name: str) -> int:
         """How often a file was asked for."""
