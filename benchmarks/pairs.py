@@ -69,7 +69,7 @@ class Pair:
 
 
 def their_detr(**sizes: Any) -> PreTrainedModel:
-    """DETR R50; without auxiliary losses, with which its decoder has norms that the official one has not."""
+    """DETR R50. With auxiliary losses its decoder has norms that the official one has not."""
     return DetrForObjectDetection(DetrConfig(num_labels=91, **sizes))
 
 

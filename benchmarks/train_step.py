@@ -22,19 +22,20 @@ import torch
 import transformers
 import yaml
 from loss import CountTransfers, timed
-from pairs import B4, DECODER, TRANSFORMER, reasonable_norms, their_dfine, with_sizes
+from pairs import (
+    OF_DECODER,
+    OF_TRANSFORMER,
+    PAIRS,
+    reasonable_norms,
+    their_deformable,
+    their_detr,
+    their_rt_detr,
+    with_sizes,
+)
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import (
-    DeformableDetrConfig,
-    DeformableDetrForObjectDetection,
-    DetrConfig,
-    DetrForObjectDetection,
-    PreTrainedModel,
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-)
+from transformers import PreTrainedModel
 
 from zoo.architectures import deformable_detr, detr
 from zoo.contract.batch import Batch, Step, Targets
@@ -68,77 +69,49 @@ class Family:
     tiny: tuple[dict[str, dict[str, Any]], dict[str, Any]]
 
 
-def theirs_detr(**sizes: Any) -> PreTrainedModel:
-    """DETR R50; its dropouts default to less than the official ones."""
-    config = DetrConfig(
-        num_labels=91, auxiliary_loss=True, attention_dropout=0.1, activation_dropout=0.1, **sizes
-    )
-    return DetrForObjectDetection(config)
-
-
-def theirs_deformable(**sizes: Any) -> PreTrainedModel:
-    """Deformable DETR R50 with four levels."""
-    config = DeformableDetrConfig(
-        num_labels=91,
-        auxiliary_loss=True,
-        attention_dropout=0.1,
-        activation_dropout=0.1,
-        class_cost=2,
-        **sizes,
-    )
-    return DeformableDetrForObjectDetection(config)
-
-
-def theirs_rt_detr(**sizes: Any) -> PreTrainedModel:
-    """RT-DETR R50."""
-    return RTDetrForObjectDetection(RTDetrConfig(num_labels=80, **sizes))
-
-
+DROPOUTS = {
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+}  # theirs default to less than the official ones
 FAMILIES = {
     "detr": Family(
         recipe="detr/r50_coco_500e",
-        model=theirs_detr,
+        model=with_sizes(their_detr, auxiliary_loss=True, **DROPOUTS),
         rules=[ParamRule(match=FROZEN_DETR, freeze=True), ParamRule(match=r"model\.backbone\.", lr=1e-5)],
         from_theirs=detr.from_published,
-        tiny=({"transformer": TRANSFORMER}, TRANSFORMER),
+        tiny=OF_TRANSFORMER,
     ),
     "deformable_detr": Family(
         recipe="deformable_detr/r50_coco_50e",
-        model=theirs_deformable,
+        model=with_sizes(their_deformable, auxiliary_loss=True, class_cost=2, **DROPOUTS),
         rules=[
             ParamRule(match=FROZEN_DETR, freeze=True),
             ParamRule(match=r"model\.backbone\.|reference_points|sampling_offsets", lr=2e-5),
         ],
         from_theirs=deformable_detr.from_published,
-        tiny=({"transformer": TRANSFORMER}, TRANSFORMER),
+        tiny=OF_TRANSFORMER,
     ),
     "rt_detr": Family(
         recipe="rt_detr/r50_coco_72e",
-        model=theirs_rt_detr,
+        model=their_rt_detr,
         rules=[
             ParamRule(match=r"model\.backbone\.model\.embedder\.", freeze=True),
             ParamRule(match=r"model\.backbone\.", lr=1e-5),
             ParamRule(match=r"bias|norm.*weight", weight_decay=0.0),
         ],
         from_theirs=None,
-        tiny=(
-            {"decoder": DECODER},
-            {"decoder_layers": 2, "num_queries": 20},
-        ),
+        tiny=OF_DECODER,
     ),
     "dfine": Family(
         recipe="dfine/l_coco_80e",
-        model=with_sizes(their_dfine, backbone_config=B4, decoder_n_points=[3, 6, 3]),
+        model=PAIRS["dfine_l"].theirs,
         rules=[
             ParamRule(match=r"model\.backbone\.model\.embedder\.", freeze=True),
             ParamRule(match=r"model\.backbone\.", lr=1.25e-5),
             ParamRule(match=r"norm", weight_decay=0.0),
         ],
         from_theirs=None,
-        tiny=(
-            {"decoder": DECODER},
-            {"decoder_layers": 2, "num_queries": 20},
-        ),
+        tiny=OF_DECODER,
     ),
 }
 
