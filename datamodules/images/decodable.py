@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from datamodules.images.probe import probe_all
 from datamodules.index import AnnotationIndex
@@ -13,6 +14,7 @@ from datamodules.index.source import Source
 from datamodules.progress import Meter
 
 FEW_IMAGES = 64  # a worker; below it starting one costs more than it saves
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of each period, or `max`
 
 
 def corrupt_image(file: str, image_id: int, why: str) -> Fault:
@@ -59,5 +61,10 @@ def without(source: Source, corrupt: Mapping[str, Mapping[int, Fault]]) -> Sourc
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, at least 1: a batch system limits them by affinity, a container by quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = _QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(most) / int(period))))
+    except (OSError, ValueError):  # no control group of this kind, or `max`
+        return cores

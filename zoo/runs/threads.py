@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,6 @@ from zoo.runs.console import Console
 VARIABLE = "ZOO_THREADS"
 # what a launcher, or the user, has set for the libraries that compute
 _SET_BY_OTHERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of each period, or `max`
 
 
 @contextmanager
@@ -50,18 +48,8 @@ def _number(of_torch: int, before: int | None) -> tuple[int, str]:
         return int(given), f"{VARIABLE} says so"
     if any(os.environ.get(name) for name in _SET_BY_OTHERS) or torch.cuda.is_available():
         return of_torch, "set by the environment"
-    cores = allowed()
+    cores = usable_cores()
     if before is not None:
         return min(before, cores), "as the run has begun"
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return max(1, min(of_torch, cores, round(cores - busy))), f"{cores} cores, and {busy:.1f} at work on them"
-
-
-def allowed(quota: Path | None = None) -> int:
-    """Cores that this process may use: by its affinity and the quota of its control group, at least 1."""
-    cores = usable_cores()
-    try:
-        most, period = (quota or _QUOTA).read_text(encoding="ascii").split()
-        return max(1, min(cores, round(int(most) / int(period))))
-    except (OSError, ValueError):  # no control group of this kind, or `max`
-        return cores

@@ -1,4 +1,4 @@
-"""How many threads a command takes: of cores, quota, load, and what was said or noted."""
+"""How many threads a command takes: of cores, load, and what was said or noted."""
 
 import os
 
@@ -7,7 +7,7 @@ import torch
 
 from zoo.runs import threads
 from zoo.runs.console import Console
-from zoo.runs.threads import allowed, chosen
+from zoo.runs.threads import chosen
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,6 @@ def machine(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.0, 0.0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(threads, "_QUOTA", threads.Path("none"))
     at = [8]
     monkeypatch.setattr(torch, "get_num_threads", lambda: at[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda number: at.__setitem__(0, number))
@@ -60,13 +59,3 @@ def test_a_run_that_is_gone_on_with_computes_as_it_began(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (7.0, 0.0, 0.0))
     assert taken(before=4) == 4
     assert taken(before=64) == 8  # on another machine
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", 8), ("250000 100000", 2), ("10000 100000", 1), ("x", 8)]
-)
-def test_the_quota_of_a_container_counts(tmp_path, text, cores):
-    quota = tmp_path / "cpu.max"
-    quota.write_text(text)
-    assert allowed(quota) == cores
-    assert allowed(tmp_path / "none") == 8
