@@ -16,7 +16,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from datamodules.images.decodable import corrupt_images
+from datamodules.images.decodable import corrupt_images, without
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
@@ -394,13 +394,7 @@ def _decodable(data: LoadedData) -> LoadedData:
         for faults in broken.values()
         for fault in faults.values()
     ]
-    splits = {
-        name: index.take([row for row in range(len(index)) if row not in broken[name]])
-        if broken.get(name)
-        else index
-        for name, index in data.splits.items()
-    }
-    return replace(data, splits=splits, faults=(*data.faults, *left_out))
+    return replace(data, splits=without(data.splits, broken), faults=(*data.faults, *left_out))
 
 
 def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from datamodules.images.probe import probe_all
 from datamodules.index import AnnotationIndex
 from datamodules.index.faults import Fault
-from datamodules.index.source import Source
 from datamodules.progress import Meter
 
 FEW_IMAGES = 64  # a worker; below it starting one costs more than it saves
@@ -49,15 +47,16 @@ def corrupt_images(
     return found
 
 
-def without(source: Source, corrupt: Mapping[str, Mapping[int, Fault]]) -> Source:
-    """The data set without the images in `corrupt` (split -> row -> fault) and their objects."""
-    splits = {
+def without(
+    splits: Mapping[str, AnnotationIndex], corrupt: Mapping[str, Mapping[int, Fault]]
+) -> dict[str, AnnotationIndex]:
+    """The splits without the images in `corrupt` (split -> row -> fault) and their objects."""
+    return {
         split: index.take([row for row in range(len(index)) if row not in corrupt[split]])
-        if corrupt[split]
+        if corrupt.get(split)
         else index
-        for split, index in source.splits.items()
+        for split, index in splits.items()
     }
-    return replace(source, splits=splits)
 
 
 def usable_cores() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def pack_folder(
             "--skip-broken"
         )
     with bar("pack and verify") as progress:
-        manifest = pack(without(source, corrupt), target, shard_size, progress)
+        manifest = pack(replace(source, splits=without(source.splits, corrupt)), target, shard_size, progress)
     return Packed(target, manifest, len(errors), images)
 
 
