@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import DetectionDataModule
+from datamodules.custom import CustomDataModule
 from datamodules.formats import panoptic_file
 from datamodules.formats.detect import detect
+from datamodules.panoptic import CocoPanopticDataModule
 from datamodules.shards.reader import is_address
 from zoo.contract.labels import LabelMap
-from zoo.contract.preprocess import InputContract
 from zoo.runs import schema
 from zoo.storage.patterns import compiled
 from zoo.training.module import parameter_names
@@ -84,16 +84,6 @@ def suit_model(recipe: dict[str, Any]) -> list[str]:
     ]
 
 
-def build(block: dict[str, Any]) -> DetectionDataModule:
-    """The data module of a `data:` block."""
-    module, _, name = block["class_path"].rpartition(".")
-    arguments = dict(block["init_args"])
-    if not isinstance(arguments["input"], InputContract):
-        arguments["input"] = InputContract.from_dict(arguments["input"])
-    data: DetectionDataModule = getattr(importlib.import_module(module), name)(**arguments)
-    return data
-
-
 def refuse_bare_boxes(data: DetectionDataModule, place: str) -> None:
     """Raises ValueError if objects have no outline: there is nothing to learn their masks from."""
     bare = sum(fault.kind == "no_outline" for fault in data.read().faults)
@@ -115,9 +105,12 @@ def evaluation_data(place: str, common: dict[str, Any], labels: LabelMap | None)
         labels: of the model: whether its head has the ids of the categories, or their positions.
     """
     block = data_block(place, common)
-    if block["class_path"] == PANOPTIC and labels is not None and labels.head_indices == labels.source_ids:
-        block["init_args"] |= {"labels": "category_id", "num_classes": labels.num_classes}
-    data = build(block)
-    if block["class_path"] == OUTLINES and any(f.kind == "no_outline" for f in data.read().faults):
-        return build({**block, "init_args": {**block["init_args"], "masks": False}})
+    arguments = block["init_args"]
+    if block["class_path"] == PANOPTIC:
+        if labels is not None and labels.head_indices == labels.source_ids:
+            arguments |= {"labels": "category_id", "num_classes": labels.num_classes}
+        return CocoPanopticDataModule(**arguments)
+    data = CustomDataModule(**arguments)
+    if any(f.kind == "no_outline" for f in data.read().faults):
+        return CustomDataModule(**arguments | {"masks": False})
     return data
