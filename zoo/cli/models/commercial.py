@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from zoo.registry.terms import NOT_STATED
+import msgspec
+
+from zoo.registry.terms import NOT_STATED, ModelTerms, Terms
 from zoo.runs.console import Console, counted
 
 NO_WEIGHTS = "none: no weights are published"
@@ -54,17 +56,16 @@ def _reasons(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         licence = " ".join(entry["license"].split())
         yield "all", f"{licence}, without a source", "unclear", "terms in its manifest: publish it again"
         return
-    parts = [("code", terms["code"]), ("weights", terms["weights"])]
-    for part, one in [*parts, *((f"data {name}", one) for name, one in terms["data"].items())]:
-        if one["commercial"] != "allowed":
-            yield part, one["licence"], one["commercial"], _needs(part, one)
+    for part, one in msgspec.convert(terms, ModelTerms).parts():
+        if one.commercial != "allowed":
+            yield part, one.licence, one.commercial, _needs(part, one)
 
 
-def _needs(part: str, one: Mapping[str, Any]) -> str:
-    if one["commercial"] == "forbidden":
+def _needs(part: str, one: Terms) -> str:
+    if one.commercial == "forbidden":
         return "another licence from its owner"
     if part.startswith("data"):
         return "its owner's terms, with source and date, or weights that never saw it"
-    if one["licence"] == NOT_STATED or one["source"] is None:
+    if one.licence == NOT_STATED or one.source is None:
         return f"a licence of the {part} with source and date"
     return f"its authors' word that it covers the {part}"
