@@ -77,20 +77,24 @@ def find(name: str, registry: str | Path | None = None) -> Entry:
         UnknownModelError: naming the nearest, and the registry, where it is not looked for.
     """
     entries = models()
-    for bare, entry in entries.items():
-        if name in (bare, entry["full_name"]):
-            return entry
-    raise unknown(name, registry, entries)
+    entry = _called(name, entries)
+    if entry is None:
+        raise unknown(name, registry, entries)
+    return entry
 
 
 def refuse_without_weights(name: str) -> None:
     """Raises ValueError for a model of the zoo that has no published weights."""
-    for bare, entry in models().items():
-        if name in (bare, entry["full_name"]) and entry["full_name"] not in builtin_manifests():
-            raise ValueError(
-                f"{name} is a model of the zoo, but there are no published weights of it; train it on your images: "
-                f"zoo finetune {bare} --data FOLDER"
-            )
+    entry = _called(name, models())
+    if entry is not None and entry["full_name"] not in builtin_manifests():
+        raise ValueError(
+            f"{name} is a model of the zoo, but there are no published weights of it; train it on your images: "
+            f"zoo finetune {entry['name']} --data FOLDER"
+        )
+
+
+def _called(name: str, entries: dict[str, Entry]) -> Entry | None:
+    return next((entry for entry in entries.values() if name in (entry["name"], entry["full_name"])), None)
 
 
 def with_details(entry: Entry) -> Entry:
