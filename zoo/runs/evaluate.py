@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
@@ -25,6 +24,7 @@ from zoo.runs.input_sizes import input_sizes
 from zoo.runs.lightning import quiet
 from zoo.runs.report import score_split
 from zoo.runs.subject import Subject, from_recipe, load
+from zoo.runs.timing import Laps
 from zoo.runs.tracked import hardware
 from zoo.training.module import DetectionModule
 
@@ -218,17 +218,10 @@ def milliseconds(subject: Subject) -> float:
     module.eval()
     loader = subject.data.val_dataloader()
     batches = [batch.part(0, 1) for batch in islice(loader, TIMED_IMAGES)]
-    times = []
+    laps = Laps(module.device)
     for batch in [batches[0], *batches]:  # the first run warms up
         moved = module.normalized(batch.to(module.device))
-        _wait(module.device)
-        begun = time.perf_counter()
+        laps.begin()
         module.detect(moved)
-        _wait(module.device)
-        times.append(time.perf_counter() - begun)
-    return 1000 * sorted(times[1:])[len(times[1:]) // 2]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        laps.end("detections")
+    return statistics.median(laps.stages["detections"].wall[1:])
