@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,7 @@ def precisions_of(text: str) -> list[str]:
     Raises:
         ValueError: one of them is unknown.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not set(parts) <= set(PRECISIONS):
-        raise ValueError(f"--precision {text!r:.60}: give some of {','.join(PRECISIONS)}")
-    return list(dict.fromkeys(parts))
+    return _some_of("--precision", text, PRECISIONS)
 
 
 def runtimes_of(text: str | None, console: Console) -> list[str]:
@@ -81,10 +78,14 @@ def runtimes_of(text: str | None, console: Console) -> list[str]:
                 what = f"without {RUNTIMES[runtime]}, which needs {', '.join(missing)}"
                 console.say(f"{what}: pip install 'detr-zoo[export]'")
         return usable
-    parts = [part.strip() for part in text.split(",")]
-    if not set(parts) <= set(RUNTIMES):
-        raise ValueError(f"--runtimes {text!r:.60}: give some of {','.join(RUNTIMES)}")
-    return list(dict.fromkeys(parts))
+    return _some_of("--runtimes", text, RUNTIMES)
+
+
+def _some_of(option: str, text: str, known: Collection[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(known):
+        raise ValueError(f"{option} {text!r:.60}: give some of {','.join(known)}")
+    return list(dict.fromkeys(names))
 
 
 def layers_of(detector: Detector, text: str | None) -> Sequence[int | None]:
