@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -66,7 +66,6 @@ class Published:
 
     manifest: Manifest
     folder: Path
-    alias: str | None
     mlflow_version: int | None
     note: str
     is_new: bool = True
@@ -96,7 +95,7 @@ def publish(
     source: str | Path,
     name: str,
     *,
-    alias: str | None = None,
+    aliases: Sequence[str] = (),
     registry: str | Path | None = None,
     root: str | Path | None = None,
     tracking_uri: str | None = None,
@@ -115,7 +114,7 @@ def publish(
     Args:
         source: an MLflow run id, or the path of a checkpoint.
         name: full name; built-in names are refused.
-        alias: pointed to the new version, e.g. `champion`.
+        aliases: pointed to the new version, e.g. `champion`, also in MLflow.
         registry: folder of the registry; see `registry_root`.
         root: folder of the embedded MLflow store, see `resolve_store`.
         tracking_uri: of an MLflow server.
@@ -138,7 +137,7 @@ def publish(
     """
     check_name(name)
     refuse_builtin_name(name)
-    if alias is not None:
+    for alias in aliases:
         check_alias(alias)
     tracking = resolve_store(root, tracking_uri)
     path, run_id = _checkpoint_of(source, run_id, tracking)
@@ -169,14 +168,14 @@ def publish(
             raise
         told = "nothing was published and what was there is whole: make room, and run the same command again"
         raise OSError(error.errno, f"{error.strerror}; {told}", str(store.root)) from error
-    if alias is not None:
+    for alias in aliases:
         store.set_alias(name, alias, manifest.version)
     folder = store.folder(name, manifest.version)
     is_new = manifest.version not in before
     number, note = _register_in_mlflow(
-        manifest, folder, alias, tracking, run, int(released.facts["step"]), is_new
+        manifest, folder, aliases, tracking, run, int(released.facts["step"]), is_new
     )
-    return Published(manifest, folder, alias, number, note, is_new)
+    return Published(manifest, folder, number, note, is_new)
 
 
 def _checkpoint_of(
@@ -370,7 +369,7 @@ def _manifest(
 def _register_in_mlflow(
     manifest: Manifest,
     folder: Path,
-    alias: str | None,
+    aliases: Sequence[str],
     tracking: TrackingStore,
     run: _Run | None,
     step: int,
@@ -384,7 +383,7 @@ def _register_in_mlflow(
         client, experiment = connect(tracking), run.experiment_id if run else None
         known = None if is_new else _known_in_mlflow(client, manifest)  # none if a kill came in between
         number = known or register(client, manifest, folder, tracking, experiment, step)
-        if alias is not None:
+        for alias in aliases:
             client.set_registered_model_alias(manifest.name, alias, str(number))
         return number, ""
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:

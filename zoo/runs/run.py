@@ -140,15 +140,10 @@ def publish(
         FileNotFoundError: there is no such run, or it is not finished.
     """
     from zoo.registry.publish import publish as publish_version
-    from zoo.registry.store import LocalRegistry
 
     source = Path(run.folder if isinstance(run, Run) else run).expanduser()
     checkpoint, facts = _of_folder(source) if source.is_dir() else (str(run), {})
-    alias = aliases[0] if aliases else None
-    published = publish_version(checkpoint, name, alias=alias, registry=registry, once=True, **facts)
-    for alias in aliases[1:]:
-        LocalRegistry(registry).set_alias(name, alias, published.manifest.version)
-    return published
+    return publish_version(checkpoint, name, aliases=aliases, registry=registry, once=True, **facts)
 
 
 def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:

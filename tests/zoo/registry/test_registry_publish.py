@@ -49,7 +49,7 @@ def make_run(client, checkpoint, commit=COMMIT):
 
 def test_a_run_becomes_a_version_with_the_score_of_its_checkpoint(place, client):
     run_id = make_run(client, place)
-    published = publish(run_id, NAME, alias="champion", parent="rt_detr_r18.coco_72e")
+    published = publish(run_id, NAME, aliases=["champion"], parent="rt_detr_r18.coco_72e")
     measured = published.manifest.measured
     assert (measured.AP, measured.APs, measured.run, measured.git_commit) == (0.5, -1.0, run_id, COMMIT)
     assert published.manifest.lineage.dirty is True
@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_what_was_published_and_says_so(place, monkeypatch):
 def test_weights_that_are_published_once_stay_one_version_also_in_mlflow(place, client, tmp_path):
     first = publish(place, NAME)
     client.delete_model_version(NAME, "1")  # as if a kill had come before it
-    again = [publish(place, NAME, once=True, alias="champion") for _ in range(2)]
+    again = [publish(place, NAME, once=True, aliases=["champion"]) for _ in range(2)]
     assert [(p.manifest, p.is_new, p.mlflow_version) for p in again] == [(first.manifest, False, 2)] * 2
     assert LocalRegistry().aliases(NAME) == {"champion": 1}
     assert int(client.get_model_version_by_alias(NAME, "champion").version) == 2
@@ -91,6 +91,16 @@ def test_weights_that_are_published_once_stay_one_version_also_in_mlflow(place, 
     torch.save(other, tmp_path / "other.ckpt")
     assert publish(tmp_path / "other.ckpt", NAME, once=True).reference == f"{NAME}:2"
     assert publish(place, NAME).reference == f"{NAME}:3"
+
+
+def test_every_alias_of_a_publication_is_mlflows_too(place, client):
+    published = zoo.publish(place, NAME, aliases=["champion", "candidate"])
+    for alias in ("champion", "candidate"):
+        assert LocalRegistry().aliases(NAME)[alias] == published.manifest.version
+        assert int(client.get_model_version_by_alias(NAME, alias).version) == published.mlflow_version
+    with pytest.raises(ValueError, match="1st"):
+        zoo.publish(place, f"{NAME}s", aliases=["champion", "1st"])
+    assert LocalRegistry().names() == [NAME]  # a wrong one is told before anything is published
 
 
 def test_an_alias_is_given_to_a_version_that_is_there_also_in_mlflow(place, client, capsys):
@@ -148,7 +158,7 @@ def test_params_and_macs_are_counted(place):
 
 def test_mlflow_holds_version_alias_and_logged_model_and_no_pickle(place, client, tmp_path):
     run_id = make_run(client, place)
-    published = [publish(run_id, NAME, alias="champion") for _ in range(2)]
+    published = [publish(run_id, NAME, aliases=["champion"]) for _ in range(2)]
     assert [p.mlflow_version for p in published] == [1, 2]
     version = client.get_model_version_by_alias(NAME, "champion")
     assert (int(version.version), version.run_id, version.tags["zoo.version"]) == (2, run_id, "2")
