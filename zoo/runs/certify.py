@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,24 @@ COMPARED = 16  # images, of which raw outputs and detections are compared
 AT_ONCE = 2  # of them: batches of one are not enough, large ones of DETR's images take gigabytes
 CALIBRATED = 64  # images of which int8 learns ranges
 
+Scored = tuple[Evaluation, dict[str, Any]]  # of boxes, and scores of masks
+
 
 def certified(
     source: Detector, path: Path, contract: InputContract, data: str | Path | None, console: Console,
-    kept: Sequence[str] = (),
+    kept: Sequence[str] = (), of_source: Callable[[], Scored] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The certificate of a file; names the first block that differs where it failed."""
+    """The certificate of a file; names the first block that differs where it failed.
+
+    Args:
+        source: that the file was made of.
+        path: of the file.
+        contract: of the file's input.
+        data: on whose val split both are compared; None: on made-up images, without AP.
+        console: for the user.
+        kept: parts of the network in float32 where the rest is not.
+        of_source: `evaluated` of the source, for several files of one; None evaluates it here.
+    """
     file = Detector.from_exported(path)
     facts = session_of(file).facts
     limits = LIMITS[facts.precision]
@@ -58,7 +70,11 @@ def certified(
     assert compared.worst is not None
     times = milliseconds((source, file), compared.worst.part(0, 1))
     # what differs already would be evaluated as another model
-    scores = None if data is None or differences else scores_of(source, file, data, contract, console)
+    scores = None
+    if data is not None and not differences:
+        console.say(f"evaluate    {source.name} and the file on {data}")
+        mine = of_source() if of_source is not None else evaluated(source, data, contract)
+        scores = scores_of(mine, evaluated(file, data, contract))
     document = certificate(
         files_of(path), facts, file.runtime, differences, compared, images, scores, limits,
         dict(zip(("pytorch", file.runtime), times, strict=True)),
@@ -100,12 +116,9 @@ def parts(data: DetectionDataModule) -> Iterator[Batch]:
             yield batch.part(first, min(first + AT_ONCE, len(batch)))
 
 
-def scores_of(
-    source: Detector, file: Detector, data: str | Path, contract: InputContract, console: Console
-) -> dict[str, Any]:
+def scores_of(source: Scored, file: Scored) -> dict[str, Any]:
     """AP of both on the same images with the interval of the difference; of masks and segments where there are some."""
-    console.say(f"evaluate    {source.name} and the file on {data}")
-    (mine, more), (theirs, others) = (evaluated(one, data, contract) for one in (source, file))
+    (mine, more), (theirs, others) = source, file
     document = paired_scores(mine, theirs)
     for kind, name in (("segm", "AP"), ("panoptic", "PQ")):
         if kind in more:
@@ -115,9 +128,7 @@ def scores_of(
     return document
 
 
-def evaluated(
-    detector: Detector, data: str | Path, contract: InputContract
-) -> tuple[Evaluation, dict[str, Any]]:
+def evaluated(detector: Detector, data: str | Path, contract: InputContract) -> Scored:
     """The evaluation of a val split, and scores of masks."""
     module = detector.module
     loaded = folder_data(data, contract, module)

@@ -17,7 +17,7 @@ from zoo.exporting.certificate import JSON_FILE, readable, write_certificate
 from zoo.exporting.compare import session_of
 from zoo.exporting.onnx import exported
 from zoo.exporting.saving import FILES, facts_of_graph, measured, save
-from zoo.runs.certify import calibration, certified
+from zoo.runs.certify import calibration, certified, evaluated
 from zoo.runs.console import Console, quoted
 from zoo.runs.evaluate import parse_layers
 from zoo.runs.finetune import ImageSize, parse_size
@@ -102,7 +102,12 @@ def export(
         whole, graph = exported(
             detector, contract, raw=raw, precision=precision, decoder_layers=decoder_layers
         )
-        certify = functools.partial(certified, detector, contract=contract, data=data, console=console)
+        once = (
+            None if data is None else functools.cache(functools.partial(evaluated, detector, data, contract))
+        )
+        certify = functools.partial(
+            certified, detector, contract=contract, data=data, console=console, of_source=once
+        )
         if precision == "fp32" or (to, precision) == ("openvino", "fp16"):
             path = save(graph, to, staging, precision)
             document = certify(path)

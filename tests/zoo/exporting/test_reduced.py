@@ -10,9 +10,12 @@ from exported_case import CONTRACT, checkpoint, data, detector, graphs, written
 
 import zoo
 from zoo.cli.main import run_command
+from zoo.exporting import certificate
 from zoo.exporting.reduced import parts_of, reduced
 from zoo.exporting.saving import apart_from, facts_of_graph, measured, outputs_of, save
+from zoo.runs import certify
 from zoo.runs.certify import calibration, certified
+from zoo.runs.export import export
 from zoo.runtimes.onnx import read_graph
 
 PARTS = {"backbone", "encoder", "decoder"}
@@ -128,3 +131,19 @@ def replace_shape(facts):
     plain = msgspec.to_builtins(facts)
     plain["inputs"]["images"]["shape"] = ["batch", 3, "height", "width"]
     return msgspec.convert(plain, type(facts))
+
+
+def test_a_search_evaluates_its_source_once(tmp_path, monkeypatch):
+    asked, judge = [], certificate.judged
+    evaluate = certify.evaluated
+
+    def evaluated(detector, *rest):
+        asked.append(detector.runtime)
+        return evaluate(detector, *rest)
+
+    monkeypatch.setattr("zoo.runs.certify.evaluated", evaluated)
+    monkeypatch.setattr("zoo.runs.export.evaluated", evaluated)
+    monkeypatch.setattr(certificate, "judged", lambda *a: ["no"] if len(asked) < 4 else judge(*a))
+    folder = data(tmp_path / "data", images=3)
+    export(detector(), output=tmp_path / "out", data=folder, precision="fp16", console=zoo.Silent())
+    assert asked == ["pytorch", "onnxruntime", "onnxruntime", "onnxruntime"]
