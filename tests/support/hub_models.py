@@ -81,14 +81,16 @@ def variants() -> dict[str, tuple[str, Any]]:
 
 
 def made(name: str) -> Any:
-    """A model of `variants` whose tensors all differ from what they start with."""
+    """A model of `variants` whose weights all differ from what they start with; constants stay."""
     architecture, config = variants()[name]
     config.id2label, config.label2id = dict(LABELS), {label: index for index, label in LABELS.items()}
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config).eval()
     with torch.no_grad():
         for key, value in model.state_dict().items():
-            if value.is_floating_point() and not key.endswith(("up", "reg_scale", "num_points_scale")):
+            if value.is_floating_point() and not key.endswith(
+                ("up", "reg_scale", "n_points_scale", "num_points_scale")
+            ):
                 value.add_(torch.empty_like(value).uniform_(-0.05, 0.05))
                 if key.endswith("running_var"):
                     value.abs_()

@@ -168,7 +168,7 @@ CONFIG_FAULTS = [
     ("d_fine", {"reg_scale": 8.0}, "reg_scale is 4 in the weights and 8 here"),
     ("d_fine", {"eval_idx": 0}, "eval_idx is 0"),
     ("d_fine", {"up": 0.25}, "up is 0.25"),
-    ("d_fine", {"decoder_n_points": [4, 4, 4]}, "logits differ|boxes differ"),
+    ("d_fine", {"decoder_n_points": [4, 4, 4]}, "num_points_scale is 1 over"),
 ]  # fmt: skip
 
 
@@ -180,6 +180,17 @@ def test_another_network_is_refused_by_its_key(name, keys, told, folders, tmp_pa
         read_folder(folder, "it")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("it")
+
+
+def test_weights_whose_points_are_weighed_otherwise_are_refused(folders, tmp_path):
+    folder = folders("rt_detr_v2", tmp_path / "f")
+    state = load_file(folder / "model.safetensors")
+    key = "model.decoder.layers.0.encoder_attn.n_points_scale"
+    state[key] *= 1.1  # which moves the outputs of a small network by less than the limit
+    (folder / "model.safetensors").unlink()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"it: {re.escape(key)} is 1 over 3.64"):
+        read_folder(folder, "it")
 
 
 def test_another_backbone_is_refused_by_its_key(folders, tmp_path):

@@ -259,6 +259,7 @@ def _converted(
     released = Released(state, block, labels, contract, {})
     try:
         module = ready_module(released)
+        module.check_published(theirs)
     except ValueError as error:
         raise ValueError(f"{shown}: {error}") from error
     return Released(module.network.state_dict(), module.model_block(), labels, contract, {})
