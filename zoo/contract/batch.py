@@ -292,6 +292,14 @@ class Predictions(NamedTuple):
     extras: Mapping[str, Tensor] = {}  # family-specific outputs, e.g. box distributions
     masks: MaskFunction | None = None  # None without a mask head
 
+    def masks_of_all(self) -> Tensor:
+        """[B, Q, h, w] logits of the masks of every query of [B, Q, C] logits; there is a mask head."""
+        assert self.masks is not None
+        images, queries = self.logits.shape[:2]
+        image = torch.arange(images, device=self.logits.device)[:, None].expand(-1, queries)
+        query = torch.arange(queries, device=self.logits.device).expand(images, -1)
+        return self.masks(image.reshape(-1), query.reshape(-1)).unflatten(0, (images, queries))
+
 
 class Pairs(NamedTuple):
     """Matched (query, object) pairs of one layer; `target` indexes the flat rows of `Targets`."""

@@ -53,12 +53,7 @@ class DetectionGraph(nn.Module):
             "pred_boxes": raw.boxes,
         }
         if self.has_masks:
-            assert raw.masks is not None
-            images_, queries = raw.logits.shape[:2]
-            image = torch.arange(images_, device=images.device)[:, None].expand(-1, queries)
-            every = torch.arange(queries, device=images.device).expand(images_, -1)
-            masks = raw.masks(image.reshape(-1), every.reshape(-1))
-            found["masks"] = masks.unflatten(0, (images_, queries))
+            found["masks"] = raw.masks_of_all()
         return found
 
     def normalized(self, images: Tensor, padding: Tensor | None) -> Batch:

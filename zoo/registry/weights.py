@@ -145,8 +145,7 @@ def run_everything(module: DetectionModule, batch: Batch) -> None:
     """Predicts a batch of one image, with the masks of all queries where there is a mask head."""
     raw = module.predictions(batch)
     if raw.masks is not None:
-        query = torch.arange(raw.logits.shape[1], device=raw.logits.device)
-        raw.masks(torch.zeros_like(query), query)
+        raw.masks_of_all()
 
 
 def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.architectures.detr import Detr, detr_criterion, from_published
-from zoo.contract.batch import Batch, Predictions
+from zoo.contract.batch import Batch
 from zoo.contract.pixels import LONGEST_SIDE
 from zoo.contract.preprocess import InputContract
 from zoo.layers.backbone import BackboneConfig
@@ -139,18 +139,10 @@ def run_forward(case: Case) -> list[Comparison]:
         results += compare_layers(case, precision, replace(trained, final=final))
         if f"{precision}/pred_masks" in case:
             tolerance = 1e-9 if precision == "f64" else 1e-3
-            results.append(compare("masks", all_masks(final), case[f"{precision}/pred_masks"], tolerance))
+            results.append(compare("masks", final.masks_of_all(), case[f"{precision}/pred_masks"], tolerance))
         if precision == "f64":
             results += _compare_inside(case, network.eval(), batch)
     return results
-
-
-def all_masks(predictions: Predictions) -> Tensor:
-    """[B, Q, h, w] logits of the masks of every query, as the official model computes them."""
-    assert predictions.masks is not None
-    images, queries = predictions.logits.shape[:2]
-    image, query = torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
-    return predictions.masks(image, query).unflatten(0, (images, queries))
 
 
 def _compare_inside(case: Case, network: Detr, batch: Batch) -> list[Comparison]:

@@ -94,8 +94,7 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
         worst["logits"] = max(worst["logits"], _largest(logits[order] - output.logits[0]) / scale)
         worst["boxes"] = max(worst["boxes"], _largest(boxes[order] - output.pred_boxes[0]))
         if found.masks is not None:
-            query = torch.arange(len(logits))
-            masks = found.masks(torch.zeros_like(query), query)
+            masks = found.masks_of_all()[0]
             scale = float(output.pred_masks.abs().max()) or 1.0
             worst["masks"] = max(worst["masks"], _largest(masks[order] - output.pred_masks[0]) / scale)
     masks_differ = worst["masks"] if ours.instances is not None else None
