@@ -21,10 +21,10 @@ from zoo.exporting.differences import (
     detection_difference,
     raw_difference,
 )
-from zoo.exporting.graph import RAW, DetectionGraph, recorded
+from zoo.exporting.graph import DetectionGraph, recorded
 from zoo.exporting.limits import Limits
 from zoo.registry.weights import weights_digest
-from zoo.runtimes.facts import ExportedFacts
+from zoo.runtimes.facts import RAW, ExportedFacts
 from zoo.runtimes.module import ExportedNetwork, Session, inputs_of
 
 TIMED_RUNS = 5

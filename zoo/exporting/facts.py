@@ -12,11 +12,10 @@ import msgspec
 
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.exporting.graph import DETECTIONS, RAW
 from zoo.registry.manifest import DataBlock, InputBlock, LabelMapBlock, ModelBlock
 from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
-from zoo.runtimes.facts import ExportedFacts, Precision, Source, TensorFacts
+from zoo.runtimes.facts import DETECTIONS, RAW, ExportedFacts, Precision, Source, TensorFacts
 
 LIBRARIES = ("detr-zoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 _HOLDS = {

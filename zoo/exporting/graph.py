@@ -15,9 +15,6 @@ from zoo.contract.preprocess import InputContract
 from zoo.prediction.postprocess import in_pixels
 from zoo.training.module import DetectionModule
 
-DETECTIONS = ("labels", "boxes", "scores")
-RAW = ("logits", "pred_boxes")
-
 
 class DetectionGraph(nn.Module):
     """Normalisation, network and post-processing of a detector.

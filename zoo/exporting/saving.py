@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from zoo.exporting.differences import mean_difference
-from zoo.exporting.graph import RAW
 from zoo.exporting.openvino import converted, quantised
 from zoo.exporting.openvino import save as save_openvino
 from zoo.exporting.reduced import parts_of, reduced
-from zoo.runtimes.facts import KEY, ExportedFacts, Precision, parse_facts
+from zoo.runtimes.facts import KEY, RAW, ExportedFacts, Precision, parse_facts
 from zoo.runtimes.module import open_session
 from zoo.runtimes.onnx import SUFFIX, Arrays
 from zoo.runtimes.openvino import GRAPH_FILE

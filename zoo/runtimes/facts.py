@@ -27,6 +27,9 @@ from zoo.registry.terms import ModelTerms, check_terms
 KEY = "detr_zoo"  # of the metadata entry
 MOST_BYTES = 4 << 20  # of the facts; 10,000 classes have 1 MB
 
+DETECTIONS = ("labels", "boxes", "scores")  # names of outputs
+RAW = ("logits", "pred_boxes")
+
 Precision = Literal["fp32", "fp16", "int8"]
 InputName = Literal["images", "sizes", "padding"]
 OutputName = Literal["labels", "boxes", "scores", "logits", "pred_boxes", "masks"]
@@ -120,7 +123,7 @@ def parse_facts(text: str, where: str) -> ExportedFacts:
 
 def check_tensors(facts: ExportedFacts) -> None:
     """Raises ValueError where the inputs or outputs are not those of an export."""
-    detections, raw = {"labels", "boxes", "scores"}, {"logits", "pred_boxes"}
+    detections, raw = set(DETECTIONS), set(RAW)
     outputs = set(facts.outputs)
     known = (detections, raw, detections | raw | {"masks"}, raw | {"masks"})
     if outputs not in known:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.contract.batch import Batch, Detections, Outputs, Predictions
 from zoo.registry.manifest import ModelBlock
 from zoo.runtimes import onnx, openvino
-from zoo.runtimes.facts import ExportedFacts
+from zoo.runtimes.facts import DETECTIONS, ExportedFacts
 from zoo.runtimes.onnx import Arrays, OnnxSession
 from zoo.runtimes.openvino import OpenVinoSession
 from zoo.training.module import DetectionModule, build_module
@@ -55,9 +55,7 @@ class ExportedNetwork(nn.Module):
         device = batch.images.device
         computed = self.session.run(inputs_of(self.session.facts, batch))
         found = {name: torch.from_numpy(value).to(device) for name, value in computed.items()}
-        detections: dict[str, Tensor] = {
-            name: found[name] for name in ("labels", "boxes", "scores") if name in found
-        }
+        detections: dict[str, Tensor] = {name: found[name] for name in DETECTIONS if name in found}
         images = len(batch)
         logits = found.get("logits", torch.empty(images, 0, 0, device=device))
         boxes = found.get("pred_boxes", torch.empty(images, 0, 4, device=device))
@@ -105,7 +103,7 @@ class GraphDetections:
         self, predictions: Predictions, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """Detections of each image on the CPU, best first; the graph was given the sizes."""
-        labels, boxes, scores = (predictions.extras[name].cpu() for name in ("labels", "boxes", "scores"))
+        labels, boxes, scores = (predictions.extras[name].cpu() for name in DETECTIONS)
         return [Detections(*image) for image in zip(scores, labels, boxes, strict=True)]
 
 
