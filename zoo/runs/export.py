@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from zoo.exporting.certificate import JSON_FILE, readable, write_certificate
 from zoo.exporting.compare import session_of
 from zoo.exporting.onnx import exported
 from zoo.exporting.saving import FILES, facts_of_graph, measured, save
+from zoo.registry.hugging_face.folder import read_json
 from zoo.runs.certify import calibration, certified, evaluated
 from zoo.runs.console import Console, quoted
 from zoo.runs.evaluate import parse_layers
@@ -166,7 +166,7 @@ def check(
     with as_exported(source, facts.decoder_layers):
         document = certified(source, path, contract, data, console)
     beside = path.with_name(JSON_FILE)
-    if beside.is_file() and json.loads(beside.read_bytes())["files"] != document["files"]:
+    if beside.is_file() and read_json(beside, str(path.parent)).get("files") != document["files"]:
         document["failures"].append(f"the file is not the one of the certificate beside it, {beside}")
         document["passed"] = False
     if output is not None:

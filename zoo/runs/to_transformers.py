@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from zoo.exporting.transformers import (
     export_transformers,
 )
 from zoo.prediction.image_input import read_rgb
+from zoo.registry.hugging_face.folder import read_json
 from zoo.runs.console import Console, quoted
 from zoo.runs.predict import open_source
 from zoo.storage.durable import write_json
@@ -81,7 +81,7 @@ def check_transformers(
     images = drawn_images() if data is None else _first_images(str(data))
     document = certified(source.to("cpu"), folder, class_of(source)[1], images)
     beside = folder / CERTIFICATE
-    if beside.is_file() and json.loads(beside.read_bytes())["file"]["sha256"] != document["file"]["sha256"]:
+    if beside.is_file() and read_json(beside, str(folder)).get("file") != document["file"]:
         document["failures"].append(f"the weights are not those of the certificate beside them, {beside}")
         document["passed"] = False
     console = console or Console()
@@ -95,7 +95,7 @@ def source_of(folder: Path) -> str:
     """Name of the model that a folder was made of, by its certificate.
 
     Raises:
-        ValueError: there is no certificate.
+        ValueError: there is no certificate, or the file is none.
     """
     path = folder / CERTIFICATE
     if not path.is_file():
@@ -103,7 +103,10 @@ def source_of(folder: Path) -> str:
             f"{folder} has no {CERTIFICATE}; name the model that it was made of: "
             f"zoo export NAME --check {quoted(folder)}"
         )
-    return str(json.loads(path.read_bytes())["source"]["name"])
+    source = read_json(path, str(folder)).get("source")
+    if not isinstance(source, dict) or not isinstance(source.get("name"), str):
+        raise ValueError(f"{path} is no certificate of zoo export: it has no source.name")
+    return str(source["name"])
 
 
 def _first_images(source: str) -> list[Image.Image]:

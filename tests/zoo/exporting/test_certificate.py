@@ -175,6 +175,11 @@ def test_the_command_exports_checks_and_scores(images, tmp_path, monkeypatch, ca
     found = json.loads(capsys.readouterr().out)
     assert not found["passed"]
     assert any("certificate beside it" in failure for failure in found["failures"])
+    (folder / "certificate.json").write_text("{")
+    assert run_command(["export", str(model), "--check", str(folder)]) == 2
+    assert "certificate.json: it is no JSON" in capsys.readouterr().err
+    (folder / "certificate.json").write_text("{}")
+    assert run_command(["export", str(model), "--check", str(folder)]) == 1
 
 
 def test_a_refused_export_leaves_its_certificate_alone(tmp_path, monkeypatch, capsys):

@@ -259,6 +259,10 @@ def test_a_folder_is_checked_again_against_the_model_that_its_certificate_names(
     (tmp_path / "f" / "certificate.json").write_text(json.dumps(certificate))
     assert not check(tmp_path / "f", registry=tmp_path / "r")["passed"]
     assert "the weights are not those of the certificate" in capsys.readouterr().out
+    for text, told in (("[]", "it holds a list"), ("{}", "has no source.name")):
+        (tmp_path / "f" / "certificate.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"certificate\.json.* {told}"):
+            check(tmp_path / "f", registry=tmp_path / "r")
     (tmp_path / "f" / "certificate.json").unlink()
     with pytest.raises(
         ValueError, match=r"has no certificate\.json; name the model .* zoo export NAME --check"
