@@ -16,6 +16,7 @@ ZOO = (
     "zoo.layers",
     "zoo.prediction",
     "zoo.evaluation",
+    "zoo.analysis",
     "zoo.pictures",
     "zoo.training",
     "zoo.architectures",

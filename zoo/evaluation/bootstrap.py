@@ -39,21 +39,45 @@ class ClassMatches:
     objects: Integers  # [N] objects that count, per image
 
 
-def class_matches(data: Collected, backend: Evaluator) -> list[ClassMatches]:
-    """Detections of every class that has objects, and how the evaluator matched each of them."""
+def drawn(images: int, samples: int, seed: int) -> Integers:
+    """[S, N] how often each sample of the bootstrap holds each image; a function of the arguments alone."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
+
+
+def interval_around(score: float, values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentiles of the samples' values, moved so that their mean lies on the score; within [0, 1].
+
+    Copies of an image favour rare classes, which lifts every sample (measured +0.014 on 206 COCO images, nearly one
+    standard deviation).
+    """
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    valid = values[~np.isnan(values)]
+    ends = np.quantile(valid, tails) - (valid.mean() - score) if len(valid) else [score, score]
+    # with few images there are few distinct samples, and their percentiles need not enclose the mean
+    return max(0.0, min(float(ends[0]), score)), min(1.0, max(float(ends[1]), score))
+
+
+def class_matches(data: Collected, backend: Evaluator, area: str = "all") -> dict[int, ClassMatches]:
+    """Detections of every class that has objects, and how the evaluator matched each of them, by head index.
+
+    Args:
+        data: collected.
+        backend: the evaluator.
+        area: of `AREAS`; objects of other sizes, and detections of other sizes that match none, are ignored.
+    """
     ranked = _ranked(data)
     owner = ranked.detection_labels * len(data.images) + ranked.detection_image
     true = np.zeros((len(IOUS), len(owner)), dtype=bool)
-    area = ranked.detections[:, 2] * ranked.detections[:, 3]
+    sizes = ranked.detections[:, 2] * ranked.detections[:, 3]
     # the evaluator has a record only where an image has an object of the class; elsewhere nothing matches
-    outside = (area < AREAS["all"][0]) | (area > AREAS["all"][1])
+    outside = (sizes < AREAS[area][0]) | (sizes > AREAS[area][1])
     ignored = np.repeat(outside[None], len(IOUS), axis=0)
     objects = {
         int(head): np.zeros(len(data.images), dtype=np.int64)
         for head in np.unique(data.annotation_labels[:, 0])
     }
     row_of = {int(image): row for row, image in enumerate(data.images[:, 0])}
-    for record in _records(ranked, backend):
+    for record in _records(ranked, backend, area):
         head, row = int(record["category_id"]), row_of[int(record["image_id"])]
         objects[head][row] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
         first = int(np.searchsorted(owner, head * len(data.images) + row))
@@ -61,13 +85,14 @@ def class_matches(data: Collected, backend: Evaluator) -> list[ClassMatches]:
         if found.start < found.stop:
             ignored[:, found] = np.asarray(record["dtIgnore"]).astype(bool)
             true[:, found] = np.asarray(record["dtMatches"]).astype(bool) & ~ignored[:, found]
-    classes = []
+    classes = {}
     for head, counts in objects.items():
         start, stop = np.searchsorted(ranked.detection_labels, [head, head + 1])
         best = start + np.argsort(-ranked.detections[start:stop, 4], kind="stable")
+        best = best[~ignored[:, best].all(axis=0)]  # what counts at no IoU changes no number
         scores = ranked.detections[best, 4]
-        classes.append(
-            ClassMatches(ranked.detection_image[best], scores, true[:, best], ignored[:, best], counts)
+        classes[head] = ClassMatches(
+            ranked.detection_image[best], scores, true[:, best], ignored[:, best], counts
         )
     return classes
 
@@ -90,7 +115,7 @@ def _with_detections(data: Collected, rows: npt.NDArray[Any]) -> Collected:
     )
 
 
-def _records(data: Collected, backend: Evaluator) -> Iterator[Any]:
+def _records(data: Collected, backend: Evaluator, area: str) -> Iterator[Any]:
     """The evaluator's record of every image and class with annotations, a few images at a time.
 
     Records are nested Python lists: those of a whole COCO val set take gigabytes.
@@ -110,7 +135,7 @@ def _records(data: Collected, backend: Evaluator) -> Iterator[Any]:
             annotation_labels=data.annotation_labels[truth],
             annotation_image=data.annotation_image[truth],
         )
-        evaluator = run_evaluator(part, backend, {"all": AREAS["all"]}, MAX_DETECTIONS[-1:])
+        evaluator = run_evaluator(part, backend, {area: AREAS[area]}, MAX_DETECTIONS[-1:])
         yield from (record for record in evaluator.evalImgs if record is not None)
 
 

@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 import pytest
+from evaluated import filled, hard_images, one_image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_coco_ap import filled, hard_images, one_image
 
 from zoo.evaluation.operating_point import best_f1
 

@@ -1,0 +1,1 @@
+"""Why an AP is what it is: errors, confusions, thresholds, calibration, differences of two models."""
