@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.contract.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from zoo.layers.mlp import MLP
-from zoo.layers.precision import full
+from zoo.layers.precision import autocast_to, full
 
 CORNERS, REFERENCE = (
     "corners",
@@ -40,7 +40,9 @@ def weighting_function(bins: int, reg_scale: float, up: float = UP) -> Tensor:
 
 def expected_distances(corners: Tensor, weighting: Tensor) -> Tensor:
     """[..., 4 x bins] logits to the mean distance of each side, [..., 4]."""
-    return full(side_probabilities(corners, len(weighting))) @ weighting
+    probabilities = full(side_probabilities(corners, len(weighting)))
+    with autocast_to(None, corners.device):  # the product of two float32 would be one of 16 bits
+        return probabilities @ weighting
 
 
 def side_probabilities(corners: Tensor, bins: int) -> Tensor:
