@@ -27,6 +27,7 @@ from zoo.layers.mlp import MLP
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_to, full
 from zoo.layers.published_keys import from_hugging_face
+from zoo.layers.recompute import recomputed
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.criterion import GiouTerm, L1Term, LabelTerm, LossWeights, SetCriterion
 from zoo.training.losses import SigmoidFocal
@@ -189,7 +190,7 @@ class Transformer(nn.Module):
         """Every token attends to places around its own position on each level."""
         references = pixel_centres(memory.sizes, memory.valid_ratios).to(full(memory.tokens).dtype)
         for layer in self.encoder.layers:
-            memory = layer(memory, position, references)
+            memory = recomputed(layer, memory, position, references)
         return memory
 
 
@@ -323,7 +324,7 @@ class DeformableDetr(nn.Module):
         layers = self.transformer.decoder.layers
         for index, layer in enumerate(layers):
             scale = ratios if reference.shape[-1] == 2 else torch.cat([ratios, ratios], -1)
-            content = layer(content, position, reference[:, :, None] * scale, memory)
+            content = recomputed(layer, content, position, reference[:, :, None] * scale, memory)
             last = index == len(layers) - 1
             if not (self.training or last or self.config.refine_boxes):
                 continue

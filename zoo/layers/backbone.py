@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from zoo.layers.hgnetv2 import CUTS, FULL, HgNetV2, fitting
 from zoo.layers.onednn import runs_eagerly_on_cpu, use_onednn
+from zoo.layers.recompute import recomputed
 from zoo.storage.checkpoint_io import read_checkpoint
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -131,7 +132,7 @@ class _TimmResNet(nn.Module):
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
         features = []
         for stage in STAGES:
-            x = getattr(self, stage)(x)
+            x = recomputed(getattr(self, stage), x)
             features.append(x)
         return features[self.first :]
 
@@ -203,7 +204,7 @@ class ResidualBackbone(nn.Module):
         x = self.conv1(images)
         features = []
         for stage in self.stages:
-            x = stage(x)
+            x = recomputed(stage, x)
             features.append(x)
         return features
 

@@ -34,6 +34,7 @@ from zoo.layers.hybrid_encoder import ConvNorm
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.query_selection import Selection, select_queries
+from zoo.layers.recompute import recomputed
 from zoo.layers.refining_decoder import PRIOR, split_queries, supervised_outputs
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu}
@@ -304,7 +305,7 @@ class DistributionDecoder(nn.Module):
         last = len(self.decoder.layers) if self.training else self.eval_layers
         for index, layer in enumerate(self.decoder.layers[:last]):
             position = self.positions(reference, position)
-            content = layer(content, position, reference, memory, sizes, blocked)
+            content = recomputed(layer, content, position, reference, memory, sizes, blocked)
             score = self.dec_score_head[index]
             if first is None:
                 boxes = (self.pre_bbox_head(content) + inverse_sigmoid(reference)).sigmoid()

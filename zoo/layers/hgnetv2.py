@@ -13,6 +13,7 @@ from timm.models.hgnet import HighPerfGpuNet, model_cfgs
 from torch import Tensor, nn
 
 from zoo.layers.onednn import use_onednn
+from zoo.layers.recompute import recomputed
 
 FULL = tuple(f"hgnetv2_b{n}" for n in range(7))
 # DEIMv2's cuts of B0 have no fourth stage, and another third one:
@@ -53,7 +54,7 @@ class HgNetV2(nn.Module):
         x = self.stem(images)
         features = []
         for stage in self.stages:
-            x = stage(x)
+            x = recomputed(stage, x)
             features.append(x)
         return features[self.first :]
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from zoo.layers.memory_format import to_map, to_tokens
 from zoo.layers.onednn import use_onednn
 from zoo.layers.position import sincos_2d
+from zoo.layers.recompute import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class TokenEncoder(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """[B, S, dim] to the same shape."""
         for layer in self.layers:
-            tokens = layer(tokens, position)
+            tokens = recomputed(layer, tokens, position)
         return tokens
 
 
@@ -173,7 +174,7 @@ class HybridEncoder(nn.Module):
         for low, lateral, fuse in steps:
             inner[0] = lateral(inner[0])
             upsampled = F.interpolate(inner[0], scale_factor=2.0, mode="nearest")
-            inner.insert(0, fuse(self.join(upsampled, low)))
+            inner.insert(0, recomputed(fuse, self.join(upsampled, low)))
         return inner
 
     def bottom_up(self, inner: list[Tensor]) -> list[Tensor]:
@@ -181,5 +182,5 @@ class HybridEncoder(nn.Module):
         outer = [inner[0]]
         steps = zip(inner[1:], self.downsample_convs, self.pan_blocks, strict=True)
         for high, downsample, fuse in steps:
-            outer.append(fuse(self.join(downsample(outer[-1]), high)))
+            outer.append(recomputed(fuse, self.join(downsample(outer[-1]), high)))
         return outer

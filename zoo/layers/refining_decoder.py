@@ -21,6 +21,7 @@ from zoo.layers.hybrid_encoder import ConvNorm
 from zoo.layers.memory_format import to_tokens
 from zoo.layers.mlp import MLP
 from zoo.layers.query_selection import Choice, Selection, by_best_class, select_queries
+from zoo.layers.recompute import recomputed
 
 PRIOR = 0.01  # initial probability of every class, RetinaNet's focal prior
 
@@ -205,7 +206,7 @@ class RefiningDecoder(nn.Module):
         last = len(self.decoder.layers) if self.training else self.eval_layers
         for index, layer in enumerate(self.decoder.layers[:last]):
             position = self.query_pos_head(detached)
-            content = layer(content, position, detached, memory, sizes, blocked)
+            content = recomputed(layer, content, position, detached, memory, sizes, blocked)
             offset = self.dec_bbox_head[index](content)
             boxes = (offset + inverse_sigmoid(detached)).sigmoid()
             if self.training or index == last - 1:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from zoo.layers.gelan_encoder import GelanBlock, GelanEncoder, inner_channels
 from zoo.layers.hybrid_encoder import ConvNorm, EncoderConfig
 from zoo.layers.onednn import use_onednn
+from zoo.layers.recompute import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,8 @@ class LiteEncoder(nn.Module):
         """[one map [B, C, H, W]] to maps [B, dim, H, W] and [B, dim, H/2, W/2]."""
         fine = self.input_proj[0](features[0])
         coarse = self.bi_fusion(self.down_sample1(fine))
-        fine = self.fpn_block(fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest"))
-        return [fine, self.pan_block(coarse + self.down_sample2(fine))]
+        fine = recomputed(self.fpn_block, fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest"))
+        return [fine, recomputed(self.pan_block, coarse + self.down_sample2(fine))]
 
 
 def _halving(dim: int) -> nn.Sequential:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers.recompute import recomputed
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -175,7 +177,7 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         """[B, S, dim] to the same shape."""
         for layer in self.layers:
-            tokens = layer(tokens, position, visible)
+            tokens = recomputed(layer, tokens, position, visible)
         return self.norm(tokens)
 
 
@@ -195,7 +197,7 @@ class Decoder(nn.Module):
         content = query.new_zeros(memory.shape[0], *query.shape)
         results = []
         for layer in self.layers:
-            content = layer(content, query, located_memory, memory, visible)
+            content = recomputed(layer, content, query, located_memory, memory, visible)
             results.append(content)
         return self.norm(torch.stack(results if self.training else results[-1:]))
 
