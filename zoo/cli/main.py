@@ -107,7 +107,11 @@ def finetune(
     ] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images per step, over all devices.")
+        str | None,
+        typer.Option(
+            "--batch-size",
+            help="Images per step, over all devices; auto: the recipe's, as many at a time as a device holds.",
+        ),
     ] = None,
     devices: Annotated[str | None, typer.Option("--devices", help="How many, or auto.")] = None,
     image_size: Annotated[str | None, typer.Option("--image-size", help="HxW or N, multiples of 32.")] = None,
@@ -126,6 +130,25 @@ def finetune(
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of weights, order and augmentation; default: the recipe's.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", min=1, help="End after so many validations without a better AP."),
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="End after 2h, 90m, 1d or 01:30:00, over all resumes.")
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option("--freeze", help="What does not train, some of backbone,encoder,all-but-head."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="32-true or bf16-mixed; default: the latter on a GPU that has it."),
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option("--checkpointing/--no-checkpointing", help="Less memory, for a third more time."),
     ] = None,
     output: RunFolder = None,
     ckpt_path: Annotated[
@@ -149,9 +172,9 @@ def finetune(
     console = Console(as_json)
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
-        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, output=output,
-        resume=ckpt_path, preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe,
-        console=console,
+        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, patience=patience, max_time=max_time,
+        freeze=freeze, precision=precision, checkpointing=checkpointing, output=output, resume=ckpt_path,
+        preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe, console=console,
     )  # fmt: skip
     console.result(run.document)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from zoo.runs import building, catalogue, mask_data, recipes, schema, trust
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
+from zoo.runs.options.batch_size import parse as parse_batch_size
+from zoo.runs.options.chosen import Options
+from zoo.runs.options.stopping import suit_validations
 from zoo.runs.quick_check import quick_check
 from zoo.runs.recipes import Recipe
 from zoo.runs.run import Run
@@ -52,6 +56,7 @@ class Choices:
     weights: str | Path | None = None
     lr: float | None = None
     seed: int | None = None
+    options: Options = field(default_factory=Options)
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -72,13 +77,18 @@ def finetune(
     *,
     epochs: int | None = None,
     max_steps: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     devices: int | str | None = None,
     image_size: ImageSize | None = None,
     name: str | None = None,
     weights: str | Path | None = None,
     lr: float | None = None,
     seed: int | None = None,
+    patience: int | None = None,
+    max_time: str | datetime.timedelta | None = None,
+    freeze: str | Sequence[str] | None = None,
+    precision: str | None = None,
+    checkpointing: bool | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     preflight: bool = False,
@@ -106,7 +116,8 @@ def finetune(
         data: folder in any format that is understood, or the address of shards.
         epochs: the length.
         max_steps: the length in optimizer steps, instead of epochs.
-        batch_size: images of a step, over all devices.
+        batch_size: images of a step, over all devices; `auto` keeps the recipe's and searches for the most that a
+            device holds at a time.
         devices: how many, or `auto`.
         image_size: a side, or (height, width), multiples of 32; where the shorter side is resized, that one, or
             (shorter, most of the longer).
@@ -114,6 +125,12 @@ def finetune(
         weights: `published`, `random`, or a file; None is published where there are any.
         lr: learning rate; those of parts of the model keep their ratio to it.
         seed: of weights, order and augmentation.
+        patience: validations without a better score after which the training ends.
+        max_time: `2h`, `90m`, `1d` or `01:30:00` after which it ends, over all resumes.
+        freeze: of `backbone`, `encoder` and `all-but-head`: what does not train.
+        precision: `32-true`, `bf16-mixed`, or on a GPU `16-mixed`; None: bf16-mixed on a GPU that has it.
+        checkpointing: layers keep their inputs alone and are computed again in the backward pass: less memory, more
+            time.
         output: run folder; None makes one under mlruns/checkpoints.
         resume: `auto` goes on with the run in `output` if there is one, by its own recipe: a command that is started
             again and again.
@@ -136,9 +153,14 @@ def finetune(
     checkpoint, folder = find_run(resume, output)
     if checkpoint is not None:
         return fit(resume=checkpoint, output=folder, trust=trust, console=console)
+    images = parse_batch_size(batch_size)
     choices = Choices(
-        model=model, data=data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
+        model=model, data=data, epochs=epochs, max_steps=max_steps, devices=devices,
+        batch_size=images if isinstance(images, int) else None,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, overrides=overrides or {},
+        options=Options(patience=patience, max_time=max_time, freeze=freeze, precision=precision,
+            checkpointing=checkpointing, search_batch=images == "auto",
+        ),
     )  # fmt: skip
     start = starting_point(model, registry)
     name = model_name(choices, start)
@@ -310,6 +332,7 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     if choices.seed is not None:
         recipe["seed_everything"] = recipe["data"]["init_args"]["seed"] = choices.seed
     recipes.apply_overrides(recipe, choices.overrides)
+    notes += choices.options.write(recipe, choices.overrides)
     return recipe, notes
 
 
@@ -476,6 +499,7 @@ def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> 
         places = most_places(limits_of(recipe), sizes_of(recipe, data))
         notes.append(queries_advice(schema.module_class(recipe).queries_key, fullest, queries, places))
     notes.append(f"{steps} steps of {schedule['global_batch_size']} images, {per_epoch} an epoch")
+    notes += suit_validations(recipe, per_epoch, steps, choices.overrides)
     return notes
 
 

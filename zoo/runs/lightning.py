@@ -24,9 +24,11 @@ from zoo.runs.console import is_rank_zero
 from zoo.runs.schema import Distributed, InitFrom, Tracking
 from zoo.storage.checkpoint_io import AtomicCheckpointIO
 from zoo.tracking.logger import MLflowTracker
+from zoo.training.computing import Computing
 from zoo.training.module import DetectionModule
 from zoo.training.non_finite import NonFinite
 from zoo.training.saving import CheckpointSaver
+from zoo.training.stop_rules import Stopping, StopRules, timedelta
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ class ZooCLI(LightningCLI):
         parser.add_argument("--tracking", type=Tracking, required=True)
         parser.add_argument("--non_finite", type=NonFinite, default=NonFinite())
         parser.add_argument("--distributed", type=Distributed, default=Distributed())
+        parser.add_argument("--stopping", type=Stopping, default=Stopping())
+        parser.add_argument("--computing", type=Computing, default=Computing())
         parser.add_lightning_class_args(CheckpointSaver, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -125,6 +129,7 @@ class ZooCLI(LightningCLI):
         except (ValueError, MisconfigurationException, ImportError) as error:
             raise ValueError(schema.explain(str(error))) from error
         if isinstance(self.model, DetectionModule):
+            self.config_init.computing.apply(self.model)
             guard = self.model.guard
             guard.policy, guard.folder = self.config_init.non_finite, self._folder
             if isinstance(self.datamodule, DetectionDataModule):
@@ -153,7 +158,9 @@ class ZooCLI(LightningCLI):
             *added["plugins"],
             AtomicCheckpointIO(),
         ]
-        kwargs["callbacks"] = [*_as_list(config.callbacks), *added["callbacks"], *self._callbacks]
+        rules = StopRules(self.config_init.stopping, timedelta(config.max_time))
+        kwargs["max_time"] = None  # else Lightning's timer would count too
+        kwargs["callbacks"] = [*_as_list(config.callbacks), *added["callbacks"], *self._callbacks, rules]
         kwargs["use_distributed_sampler"] = False
         if config.profiler is not None:
             kwargs["profiler"] = profiler(config.profiler, self._folder)

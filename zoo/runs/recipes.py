@@ -17,10 +17,8 @@ from zoo.storage.plain_yaml import read_yaml
 
 Recipe = dict[str, Any]  # its values; `zoo.runs.building.Recipe` builds from them
 Given = str | Path | Mapping[str, Any] | Sequence[str | Path]  # names, paths, several to merge, or the values
-MAY_LACK = (
-    "non_finite",
-    "distributed",
-)  # blocks that a recipe leaves out as long as it has nothing to say there
+# blocks that a recipe leaves out as long as it has nothing to say there
+MAY_LACK = ("non_finite", "distributed", "stopping", "computing")
 # what `about` of a recipe that is listed has
 ABOUT = ("name", "tag", "family", "license", "params", "macs", "published", "measured", "sources")
 

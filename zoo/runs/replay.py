@@ -45,6 +45,7 @@ def replay(file: str | Path, console: Console | None = None) -> dict[str, Any]:
     if str(step["precision"]).startswith("64"):
         module.double()
     module.train()
+    module.schedule.freeze(module.network.named_parameters())
     found: dict[str, Any] = {
         "reproduced": False,
         "weights": not_finite(module.network.state_dict()),

@@ -49,6 +49,7 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
         "checkpoint": str(run.checkpoint),
         "step": run.step,
         "seconds": round(run.seconds, 1),
+        "stopped": run.stopped,
         "hardware": hardware(run.trainer),
         "recipe": str(run.folder / RECIPE_FILE),
         "data_digest": run.data.digest(),

@@ -19,17 +19,19 @@ from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
 from zoo.runs import recipes, trainer_options, trust
+from zoo.training.computing import Computing
 from zoo.training.imports import refuse_imports
 from zoo.training.module import DetectionModule, refuse_towers
 from zoo.training.non_finite import NonFinite
 from zoo.training.saving import CheckpointSaver
+from zoo.training.stop_rules import Stopping
 
 # what a recipe may name, and where: a recipe is data, not a way to import
 PLACES = {"model": "zoo.architectures.", "data": "datamodules."}
 KINDS: dict[str, type] = {"model": DetectionModule, "data": DetectionDataModule}
 TOP = (
     "about", "seed_everything", "model", "data", "trainer", "checkpoint", "init_from", "tracking", "non_finite",
-    "distributed",
+    "distributed", "stopping", "computing",
 )  # fmt: skip
 
 
@@ -78,7 +80,10 @@ class Distributed:
 
 
 # the top-level keys that are ours
-OWN = {"init_from": InitFrom, "tracking": Tracking, "non_finite": NonFinite, "distributed": Distributed}
+OWN = {
+    "init_from": InitFrom, "tracking": Tracking, "non_finite": NonFinite, "distributed": Distributed,
+    "stopping": Stopping, "computing": Computing,
+}  # fmt: skip
 OPTIONAL = recipes.MAY_LACK  # of them, those that a recipe may leave out
 
 

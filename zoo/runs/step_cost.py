@@ -74,8 +74,9 @@ def trial_module(recipe: Mapping[str, Any]) -> DetectionModule:
 
 
 def measure(
-    module: DetectionModule, images: int, size: Size, precision: Precision, repeats: int = TIMED
-) -> StepCost:
+    module: DetectionModule, images: int, size: Size, precision: Precision, repeats: int = TIMED,
+    objects: int = OBJECTS, power: bool = True,
+) -> StepCost:  # fmt: skip
     """Trains on made-up images; the module is of no use afterwards.
 
     Args:
@@ -84,10 +85,12 @@ def measure(
         size: (h, w) of each.
         precision: entered around what runs the network.
         repeats: of what is timed; the median counts.
+        objects: of each image.
+        power: whether a GPU is kept busy until it has told its mean power.
     """
     device = next(module.parameters()).device
     optimizer = module.schedule.optimizer(module.network)
-    batch = made_up(images, size, module.num_classes, module.learns_masks).to(device)
+    batch = made_up(images, size, module.num_classes, module.learns_masks, objects).to(device)
     on_gpu = device.type == "cuda"
     kept = KeptTensors(module)
     times: list[float] = []
@@ -95,7 +98,7 @@ def measure(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with PowerReadings(device) as power:
-        until = time.perf_counter() + (_POWER_SECONDS if on_gpu else 0.0)
+        until = time.perf_counter() + (_POWER_SECONDS if on_gpu and power else 0.0)
         while len(times) <= repeats or time.perf_counter() < until:
             begun = _now(on_gpu)
             with precision(), kept:
@@ -122,21 +125,21 @@ def _now(on_gpu: bool) -> float:
     return time.perf_counter()
 
 
-def made_up(images: int, size: Size, classes: int, masks: bool) -> Batch:
-    """A batch of noise with `OBJECTS` objects an image."""
+def made_up(images: int, size: Size, classes: int, masks: bool, objects: int = OBJECTS) -> Batch:
+    """A batch of noise with so many objects an image."""
     generator = torch.Generator().manual_seed(0)
     samples = [
         Sample(
             image=torch.rand(3, *size, generator=generator),
-            labels=torch.randint(classes, (OBJECTS,), generator=generator),
-            boxes=0.2 + 0.4 * torch.rand(OBJECTS, 4, generator=generator),
+            labels=torch.randint(classes, (objects,), generator=generator),
+            boxes=0.2 + 0.4 * torch.rand(objects, 4, generator=generator),
             image_id=number,
             original_size=size,
-            masks=torch.rand(OBJECTS, *size, generator=generator) < 0.2 if masks else None,
+            masks=torch.rand(objects, *size, generator=generator) < 0.2 if masks else None,
         )
         for number in range(images)
     ]
-    return replace(collate(samples), step=Step(torch.full((images,), OBJECTS), size, 0))
+    return replace(collate(samples), step=Step(torch.full((images,), objects), size, 0))
 
 
 class KeptTensors:

@@ -27,6 +27,7 @@ from zoo.runs.init_from import start_from
 from zoo.runs.input_sizes import refuse_sizes
 from zoo.runs.launch import connect, launched, lost, of_another_process
 from zoo.runs.lightning import ZooCLI
+from zoo.runs.options.batch_size import BatchSearch
 from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import RECIPE_FILE, RUN_FILE, claimed, new_folder, note, noted, refuse_used
 from zoo.runs.threads import chosen
@@ -35,11 +36,13 @@ from zoo.runs.trust import strangers
 from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.storage.durable import FULL, write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
+from zoo.training import freezing
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.module import DetectionModule
 from zoo.training.position import in_epoch_before
 from zoo.training.preflight import run_preflight
 from zoo.training.saving import BEFORE, LAST, CheckpointSaver
+from zoo.training.stop_rules import StopRules
 from zoo.training.stopping import StopRequest
 
 
@@ -65,6 +68,7 @@ class TrainedRun:
     step: int  # optimizer steps when it was written
     seconds: float
     stop: StopRequest
+    stopped: str | None  # the rule that ended it before its schedule did
 
     @property
     def tracker(self) -> MLflowTracker | None:
@@ -136,6 +140,7 @@ def _train(
     if module.second_stage is not None:
         module.second_stage.say = console.say
     refuse_sizes(module, data, recipe)
+    module.schedule.freeze(module.network.named_parameters())
     write_recipe(recipe, folder)
     if is_rank_zero():
         if resume is None:
@@ -149,6 +154,8 @@ def _train(
             )
         if isinstance(trainer.logger, MLflowTracker):  # finds a run that is made, and by a kill not noted
             note(folder, local_id=trainer.logger.local_id)
+        for line in freezing.told(module.network):
+            console.say(line)
         console.say(f"recipe      {folder / RECIPE_FILE}")
         console.say(f"run         {folder}")
     with ended_as_asked(trainer, saver, console):
@@ -157,11 +164,16 @@ def _train(
             start_from(cli.config_init.init_from, module, data.label_map, registry, console)
             preflight(trainer, module, data, folder, overfit_first, console)
         begun = time.monotonic()
+        search = batch_search(trainer, recipe, data, folder, console)
         with StopRequest() as saver.stop:
-            note_start(trainer, recipe, data, folder)
+            if search is None:
+                note_start(trainer, recipe, data, folder)
+            else:
+                search.search(trainer, module)
             connect(trainer, cli.config_init.distributed.timeout_minutes)
             fit(trainer, module, data, resume)
-            if resume is not None and module.position() == module.begun:
+            stopped = note_stop(trainer, folder, console)
+            if stopped is None and resume is not None and module.position() == module.begun:
                 console.say(
                     f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; for more: "
                     f"zoo fit --ckpt-path {quoted(resume)} with a higher --trainer.max_epochs or --trainer.max_steps"
@@ -169,7 +181,9 @@ def _train(
             score_last_steps(trainer, module, data, history)
             best, step = load_best(trainer, module, console)
             seconds = time.monotonic() - begun
-            yield TrainedRun(folder, recipe, module, data, trainer, history, best, step, seconds, saver.stop)
+            yield TrainedRun(
+                folder, recipe, module, data, trainer, history, best, step, seconds, saver.stop, stopped
+            )
 
 
 def fit(trainer: Trainer, module: DetectionModule, data: DetectionDataModule, resume: Path | None) -> None:
@@ -182,6 +196,37 @@ def fit(trainer: Trainer, module: DetectionModule, data: DetectionDataModule, re
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def batch_search(
+    trainer: Trainer, recipe: Recipe, data: DetectionDataModule, folder: Path, console: Console
+) -> BatchSearch | None:
+    """What the recipe asks for by `computing.search_batch`; recipe and MLflow then get the number that is found."""
+    if not recipe.get("computing", {}).get("search_batch"):
+        return None
+
+    def done() -> None:
+        write_recipe(recipe, folder)
+        note_start(trainer, recipe, data, folder)
+
+    search = BatchSearch(recipe, data, console, done)
+    trainer.callbacks.insert(0, search)  # type: ignore[attr-defined]
+    return search
+
+
+def note_stop(trainer: Trainer, folder: Path, console: Console) -> str | None:
+    """The rule that ended the training before its schedule did: told, and kept in run.json and as MLflow's tag."""
+    rules = next(c for c in trainer.callbacks if isinstance(c, StopRules))  # type: ignore[attr-defined]
+    stopped = (rules.reason() or "callback") if trainer.should_stop else None
+    if stopped is not None:
+        why = rules.told(trainer) if rules.reason() else "by a callback of the recipe"
+        console.say(f"stopped     step {trainer.global_step}{_of_total(trainer)} {why}")
+    if noted(folder).get("stopped") != stopped and is_rank_zero():
+        note(folder, stopped=stopped)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowTracker):
+                logger.set_tags({"zoo.stopped": stopped or "schedule"})
+    return stopped
 
 
 @contextmanager

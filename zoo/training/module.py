@@ -33,6 +33,7 @@ from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import Postprocess
 from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
+from zoo.training.freezing import hold_frozen_norms
 from zoo.training.imports import refuse_imports
 from zoo.training.non_finite import StepGuard, ways_on
 from zoo.training.position import (
@@ -441,6 +442,7 @@ class DetectionModule(LightningModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """{`set/term`: [L]} weighted losses of a training batch; uint8 images are normalised first."""
         batch = self.normalized(batch)
+        hold_frozen_norms(self.network)
         return self.criterion(self.network(batch).supervised, batch.targets, required_step(batch))
 
     @torch.no_grad()
