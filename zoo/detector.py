@@ -18,11 +18,14 @@ from zoo.contract.batch import RLE, Detections, Predictions, Sample, collate
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.segments import PanopticSegmentation, Segment
+from zoo.contract.tiles import Tiles, parse_tiles
 from zoo.pictures.detections import paint_detections
 from zoo.pictures.segments import paint_panoptic
 from zoo.prediction.image_input import ImageInput, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
+from zoo.prediction.tiles.merge import CREDIBLE
+from zoo.prediction.tiles.views import detect_in_tiles
 from zoo.registry.manifest import Manifest
 from zoo.registry.pull import Pulled
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
@@ -30,6 +33,9 @@ from zoo.runtimes.module import exported_module, open_session
 from zoo.training.module import DetectionModule
 
 DEFAULT_THRESHOLD = 0.3  # of a detection
+NO_TILES = "none"
+GivenTiles = int | str | tuple[int, int] | Tiles
+_TILES_AT_ONCE = 8  # on a GPU; a CPU is as fast with one
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Prediction:
         panoptic: one segment for every pixel, ids from 1; 0 is no segment. None of a model without a panoptic
             rule. Chosen from all queries with `panoptic_threshold`, so it does not depend on the detections.
         panoptic_threshold: the score above which a query may be a segment.
+        tiles: how the image was cut; None if it was looked at as a whole.
+        views: tiles, and the whole image.
         file: the image, if it was given by its path; a notebook shows it with what was found.
     """
 
@@ -59,6 +67,8 @@ class Prediction:
     masks: list[dict[str, Any]] | None = None
     panoptic: PanopticSegmentation | None = None
     panoptic_threshold: float | None = None
+    tiles: Tiles | None = None
+    views: int = 1
     file: str | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
@@ -81,6 +91,9 @@ class Prediction:
             "detections": detections,
             "label_map": self.label_map.to_dict(),
         }
+        if self.tiles is not None:
+            cut = {"size": list(self.tiles.size), "overlap": self.tiles.overlap, "views": self.views}
+            document["tiles"] = cut
         if self.panoptic is not None:
             document["panoptic"] = {"threshold": self.panoptic_threshold, "segments": self._segments()}
         return document
@@ -192,7 +205,13 @@ class Detector:
 
     @overload
     def predict(
-        self, image: ImageInput, threshold: float | None = None, *, allow_private: bool = False
+        self,
+        image: ImageInput,
+        threshold: float | None = None,
+        *,
+        tiles: GivenTiles | None = None,
+        tile_overlap: float | None = None,
+        allow_private: bool = False,
     ) -> Prediction: ...
 
     @overload
@@ -201,6 +220,8 @@ class Detector:
         image: list[ImageInput] | tuple[ImageInput, ...],
         threshold: float | None = None,
         *,
+        tiles: GivenTiles | None = None,
+        tile_overlap: float | None = None,
         allow_private: bool = False,
     ) -> list[Prediction]: ...
 
@@ -209,6 +230,8 @@ class Detector:
         image: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
         threshold: float | None = None,
         *,
+        tiles: GivenTiles | None = None,
+        tile_overlap: float | None = None,
         allow_private: bool = False,
     ) -> Prediction | list[Prediction]:
         """Detections with a score of at least `threshold`, with masks and segments where the model has them.
@@ -221,21 +244,56 @@ class Detector:
                 [3, h, w]. A list of these gives a list of predictions.
             threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
                 model's own rule, which is higher (0.85 in the published models); a number holds for both.
+            tiles: side in pixels of the image, or (height, width): the image is cut into tiles, each and the whole
+                image are looked at, and what is found is merged over the seams. None: as the model was trained;
+                `none`: not at all.
+            tile_overlap: of tiles of another size than the model's, as a share of their side; None is 0.2.
             allow_private: whether addresses may be of this machine, of its network, and with any port.
 
         Raises:
             FileNotFoundError: no such file.
             ConnectionError: an address that does not answer.
-            ValueError: not an image, an array of another shape or type, a threshold outside [0, 1].
+            ValueError: not an image, an array of another shape or type, a threshold outside [0, 1], tiles that are
+                none or of a model that predicts masks.
         """
+        cut = self.tiles_of(tiles, tile_overlap)
         lowest = DEFAULT_THRESHOLD if threshold is None else threshold
         if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
             raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
         if isinstance(image, (list, tuple)):
-            return [self.predict(one, threshold, allow_private=allow_private) for one in image]
-        found = self._predict(read_rgb(image, allow_private), lowest, threshold)
+            given = NO_TILES if cut is None else cut
+            return [self.predict(one, threshold, tiles=given, allow_private=allow_private) for one in image]
+        rgb = read_rgb(image, allow_private)
+        found = self._predict(rgb, lowest, threshold) if cut is None else self._in_tiles(rgb, cut, lowest)
         is_file = isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
         return replace(found, file=os.path.abspath(image)) if is_file else found
+
+    def tiles_of(self, given: GivenTiles | None, overlap: float | None = None) -> Tiles | None:
+        """The tiles that `predict` cuts an image into, by its arguments and the model; None for none.
+
+        Raises:
+            ValueError: they are no tiles, or the model predicts masks.
+        """
+        tiles = self.input.tiles if given is None else given
+        if tiles is None or tiles == NO_TILES:
+            if overlap is not None:
+                raise ValueError("tile_overlap belongs to tiles, and there are none; give their side too")
+            return None
+        if not isinstance(tiles, Tiles):
+            tiles = parse_tiles(tiles, overlap)
+        elif overlap is not None:
+            tiles = replace(tiles, overlap=overlap)
+        refuse_masks_in_tiles(self.module, self.name)
+        return tiles
+
+    def _in_tiles(self, rgb: Image.Image | Tensor, tiles: Tiles, lowest: float) -> Prediction:
+        device = self.module.device
+        at_once = _TILES_AT_ONCE if device.type != "cpu" and self.runtime == "pytorch" else 1
+        detections, views = detect_in_tiles(
+            rgb, self.input.with_tiles(tiles), lambda batch: self.module.detect(batch.to(device)), at_once=at_once,
+            lowest=CREDIBLE * lowest,
+        )  # fmt: skip
+        return replace(self._named(detections, lowest, _size(rgb)), tiles=tiles, views=views)
 
     def _predict(self, rgb: Image.Image | Tensor, lowest: float, threshold: float | None) -> Prediction:
         height, width = _size(rgb)
@@ -285,6 +343,15 @@ class Detector:
             model=self.name,
             label_map=self.label_map,
             masks=None if masks is None else [_plain(masks[row]) for row, _, _, _ in rows],
+        )
+
+
+def refuse_masks_in_tiles(module: DetectionModule, name: str) -> None:
+    """Raises ValueError for a model with masks: only boxes are merged over seams."""
+    if module.instances is not None:
+        raise ValueError(
+            f"{name} predicts masks, and over the seams of tiles only boxes are merged; leave tiles out (none), or "
+            "take a model without masks"
         )
 
 

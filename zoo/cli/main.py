@@ -64,6 +64,17 @@ DataInstead = Annotated[
 MetricsFolder = Annotated[
     Path | None, typer.Option("--output", help="Folder of metrics.json; default mlruns/scores/MODEL.SPLIT.")
 ]
+TileSide = Annotated[
+    str | None,
+    typer.Option(
+        "--tiles",
+        help="Cut large images into tiles of N or HxW pixels and merge what is found; none: not; default: as the "
+        "model was trained.",
+    ),
+]
+TileOverlap = Annotated[
+    float | None, typer.Option("--tile-overlap", help="Share of a tile's side; default 0.2.")
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -375,6 +386,8 @@ def predict(
             "--allow-private", help="Also fetch images from this machine, its network, and any port."
         ),
     ] = False,
+    tiles: TileSide = None,
+    tile_overlap: TileOverlap = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> int:
@@ -394,7 +407,16 @@ def predict(
 
     console = Console(as_json)
     with chosen(console):
-        found = run(detector, sources, threshold, output, console, allow_private)
+        found = run(
+            detector,
+            sources,
+            threshold,
+            output,
+            console,
+            allow_private,
+            tiles=tiles,
+            tile_overlap=tile_overlap,
+        )
     console.result(found)
     return 1 if found["unreadable"] else 0
 

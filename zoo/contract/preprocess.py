@@ -5,8 +5,9 @@ It is written in a recipe or a manifest, and training, validation, prediction an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from zoo.contract.batch import Batch
 from zoo.contract.photometric import distort_batch
 from zoo.contract.pixels import LONGEST_SIDE
+from zoo.contract.tiles import Tile, Tiles, whole
 
 ResizeBackend = Literal["fast", "pil"]
 _CACHED_ROWS = 96
@@ -43,6 +45,7 @@ class InputContract:
             stays within one grey level of it at a fraction of the time.
         padding: `batch` pads to the largest image of a micro-batch (published), `step` to that of
             the whole optimizer step (exact under any split).
+        tiles: how images are cut first; each tile and the whole image are then resized. None: not at all.
     """
 
     resize: Literal["stretch", "shortest"]
@@ -51,6 +54,7 @@ class InputContract:
     std: tuple[float, ...] = ()
     backend: ResizeBackend = "fast"
     padding: Literal["batch", "step"] = "batch"
+    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
         for key, valid in _WORDS.items():
@@ -63,6 +67,8 @@ class InputContract:
             raise ValueError(f"mean {self.mean} and std {self.std} must both have three values, or none")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std {self.std} must be above 0")
+        if not isinstance(self.tiles, Tiles | None):
+            raise ValueError(f"tiles is {self.tiles!r:.60}; it has size and overlap, or is null for none")
         sides = self.size if isinstance(self.size, (tuple, list)) else ()
         whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
         if len(sides) != 2 or not whole or min(sides) < 1 or max(sides) > LONGEST_SIDE:
@@ -79,13 +85,25 @@ class InputContract:
         """
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+            tiles = values.get("tiles")
+            if isinstance(tiles, dict):
+                values["tiles"] = Tiles(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in tiles.items()}
+                )
             return cls(**values)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"the input contract is invalid:  {str(error)[:120]}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for manifests and checkpoints."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain values only, for manifests and checkpoints; without tiles there is no key for them."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "tiles"}
+        if self.tiles is not None:
+            plain["tiles"] = {"size": list(self.tiles.size), "overlap": self.tiles.overlap}
+        return plain
+
+    def with_tiles(self, tiles: Tiles | None) -> InputContract:
+        """The same contract with other tiles, or none."""
+        return replace(self, tiles=tiles)
 
     def with_backend(self, backend: ResizeBackend) -> InputContract:
         """The same contract with another resize backend."""
@@ -96,6 +114,17 @@ class InputContract:
         if self.resize == "stretch":
             return self.size
         return shortest_side_size(height, width, *self.size)
+
+    def view_batches(self, height: int, width: int, most: int) -> Iterator[list[Tile]]:
+        """The views of an image cut by `tiles`, at most `most` together, all of one size after the resize.
+
+        So no padding changes what is found in a view.
+        """
+        tiles = self.tiles
+        views = [whole(height, width)] if tiles is None else tiles.views(height, width)
+        for _, alike in groupby(views, key=lambda tile: self.resized_size(*tile.size)):
+            together = list(alike)
+            yield from (together[n : n + most] for n in range(0, len(together), most))
 
     def resize_image(self, image: Image.Image | Tensor) -> Tensor:
         """An RGB PIL image or [3, h, w] uint8 tensor to the resized [3, h', w'] uint8 tensor."""

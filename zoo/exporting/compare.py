@@ -90,9 +90,9 @@ def fact_differences(source: Detector, facts: ExportedFacts, contract: Any) -> l
         found.append(f"label maps differ: {first}")
     mine, theirs = contract.to_dict(), facts.contract().to_dict()
     found += [
-        f"input.{key} is {theirs[key]} in the file, not {mine[key]}"
-        for key in mine
-        if mine[key] != theirs[key]
+        f"input.{key} is {theirs.get(key)} in the file, not {mine.get(key)}"
+        for key in {**mine, **theirs}
+        if mine.get(key) != theirs.get(key)
     ]
     block = source.module.model_block()
     if block["class_path"] != facts.model.class_path or block["init_args"] != facts.model.init_args:

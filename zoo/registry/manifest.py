@@ -102,6 +102,13 @@ class LabelMapBlock(_Block, kw_only=True, frozen=True):
     classes: list[ClassRow]
 
 
+class TilesBlock(_Block, kw_only=True, frozen=True):
+    """`zoo.contract.tiles.Tiles`."""
+
+    size: tuple[Count, Count]
+    overlap: Fraction
+
+
 class InputBlock(_Block, kw_only=True, frozen=True):
     """`zoo.contract.preprocess.InputContract.to_dict`, checked here without importing torch."""
 
@@ -111,6 +118,7 @@ class InputBlock(_Block, kw_only=True, frozen=True):
     std: list[float] = []
     backend: Literal["fast", "pil"] = "fast"
     padding: Literal["batch", "step"] = "batch"
+    tiles: TilesBlock | msgspec.UnsetType = msgspec.UNSET  # None and unset are the same: images are not cut
 
 
 class PublishedScores(_Block, kw_only=True, frozen=True):

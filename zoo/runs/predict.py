@@ -14,7 +14,7 @@ from PIL import Image
 
 from datamodules.images.files import SUFFIXES, list_images
 from zoo.contract.segments import Segment
-from zoo.detector import DEFAULT_THRESHOLD, Detector, Prediction
+from zoo.detector import DEFAULT_THRESHOLD, Detector, GivenTiles, Prediction
 from zoo.prediction.image_input import read_rgb
 from zoo.runs.console import Console, counted
 from zoo.runs.prediction_files import PredictionFiles
@@ -41,6 +41,8 @@ def predict(
     output: Path,
     console: Console,
     allow_private: bool = False,
+    tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
 ) -> dict[str, Any]:
     """Detects in every source, prints what is found, writes predictions.json and a picture for each.
 
@@ -55,6 +57,8 @@ def predict(
         output: folder; made if absent.
         console: for the user.
         allow_private: whether addresses may be of this machine and its network.
+        tiles: as of `Detector.predict`.
+        tile_overlap: likewise.
 
     Returns:
         what predictions.json holds; `unreadable` names the images that were left out.
@@ -69,6 +73,8 @@ def predict(
     images = [given for source in sources for given in open_source(source, allow_private)]
     unreadable: list[str] = []
     detector = load()
+    given_tiles = {"tiles": tiles, "tile_overlap": tile_overlap}
+    cut: dict[str, Any] = {name: value for name, value in given_tiles.items() if value is not None}
     output.mkdir(parents=True, exist_ok=True)
     documents, files = [], PredictionFiles(output)
     used: set[str] = set()
@@ -82,7 +88,7 @@ def predict(
             console.say(f"left out    {error}")
             continue
         assert isinstance(image, Image.Image)
-        prediction = detector.predict(image, threshold)
+        prediction = detector.predict(image, threshold, **cut)
         stem = _unique(given.stem, used)
         painted = files.draw(image, prediction, stem)
         image_id = files.add(prediction, stem, given.given[:200])
@@ -120,6 +126,13 @@ def predict(
 def say(given: GivenImage, prediction: Prediction, painted: Path, console: Console) -> None:
     """One line per segment, else per detection; then where the picture is."""
     console.say(f"{given.given[:120]}")
+    if prediction.tiles is not None:
+        cut = (
+            f"{prediction.views - 1} and the whole image"
+            if prediction.views > 1
+            else "the whole image is one"
+        )
+        console.say(f"tiles       {prediction.tiles}: {cut} (--tiles none: without)")
     if prediction.panoptic is not None:
         lowest = prediction.panoptic_threshold
         lines = [_segment_line(segment, prediction) for segment in prediction.panoptic.segments]

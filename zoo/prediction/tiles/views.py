@@ -1,0 +1,72 @@
+"""The views of an image that a network is given: all of it, and its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo.contract.batch import Batch, Detections, Sample, collate
+from zoo.contract.preprocess import InputContract
+from zoo.contract.tiles import Tile
+from zoo.prediction.tiles.merge import View, merge
+
+
+def cropped(image: Image.Image | Tensor, tile: Tile) -> Image.Image | Tensor:
+    """The pixels of a tile: a view of a tensor, a copy of a PIL image."""
+    if isinstance(image, Tensor):
+        return image[:, tile.top : tile.bottom, tile.left : tile.right]
+    return image.crop((tile.left, tile.top, tile.right, tile.bottom))
+
+
+def placed(detections: Detections, tile: Tile) -> Detections:
+    """Detections in pixels of a tile to pixels of the image, on the CPU."""
+    scores, labels, boxes = (t.detach().cpu() for t in detections[:3])
+    return Detections(scores, labels, boxes + boxes.new_tensor([tile.left, tile.top] * 2))
+
+
+def detect_in_tiles(
+    image: Image.Image | Tensor,
+    contract: InputContract,
+    detect: Callable[[Batch], list[Detections]],
+    *,
+    at_once: int,
+    lowest: float,
+) -> tuple[Detections, int]:
+    """The merged detections of an image, and in how many views they were looked for.
+
+    Args:
+        image: RGB, PIL's or [3, h, w] uint8.
+        contract: how it is cut, and each view resized.
+        detect: detections of a batch in pixels of its `original_sizes`.
+        at_once: views of a batch.
+        lowest: score of a view's detection.
+    """
+    size = (
+        (int(image.shape[1]), int(image.shape[2]))
+        if isinstance(image, Tensor)
+        else (image.height, image.width)
+    )
+    found: list[View] = []
+    for some in contract.view_batches(*size, at_once):
+        samples = [
+            Sample(
+                contract.resize_image(cropped(image, tile)),
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, 4),
+                0,
+                tile.size,
+            )
+            for tile in some
+        ]
+        for tile, detections in zip(some, detect(collate(samples)), strict=True):
+            found.append(View(tile, above(placed(detections, tile), lowest)))
+    return merge(found, size), len(found)
+
+
+def above(detections: Detections, lowest: float) -> Detections:
+    """Those that score at least `lowest`."""
+    kept = detections.scores >= lowest
+    return Detections(detections.scores[kept], detections.labels[kept], detections.boxes_xyxy[kept])
