@@ -37,14 +37,15 @@ class Change:
     action: Action
     split: str | None
     file: str  # of the source, relative to its folder
-    id: int | str | None  # of the annotation, or of what the fault names
+    id: int | str | None
     before: Any
     after: Any
     why: str
+    of: str = "annotation"  # what the id is one of
 
     def line(self) -> str:
         """The change as a line of text."""
-        where = self.file if self.id is None else f"{self.file} (id {self.id})"
+        where = self.file if self.id is None else f"{self.file} ({self.of} {self.id})"
         values = "" if self.before is None and self.after is None else f": {self.before!r} -> {self.after!r}"
         return visible(f"`{where}`{values}. {self.why}")
 

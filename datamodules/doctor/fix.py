@@ -96,9 +96,13 @@ class _Copy:
 
     def write(self) -> ChangeLog:
         for fault in self._verdicts.not_read:
-            self._log.add(Change("image_left_out", None, fault.file, fault.id, None, None, fault.message))
+            self._log.add(
+                Change("image_left_out", None, fault.file, fault.id, None, None, fault.message, fault.of)
+            )
         for fault in self._verdicts.objects:
-            self._log.add(Change("object_left_out", None, fault.file, fault.id, None, None, fault.message))
+            self._log.add(
+                Change("object_left_out", None, fault.file, fault.id, None, None, fault.message, fault.of)
+            )
         splits, classes = self._found.source.splits, self._found.source.classes
         kept = self._classes()
         names = {i: " ".join(classes[i].split()) for i in classes if kept[i] == i}
@@ -108,7 +112,9 @@ class _Copy:
         writer.close()
         gone = {splits[split].files[row] for split, rows in self._verdicts.images.items() for row in rows}
         for fault in (f for f in self._verdicts.kept if f.file not in gone):
-            self._log.add(Change("kept_as_it_is", None, fault.file, fault.id, None, None, fault.message))
+            self._log.add(
+                Change("kept_as_it_is", None, fault.file, fault.id, None, None, fault.message, fault.of)
+            )
         self._log.close()
         return self._log
 
@@ -120,7 +126,9 @@ class _Copy:
             if new != source_id:
                 why = "the names differ by case, spaces or Unicode form only"
                 self._log.add(
-                    Change("class_merged", None, ".", source_id, classes[source_id], classes[new], why)
+                    Change(
+                        "class_merged", None, ".", source_id, classes[source_id], classes[new], why, "class"
+                    )
                 )
         return kept
 

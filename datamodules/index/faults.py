@@ -24,6 +24,17 @@ NOT_READ = frozenset({
 })  # fmt: skip
 
 
+# what the number of a fault is the id of, by its kind; of the others it is an image
+_OF_CLASS = frozenset({
+    "class_list", "duplicate_category", "invalid_category", "similar_classes", "class_spelling",
+    "placeholder_category", "class_only_in_val", "class_only_in_test",
+})  # fmt: skip
+_OF_ANNOTATION = frozenset({
+    "unknown_image", "unknown_category", "invalid_annotation_id", "duplicate_annotation_id", "invalid_box", "zero_area",
+    "outside", "partly_outside", "invalid_area", "invalid_segmentation", "segmentation_outside_box",
+    "segmentation_size", "crowd_polygon", "crowd_without_mask", "no_outline",
+})  # fmt: skip
+
 _LONG = 200  # letters of a message from which on it is looked at
 _WORD = re.compile(r"\S{240,}")
 
@@ -64,11 +75,24 @@ class Fault:
 
     @property
     def where(self) -> str:
-        """File and id: a number as `id 3`; an id in words, such as `object 3`, as it is."""
+        """File and id: a number as `image 3`; an id in words, such as `object 3`, as it is."""
         if self.id is None:
             return visible(brief(self.file))
-        given = self.id if " " in str(self.id) else f"id {self.id}"
+        given = self.id if " " in str(self.id) else f"{self.of} {self.id}"
         return visible(brief(f"{self.file} ({given})"))
+
+    @property
+    def of(self) -> str:
+        """What the id is one of."""
+        if self.kind in _OF_CLASS:
+            return "class"
+        if isinstance(self.id, str):
+            return "split" if self.id in ("train", "val", "test") else "id"
+        if self.file.endswith(".txt"):  # of YOLO's labels the number is the row's
+            return "line"
+        if self.box is not None or self.kind in _OF_ANNOTATION:
+            return "annotation"
+        return "segment" if self.kind == "wrong_area" else "image"
 
     def __str__(self) -> str:
         return f"{self.severity} {self.kind}: {self.where}: {visible(self.message)}"

@@ -118,7 +118,7 @@ def test_an_object_without_an_outline_is_an_error_with_its_id(tmp_path):
 def test_a_crowd_without_an_outline_is_refused_in_evaluation_unless_lenient(tmp_path):
     data = module(write(tmp_path, [annotation(45, [1, 1, 5, 5], None, crowd=1)]))
     with pytest.raises(
-        ValueError, match=r"error no_outline: val2017/1\.jpg \(id 45\)"
+        ValueError, match=r"error no_outline: val2017/1\.jpg \(annotation 45\)"
     ):  # before the first step
         data.setup("fit")
     with pytest.raises(ValueError, match=r"annotations \[45\] have no outline, so masks cannot be evaluated"):

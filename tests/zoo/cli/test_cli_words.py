@@ -63,7 +63,7 @@ def test_a_note_that_is_said_of_many_is_one_line():
     many = [Fault("note", "grayscale", f"{k}.png", k, "a grey picture") for k in range(343)]
     assert fault_lines(many) == [
         "note grayscale: 343",
-        "  0.png (id 0), 1.png (id 1), 2.png (id 2) and 340 more: a grey picture",
+        "  0.png (image 0), 1.png (image 1), 2.png (image 2) and 340 more: a grey picture",
     ]
     mixed = [*many, Fault("note", "grayscale", "x.png", None, "another")]
     assert fault_lines(mixed)[2:] == ["  ... and 1 more (--json lists all)"]
