@@ -20,7 +20,7 @@ from zoo.contract.labels import LabelMap
 from zoo.detector import Detector
 from zoo.exporting.facts import versions
 from zoo.registry.hugging_face.card import model_card
-from zoo.registry.hugging_face.comparison import LIMIT, compare, drawn_image, model_of, quiet
+from zoo.registry.hugging_face.comparison import LIMIT, compare, drawn_image, library, model_of, quiet
 from zoo.registry.hugging_face.families import FAMILIES, Family, OtherNetworkError
 from zoo.registry.hugging_face.folder import EXTRA, HOLE
 from zoo.registry.hugging_face.processors import processor_of
@@ -45,8 +45,7 @@ def export_transformers(
     Raises:
         OtherNetworkError: transformers has no such network; names what it lacks.
     """
-    import transformers
-
+    transformers = library()
     family, architecture = class_of(detector)
     config = config_of(detector, family, architecture)
     with quiet():
@@ -189,8 +188,7 @@ def certified(
     detector: Detector, folder: Path, architecture: str, images: Sequence[Image.Image]
 ) -> dict[str, Any]:
     """Loads the folder as a stranger would and compares; the certificate, whose `failures` is empty if all is equal."""
-    import transformers
-
+    transformers = library()
     theirs, told = model_of(architecture, None, folder=str(folder))
     with quiet():
         backend = {"backend": "pil"} if detector.input.backend == "pil" else {}

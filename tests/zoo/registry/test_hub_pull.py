@@ -1,6 +1,7 @@
 """Repositories of the hub become models, through its own client: commits, tokens that are never shown, errors."""
 
 import logging
+import sys
 
 import huggingface_hub
 import pytest
@@ -36,6 +37,14 @@ def hub(monkeypatch, folder, tmp_path_factory):
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield server
+
+
+def test_without_transformers_it_is_said_what_brings_it(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert run_command(["pull", f"hf:{folder}"]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.endswith("pip install 'detr-zoo[export]'\n")
 
 
 def test_a_repository_becomes_a_model_of_its_commit(hub, tmp_path):

@@ -137,6 +137,21 @@ def drawn_image(width: int = 160, height: int = 120) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def library() -> Any:
+    """transformers, which the extra `export` brings.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(
+            f"models of transformers need that library ({error}): pip install 'detr-zoo[export]'"
+        ) from error
+    return transformers
+
+
 def model_of(
     architecture: str, config: Any, state: Mapping[str, Tensor] | None = None, folder: str | None = None
 ) -> tuple[Any, dict[str, Any]]:
@@ -148,10 +163,8 @@ def model_of(
         state: its weights under the names of any version.
         folder: of `save_pretrained`, read strictly from disk.
     """
-    import transformers
-
     with quiet():
-        kind = getattr(transformers, architecture)
+        kind = getattr(library(), architecture)
         model, told = kind.from_pretrained(
             folder, config=config, state_dict=None if state is None else dict(state), dtype=torch.float32,
             output_loading_info=True, local_files_only=True, trust_remote_code=False,
@@ -162,8 +175,7 @@ def model_of(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No tables and bars of transformers: what is wrong is told by what follows."""
-    from transformers.utils import logging
-
+    logging = library().utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

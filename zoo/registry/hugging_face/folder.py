@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
-from zoo.registry.hugging_face.comparison import LIMIT, compare, drawn_image, model_of, quiet
+from zoo.registry.hugging_face.comparison import LIMIT, compare, drawn_image, library, model_of, quiet
 from zoo.registry.hugging_face.families import FAMILIES, Arguments, Family
 from zoo.registry.hugging_face.processors import contract_of
 from zoo.registry.published_file import read_published
@@ -198,12 +198,11 @@ def _read_weights(files: Sequence[Path], shown: str) -> dict[str, Tensor]:
 
 def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what this version of transformers takes for keys that are not there."""
-    from transformers import AutoConfig
-
+    configs = library().AutoConfig
     given = {key: value for key, value in raw.items() if key != "model_type"}
     try:
         with quiet():
-            return dict(AutoConfig.for_model(raw["model_type"], **given).to_dict())
+            return dict(configs.for_model(raw["model_type"], **given).to_dict())
     except Exception as error:  # its validation raises what its library does
         raise ValueError(f"transformers does not take it: {_one_line(error)}") from error
 
@@ -270,8 +269,7 @@ def _prove(
     state: Mapping[str, Tensor], shown: str,
 ) -> None:  # fmt: skip
     """Both networks on one image: a key that no table here knows shows as other numbers."""
-    import transformers
-
+    transformers = library()
     pil = "Pil" if released.input.backend == "pil" else ""
     kind = FAMILIES[raw["model_type"]].processor + pil
     try:
