@@ -49,7 +49,8 @@ def test_the_result_table_holds_the_recipes_numbers():
         about = recipes.load(path)["about"]
         key = f"{path.parent.name}/{path.stem}"
         [row] = [r for r in text.splitlines() if r.startswith((f"| `{key}`", f"| [{key}]"))]
-        assert f"{about['published']['AP']} / {about['published'].get('AP50') or '-'} " in row
+        scores = [about["published"].get(key) for key in ("AP", "AP50")]
+        assert " / ".join("-" if score is None else f"{score / 100:.3f}" for score in scores) + " " in row
         assert f"{about['params']:,}".replace(",", " ") in row
         assert about["measured"] is not None or "not yet" in row
 

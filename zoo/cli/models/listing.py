@@ -325,8 +325,11 @@ def _recipe(entry: dict[str, Any]) -> str:
 
 
 def _score(scores: dict[str, Any] | None, key: str) -> str:
-    value = (scores or {}).get(key)
-    return "" if value is None else f"{value:.1f}" if value > 1 else f"{value:.3f}"
+    """A score between 0 and 1; published ones are in percent, whose one digit three digits hold."""
+    value = None if scores is None else scores.get(key)
+    if scores is None or value is None:
+        return ""
+    return f"{value if scores.get('unit') == 'fraction' else value / 100:.3f}"
 
 
 def _aliases(entry: dict[str, Any]) -> str:
@@ -339,8 +342,7 @@ def _aliases(entry: dict[str, Any]) -> str:
 
 
 def _own_score(measured: dict[str, Any] | None) -> tuple[str, str]:
-    """AP in percent, as published ones are, and the split that it was measured on."""
+    """AP, and the split that it was measured on."""
     if measured is None or measured.get("AP") is None:
         return "not yet", ""
-    percent = 100 * measured["AP"] if measured.get("unit") == "fraction" else measured["AP"]
-    return f"{percent:.1f}", str(measured.get("split", ""))
+    return _score(measured, "AP"), str(measured.get("split", ""))

@@ -24,6 +24,27 @@ def info(name: str, capsys) -> tuple[dict, str]:
     return json.loads(capsys.readouterr().out), text
 
 
+def shown(percent: float) -> str:
+    return f"{percent / 100:.3f}"
+
+
+def test_three_digits_hold_every_published_score():
+    """Scores are shown between 0 and 1, and published in percent."""
+
+    def scores(entry):
+        for key, value in entry.items():
+            if isinstance(value, dict):
+                yield from scores(value)
+            elif re.fullmatch(r"(segm_)?A[PR][\dsml]*|[PSR]Q(_\w+)?", str(key)) and value is not None:
+                yield value
+
+    every = [value for entry in PUBLISHED.values() for value in scores(entry["published"])]
+    assert len(every) > 200
+    assert [
+        value for value in every if not 1 < value < 100 or float(shown(value)) != round(value / 100, 9)
+    ] == []
+
+
 def test_models_were_found():
     assert {*WITH_FIGURES, *OBJECTS365, *PANOPTIC, *DISCRETE} == set(PUBLISHED)
     assert min(map(len, (WITH_FIGURES, OBJECTS365, UNPUBLISHED, PANOPTIC, DISCRETE))) >= 3
@@ -33,13 +54,13 @@ def test_models_were_found():
 def test_scores_of_masks_stand_beside_those_of_boxes(name, capsys):
     entry, text = info(name, capsys)
     published = entry["published"]
-    assert f"AP {published['AP']}  segm_AP {published['segm_AP']}  PQ {published['PQ']}" in text
-    assert f"PQ_st {published['PQ_st']}" in " ".join(text.split())
+    assert "  ".join(f"{key} {shown(published[key])}" for key in ("AP", "segm_AP", "PQ")) in text
+    assert f"PQ_st {shown(published['PQ_st'])}" in " ".join(text.split())
     assert entry["recipes"] == [f"{name.replace('detr_', 'detr/')}_coco_25e", "detr/finetune_masks"]
     assert run_command(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     [row] = [line for line in lines if line[0] == name]
-    scores = [f"{published[key]:.1f}" for key in ("AP", "segm_AP", "PQ")]
+    scores = [shown(published[key]) for key in ("AP", "segm_AP", "PQ")]
     assert [word for word in row if word in scores] == scores
     assert run_command(["info", f"{name}_box"]) == 0
     assert "300 epochs" in capsys.readouterr().out
@@ -59,7 +80,7 @@ def test_ours_stands_beside_the_published_figure(name, capsys):
     assert f"({printed['speed_on']})" in words
     assert re.search(r"^measured +not yet$", text, re.MULTILINE)
     assert entry["measured"] is None
-    assert f"AP {published['AP']:.1f}" in text
+    assert f"AP {shown(published['AP'])}" in text
     for word in ("licence", "schedule", "epochs", "sources", "recipes", "GPU hours"):
         assert word in text
 
@@ -80,8 +101,8 @@ def test_of_several_schedules_the_one_of_the_published_weights_is_told_and_the_o
     assert (entry["schedule"]["epochs"], entry["schedule"]["global_batch_size"]) == (500, 64)
     assert entry["published"]["gpu_hours"] == 2720
     assert entry["published"]["AR"]["AR100"] == 57.5
-    assert re.search(r"detr/r50_coco_300e +AP 40\.6", text)
-    assert re.search(r"detr/r50_coco_150e +AP 39\.5", text)
+    assert re.search(r"detr/r50_coco_300e +AP 0\.406", text)
+    assert re.search(r"detr/r50_coco_150e +AP 0\.395", text)
     assert "500 epochs, learning rate 0.0001, a tenth after epoch 400, 64 images a step" in text
     assert "detr-r50-e632da11.pth, 159 MB" in text
 
