@@ -50,11 +50,13 @@ from zoo.tracking.lineage import DISTRIBUTION, tool_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 log = logging.getLogger(__name__)
 
 MEASURED_FILE = "measured.json"  # artifact of a run: the fields of MeasuredScores but run and git_commit
 RECIPE_FILE = "recipe.yaml"
+_LONGEST_PARAM = 5000  # of a model in MLflow; one of a run may be longer
 
 
 @dataclass(frozen=True)
@@ -438,26 +440,33 @@ def register(
 ) -> int:
     """Makes a LoggedModel with the folder's files and a model version that points to it.
 
-    The run shows it as its model after `step` optimizer steps. No flavour is written: a pyfunc would need code, and
+    The run shows it as its model after `step` optimizer steps; it shows the run's parameters, best scores and data set,
+    and its version. No flavour is written: a pyfunc would need code, and
     MLflow's own way to bring it is a pickle.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
     run_id = manifest.lineage.run
     tags = _identity(manifest)
     tags |= {"zoo.license": manifest.license, "zoo.commercial": commercial(manifest.terms)}
+    run = None if run_id is None else client.get_run(run_id)
     model = client.create_logged_model(
         experiment_id=experiment or experiment_id(client, tracking),
         name=logged_model_name(manifest.name),
         source_run_id=run_id,
         tags=tags,
+        params={} if run is None else {k: v for k, v in run.data.params.items() if len(v) <= _LONGEST_PARAM},
         model_type="detector",
     )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
-    if run_id is not None:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    if run is not None:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])
+        scores = _best_scores(client, run, model.model_id)
+        if scores:
+            client.log_batch(run.info.run_id, metrics=scores)
     try:
         client.create_registered_model(manifest.name)
     except MlflowException as error:
@@ -472,4 +481,26 @@ def register(
         tags={**tags, "zoo.logged_model": model.model_id},
         model_id=model.model_id if tracking.uri.startswith("http") else None,
     )
+    if not tracking.uri.startswith("http"):  # a server does it by the id
+        versions = json.dumps([{"name": version.name, "version": version.version}])
+        client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: versions})
     return int(version.version)
+
+
+def _best_scores(client: MlflowClient, run: Run, model_id: str) -> list[Metric]:
+    """The run's scores of its best checkpoint, as they were logged, but of the model and its data set too."""
+    from mlflow.entities import Metric
+
+    data = run.inputs.dataset_inputs[0].dataset if run.inputs.dataset_inputs else None
+    logged = [
+        client.get_metric_history(run.info.run_id, name)[-1]
+        for name in run.data.metrics
+        if name.startswith("best/")
+    ]
+    return [
+        Metric(
+            m.key, m.value, m.timestamp, m.step, model_id=model_id,
+            dataset_name=None if data is None else data.name, dataset_digest=None if data is None else data.digest,
+        )
+        for m in logged
+    ]  # fmt: skip

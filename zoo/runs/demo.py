@@ -19,6 +19,7 @@ from datamodules.shapes import CLASSES, generate_shapes, paint_image
 from zoo.detector import DEFAULT_THRESHOLD
 from zoo.runs import recipes
 from zoo.runs.console import Console, quoted
+from zoo.runs.ending import page_of
 from zoo.runs.finetune import announce, queries_of, read_data, seen_as
 from zoo.runs.predict import predict
 from zoo.runs.quick_check import quick_check
@@ -62,7 +63,7 @@ def _demo(seed: int, steps: int, output: Path, console: Console) -> dict[str, An
     # the result does not depend on the machine's number of cores
     torch.set_num_threads(1)
     console.say(f"1/5  data: {NUM_TRAIN} + {NUM_VAL} images of {', '.join(CLASSES)}, made now")
-    folder = generate_shapes(output / "data", NUM_TRAIN, NUM_VAL, seed, SIZE)
+    folder = generate_shapes(output / "shapes", NUM_TRAIN, NUM_VAL, seed, SIZE)
     recipe = demo_recipe(folder, seed, steps)
     data = read_data(recipe)
     faults = quick_check(data, seen_as(recipe), queries_of(recipe))
@@ -75,6 +76,7 @@ def _demo(seed: int, steps: int, output: Path, console: Console) -> dict[str, An
         document = report(run, ["val"], console)
         console.say("4/5  registered, and pulled back by its name")
         reference = register(run, document, "val", NAME, registry, None, console) or NAME
+        page = page_of(run)
     pull(reference, None, None, registry, console)
     picture = output / "new_image.png"
     image, objects = paint_image(np.random.default_rng([seed, 2, 0]), SIZE)
@@ -86,7 +88,7 @@ def _demo(seed: int, steps: int, output: Path, console: Console) -> dict[str, An
     predict(lambda: load(reference, registry), [str(picture)], threshold, predictions, console)
     document |= {"registered": reference, "demo_seconds": round(time.monotonic() - begun, 1)}
     write_json(output / METRICS_FILE, document, indent=2)
-    closing(output, document, reference, console)
+    closing(output, document, reference, page, console)
     return document
 
 
@@ -149,17 +151,18 @@ def shown_from(scores: dict[str, Any]) -> float:
     return DEFAULT_THRESHOLD if point is None else float(point["threshold"])
 
 
-def closing(output: Path, document: dict[str, Any], reference: str, console: Console) -> None:
+def closing(
+    output: Path, document: dict[str, Any], reference: str, page: list[str], console: Console
+) -> None:
     """Where everything is, and what to do next."""
     registry = quoted(output / "registry")
-    database = quoted(f"sqlite:///{Path('mlruns', 'mlflow.db').absolute()}")
     console.say(
         f"\nAP {document['val']['AP']:.3f} after {document['demo_seconds']:.0f} s. All is below {output}:"
     )
     for what in ("run/curves.png", "run/gallery.png", "predictions/new_image_detections.png",
                  "predictions/predictions.json", "run/recipe.yaml", "metrics.json"):  # fmt: skip
         console.say(f"  {output / what}")
-    console.say(f"look at the run:     mlflow ui --backend-store-uri {database}")
+    console.say("look at the run:     " + "\n                     ".join(page))
     threshold = shown_from(document["val"])
     console.say(
         f"predict:             zoo predict {reference} IMAGE --threshold {threshold:g} --registry {registry}"

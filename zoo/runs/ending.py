@@ -9,7 +9,7 @@ from zoo.runs.console import Console, quoted
 from zoo.runs.register import register
 from zoo.runs.report import report
 from zoo.runs.run import Run
-from zoo.runs.run_folder import noted
+from zoo.runs.run_folder import METRICS_FILE, noted
 from zoo.runs.train import Registration, TrainedRun
 
 
@@ -23,7 +23,7 @@ def finish(run: TrainedRun, registration: Registration | None, console: Console)
         name = f"{run.recipe.get('about', {}).get('name', 'model')}.mine"
         console.say(f"\ntry it:\n  zoo predict {quoted(run.folder)} {quoted(example_image(run.data))}")
         console.say(f"publish it:\n  zoo publish {quoted(run.folder)} --name {name}")
-        say_page(run, console)
+        console.say("look at it:\n  " + "\n  ".join(page_of(run)))
         return Run(run.folder, document)
     registry = None if registration.registry is None else Path(registration.registry)
     name, parent = registration.name, registration.parent
@@ -33,16 +33,18 @@ def finish(run: TrainedRun, registration: Registration | None, console: Console)
         where = "" if registry is None else f" --registry {quoted(registry)}"
         console.say(f"\ntry it:\n  zoo predict {registered} {quoted(example_image(run.data))}{where}")
         console.say(f"make it the one that NAME@champion means:\n  zoo alias {registered} champion{where}")
-        say_page(run, console)
+        console.say("look at it:\n  " + "\n  ".join(page_of(run)))
     return Run(run.folder, document)
 
 
-def say_page(run: TrainedRun, console: Console) -> None:
-    """How to look at the run in MLflow."""
-    if run.tracker is not None:
-        uri = run.tracker.store.uri
-        page = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {quoted(uri)}"
-        console.say(f"look at it:\n  {page}")
+def page_of(run: TrainedRun) -> list[str]:
+    """How to look at the run in MLflow: the command that serves its pages, where no server does, and the address."""
+    if run.tracker is None:
+        return [str(run.folder / METRICS_FILE)]
+    uri, page = run.tracker.store.uri, run.tracker.page()
+    if uri.startswith("http"):
+        return [f"{uri.rstrip('/')}/{page}"]
+    return [f"mlflow ui --backend-store-uri {quoted(uri)}", f"http://127.0.0.1:5000/{page}"]
 
 
 def noted_registration(folder: Path) -> Registration | None:

@@ -261,6 +261,19 @@ class MLflowTracker(Logger):
             {"zoo.data_digest": data_digest, "zoo.recipe_sha256": digest, "zoo.recipe": recipe_name}
         )
 
+    def page(self) -> str:
+        """Where MLflow's pages have the run, as one of model training; without it they open as for language models.
+
+        Empty if that cannot be found out.
+        """
+        if not self._started or self.is_offline:
+            return ""
+        try:
+            info = self._in_time(lambda: self._client().get_run(self._start())).info
+        except failures():
+            return ""
+        return f"#/experiments/{info.experiment_id}/runs/{info.run_id}?workflowType=machine_learning"
+
     # --- how
 
     def _client(self) -> MlflowClient:

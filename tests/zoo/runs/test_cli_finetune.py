@@ -201,6 +201,16 @@ def check_what_mlflow_holds(document, client, folder, data):
     [model] = run.outputs.model_outputs
     [version] = client.search_model_versions("name = 'rt_detr_tiny.mine'")
     assert version.tags["zoo.logged_model"] == model.model_id
+    logged = client.get_logged_model(model.model_id)
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": version.name, "version": 1}]
+    assert logged.params == params
+    assert {m.key: m.value for m in logged.metrics} == {
+        k: v for k, v in run.data.metrics.items() if "best/" in k
+    }
+    assert {(m.step, m.dataset_name, m.dataset_digest) for m in logged.metrics} == {
+        (document["step"], entry.dataset.name, entry.dataset.digest)
+    }
+    assert len(client.get_metric_history(run.info.run_id, "best/val/AP")) == 1  # the run has it once
 
 
 def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
@@ -220,6 +230,13 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
     assert "zoo alias rt_detr_tiny.mine:1 champion\n" in said.err
     assert f"mlflow ui --backend-store-uri sqlite:///{Path('mlruns/mlflow.db').absolute()}\n" in said.err
+    [experiment, run_id] = re.search(
+        r"\n  http://127.0.0.1:5000/#/experiments/(\d+)/runs/(\w+)\?workflowType=machine_learning\n", said.err
+    ).groups()
+    assert (run_id, experiment) == (
+        document["run"],
+        connect(resolve_store()).get_run(run_id).info.experiment_id,
+    )
     assert "evaluating  val: 6 images\n" in said.err
     client, before = connect(resolve_store()), held_by_mlflow(document["run"])
     check_what_mlflow_holds(document, client, run, shapes)
