@@ -21,7 +21,7 @@ from zoo.cli.data.download import download
 from zoo.cli.data.shard import shard
 from zoo.cli.data.show import show
 from zoo.cli.options import Json
-from zoo.cli.overrides import split_overrides
+from zoo.cli.overrides import split_overrides, with_data_option
 from zoo.runs import signals
 from zoo.runs.console import Console, rank_before, repeats_another, tame_log, write
 
@@ -208,6 +208,7 @@ def fit(
         int | None, typer.Option("--ray-workers", min=1, help="Train in so many workers of Ray Train.")
     ] = None,
     trust_recipe: Trust = False,
+    registry: Registry = None,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -232,7 +233,7 @@ def fit(
         raise typer.Exit(1 if found["reproduced"] else 0)
     common: dict[str, Any] = {
         "overrides": _with_data(context.obj, data), "resume": ckpt_path, "output": output, "preflight": preflight,
-        "trust": trust_recipe, "console": console,
+        "registry": registry, "trust": trust_recipe, "console": console,
     }  # fmt: skip
     if ray_workers is not None:
         from zoo.runs.on_ray import fit_on_ray
@@ -452,7 +453,7 @@ def bench(
     data: Annotated[
         str | None, typer.Option("--data", help="Also AP on this folder, and a plot of it against time.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", help="Folder of the plot; default: here.")] = Path("."),
+    output: Annotated[Path, typer.Option("--output", help="Folder of the plot.")] = Path("mlruns", "bench"),
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
@@ -475,9 +476,9 @@ def demo(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps; default: a few minutes.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", help="Folder of data, run and pictures.")] = Path(
-        "zoo_demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder of data, run, registry, pictures and MLflow's store.")
+    ] = Path("mlruns", "demo"),
     as_json: Json = False,
 ) -> None:
     """The whole cycle offline in a few minutes: data, training, AP, registry, prediction."""
@@ -559,7 +560,10 @@ def export(
     to: Annotated[str, typer.Option("--to", help="onnx, openvino or transformers.")] = "onnx",
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="New or empty folder; with --check, of the new certificate."),
+        typer.Option(
+            "--output",
+            help="New or empty folder, default below mlruns/exports; with --check, of the new certificate.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -751,7 +755,7 @@ def run_command(argv: Sequence[str]) -> int:
     tame_log()
     try:
         with signals.raising():
-            plain, overrides = split_overrides(argv)
+            plain, overrides = split_overrides(with_data_option(argv))
             if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
                 raise ValueError(
                     f"--{next(iter(overrides))}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "

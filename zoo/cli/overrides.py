@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
+# commands whose data are an option, and no key of a recipe unless one is given
+_WITH_DATA = ("finetune", "validate", "test", "evaluate", "bench", "export")
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
@@ -32,6 +34,14 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             text = rest.pop(0)
         overrides[match["key"]] = parse_value(text)
     return plain, overrides
+
+
+def with_data_option(argv: Sequence[str]) -> list[str]:
+    """`--data.root DIR` as `--data DIR` where no recipe is given that has such a key."""
+    given = {token.partition("=")[0] for token in argv}
+    if not argv or argv[0] not in _WITH_DATA or given & {"-c", "--config"}:
+        return list(argv)
+    return [re.sub(r"^--data\.root(?==|$)", "--data", token) for token in argv]
 
 
 def parse_value(text: str) -> Any:

@@ -52,7 +52,7 @@ def bench(
     rounds: int = 5,
     images: str | None = None,
     data: str | None = None,
-    output: Path = Path("."),
+    output: Path = Path("mlruns", "bench"),
     registry: Path | None = None,
     console: Console,
 ) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def export(
     Args:
         model: a detector, a name in the registry, a checkpoint or a run folder.
         to: the form of the file.
-        output: new or empty folder; None: named after the model and the form.
+        output: new or empty folder; None: one under mlruns/exports, named after the model and the form.
         data: folder or address, on whose val split both are compared; None: on made-up images, without AP. For
             transformers an image or a folder of images.
         image_size: another input size, as of `finetune`.
@@ -80,9 +80,8 @@ def export(
         raise ValueError(f"--precision {precision!r:.40}: it is one of {', '.join(get_args(Precision))}")
     if precision == "int8" and data is None:
         raise ValueError("int8 is learned and judged on images of yours: give --data FOLDER")
-    folder = (
-        Path(output) if output is not None else Path(f"{Path(detector.name).stem.replace(':', '-')}-{to}")
-    )
+    name = f"{Path(detector.name).stem.replace(':', '-')}-{to}"
+    folder = Path("mlruns", "exports", name) if output is None else Path(output)
     refuse_used(folder)
     if to == "transformers":
         own = {"raw": raw, "image_size": image_size is not None, "decoder_layers": decoder_layers is not None}

@@ -27,6 +27,7 @@ def fit(
     resume: str | Path | None = None,
     output: str | Path | None = None,
     preflight: bool = False,
+    registry: str | Path | None = None,
     trust: bool = False,
     console: Console | None = None,
 ) -> Run:
@@ -50,6 +51,7 @@ def fit(
             one: a command that is started again and again.
         output: run folder; by default a new one under mlruns/checkpoints.
         preflight: overfit four images first, and name the fault if that fails.
+        registry: folder in which `init_from.source` is looked up; ZOO_REGISTRY or ./mlruns/registry by default.
         trust: whether the recipe may name callbacks and loggers besides Lightning's harmless ones; they are imported.
         console: prints the progress; None: on stdout.
 
@@ -71,7 +73,7 @@ def fit(
         changes["data.root"] = place_of(data)
     registration = None if checkpoint is None or folder is None else noted_registration(folder)
     complete = recipes.read(recipe or (), changes)
-    with trained(complete, folder, checkpoint, preflight, None, console, trust) as done:
+    with trained(complete, folder, checkpoint, preflight, registry, console, trust) as done:
         return finish(done, registration, console)
 
 

@@ -28,6 +28,7 @@ def fit_on_ray(
     overrides: Mapping[str, Any] | None = None,
     resume: str | None = None,
     preflight: bool = False,
+    registry: str | Path | None = None,
     trust: bool = False,
     console: Console | None = None,
 ) -> Run:
@@ -43,6 +44,7 @@ def fit_on_ray(
         overrides: dotted keys and their values.
         resume: `auto` goes on with the run in `output` if there is one; None begins one there.
         preflight: overfit four images first.
+        registry: folder in which `init_from.source` is looked up, on the same disk.
         trust: whether the recipe may name callbacks and loggers besides Lightning's harmless ones.
         console: prints what the workers do not.
 
@@ -84,6 +86,7 @@ def fit_on_ray(
         _work,
         train_loop_config={
             "recipe": complete, "folder": str(folder), "preflight": preflight, "trust": trust, "here": os.getcwd(),
+            "registry": None if registry is None else str(Path(registry).absolute()),
         },
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
         torch_config=TorchConfig(timeout_s=max(1, int(60 * minutes))),
@@ -112,5 +115,6 @@ def _work(config: dict[str, Any]) -> None:
     if Path(config["here"]).is_dir():
         os.chdir(config["here"])  # where MLflow's store is
     fit(
-        config["recipe"], output=config["folder"], resume=AUTO, preflight=config["preflight"], trust=config["trust"]
+        config["recipe"], output=config["folder"], resume=AUTO, preflight=config["preflight"],
+        registry=config["registry"], trust=config["trust"],
     )  # fmt: skip

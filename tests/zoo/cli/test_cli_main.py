@@ -95,6 +95,12 @@ def test_help_imports_nothing_that_takes_long():
             r"comes with the package, in one version and without aliases",
         ),
         (["data", "check", "nowhere"], r"nowhere"),
+        # both names of the data
+        (["finetune", "rt_detr_tiny", "--data.root", "nowhere"], r"nowhere is not a folder; give the"),
+        (["finetune", "rt_detr_tiny", "--data", "nowhere"], r"nowhere is not a folder; give the"),
+        (["validate", "rt_detr_mini", "--data.root=x"], r"no published weights of it"),
+        (["bench", "gone.ckpt", "--data.root", "x"], r"gone.ckpt"),
+        (["export", "gone.ckpt", "--data.root", "x"], r"gone.ckpt"),
     ],
 )
 def test_errors_are_one_line_with_a_way_out(capsys, arguments, message):

@@ -46,7 +46,7 @@ def split(
     output: NewFolder,
     val: Annotated[float, typer.Option("--val", help="Share of the images; 0.2 is 20 %.")] = 0.1,
     test: Annotated[float, typer.Option("--test", help="Share of the images; 0: no such split.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw of images.")] = 0,
     stratify: Annotated[
         bool, typer.Option("--stratify", help="Give each split its share of every class.")
     ] = False,

@@ -16,17 +16,22 @@ def show(
     folder: DataSet,
     split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
-    output: Annotated[Path, typer.Option("--output", help="The picture.")] = Path("gallery.png"),
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The picture; default mlruns/pictures/FOLDER.png.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
     format: DataFormat = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw images with their boxes as they were understood: one look tells whether they sit right."""
+    from datamodules.shards.reader import place_of
     from zoo.runs.show import show as run
     from zoo.storage.durable import written
 
     console = Console(as_json)
     known: Any = format  # refused by the reader if it is unknown
+    if output is None:
+        output = Path("mlruns", "pictures", f"{place_of(folder).rstrip('/').rpartition('/')[2]}.png")
     with signals.leaving_nothing(output):
         shown = run(folder, split=split, count=count, seed=seed, format=known)
         for reason in shown.broken.values():

@@ -209,6 +209,8 @@ def test_show_draws_boxes_where_they_are(tmp_path, capsys):
         square = picture.crop([round(v * scale) - 4 for v in (x, y)] + [round(v * scale) + 4 for v in (x, y)])
         assert class_colour(0) in {c for _, c in square.getcolors()}
     assert picture.getpixel((round(12 * scale), round(12 * scale))) == (0, 0, 0)
+    assert run_command(["data", "show", str(root), "--count", "1"]) == 0
+    assert Path("mlruns/pictures/set.png").is_file()  # and not among the user's own files
     assert run_command(["data", "show", str(root), "--split", "val"]) == 2
     assert "no images in a split 'val'; it has train with 30 images" in capsys.readouterr().err
 
