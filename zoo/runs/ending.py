@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.base import DetectionDataModule
-from zoo.runs.console import Console, quoted
+from zoo.runs.console import Console, is_rank_zero, quoted
 from zoo.runs.register import register
 from zoo.runs.report import report
 from zoo.runs.run import Run
@@ -18,7 +18,8 @@ def finish(run: TrainedRun, registration: Registration | None, console: Console)
     test = registration is not None and "test" in run.data.read().splits
     splits = ["val", "test"] if test else ["val"]
     document = report(run, splits, console)
-    run.stop.obey_if_asked()
+    if is_rank_zero():  # the others are done
+        run.stop.obey_if_asked()
     if registration is None:
         name = f"{run.recipe.get('about', {}).get('name', 'model')}.mine"
         console.say(f"\ntry it:\n  zoo predict {quoted(run.folder)} {quoted(example_image(run.data))}")

@@ -6,6 +6,7 @@ import datetime
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from zoo.runs import rendezvous
 from zoo.runs.console import write
+from zoo.training.saving import CheckpointSaver
+
+_TOLD_SECONDS = 10.0  # in which a broken connection ends the process by itself
 
 
 @dataclass(frozen=True)
@@ -127,22 +132,48 @@ def limit_waiting(trainer: Trainer, minutes: float) -> None:
         trainer.strategy._timeout = datetime.timedelta(minutes=minutes)  # there is no public name
 
 
+class _NoHandlers(_SignalConnector):
+    """Lightning's part for signals, without any handler."""
+
+    def register_signal_handlers(self) -> None:
+        self.received_sigterm = False
+
+
+def take_signals_from(trainer: Trainer) -> None:
+    """Leaves signals to `zoo.training.stopping`, and to the command where nothing is trained.
+
+    Lightning's handler broadcasts inside the handler, which the other processes, who are at another collective, never
+    answer; and it stands before a callback can replace it, also in each validation after the fit.
+    """
+    trainer._signal_connector = _NoHandlers(trainer)  # there is no public way
+
+
 class ChildObserver(subprocess_script._ChildProcessObserver):
     """Lightning's thread that ends all processes when one that it has started has failed; here with a line.
 
-    Lightning ends the first by kill -9, which says nothing. Once they are connected the connection tells of it; before,
-    the first waits for the others in torch, where it is reached by no signal's handler and no exception.
+    Lightning ends the first by kill -9, which says nothing. Once they are connected the connection tells of it, if the
+    first is not at something else; before, it waits for the others in torch, where it is reached by no signal's handler
+    and no exception. Where they leave together, or need each other no longer, nobody is ended.
     """
 
+    saver: CheckpointSaver | None = None  # of the training
+
+    def _run(self) -> bool:
+        return (self.saver is not None and self.saver.stop.apart) or super()._run()
+
     def _terminate_all(self) -> None:
-        if torch.distributed.is_initialized():
-            super()._terminate_all()
+        connected = torch.distributed.is_initialized()
+        if connected:
+            time.sleep(_TOLD_SECONDS)
+        if self.saver is not None and self.saver.stop.apart:
             return
         codes = [process.returncode for process in self._child_processes if process.returncode]
         for process in self._child_processes:
             process.kill()
-        told = lost(RuntimeError(f"it ended with code {codes[0]} before it was connected"), "")
-        write(f"error: {told}; start it again as before", sys.stderr)
+        again = "" if self.saver is None else self.saver.resume_command()
+        when = "" if connected else " before it was connected"
+        told = lost(RuntimeError(f"it ended with code {codes[0]}{when}"), again)
+        write(f"error: {told}{'' if again else '; start it again as before'}", sys.stderr)
         os._exit(2)
 
 

@@ -172,10 +172,12 @@ class ZooCLI(LightningCLI):
                     "so this is not equivalent to the training on one device"
                 )
         trainer = super().instantiate_trainer(**{**kwargs, **self._objects})
+        launch.take_signals_from(trainer)
         launch.limit_waiting(trainer, self.config_init.distributed.timeout_minutes)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, CheckpointSaver):
                 callback.folder, callback.trusted = self._folder, self._trusted
+                launch.ChildObserver.saver = callback
         return trainer
 
 

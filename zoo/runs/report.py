@@ -27,7 +27,7 @@ from zoo.runs.console import Console, counted, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
 from zoo.runs.tracked import hardware
-from zoo.runs.train import TrainedRun
+from zoo.runs.train import TrainedRun, saver_of
 from zoo.storage.durable import write_json, written
 from zoo.training.module import DetectionModule
 
@@ -41,7 +41,8 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     scores = {}
     for name in splits:
         scores[name] = score_split(name, run.trainer, run.module, run.data, console)
-        run.stop.obey_if_asked()
+        saver_of(run.trainer).obey_if_any_asked(run.trainer)
+    run.stop.apart = True  # the first process does the rest
     run.trainer.loggers = loggers
     document: dict[str, Any] = {
         "run": run.tracker.run_id if run.tracker else None,

@@ -147,9 +147,7 @@ class CheckpointSaver(Checkpoint):
         """Starts the clock, and leaves at once if a signal has come before, to whichever rank."""
         self.stop.install()
         self._saved_at = time.monotonic()
-        stop, _ = self._agreed(trainer, self.stop.signal is not None, due=False)
-        if stop:
-            self.stop.obey()
+        self.obey_if_any_asked(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -222,6 +220,12 @@ class CheckpointSaver(Checkpoint):
         leaving = isinstance(exception, SIGTERMException | KeyboardInterrupt)
         if ended and not leaving and self._between_steps and trainer.world_size == 1 and trainer.global_step:
             self.save_last(trainer)
+
+    def obey_if_any_asked(self, trainer: Trainer) -> None:
+        """Ends the run if a signal has come, to whichever rank; for a place that all ranks come to."""
+        stop, _ = self._agreed(trainer, self.stop.signal is not None, due=False)
+        if stop:
+            self.stop.obey()
 
     # --- how
 

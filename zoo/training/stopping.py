@@ -23,10 +23,13 @@ class StopRequest:
 
     Attributes:
         signal: the one that came first; None as long as none has.
+        apart: whether the processes of a training leave, or have nothing left to do together: from then on one that
+            is gone is missed by none.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.apart = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -55,7 +58,8 @@ class StopRequest:
                 signal.signal(number, self._note)
 
     def obey(self) -> NoReturn:
-        """Ends the training as the signal asks."""
+        """Ends the training as the signal asks; of several processes only where all do."""
+        self.apart = True
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SIGTERMException

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,13 +14,15 @@ import torch.distributed as dist
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zoo.cli import main
-from zoo.runs import launch, recipes, schema
-from zoo.runs.console import is_rank_zero, rank_before, repeats_another
+from zoo.runs import ending, launch, recipes, report, schema
+from zoo.runs.console import Silent, is_rank_zero, rank_before, repeats_another
 from zoo.runs.finetune import finetune
 from zoo.runs.fit import find_checkpoint
 from zoo.runs.launch import Launch, launched, limit_waiting, lost, of_another_process, trainer_arguments
+from zoo.runs.lightning import ZooCLI
 from zoo.runs.rendezvous import fresh_part
 from zoo.training.saving import CheckpointSaver
 
@@ -308,27 +311,115 @@ def test_processes_of_torchrun_alone_meet_in_its_store(started, monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("connected", [True, False])
-def test_a_process_that_fails_before_it_is_connected_ends_the_first_with_a_line(
-    monkeypatch, capsys, connected
-):
-    """Lightning alone would kill the first without a word, which it still does where the connection has told."""
-    failed, living = SimpleNamespace(returncode=-15, pid=1), SimpleNamespace(returncode=None, pid=2)
+@pytest.fixture
+def ended(monkeypatch):
+    """What Lightning's observer ends when a child has failed: a child by its number, this process by exit code."""
     killed = []
+    failed, living = SimpleNamespace(returncode=-15, pid=1), SimpleNamespace(returncode=None, pid=2)
     for process in (failed, living):
         process.poll = lambda: None
-        process.kill = lambda: killed.append("child")
-        process.send_signal = lambda number: killed.append("child")
-    monkeypatch.setattr(dist, "is_initialized", lambda: connected)
-    monkeypatch.setattr(os, "_exit", killed.append)
-    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+        process.kill = lambda pid=process.pid: killed.append(pid)
+    monkeypatch.setattr(os, "_exit", lambda code: killed.append(f"exit {code}"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(launch.ChildObserver, "saver", CheckpointSaver())
     started = []
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
     subprocess_script._launch_process_observer([failed, living])
-    [observer] = started
+    return started[0], killed
+
+
+@pytest.mark.parametrize(
+    ("connected", "says"), [(True, "code -15)"), (False, "code -15 before it was connected)")]
+)
+def test_a_process_that_fails_ends_the_others_with_a_line(ended, monkeypatch, capsys, connected, says):
+    """Lightning alone would kill the first without a word."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: connected)
+    observer, killed = ended
     assert observer._run()
-    assert killed == ["child", "child", (os.getpid(), signal.SIGKILL) if connected else 2]
+    assert killed == [1, 2, "exit 2"]
     said = capsys.readouterr().err
-    told = "it ended with code -15 before it was connected); start it again as before"
-    assert said == "" if connected else said.startswith("error: another process of this training has ended")
-    assert said == "" if connected else said.endswith(f"({told}\n") and said.count("\n") == 1
+    assert said.startswith("error: another process of this training has ended")
+    assert said.endswith(f"(it ended with {says}; start it again as before\n")
+    assert said.count("\n") == 1
+
+
+def test_the_line_about_a_process_that_fails_says_how_to_go_on(ended, capsys, tmp_path):
+    observer, _ = ended
+    observer.saver.folder = tmp_path
+    (tmp_path / "last.ckpt").touch()
+    observer._run()
+    assert capsys.readouterr().err.endswith(f"; go on with: zoo fit --ckpt-path {tmp_path / 'last.ckpt'}\n")
+
+
+def test_a_process_that_the_others_need_no_longer_ends_none_of_them(ended, monkeypatch):
+    observer, killed = ended
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: setattr(observer.saver.stop, "apart", True))
+    assert observer._run()  # while it waits for the connection to tell
+    assert observer._run()
+    assert not killed
+
+
+def test_lightning_has_no_handler_of_signals_and_gives_none_back(tmp_path):
+    """Its own communicates inside the handler, which the other processes never answer."""
+    trainer = ZooCLI(
+        recipes.read("rt_detr/tiny"), tmp_path, [], with_tracker=False, parts=("trainer",)
+    ).trainer
+    assert launch.ChildObserver.saver in trainer.callbacks
+    before = signal.getsignal(signal.SIGTERM)
+    trainer._signal_connector.register_signal_handlers()
+    assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        trainer._signal_connector.teardown()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def finished(monkeypatch, saver, signal_after=None):
+    """`finish` of a training whose processes have scored; this one is sent a signal afterwards."""
+    run = SimpleNamespace(
+        trainer=SimpleNamespace(loggers=[], checkpoint_callback=saver, world_size=2), stop=saver.stop, data=Data(),
+        module=None, tracker=None, folder=Path("run"), checkpoint=None, step=1, seconds=1.0, recipe={},
+    )  # fmt: skip
+
+    def hardware(trainer):
+        saver.stop.signal = signal_after
+        return {}
+
+    monkeypatch.setattr(report, "score_split", lambda *arguments: {})
+    monkeypatch.setattr(report, "hardware", hardware)
+    monkeypatch.setattr(ending, "say_page", lambda *arguments: None)
+    return ending.finish(run, None, Silent())
+
+
+class Data:
+    """As much of a data module as the end of a training asks."""
+
+    label_map = SimpleNamespace(to_dict=dict)
+
+    def read(self):
+        return SimpleNamespace(splits={"val": SimpleNamespace(store=True)})
+
+    def digest(self):
+        return ""
+
+
+def test_a_signal_while_they_score_ends_all_processes(monkeypatch):
+    saver = CheckpointSaver()
+    monkeypatch.setattr(
+        saver, "_agreed", lambda trainer, stop, due: (True, False)
+    )  # another has been sent one
+    with pytest.raises(SIGTERMException):
+        finished(monkeypatch, saver)
+    assert saver.stop.apart
+
+
+def test_a_process_whose_work_is_done_ends_well_whatever_it_is_sent(started, monkeypatch):
+    """Its end by a signal would end the first, which still writes."""
+    started(**torchrun(1))
+    saver = CheckpointSaver()
+    monkeypatch.setattr(saver, "_agreed", lambda trainer, stop, due: (stop, due))
+    assert finished(monkeypatch, saver, signal.SIGTERM).folder == Path("run")
+    assert saver.stop.apart

@@ -92,3 +92,40 @@ def test_sigterm_to_torchrun_ends_with_a_checkpoint_and_the_line_that_goes_on(ti
         )
     )
     assert read_checkpoint(last)["zoo"]["step"] == step + 1
+
+
+SIGNALLED = """
+import os, signal
+from lightning.pytorch import Trainer
+from zoo.cli.main import main
+
+run_stage = Trainer._run_stage
+
+def signalled(trainer):
+    if os.environ.get("LOCAL_RANK") == "1" and trainer.state.fn == os.environ["STAGE"]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return run_stage(trainer)
+
+Trainer._run_stage = signalled
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"), [("fit", "before a step was saved"), ("validate", "go on with: zoo fit")]
+)
+def test_a_signal_to_one_process_before_its_first_step_or_while_they_score_ends_both(tiny, stage, says):
+    """They are in a collective then, which Lightning's handler would never come back from."""
+    (tiny / "signalled.py").write_text(SIGNALLED)
+    words = [
+        *COMMAND,
+        "--trainer.devices",
+        "2",
+        "--trainer.max_epochs",
+        "1",
+        "--output",
+        f"signalled-{stage}",
+    ]
+    text = said(start(tiny, *words, launcher=("signalled.py",), STAGE=stage), 143)
+    assert f"interrupted; {says}" in text.replace("interrupted before", "interrupted; before")
+    assert errors(text) == ["error: ended by SIGTERM"]
