@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 
 import torch
-from survival_cases import Disk, Index, Publishing, Ranks, SlowTracker, Together
+from survival_cases import Disk, Index, Publishing, SlowTracker, Together
+from survival_ranks import Ranks
 from survival_trial import INT, KILL, TERM, Row, Start, Trial, tiny
 
 from datamodules.shapes import generate_shapes
@@ -62,14 +63,16 @@ def rows() -> list[Row]:
                 Row(f"{name}, steps of 2 x 2", family, {"data.batch_size": 2} | two_workers, signals)
             )
     two = every_step | {"trainer.devices": 2, "data.batch_size": 2}
-    three = {"trainer.devices": 3, "data.batch_size": 1, "model.schedule.global_batch_size": 6}
+    three = every_step | {"trainer.devices": 3, "data.batch_size": 1, "model.schedule.global_batch_size": 6,
+             "trainer.strategy": "ddp_find_unused_parameters_true"}
     for family in ("detr", "rt_detr"):
         found += [
             Row("SIGTERM to the first of two ranks", family, two, (TERM,), trial=Ranks),
-            Row("SIGTERM to the second of two ranks", family, two, (TERM,), trial=Ranks, to="others"),
+            Row("SIGTERM to the second of two ranks", family, two, (TERM,), trial=Ranks, to="last"),
             Row("SIGTERM to both ranks", family, two, (TERM,), trial=Ranks, to="all"),
             Row("SIGINT to both ranks", family, two, (INT,), trial=Ranks, to="all"),
-            Row("kill -9 of the second of two ranks", family, two, trial=Ranks, to="others"),
+            Row("kill -9 of the second of two ranks", family, two, trial=Ranks, to="last"),
+            Row("SIGTERM to one of three ranks, steps of 3 x 1 x 2", family, three, (TERM,), trial=Ranks, to="last"),
             Row("SIGTERM to three ranks, steps of 3 x 1 x 2", family, three, (TERM,), trial=Ranks, to="all"),
             Row("disk full: checkpoints", family, every_step, trial=Disk, place="run"),
             Row("disk full: MLflow and its spool", family, every_step, trial=Disk, place="mlruns"),
@@ -79,6 +82,17 @@ def rows() -> list[Row]:
             Row("tracker of a byte a second, steps of 6 x 1", family,
                 {"data.batch_size": 1, "model.schedule.global_batch_size": 6}, new_store=True, trial=SlowTracker),
         ]  # fmt: skip
+        for name, changes in {
+            "no monitor": {"checkpoint.monitor": None},
+            "one step": {"trainer.max_epochs": -1, "trainer.max_steps": 1},
+            "a validation every second of three epochs": {
+                "trainer.check_val_every_n_epoch": 2, "trainer.max_epochs": 3},
+            "one image to validate on": {"data.root": "one"},
+        }.items():  # fmt: skip
+            found += [
+                Row(f"{name}, {word}", family, every_step | changes, (number,))
+                for word, number in (("kill -9", KILL), ("SIGTERM", TERM))
+            ]
     found += [
         Row("three fine-tunings at once", "rt_detr", trial=Together),
         Row("disk full: registry", "rt_detr", trial=Publishing, place="mlruns/registry"),
@@ -125,6 +139,7 @@ def main() -> None:
         work = work.resolve()
         if not (work / "shapes").is_dir():
             generate_shapes(work / "shapes", IMAGES, 6, seed=0, size=64)
+            generate_shapes(work / "one", IMAGES, 1, seed=0, size=64)
             Start(work, ["data", "shard", "shapes", "--output", "shards"]).wait(60)
         for row in chosen:
             begun = time.time()

@@ -1,4 +1,4 @@
-"""Cases of `survival.py` besides one process that is ended: ranks, runs at once, full disks, a slow tracker."""
+"""Cases of `survival.py` besides one process that is ended: runs at once, full disks, a slow tracker."""
 
 from __future__ import annotations
 
@@ -32,46 +32,6 @@ Sent = dict[str, set[tuple[int, str, float]]]
 STALL_SECONDS = (
     40.0  # that a tracker may cost a whole training: a few calls, then rests; files and a last replay
 )
-
-
-class Ranks(Trial):
-    """A training of several processes, each a Python of its own; most signals come when it trains."""
-
-    longest = 300.0
-    training = 0.0  # seconds from its preflight to its end
-
-    def _start(self, folder: Path, arguments: list[str]) -> Start:
-        return Start(folder, arguments, fresh=True)
-
-    def _alone(self, start: Start) -> float:
-        self._until(start, "preflight")
-        begun = time.time()
-        seconds = super()._alone(start)
-        self.training = start.ended - begun  # type: ignore[operator]
-        return seconds
-
-    def _wait(self, start: Start, seconds: float) -> None:
-        if self.random.random() < 0.3:  # while it imports, and starts the others
-            start.wait(self.random.uniform(0, seconds - self.training))
-        else:
-            self._until(start, "preflight")
-            while self.row.to != "first" and len(start.living()) < 2 and not start.wait(0.05):
-                pass
-            start.wait(self.random.uniform(0, self.training))
-
-    def _until(self, start: Start, word: str) -> None:
-        end = time.time() + self.longest
-        while word not in start.said() and time.time() < end and not start.wait(0.05):
-            pass
-
-    def _ended_as_asked(self, folder: Path, start: Start) -> bool:
-        """With the signal's code, or an error of one line where another process was ended before it could agree."""
-        numbers = [number for number in self.row.signals if number != KILL]
-        said, codes = start.said(), {2, *(128 + n for n in numbers), *(-n for n in numbers)}
-        told = re.findall(r"^error: .*$", said, re.MULTILINE)
-        if start.code not in codes or "Traceback" in said or len(told) > 1:
-            return self._fault(f"{start.log.name}: exit code {start.code}: {said[-1500:]}")
-        return True
 
 
 class Together(Trial):

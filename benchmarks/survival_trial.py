@@ -52,7 +52,7 @@ class Row:
         early: the share of the training in which it is sent; small shares make long chains.
         new_store: MLflow's database is made by the training itself, else it lies there.
         trial: what is done with it; None: `Trial`.
-        to: who is sent the signals: the `first` process, the `others` that it started, or `all`.
+        to: who is sent the signals: the `first` process, the `last` that it started, or `all`.
         place: what lies on a disk that is full.
     """
 
@@ -114,13 +114,12 @@ class Start:
     Args:
         folder: its working folder.
         arguments: of the command.
-        fresh: a Python of its own, which Lightning can start again for other ranks; else forked from this process.
         environment: variables of it.
     """
 
     numbers = itertools.count()
 
-    def __init__(self, folder: Path, arguments: list[str], fresh: bool = False, **environment: str) -> None:
+    def __init__(self, folder: Path, arguments: list[str], **environment: str) -> None:
         self.log = folder / f"log-{next(self.numbers):04}.txt"
         self.begun = time.time()
         self.ended: float | None = None
@@ -129,9 +128,9 @@ class Start:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._child(folder, arguments, fresh, environment)
+            self._child(folder, arguments, environment)
 
-    def _child(self, folder: Path, arguments: list[str], fresh: bool, environment: dict[str, str]) -> None:
+    def _child(self, folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
         code = 99
         try:
             os.setsid()
@@ -141,10 +140,7 @@ class Start:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.chdir(folder)
             os.environ.update({"ZOO_CACHE": str(folder / "cache"), **environment})
-            if fresh:
-                os.environ.update({"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-                os.execv(sys.executable, [sys.executable, "-m", "zoo.cli.main", *arguments])
-            code = run_command(arguments)
+            code = self.command(arguments)
             with contextlib.suppress(OSError):  # a disk that is full
                 (folder / MODULES).write_text("\n".join(sys.modules))
         except SystemExit as error:
@@ -157,6 +153,10 @@ class Start:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+    def command(self, arguments: list[str]) -> int:
+        """In the new process; its exit code."""
+        return run_command(arguments)
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within these."""
@@ -177,8 +177,8 @@ class Start:
         for number in signals:
             if self.wait(0):
                 return number != signals[0]
-            others = [pid for pid in self.living() if pid != self.pid]
-            for pid in {"first": [self.pid], "others": others or [self.pid], "all": [self.pid, *others]}[to]:
+            there = {self.pid, *self.living()}
+            for pid in {"first": {self.pid}, "last": {max(there)}, "all": there}[to]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             self.wait(0.05 if len(signals) > 1 else 0)
@@ -210,16 +210,14 @@ class Trial:
         self.work = work / re.sub(r"[^a-z0-9]+", "_", f"{row.family} {row.name}".lower())
         self.recipe = tiny(row.family, work / "shapes")
         recipes.apply_overrides(self.recipe, row.changes)
-        if row.changes.get("data.root") == "shards":
-            self.recipe["data"]["init_args"]["root"] = str(work / "shards")
+        self.recipe["data"]["init_args"]["root"] = str(work / row.changes.get("data.root", "shapes"))
         self.ended: list[Start] = []
 
     def run(self, kills: int) -> None:
         """The training left alone, then chains until there were so many kills."""
         base = self._folder("alone")
         self._alone(self._start(base, self._arguments(base)))
-        if (base / MODULES).is_file():  # none of a Python of its own
-            import_all(base)
+        import_all(base)
         timed = self._folder("timed")
         seconds = self._alone(self._start(timed, self._arguments(timed)))
         while self.row.kills < kills:
@@ -246,6 +244,10 @@ class Trial:
     def _wait(self, start: Start, seconds: float) -> None:
         """Until the moment at which it is ended."""
         start.wait(self.random.uniform(0, self.row.early * seconds))
+
+    def _stuck(self, start: Start) -> str:
+        """What is told of a process that does not end."""
+        return ""
 
     def _folder(self, name: str) -> Path:
         folder = self.work / name
@@ -277,14 +279,17 @@ class Trial:
                 if start.code is None and start.send(self.row.signals, self.row.to):
                     self.row.kills += 1
             if not start.wait(self.longest):
+                stacks = self._stuck(start)
                 start.send((KILL,), "all")
                 start.wait(10)
-                return self._fault(f"{start.log.name}: no end within {self.longest:.0f} s")
+                told = f"no end within {self.longest:.0f} s\n{start.said()[-600:]}\n{stacks}"
+                return self._fault(f"{start.log.name}: {told}")
             self._look_for_temporaries(folder, start)
             self._look_for_orphans(start)
             if start.code == 0:
                 return True
-            if start.code != -KILL and not self._ended_as_asked(folder, start):
+            killed = start.code == -KILL and KILL in self.row.signals
+            if not killed and not self._ended_as_asked(folder, start):
                 return False
             arguments = self._next(folder, start)
 
