@@ -63,8 +63,12 @@ def rows() -> list[Row]:
                 Row(f"{name}, steps of 2 x 2", family, {"data.batch_size": 2} | two_workers, signals)
             )
     two = every_step | {"trainer.devices": 2, "data.batch_size": 2}
-    three = every_step | {"trainer.devices": 3, "data.batch_size": 1, "model.schedule.global_batch_size": 6,
-             "trainer.strategy": "ddp_find_unused_parameters_true"}
+    three = every_step | {
+        "trainer.devices": 3,
+        "data.batch_size": 1,
+        "model.schedule.global_batch_size": 6,
+        "trainer.strategy": "ddp_find_unused_parameters_true",
+    }
     for family in ("detr", "rt_detr"):
         found += [
             Row("SIGTERM to the first of two ranks", family, two, (TERM,), trial=Ranks),

@@ -172,8 +172,8 @@ def _train(
                 search.search(trainer, module)
             connect(trainer, cli.config_init.distributed.timeout_minutes)
             fit(trainer, module, data, resume)
-            saver.obey_if_any_asked(trainer)
             stopped = note_stop(trainer, folder, console)
+            saver.obey_if_any_asked(trainer)
             if stopped is None and resume is not None and module.position() == module.begun:
                 console.say(
                     f"finished    step {trainer.global_step}{_of_total(trainer)}: nothing is left to train; for more: "

@@ -381,7 +381,7 @@ def finished(monkeypatch, saver, signal_after=None):
     """`finish` of a training whose processes have scored; this one is sent a signal afterwards."""
     run = SimpleNamespace(
         trainer=SimpleNamespace(loggers=[], checkpoint_callback=saver, world_size=2), stop=saver.stop, data=Data(),
-        module=None, tracker=None, folder=Path("run"), checkpoint=None, step=1, seconds=1.0, recipe={},
+        module=None, tracker=None, folder=Path("run"), checkpoint=None, step=1, seconds=1.0, stopped=None, recipe={},
     )  # fmt: skip
 
     def hardware(trainer):
