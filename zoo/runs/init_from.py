@@ -35,6 +35,10 @@ def start_from(
         return
     state, source_map = read_weights(init.source, module, registry)
     report = load_weights(module, state, init.head, source_map=source_map, target_map=labels)
+    if init.head == "new":
+        module.new_head = "init_from.head is new"
+    elif init.head == "by_class_name" and not report.classes:
+        module.new_head = "no class of the weights has the name of one here"
     console.say(f"weights from {init.source} (head: {init.head})")
     for line in report.lines():
         console.say(f"  {line}")

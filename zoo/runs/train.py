@@ -38,6 +38,7 @@ from zoo.storage.durable import FULL, write_atomically, write_json
 from zoo.tracking.logger import MLflowTracker
 from zoo.training import freezing
 from zoo.training.callbacks import History, Progress, total_steps
+from zoo.training.diagnosis import ZeroAP
 from zoo.training.module import DetectionModule
 from zoo.training.position import in_epoch_before
 from zoo.training.preflight import run_preflight
@@ -129,7 +130,7 @@ def _train(
         if resume is not None:
             resume = whole(resume, folder, console)
         ids = noted_ids(recipe, folder, resume)
-        shown = [Progress(console.say, watched()), history]
+        shown = [Progress(console.say, watched()), history, ZeroAP(console.say)]
         cli = ZooCLI(
             recipe, folder, shown, trusted=trusted, run_name=run_name(recipe), run_id=ids["run_id"],
             local_id=ids["local_id"],
