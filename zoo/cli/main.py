@@ -161,6 +161,10 @@ def finetune(
         bool | None,
         typer.Option("--checkpointing/--no-checkpointing", help="Less memory, for a third more time."),
     ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option("--logger", help="Some of tensorboard,wandb, beside MLflow."),
+    ] = None,
     output: RunFolder = None,
     ckpt_path: Annotated[
         str | None,
@@ -184,8 +188,9 @@ def finetune(
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, patience=patience, max_time=max_time,
-        freeze=freeze, precision=precision, checkpointing=checkpointing, output=output, resume=ckpt_path,
-        preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe, console=console,
+        freeze=freeze, precision=precision, checkpointing=checkpointing, logger=logger, output=output,
+        resume=ckpt_path, preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe,
+        console=console,
     )  # fmt: skip
     console.result(run.document)
 

@@ -89,6 +89,7 @@ def finetune(
     freeze: str | Sequence[str] | None = None,
     precision: str | None = None,
     checkpointing: bool | None = None,
+    logger: str | Sequence[str] | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     preflight: bool = False,
@@ -131,6 +132,7 @@ def finetune(
         precision: `32-true`, `bf16-mixed`, or on a GPU `16-mixed`; None: bf16-mixed on a GPU that has it.
         checkpointing: layers keep their inputs alone and are computed again in the backward pass: less memory, more
             time.
+        logger: `tensorboard` and `wandb`, beside MLflow.
         output: run folder; None makes one under mlruns/checkpoints.
         resume: `auto` goes on with the run in `output` if there is one, by its own recipe: a command that is started
             again and again.
@@ -159,7 +161,7 @@ def finetune(
         batch_size=images if isinstance(images, int) else None,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, overrides=overrides or {},
         options=Options(patience=patience, max_time=max_time, freeze=freeze, precision=precision,
-            checkpointing=checkpointing, search_batch=images == "auto",
+            checkpointing=checkpointing, search_batch=images == "auto", logger=logger,
         ),
     )  # fmt: skip
     start = starting_point(model, registry)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from datamodules.base import DetectionDataModule
@@ -24,6 +25,7 @@ from zoo.runs.console import is_rank_zero
 from zoo.runs.schema import Distributed, InitFrom, Tracking
 from zoo.storage.checkpoint_io import AtomicCheckpointIO
 from zoo.tracking.logger import MLflowTracker
+from zoo.tracking.others import other_trackers
 from zoo.training.computing import Computing
 from zoo.training.module import DetectionModule
 from zoo.training.non_finite import NonFinite
@@ -150,6 +152,8 @@ class ZooCLI(LightningCLI):
             )
         elif not self._with_tracker:
             kwargs["logger"] = False
+        if self._with_tracker and tracking.also:
+            kwargs["logger"] = self._with_others(kwargs.get("logger", config.logger), tracking)
         started = launch.trainer_arguments(config)
         kwargs |= {key: value for key, value in started.items() if key != "plugins"}
         added = {key: _as_list(self._objects.pop(key, None)) for key in ("plugins", "callbacks")}
@@ -179,6 +183,13 @@ class ZooCLI(LightningCLI):
                 callback.folder, callback.trusted = self._folder, self._trusted
                 launch.ChildObserver.saver = callback
         return trainer
+
+    def _with_others(self, logger: Any, tracking: Tracking) -> list[Logger]:
+        first = [] if logger is False else _as_list(logger)
+        name, run_id = tracking.run_name or self._run_name, None
+        if first and isinstance(first[0], MLflowTracker):
+            run_id = first[0].local_id
+        return [*first, *other_trackers(tracking.also, self._folder, tracking.experiment, name, run_id)]
 
 
 def profiler(name: str, folder: Path) -> Profiler:

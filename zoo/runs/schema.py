@@ -12,13 +12,14 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
 from datamodules.base import DetectionDataModule
 from zoo.runs import recipes, trainer_options, trust
+from zoo.tracking.others import Other
 from zoo.training.computing import Computing
 from zoo.training.imports import refuse_imports
 from zoo.training.module import DetectionModule, refuse_towers
@@ -56,11 +57,14 @@ class Tracking:
         experiment: made if it is missing.
         run_name: shown by MLflow.
         run_id: resume this run.
+        also: trackers beside MLflow, `tensorboard` and `wandb`. They write into the run's folder, or to the account
+            that W&B knows here: a recipe cannot say where to.
     """
 
     experiment: str
     run_name: str | None = None
     run_id: str | None = None
+    also: list[Other] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

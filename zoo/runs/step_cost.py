@@ -75,7 +75,7 @@ def trial_module(recipe: Mapping[str, Any]) -> DetectionModule:
 
 def measure(
     module: DetectionModule, images: int, size: Size, precision: Precision, repeats: int = TIMED,
-    objects: int = OBJECTS, power: bool = True,
+    objects: int = OBJECTS, wait_for_power: bool = True,
 ) -> StepCost:  # fmt: skip
     """Trains on made-up images; the module is of no use afterwards.
 
@@ -86,7 +86,7 @@ def measure(
         precision: entered around what runs the network.
         repeats: of what is timed; the median counts.
         objects: of each image.
-        power: whether a GPU is kept busy until it has told its mean power.
+        wait_for_power: whether a GPU is kept busy until it has told its mean power.
     """
     device = next(module.parameters()).device
     optimizer = module.schedule.optimizer(module.network)
@@ -98,7 +98,7 @@ def measure(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with PowerReadings(device) as power:
-        until = time.perf_counter() + (_POWER_SECONDS if on_gpu and power else 0.0)
+        until = time.perf_counter() + (_POWER_SECONDS if on_gpu and wait_for_power else 0.0)
         while len(times) <= repeats or time.perf_counter() < until:
             begun = _now(on_gpu)
             with precision(), kept:

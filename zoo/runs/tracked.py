@@ -18,6 +18,7 @@ from zoo.runs.recipes import Recipe
 from zoo.runs.run_folder import note
 from zoo.tracking.lineage import tool_versions
 from zoo.tracking.logger import MLflowTracker
+from zoo.tracking.others import OtherTracker
 
 
 def run_name(recipe: Recipe) -> str:
@@ -33,6 +34,9 @@ def registry_name(recipe: Recipe) -> str:
 
 def note_start(trainer: Trainer, recipe: Recipe, data: DetectionDataModule, folder: Path) -> None:
     """Logs what makes the run repeatable to MLflow, and writes the run's id into the folder."""
+    for logger in trainer.loggers:
+        if isinstance(logger, OtherTracker):
+            logger.log_hyperparams(recipes.flat(recipe))
     tracker = trainer.logger
     if not isinstance(tracker, MLflowTracker) or not is_rank_zero():
         return

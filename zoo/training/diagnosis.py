@@ -136,10 +136,12 @@ def box_format(case: Case) -> str | None:
     own = _overlap(pictures)
     if not pictures or own >= LIES_ON:
         return None
-    for what, read_objects in WRONG_FORMATS.items():
-        if _overlap(pictures, objects=lambda p, read=read_objects: read(p.objects)) >= max(
-            LIES_ON, own + BETTER
-        ):
+    for what, read in WRONG_FORMATS.items():
+
+        def read_objects(picture: _Picture, read: Callable[[Tensor], Tensor] = read) -> Tensor:
+            return read(picture.objects)
+
+        if _overlap(pictures, objects=read_objects) >= max(LIES_ON, own + BETTER):
             return f"boxes would be right if the annotations were {what}: the box format is mistaken"
     if _overlap(pictures, objects=_shares_in_pixels) >= max(LIES_ON, own + BETTER):
         return "boxes would be right if the annotations were pixels: they are shares of the image"

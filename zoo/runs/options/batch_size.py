@@ -121,7 +121,8 @@ class BatchSearch(Callback):
         arguments = self._recipe["data"]["init_args"]
         before, arguments["batch_size"] = arguments["batch_size"], data.batch_size
         self._recipe["computing"].pop("search_batch", None)
-        times = pl_module.schedule.global_batch_size // trainer.world_size // data.batch_size  # type: ignore[operator, union-attr]
+        whole: int = pl_module.schedule.global_batch_size  # type: ignore[assignment, union-attr]
+        times = whole // trainer.world_size // data.batch_size
         self._console.say(
             f"batch       {counted(data.batch_size, 'image')} at a time on a device, {counted(times, 'time')} for each "
             f"step: {self._why}"
@@ -155,7 +156,13 @@ def fits(
         torch.cuda.set_per_process_memory_fraction(1 - FREE, device)
     try:
         step_cost.measure(
-            trial(module).to(device), images, size, precision, repeats=STEPS, objects=objects, power=False
+            trial(module).to(device),
+            images,
+            size,
+            precision,
+            repeats=STEPS,
+            objects=objects,
+            wait_for_power=False,
         )
     except torch.OutOfMemoryError:
         return False

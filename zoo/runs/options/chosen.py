@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from zoo.runs.options import freezing, stopping
 from zoo.runs.options import precision as precisions
 from zoo.runs.recipes import Recipe
+from zoo.tracking import others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,15 @@ class Options:
     precision: str | None = None
     checkpointing: bool | None = None
     search_batch: bool = False
+    logger: str | Sequence[str] | None = None
 
     def write(self, recipe: Recipe, given: Collection[str]) -> list[str]:
         """Writes them into the recipe, unless its keys are `given` by the user; notes for the user."""
         stopping.write(recipe, self.patience, self.max_time)
+        if self.logger is not None:
+            also = self.logger.split(",") if isinstance(self.logger, str) else self.logger
+            recipe["tracking"]["also"] = [name.strip() for name in also]
+            others.require(recipe["tracking"]["also"])
         computing = {} if self.checkpointing is None else {"checkpointing": self.checkpointing}
         if self.search_batch:
             computing["search_batch"] = True
