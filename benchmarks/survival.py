@@ -30,6 +30,7 @@ from survival_trial import INT, KILL, TERM, Row, Start, Trial, tiny
 
 from datamodules.shapes import generate_shapes
 from zoo.runs import recipes, schema
+from zoo.training.freezing import PARTS
 
 IMAGES = 24
 EXTRA = {"ema": {"decay": 0.9, "warmup_steps": 3}, "multi_scale": [64, 96]}  # where a family has them
@@ -53,6 +54,10 @@ def rows() -> list[Row]:
             Row("shards, bucketing, 2 workers", family, every_step | two_workers | {
                 "data.root": "shards", "data.bucketing": 2, "data.train_transform": "finetune"}),
             Row("long chain", family, every_step, early=0.1),
+            Row("options of fine-tuning", family, every_step | extra | {
+                "stopping.patience": 2, "trainer.max_epochs": 4, "trainer.precision": "bf16-mixed",
+                "computing.checkpointing": True, "data.batch_size": 2,
+                "model.schedule.rules": [{"match": PARTS["backbone"], "freeze": True}]}),
             Row("first start", family, every_step, early=0.5, new_store=True),
         ]  # fmt: skip
         for name, signals in {

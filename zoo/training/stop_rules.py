@@ -58,13 +58,14 @@ class StopRules(Callback):
         self._begun: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
-        return {"waited": self.waited, "better": self.better, "seconds": self.seconds}
+        """What was counted; the time where it matters, for it is another one in each repetition."""
+        counted: dict[str, Any] = {"waited": self.waited, "better": self.better}
+        return counted if self.max_time is None else counted | {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.waited, self.better = state_dict["waited"], state_dict["better"]
-        self._seconds = state_dict["seconds"]
+        self._seconds = state_dict.get("seconds", 0.0)
 
     @property
     def seconds(self) -> float:
