@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
+from datamodules.augmentations.chain import Augmentations
 from datamodules.images.decodable import corrupt_images, without
 from datamodules.index import AnnotationIndex, Fault
+from datamodules.loading.balance import Balance
 from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Truth
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
 from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
@@ -31,6 +34,7 @@ from datamodules.transforms.presets import (
     build_transform,
     schedule_transforms,
 )
+from zoo.contract.batch import Sample
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 
@@ -84,6 +88,10 @@ class DetectionDataModule(LightningDataModule, ABC):
         limit_train, limit_eval: use the first so many images only.
         bucketing: steps (e.g. 64) within which images are reordered so that a step holds images of like
             final size: less padding, other batches than the published ones. Null for none.
+        augmentations: operations before and after `train_transform`, ours, torchvision's and albumentations', see
+            `datamodules.augmentations.block`; null for none.
+        balance: share of the training images, e.g. 0.001; images of classes that fewer have are used more often, by
+            the rule of `datamodules.loading.balance`. Null for each image once.
     """
 
     def __init__(
@@ -104,6 +112,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         limit_train: int | None = None,
         limit_eval: int | None = None,
         bucketing: int | None = None,
+        augmentations: list[Any] | None = None,
+        balance: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -128,6 +138,14 @@ class DetectionDataModule(LightningDataModule, ABC):
         self.dense_o2o = dense_o2o
         if dense_o2o is not None:
             refuse_dense(dense_o2o, self._transforms)
+        self.augmentations = None if augmentations is None else Augmentations.of(augmentations)
+        if self.augmentations is not None:
+            refuse_augmented(input, photometric, bucketing)
+        if balance is not None and not 0 < balance <= 1:
+            raise ValueError(
+                f"balance is {balance}; it is a share of the images, above 0 and at most 1, or null"
+            )
+        self.balance = balance
         if bucketing is not None:
             for transform in self._transforms.all:
                 transform.final_size((1, 1), 0)  # raises now, not at a step, if the size depends on boxes
@@ -227,7 +245,7 @@ class DetectionDataModule(LightningDataModule, ABC):
                 f"global_batch_size {global_batch_size} cannot be split over {world_size} devices; it must "
                 f"be a multiple of {world_size}: change the number of devices or the recipe's number"
             )
-        num_images = len(self.read().splits["train"])
+        num_images = self.images_of_epoch
         if num_images < global_batch_size:
             raise ValueError(
                 f"the training set has {num_images} images, fewer than one step of global_batch_size "
@@ -237,6 +255,20 @@ class DetectionDataModule(LightningDataModule, ABC):
         size = next(b for b in range(min(self.batch_size, per_device), 0, -1) if per_device % b == 0)
         self._split = _Split(size, per_device // size, world_size, rank)
         return self._split.accumulation
+
+    @property
+    def repeats(self) -> Balance | None:
+        """What `balance` makes of the training images; None where nothing is repeated."""
+        if self.balance is None:
+            return None
+        found = Balance.of(self.read().splits["train"], self.balance)
+        return found if found.rare else None
+
+    @property
+    def images_of_epoch(self) -> int:
+        """Training images of an epoch, repeats included."""
+        repeats = self.repeats
+        return len(self.read().splits["train"]) if repeats is None else repeats.num_images
 
     @property
     def micro_batches(self) -> tuple[int, int]:
@@ -269,7 +301,9 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def _training_dataset(self, dense: DenseO2O | None) -> TrainingDataset:
         index = self.read().splits["train"]
-        return TrainingDataset(index, self.label_map, self._transforms, self.seed, self.truth("train"), dense)
+        return TrainingDataset(
+            index, self.label_map, self._transforms, self.seed, self.truth("train"), dense, self.augmentations
+        )
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches with the facts of their step.
@@ -277,17 +311,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         Without `plan_steps` a step is one micro-batch of `batch_size` on one device.
         """
         dataset = self.training_dataset()
-        split = self._split or _Split(min(self.batch_size, max(1, len(dataset))), 1, 1, 0)
-        sampler = StepBatchSampler(
-            len(dataset),
-            self.seed,
-            batch_size=split.batch_size,
-            accumulation=split.accumulation,
-            world_size=split.world_size,
-            rank=split.rank,
-            bucketing=None if self.bucketing is None else Bucketing(self.bucketing, dataset.final_size),
-            group=self.dense_o2o.group if self.dense_o2o is not None and self.dense_o2o.mixes else None,
-        )
+        sampler = self._sampler(dataset)
         self._log_padding(sampler, dataset)
         return StepLoader(
             dataset,
@@ -299,12 +323,44 @@ class DetectionDataModule(LightningDataModule, ABC):
             take_skip=self._take_skip,
         )
 
+    def _sampler(self, dataset: TrainingDataset) -> StepBatchSampler:
+        split = self._split or _Split(min(self.batch_size, max(1, len(dataset))), 1, 1, 0)
+        return StepBatchSampler(
+            len(dataset),
+            self.seed,
+            batch_size=split.batch_size,
+            accumulation=split.accumulation,
+            world_size=split.world_size,
+            rank=split.rank,
+            bucketing=None if self.bucketing is None else Bucketing(self.bucketing, dataset.final_size),
+            group=self.dense_o2o.group if self.dense_o2o is not None and self.dense_o2o.mixes else None,
+            balance=self.repeats,
+        )
+
+    def augmented(self, row: int, epoch: int) -> Sample:
+        """What the training makes of an image in an epoch, mixed with the others of its group; resized, not normalised.
+
+        An image that the epoch leaves out, at its end, stands alone.
+        """
+        dataset = self.training_dataset()
+        sampler = self._sampler(dataset)
+        group = None if self.dense_o2o is None or not self.dense_o2o.mixes else self.dense_o2o.group
+        if group is not None:
+            for step, rows in enumerate(sampler.order.steps(epoch)):
+                if row in rows:
+                    [sample] = dataset.__getitems__(
+                        [sampler.members(epoch, step, rows, group)[rows.index(row)]]
+                    )
+                    return sample
+        return dataset[(epoch, row)]
+
     def _log_padding(self, sampler: StepBatchSampler, dataset: TrainingDataset) -> None:
         """Logs the share of padding at the start of epoch 0, if there is any and final sizes are known by then."""
         if (
             not self._padding_counted
             and self.input.resize != "stretch"
             and not self._transforms.first.preset.needs_boxes
+            and self.augmentations is None
         ):
             self._padding_counted = True
             share = padding_share(sampler, dataset.final_size, 0, _PADDING_STEPS)
@@ -361,6 +417,20 @@ class DetectionDataModule(LightningDataModule, ABC):
         total = sum(len(dataset.targets(row).labels) for row in rows)
         kept = sum(len(dataset[(0, row)].labels) for row in rows)
         return total - kept, total
+
+
+def refuse_augmented(input: InputContract, photometric: Photometric, bucketing: int | None) -> None:
+    """Raises ValueError for options that own operations do not go with."""
+    if photometric == "device":
+        raise ValueError(
+            "photometric: device would distort colours after all augmentations, whatever their order; use "
+            "photometric: worker"
+        )
+    if bucketing is not None and input.resize != "stretch":
+        raise ValueError(
+            "bucketing sorts images by their final size, and augmentations may change it when they are carried out; "
+            "use resize: stretch, or leave one of the two out"
+        )
 
 
 def refuse_dense(dense: DenseO2O, transforms: TransformSchedule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats.detect import Format, read
@@ -56,13 +57,15 @@ class CustomDataModule(DetectionDataModule):
         limit_train: int | None = None,
         limit_eval: int | None = None,
         bucketing: int | None = None,
+        augmentations: list[Any] | None = None,
+        balance: float | None = None,
     ) -> None:
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
             min_box_side=min_box_side, dense_o2o=dense_o2o,
             photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
-            bucketing=bucketing,
+            bucketing=bucketing, augmentations=augmentations, balance=balance,
         )  # fmt: skip
         if masks and dense_o2o is not None:
             raise ValueError(

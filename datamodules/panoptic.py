@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.base import DetectionDataModule, LoadedData
 from datamodules.formats import coco_panoptic
@@ -53,11 +53,14 @@ class CocoPanopticDataModule(DetectionDataModule):
         limit_train: int | None = None,
         limit_eval: int | None = None,
         bucketing: int | None = None,
+        augmentations: list[Any] | None = None,
+        balance: float | None = None,
     ) -> None:
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
             skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval, bucketing=bucketing,
+            augmentations=augmentations, balance=balance,
         )  # fmt: skip
         self._root = Path(root).expanduser().resolve()
         self._labels: Literal["contiguous", "category_id"] = labels

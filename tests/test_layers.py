@@ -43,6 +43,7 @@ DATA = (
     "datamodules.images",
     "datamodules.shards",
     "datamodules.transforms",
+    "datamodules.augmentations",
     "datamodules.loading",
     "datamodules.reading",
     "datamodules.formats",

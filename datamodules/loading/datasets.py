@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.augmentations.chain import Augmentations, Watch
+from datamodules.augmentations.libraries import AugmentationError
 from datamodules.images.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
 from datamodules.loading.samplers import Key, Member
 from datamodules.transforms.mixing import DenseO2O, GroupDraw, Objects
 from datamodules.transforms.mosaic import MosaicPlan
 from datamodules.transforms.plan import Plan
-from datamodules.transforms.presets import TrainTransform, TransformSchedule
+from datamodules.transforms.presets import TrainTransform, Transformed, TransformSchedule
 from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets, unit_boxes
 from zoo.contract.batch import RLE, Annotations, Sample
 from zoo.contract.labels import LabelMap
@@ -93,10 +95,16 @@ class Truth:
 class Drawn(NamedTuple):
     """What becomes of an image in an epoch, before any pixel is read."""
 
+    seed: int  # of the image in its epoch
     transform: TrainTransform
     mosaic: MosaicPlan | None
     targets: ImageTargets  # of the image, or of the mosaic
-    plan: Plan
+    size: tuple[int, int]  # (h, w) of the same
+
+    @property
+    def plan(self) -> Plan:
+        """Of the preset alone."""
+        return self.transform.draw(self.size, self.targets.boxes_xyxy, self.seed, self.mosaic is not None)
 
 
 class TrainingDataset(Dataset[Sample]):
@@ -113,8 +121,10 @@ class TrainingDataset(Dataset[Sample]):
         seed: int,
         truth: Truth | None = None,
         dense: DenseO2O | None = None,
+        augmentations: Augmentations | None = None,
     ) -> None:
         self.index = index
+        self._augmentations = augmentations
         self._label_map = label_map
         self._transforms = transforms
         self._seed = seed
@@ -132,18 +142,11 @@ class TrainingDataset(Dataset[Sample]):
         """(h, w) of the image of dataset[key]; decodes nothing."""
         epoch, row = key
         return self._transforms.at(epoch).final_size(
-            self.index.size(row), derived_seed(self._seed, epoch, row)
+            self.index.size(row % len(self)), derived_seed(self._seed, epoch, row)
         )
 
     def __getitem__(self, key: Key) -> Sample:
-        row, drawn = key[1], self._drawn(key)
-        backend = drawn.transform.input.backend
-        if drawn.mosaic is None:
-            image = read_image(self.index, row, backend)
-        else:
-            tiles = {r: read_image(self.index, r, backend) for r in set(drawn.mosaic.rows)}
-            image = drawn.mosaic.image([tiles[r] for r in drawn.mosaic.rows])
-        out = drawn.transform.apply(image, drawn.targets, drawn.plan)
+        row, out = key[1] % len(self), self.watched(key)
         return Sample(
             image=out.image,
             labels=out.labels,
@@ -154,6 +157,30 @@ class TrainingDataset(Dataset[Sample]):
             original_size=self.index.size(row),
         )
 
+    def watched(self, key: Key, watch: Watch | None = None) -> Transformed:
+        """What becomes of an image; `watch` sees every operation of the recipe's own list.
+
+        Raises:
+            AugmentationError: one of them cannot be used on this image; names both.
+        """
+        row, drawn = key[1] % len(self), self._drawn(key)
+        image, mosaic = self._image(row, drawn), drawn.mosaic is not None
+        if self._augmentations is None:
+            return drawn.transform.apply(image, drawn.targets, drawn.plan)
+        try:
+            return self._augmentations(drawn.transform, image, drawn.targets, drawn.seed, mosaic, watch)
+        except AugmentationError as error:
+            where = self.index.images.where(self.index.files[row])
+            raise AugmentationError(f"{where}: {error}") from error
+
+    def _image(self, row: int, drawn: Drawn) -> Image.Image | Tensor:
+        """The decoded image, or its mosaic."""
+        backend = drawn.transform.input.backend
+        if drawn.mosaic is None:
+            return read_image(self.index, row, backend)
+        tiles = {r: read_image(self.index, r, backend) for r in set(drawn.mosaic.rows)}
+        return drawn.mosaic.image([tiles[r] for r in drawn.mosaic.rows])
+
     def __getitems__(self, keys: Sequence[Key] | Sequence[Member]) -> list[Sample]:
         """The images of a micro-batch; each is read once, also where several are mixed from it."""
         read = cache(self.__getitem__)
@@ -161,8 +188,8 @@ class TrainingDataset(Dataset[Sample]):
         return [self._mixed(key, read, objects) if isinstance(key, Member) else read(key) for key in keys]
 
     def _drawn(self, key: Key) -> Drawn:
-        epoch, row = key
-        seed = derived_seed(self._seed, epoch, row)
+        epoch, number = key
+        row, seed = number % len(self), derived_seed(self._seed, epoch, number)
         transform = self._transforms.at(epoch)
         mosaic = None if self._dense is None else self._dense.mosaic_at(epoch)
         tiles = None if mosaic is None else mosaic.draw(row, len(self), self.index.size, seed)
@@ -170,13 +197,13 @@ class TrainingDataset(Dataset[Sample]):
             targets, size = self.targets(row), self.index.size(row)
         else:
             targets, size = tiles.targets([self.targets(r) for r in tiles.rows]), tiles.size
-        plan = transform.draw(size, targets.boxes_xyxy, seed, mosaic=tiles is not None)
-        return Drawn(transform, tiles, targets, plan)
+        return Drawn(seed, transform, tiles, targets, size)
 
     def _objects(self, key: Key) -> Objects:
         """The objects of dataset[key] with their areas in the annotations."""
         drawn = self._drawn(key)
-        rows = (key[1],) if drawn.mosaic is None else drawn.mosaic.rows
+        row = key[1] % len(self)
+        rows = (row,) if drawn.mosaic is None else drawn.mosaic.rows
         every = [self.targets(row) for row in rows]
         labels = torch.cat([one.labels for one in every])
         areas = torch.cat([self._areas(row) for row in rows])
@@ -184,7 +211,13 @@ class TrainingDataset(Dataset[Sample]):
         numbers = torch.arange(len(labels)).split([len(one.labels) for one in every])
         numbered = [one._replace(labels=own) for one, own in zip(every, numbers, strict=True)]
         whole = numbered[0] if drawn.mosaic is None else drawn.mosaic.targets(numbered)
-        kept = drawn.transform.kept(whole, drawn.plan)
+        if self._augmentations is None:
+            kept = drawn.transform.kept(whole, drawn.plan)
+        else:  # a library's operation moves boxes only together with pixels
+            image = self._image(row, drawn)
+            _, kept = self._augmentations.pixels(
+                drawn.transform, image, whole, drawn.seed, drawn.mosaic is not None
+            )
         return Objects(labels[kept.labels], kept.boxes_xyxy, areas[kept.labels])
 
     def _areas(self, row: int) -> Tensor:

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import Sampler
 
+from datamodules.loading.balance import Balance
 from zoo.contract.seeds import derived_generator
 
 _T = TypeVar("_T")
-Key = tuple[int, int]  # (epoch, image row): what a training dataset is indexed with
+# (epoch, image row): what a training dataset is indexed with; of the copies that `balance` makes of an image,
+# number c has row + c * len(dataset)
+Key = tuple[int, int]
 
 
 class Member(NamedTuple):
@@ -90,17 +93,27 @@ class EpochOrder:
     """
 
     def __init__(
-        self, num_images: int, seed: int, step_size: int, bucketing: Bucketing | None = None
+        self,
+        num_images: int,
+        seed: int,
+        step_size: int,
+        bucketing: Bucketing | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self.step_size = step_size
-        self.num_steps = num_images // step_size
+        self._balance = balance
+        self.num_steps = (num_images if balance is None else balance.num_images) // step_size
         self._num_images = num_images
         self._seed = seed
         self._bucketing = bucketing
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[list[int]]:
         """The image rows of each step from step `first` on."""
-        order = epoch_order(self._num_images, self._seed, epoch)
+        order = (
+            epoch_order(self._num_images, self._seed, epoch)
+            if self._balance is None
+            else self._balance.order(self._seed, epoch)
+        )
         window = self._bucketing.window if self._bucketing else 1
         for begin in range(first - first % window, self.num_steps, window):
             end = min(begin + window, self.num_steps)
@@ -119,6 +132,7 @@ class StepBatchSampler(Sampler[list[Key] | list[Member]]):
 
     Args:
         group: images that are mixed with each other, consecutive ones of the step; None for none.
+        balance: repeats images of rare classes; None for each image once.
 
     Attributes:
         rank, world_size: of the processes that share each step.
@@ -137,13 +151,14 @@ class StepBatchSampler(Sampler[list[Key] | list[Member]]):
         rank: int = 0,
         bucketing: Bucketing | None = None,
         group: int | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self._batch_size = batch_size
         self._group = group
         self.world_size = world_size
         self.rank = rank
         self.accumulation = accumulation
-        self.order = EpochOrder(num_images, seed, batch_size * accumulation * world_size, bucketing)
+        self.order = EpochOrder(num_images, seed, batch_size * accumulation * world_size, bucketing, balance)
         self.epoch = 0
         self.skip = 0
 

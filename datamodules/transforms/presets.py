@@ -127,17 +127,27 @@ class TrainTransform:
         """Objects with a side of fewer pixels are dropped."""
         return self.preset.smallest if self.min_box_side is None else self.min_box_side
 
-    def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int, mosaic: bool = False) -> Plan:
-        """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
+    def operations(
+        self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int, mosaic: bool = False
+    ) -> tuple[list[Operation], bool]:
+        """What the preset draws for an image, and whether the contract's resize is among it."""
         draw = self.preset.draw_mosaic if mosaic else self.preset.draw
         assert draw is not None
         operations = draw(Draw(self.input, seed, size, boxes_xyxy, self.smallest))
+        if self.flip_both and not self.preset.flips_both and Random(f"{seed}/flip_both").random() < 0.5:
+            now = size
+            for operation in operations:
+                now = operation.size_after(now)
+            operations.append(VerticalFlip(now[0]))
+        return operations, self.preset.draws_side and self.input.resize == "shortest"
+
+    def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int, mosaic: bool = False) -> Plan:
+        """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
+        operations, resized = self.operations(size, boxes_xyxy, seed, mosaic)
         now = size
         for operation in operations:
             now = operation.size_after(now)
-        if self.flip_both and not self.preset.flips_both and Random(f"{seed}/flip_both").random() < 0.5:
-            operations.append(VerticalFlip(now[0]))
-        if not (self.preset.draws_side and self.input.resize == "shortest"):
+        if not resized:
             end = self.input.resized_size(*now)
             operations.append(Resize(now, end))
             now = end

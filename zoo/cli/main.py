@@ -20,7 +20,7 @@ from zoo.cli.data.convert import convert, split
 from zoo.cli.data.download import download
 from zoo.cli.data.shard import shard
 from zoo.cli.data.show import show
-from zoo.cli.options import Json
+from zoo.cli.options import Augmentations, Json
 from zoo.cli.overrides import split_overrides, with_data_option
 from zoo.runs import signals
 from zoo.runs.console import Console, rank_before, repeats_another, tame_log, write
@@ -165,6 +165,11 @@ def finetune(
         str | None,
         typer.Option("--logger", help="Some of tensorboard,wandb, beside MLflow."),
     ] = None,
+    augmentations: Augmentations = None,
+    balance: Annotated[
+        float | None,
+        typer.Option("--balance", help="Repeat images of classes that fewer than this share of images have."),
+    ] = None,
     output: RunFolder = None,
     ckpt_path: Annotated[
         str | None,
@@ -190,7 +195,7 @@ def finetune(
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, patience=patience, max_time=max_time,
         freeze=freeze, precision=precision, checkpointing=checkpointing, logger=logger, output=output,
         resume=ckpt_path, preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe,
-        console=console,
+        console=console, augmentations=augmentations, balance=balance,
     )  # fmt: skip
     console.result(run.document)
 

@@ -13,3 +13,10 @@ DataFormat = Annotated[
 ]
 DataSet = Annotated[str, typer.Argument(help="Data set, in any format that is understood.")]
 NewFolder = Annotated[Path, typer.Option("--output", help="New or empty folder.")]
+Augmentations = Annotated[
+    Path | None,
+    typer.Option(
+        "--augmentations",
+        help="YAML file: a list of operations of torchvision, albumentations and ours, by class path.",
+    ),
+]

@@ -143,7 +143,12 @@ def annotations_of(batch: Batch, index: int) -> Annotations:
 
 
 def training_gallery(
-    batch: Batch, label_map: LabelMap, input: InputContract, limit: int = 8, columns: int = 4
+    batch: Batch,
+    label_map: LabelMap,
+    input: InputContract,
+    limit: int = 8,
+    columns: int = 4,
+    names: Sequence[str] | None = None,
 ) -> Picture:
     """Training images as the network gets them, after augmentation and padding, with their boxes and masks.
 
@@ -155,6 +160,7 @@ def training_gallery(
         input: the contract that the images were made by.
         limit: images shown at most.
         columns: of the grid.
+        names: of the images in their captions, instead of their ids.
     """
     pictures, captions, start = [], [], 0
     height, width = batch.images.shape[-2:]
@@ -177,7 +183,8 @@ def training_gallery(
         if masks is not None:
             picture = _painted(picture, list(masks), colours)
         pictures.append(_paint_boxes(picture, boxes))
-        captions.append(f"image {batch.image_ids[index]}: {count} objects, {width}x{height}")
+        name = f"image {batch.image_ids[index]}" if names is None else names[index]
+        captions.append(f"{name}: {count} objects, {width}x{height}")
     return gallery(pictures, min(columns, max(len(pictures), 1)), captions)
 
 

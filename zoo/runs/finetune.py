@@ -19,7 +19,7 @@ from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 from zoo.registry.terms import restriction
-from zoo.runs import building, catalogue, mask_data, recipes, schema, trust
+from zoo.runs import augmenting, building, catalogue, mask_data, recipes, schema, trust
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
@@ -36,6 +36,11 @@ from zoo.training.preflight import queries_advice
 
 # what a size's recipe gives; schedule, average and everything else come from the family's finetune recipe
 ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "multi_scale_epochs", "num_classes")
+# of a recipe's data block, what stays when its data are replaced
+DATA_KEEPS = (
+    "later_transforms", "min_box_side", "dense_o2o", "flip_both", "val_fraction", "bucketing", "augmentations",
+    "balance",
+)  # fmt: skip
 STRIDE = 32  # of the coarsest feature map: where the shortest side is resized, images have one place at least
 LONGEST_TO_SHORTEST = 1333 / 800
 ImageSize = int | str | tuple[int, int]
@@ -57,6 +62,8 @@ class Choices:
     lr: float | None = None
     seed: int | None = None
     options: Options = field(default_factory=Options)
+    augmentations: augmenting.Given | None = None
+    balance: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +97,8 @@ def finetune(
     precision: str | None = None,
     checkpointing: bool | None = None,
     logger: str | Sequence[str] | None = None,
+    augmentations: augmenting.Given | None = None,
+    balance: float | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     preflight: bool = False,
@@ -133,6 +142,10 @@ def finetune(
         checkpointing: layers keep their inputs alone and are computed again in the backward pass: less memory, more
             time.
         logger: `tensorboard` and `wandb`, beside MLflow.
+        augmentations: operations of torchvision, albumentations and ours besides the recipe's, as a list or the YAML
+            file of one, see `datamodules.augmentations.block`.
+        balance: share of the training images; images of classes that fewer have are repeated, see
+            `datamodules.loading.balance`; LVIS took 0.001.
         output: run folder; None makes one under mlruns/checkpoints.
         resume: `auto` goes on with the run in `output` if there is one, by its own recipe: a command that is started
             again and again.
@@ -159,7 +172,8 @@ def finetune(
     choices = Choices(
         model=model, data=data, epochs=epochs, max_steps=max_steps, devices=devices,
         batch_size=images if isinstance(images, int) else None,
-        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, overrides=overrides or {},
+        image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, augmentations=augmentations,
+        balance=balance, overrides=overrides or {},
         options=Options(patience=patience, max_time=max_time, freeze=freeze, precision=precision,
             checkpointing=checkpointing, search_batch=images == "auto", logger=logger,
         ),
@@ -174,7 +188,7 @@ def finetune(
     refuse_too_few_places(recipe, read, start.family_name)
     faults = quick_check(read, seen_as(recipe), queries_of(recipe))
     seen, looked = image_check(read, place_of(data))
-    notes += [*fit_to_data(recipe, read, choices), head_note(recipe), *looked]
+    notes += [*fit_to_data(recipe, read, choices), head_note(recipe), *looked, *augmenting.notes_on(read)]
     if recipe["init_from"]["source"] == start.weights:
         notes += fetch_published(start, registry)
     recipe["about"]["name"], _, tag = name.partition(".")
@@ -290,11 +304,7 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         "sources": [],
     }
     keep = {k: data[k] for k in mask_data.KEPT}
-    keep |= {
-        k: v
-        for k, v in data.items()
-        if k in ("later_transforms", "min_box_side", "dense_o2o", "flip_both", "val_fraction", "bucketing")
-    }
+    keep |= {k: v for k, v in data.items() if k in DATA_KEEPS}
     recipe["tracking"].pop("run_id", None)
     notes = choose_weights(recipe, start, choices.weights)
     if start.left_out:
@@ -333,6 +343,10 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         trainer["devices"] = int(choices.devices) if str(choices.devices).isdigit() else choices.devices
     if choices.seed is not None:
         recipe["seed_everything"] = recipe["data"]["init_args"]["seed"] = choices.seed
+    if choices.augmentations is not None:
+        recipe["data"]["init_args"]["augmentations"] = augmenting.block_of(choices.augmentations)
+    if choices.balance is not None:
+        recipe["data"]["init_args"]["balance"] = choices.balance
     recipes.apply_overrides(recipe, choices.overrides)
     notes += choices.options.write(recipe, choices.overrides)
     return recipe, notes
@@ -488,7 +502,7 @@ def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> 
         )
         schedule["global_batch_size"] = smaller
         recipe["data"]["init_args"]["batch_size"] = min(smaller, recipe["data"]["init_args"]["batch_size"])
-    per_epoch = max(1, len(train) // schedule["global_batch_size"])
+    per_epoch = max(1, data.images_of_epoch // schedule["global_batch_size"])
     limit = trainer.get("max_steps", -1)
     steps = limit if limit and limit > 0 else per_epoch * trainer["max_epochs"]
     if schedule["warmup_steps"] > steps // 10:

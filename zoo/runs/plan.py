@@ -203,7 +203,7 @@ def images_of(recipe: recipes.Recipe) -> int:
         raise FileNotFoundError(f"{error}, or the number of its training images with --images N") from None
     data = Recipe(recipe).datamodule()
     data.setup("fit")
-    return len(data.read().splits["train"])
+    return data.images_of_epoch
 
 
 def bytes_of(memory: str | int) -> int:

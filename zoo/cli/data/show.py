@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.cli.options import DataFormat, DataSet, Json
+from zoo.cli.options import Augmentations, DataFormat, DataSet, Json
 from zoo.runs import signals
 from zoo.runs.console import Console, quoted
 
@@ -15,12 +15,27 @@ from zoo.runs.console import Console, quoted
 def show(
     folder: DataSet,
     split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 16,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Images; default 16, or 4 with --augmented.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="The picture; default mlruns/pictures/FOLDER.png.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the choice of images; with --augmented, of the training.")
+    ] = None,
     format: DataFormat = "auto",
+    augmented: Annotated[
+        bool,
+        typer.Option("--augmented", help="Training images as the network will see them, in several epochs."),
+    ] = False,
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", help="With --augmented: the recipe; default rt_detr/finetune."),
+    ] = None,
+    augmentations: Augmentations = None,
+    epoch: Annotated[int, typer.Option("--epoch", min=0, help="With --augmented: the first one.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, max=16, help="With --augmented: how many.")] = 4,
     as_json: Json = False,
 ) -> None:
     """Draw images with their boxes as they were understood: one look tells whether they sit right."""
@@ -32,8 +47,14 @@ def show(
     known: Any = format  # refused by the reader if it is unknown
     if output is None:
         output = Path("mlruns", "pictures", f"{place_of(folder).rstrip('/').rpartition('/')[2]}.png")
+    if augmented:
+        given: dict[str, Any] = {"count": count or 4, "epoch": epoch, "epochs": epochs, "seed": seed}
+        _show_augmented(console, folder, output, config=config, augmentations=augmentations, **given)
+        return
+    if config or augmentations:
+        raise ValueError("--config and --augmentations say how training images are made; add --augmented")
     with signals.leaving_nothing(output):
-        shown = run(folder, split=split, count=count, seed=seed, format=known)
+        shown = run(folder, split=split, count=count or 16, seed=seed or 0, format=known)
         for reason in shown.broken.values():
             console.say(reason)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -50,3 +71,26 @@ def show(
             f"{len(shown.broken)} of them cannot be decoded and are grey; `zoo data check {quoted(folder)}` lists "
             "every such image"
         )
+
+
+def _show_augmented(
+    console: Console, folder: str, output: Path, config: list[str] | None, **given: Any
+) -> None:
+    from zoo.runs.show_augmented import DEFAULT_RECIPE, show_augmented
+    from zoo.storage.durable import written
+
+    with signals.leaving_nothing(output):
+        shown = show_augmented(folder, config=config or DEFAULT_RECIPE, **given)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with written(output):
+            shown.picture.save(output)
+    first, last = shown.epochs
+    console.result(
+        {"output": str(output), "images": shown.files, "epochs": [first, last], "notes": shown.notes}
+    )
+    for note in shown.notes:
+        console.say(note)
+    console.say(
+        f"{len(shown.files)} of {shown.total} training images as the network sees them in epochs {first} to {last}: "
+        f"{output}"
+    )
