@@ -28,11 +28,11 @@ from zoo.contract.batch import Batch
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.exporting.graph import RAW
 from zoo.exporting.onnx import exported
 from zoo.runs import recipes
 from zoo.runs.bench_cases import batch_of
 from zoo.runs.timing import processor_name
+from zoo.runtimes.facts import RAW
 
 FAMILIES = ("detr_r50", "deformable_detr_r50", "rt_detr_r18", "rt_detrv2_s", "dfine_s")
 THEIRS, OURS = "transformers", "PyTorch"
