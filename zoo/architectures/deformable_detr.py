@@ -23,7 +23,7 @@ from zoo.contract.input_limits import InputLimits
 from zoo.layers.backbone import HUGGING_FACE_RESNET, BackboneConfig, build_backbone
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.memory_format import to_tokens
-from zoo.layers.mlp import MLP
+from zoo.layers.mlp import MLP, multiply_adds
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_to, full
 from zoo.layers.published_keys import from_hugging_face
@@ -468,6 +468,17 @@ class DeformableDetrModule(DetectionModule):
             [LabelTerm(losses.label, SigmoidFocal()), L1Term(losses.l1), GiouTerm(losses.giou)],
         )
         self.postprocess = TopKSigmoid(top_k)
+
+    def macs_left_out(self, height: int, width: int) -> int:
+        """The class heads on all decoder layers but the last, and the box heads that do not move boxes."""
+        sizes = self.init_args["transformer"]
+        layers, refine = sizes["decoder_layers"], sizes["refine_boxes"]
+        label, box = (self.network.get_submodule(name) for name in ("class_embed.0", "bbox_embed.0"))
+        # where boxes are refined, the authors' network runs the box heads in the decoder and again after it
+        of_a_query = (layers - 1) * multiply_adds(label) + (layers if refine else layers - 1) * multiply_adds(
+            box
+        )
+        return int(sizes["num_queries"] * of_a_query)
 
 
 # -- published checkpoints ------------------------------------------------------------------------

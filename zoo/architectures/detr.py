@@ -19,7 +19,7 @@ from zoo.contract.batch import Batch, Outputs, OutputSet, Predictions
 from zoo.layers.backbone import HUGGING_FACE_RESNET, BackboneConfig, build_backbone
 from zoo.layers.mask_head import AttentionMap, MaskHead, QueryMasks
 from zoo.layers.memory_format import to_tokens
-from zoo.layers.mlp import MLP
+from zoo.layers.mlp import MLP, multiply_adds
 from zoo.layers.position import sine_2d
 from zoo.layers.precision import autocast_dtype
 from zoo.layers.published_keys import from_hugging_face, renamed
@@ -220,6 +220,12 @@ class DetrModule(DetectionModule):
         self.criterion = detr_criterion(costs, losses, no_object_weight, normalizer)
         self.postprocess = BestClassSoftmax()
         self.average(ema)
+
+    def macs_left_out(self, height: int, width: int) -> int:
+        """The heads on all decoder layers but the last."""
+        sizes = self.init_args["transformer"]
+        heads = (self.network.get_submodule(name) for name in ("class_embed", "bbox_embed"))
+        return int((sizes["decoder_layers"] - 1) * sizes["num_queries"] * multiply_adds(*heads))
 
 
 class DetrSegmentationModule(DetectionModule):

@@ -17,6 +17,7 @@ from zoo.layers.backbone import HUGGING_FACE_PRESNET, BackboneConfig, build_back
 from zoo.layers.deformable_attention import DeformableAttention
 from zoo.layers.denoising_network import DenoisingNetwork
 from zoo.layers.hybrid_encoder import EncoderConfig, HybridEncoder
+from zoo.layers.mlp import multiply_adds
 from zoo.layers.published_keys import HUGGING_FACE_RT_DETR, from_hugging_face
 from zoo.layers.refining_decoder import RefiningConfig, RefiningDecoder
 from zoo.prediction.postprocess import TopKSigmoid
@@ -87,6 +88,12 @@ class RtDetrModule(RefiningModule):
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """See `DetectionModule.limits_of`."""
         return selection_limits(init_args["decoder"]["num_queries"], NUM_LEVELS, init_args["multi_scale"])
+
+    def macs_left_out(self, height: int, width: int) -> int:
+        """The encoder's box head on the tokens that are not selected."""
+        limits = self.limits_of(self.init_args)
+        tokens = limits.places((height, width)) - (limits.queries or 0)
+        return tokens * multiply_adds(self.network.get_submodule("decoder.enc_bbox_head"))
 
     def __init__(
         self,

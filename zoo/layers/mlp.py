@@ -39,3 +39,9 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         return self.layers[-1](x)
+
+
+def multiply_adds(*parts: nn.Module) -> int:
+    """Multiply-adds of the linear layers of parts, for one row."""
+    layers = (layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear))
+    return sum(layer.weight.numel() for layer in layers)

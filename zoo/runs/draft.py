@@ -89,7 +89,7 @@ def draft(name: str, overrides: Mapping[str, Any] | None = None, labels_of: str 
         data=data,
         published=published_scores(about, place.get("eval_split", "val"), data.name),
         params=params,
-        macs=macs + about.get("macs_left_out", 0),
+        macs=macs,
         counted=counted,
         created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     )

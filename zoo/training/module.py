@@ -89,6 +89,7 @@ class DetectionModule(LightningModule):
       right.
     * `limits_of`, where the network does not take every size of input.
     * `decoder_layers` and `set_decoder_layers`, where fewer decoder layers can be evaluated than were trained.
+    * `macs_left_out`, where evaluation leaves out what the authors' network runs.
     * `check_published`, where published files hold more than weights.
 
     Beside it, a function `from_published(state)` that turns published state dicts into `network`'s, if there are some.
@@ -138,6 +139,10 @@ class DetectionModule(LightningModule):
     def limits_of(cls, init_args: Mapping[str, Any]) -> InputLimits:
         """What sizes of input a module with these plain arguments takes, known before it is built."""
         return InputLimits()
+
+    def macs_left_out(self, height: int, width: int) -> int:
+        """Multiply-adds on one image that the authors' network does in evaluation and this one does not."""
+        return 0
 
     @classmethod
     def num_queries(cls, init_args: Mapping[str, Any]) -> int:

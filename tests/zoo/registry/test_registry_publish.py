@@ -154,6 +154,7 @@ def test_params_and_macs_are_counted(place):
     assert manifest.params == sum(p.numel() for p in tiny_module().network.parameters())
     assert manifest.macs > 0
     assert "64x64" in manifest.counted
+    assert "e9 that the authors' network does besides" in manifest.counted
 
 
 def test_mlflow_holds_version_alias_and_logged_model_and_no_pickle(place, client, tmp_path):
