@@ -14,6 +14,7 @@ class HubServer(LoopbackServer):
 
     `requests` holds (method, path, Authorization or None) of everything asked. `token`: what private repositories
     and writing need. Files larger than `large` go by LFS. `refuse`: (status, body) by the beginning of a path.
+    `cuts`: how many answers with a file end in its middle, by its name; `ranges`: what was asked for of files.
     """
 
     def __init__(self, token="hf_right"):
@@ -24,6 +25,8 @@ class HubServer(LoopbackServer):
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.refuse: dict[str, tuple[int, dict]] = {}
+        self.cuts: dict[str, int] = {}
+        self.ranges: list[tuple[str, str | None]] = []
         self.token, self.large = token, 1000
         outer = self
 
@@ -80,7 +83,17 @@ class HubServer(LoopbackServer):
         if content is None:
             return self.send(handler, 404, {"error": "Entry not found"}, "EntryNotFound")
         headers = {"X-Repo-Commit": self.commit_of(repo), "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
-        self.send_bytes(handler, 200, content, headers)
+        if handler.command == "HEAD":
+            return self.send_bytes(handler, 200, content, headers)
+        asked = handler.headers.get("Range")
+        self.ranges.append((path, asked))
+        first = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        whole = content[first:]
+        cut = self.cuts.get(path, 0) > 0
+        self.cuts[path] = self.cuts.get(path, 0) - 1
+        self.send_bytes(handler, 206 if first else 200, whole, headers, len(whole) // 2 if cut else None)
 
     def paths_info(self, handler, body, repo, revision):
         found = []
@@ -174,11 +187,12 @@ class HubServer(LoopbackServer):
         headers = {"Content-Type": "application/json"} | ({"X-Error-Code": code} if code else {})
         self.send_bytes(handler, status, json.dumps(document).encode(), headers)
 
-    def send_bytes(self, handler, status, content, headers):
+    def send_bytes(self, handler, status, content, headers, sent=None):
         handler.send_response(status)
         for key, value in headers.items():
             handler.send_header(key, value)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         if handler.command != "HEAD":
-            handler.wfile.write(content)
+            handler.wfile.write(content[:sent])
+            handler.close_connection = sent is not None

@@ -1,5 +1,6 @@
 """Repositories of the hub become models, through its own client: commits, tokens that are never shown, errors."""
 
+import json
 import logging
 import sys
 
@@ -7,6 +8,7 @@ import huggingface_hub
 import pytest
 from hub_models import changed, saved
 from hub_server import HubServer
+from safetensors.torch import load_file, save
 
 from zoo.cli.main import run_command
 from zoo.registry.hugging_face.hub import parse_hub_reference
@@ -153,6 +155,67 @@ def test_what_is_not_there_is_named(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "nonsense")
     with pytest.raises(ValueError, match="HF_ENDPOINT is 'nonsense'"):
         pull(f"hf:{REPO}", registry=tmp_path)
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended_or_is_told(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's tries
+    name = "model.safetensors"
+    hub.cuts[name] = 1000
+    with pytest.raises(DownloadError, match=rf"hf:{REPO}.*{name}: ") as error:
+        pull(f"hf:{REPO}", registry=tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*/1"))
+    hub.cuts[name] = 1
+    hub.ranges.clear()
+    assert pull(f"hf:{REPO}", registry=tmp_path).manifest.version == 1
+    begun = [asked for path, asked in hub.ranges if path == name]
+    assert begun[0] is None  # the client keeps no part of a call that failed
+    assert int(begun[1].removeprefix("bytes=").removesuffix("-")) > 0
+    small = [path for path, _ in hub.ranges if path != name]
+    assert small == []  # files that were whole are not fetched again
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "forbids it"),
+        (403, "forbids it"),
+        (404, "answered 404"),
+        (429, "answered 429"),
+        (500, "answered 500"),
+    ],
+)
+@pytest.mark.parametrize("where", ["/api/models/", f"/{REPO}/resolve/"])
+def test_what_the_hub_answers_is_told_in_one_line_without_the_token(
+    status, told, where, hub, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.refuse[where] = (status, {"error": "no, Bearer hf_secret"})
+    assert run_command(["pull", f"hf:{REPO}", "--registry", str(tmp_path)]) == 2
+    out, error = capsys.readouterr()
+    assert told in error
+    assert f"hf:{REPO}" in error
+    assert error.count("\n") == 1
+    assert "hf_secret" not in out + error
+
+
+def test_weights_in_two_files_are_fetched_and_code_is_not(hub, folder, tmp_path):
+    state = load_file(folder / "model.safetensors")
+    keys = sorted(state)
+    parts = {"model-1.safetensors": keys[:200], "model-2.safetensors": keys[200:]}
+    hub.repos[REPO].pop("model.safetensors")
+    hub.repos[REPO] |= {name: save({key: state[key] for key in part}) for name, part in parts.items()}
+    table = {key: name for name, part in parts.items() for key in part}
+    hub.repos[REPO]["model.safetensors.index.json"] = json.dumps({"weight_map": table}).encode()
+    found = pull(f"hf:{REPO}", registry=tmp_path).manifest
+    assert found.origin.note.endswith("the first of 2 parts")
+    config = json.loads(hub.repos[REPO]["config.json"])
+    config["auto_map"] = {"AutoModelForObjectDetection": "train.Evil"}
+    hub.repos[REPO]["config.json"] = json.dumps(config).encode()
+    with pytest.raises(ValueError, match=r"config\.json: auto_map names code that the repository brings"):
+        pull(f"hf:{REPO}", registry=tmp_path)
+    assert not any(path.endswith((".py", ".bin")) for _, path, _ in hub.requests)
 
 
 @pytest.mark.parametrize(

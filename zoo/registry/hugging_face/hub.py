@@ -104,7 +104,7 @@ class Hub:
         return commit, [file.rfilename for file in found.siblings or []]
 
     def fetch(self, repo: str, commit: str, names: Sequence[str], folder: Path) -> None:
-        """Fetches files into `folder`; a part that is there is continued.
+        """Fetches files into `folder`; one that is there whole is not fetched again.
 
         Raises:
             HubError: naming the file.
@@ -139,6 +139,14 @@ class Hub:
             raise HubError(
                 f"{what}: {self.endpoint} has no such repository, or it is private and {token}"
             ) from None
+        except errors.LocalEntryNotFoundError as error:  # of a file, whatever the hub answered
+            cause = error.__cause__
+            told = (
+                self._answer(cause)
+                if isinstance(cause, errors.HfHubHTTPError)
+                else self._silent(cause or error)
+            )
+            raise HubError(f"{what}: {told}") from None
         except errors.EntryNotFoundError:
             raise HubError(f"{what}: the repository has no such file") from None
         except errors.OfflineModeIsEnabled:
@@ -148,15 +156,18 @@ class Hub:
         except (transport, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # a disk that is full
-            raise HubError(
-                f"{what}: {self.endpoint} does not answer ({self._hidden(error)}). Without network, bring the folder "
-                "from another machine and name it with --source FOLDER"
-            ) from None
+            raise HubError(f"{what}: {self._silent(error)}") from None
         except (ValueError, RuntimeError) as error:  # of its own checks, and of a part of an upload
             raise ValueError(f"{what}: {self._hidden(error)}") from None
         finally:
             if shown:
                 enable_progress_bars()
+
+    def _silent(self, error: BaseException) -> str:
+        return (
+            f"{self.endpoint} does not answer ({self._hidden(error)}). Without network, bring the folder from another "
+            "machine and name it with --source FOLDER"
+        )
 
     def _answer(self, error: Any) -> str:
         status = error.response.status_code if error.response is not None else None
