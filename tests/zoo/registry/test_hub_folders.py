@@ -101,6 +101,42 @@ def test_configs_of_2022_are_read(folders, tmp_path):
     assert found.model["init_args"]["backbone"]["name"] == "resnet18"
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"backbone_kwargs": {"in_chans": 3, "out_indices": [1, 2, 3, 4]}}, None),
+        ({"backbone": "resnet18.a1_in1k"}, None),
+        ({"backbone_kwargs": {"output_stride": 16}, "dilation": True}, None),
+        ({"backbone_kwargs": {"drop_path_rate": 0.1}}, "backbone_kwargs has drop_path_rate"),
+        ({"backbone": "resnet50"}, "Missing key"),
+        (
+            {"use_timm_backbone": False, "backbone": "someone/repo"},
+            "backbone is 'someone/repo', a repository",
+        ),
+    ],
+)
+def test_a_backbone_that_is_named_is_read_and_the_hub_is_not_asked_for_it(
+    keys, told, folders, tmp_path, monkeypatch
+):
+    """As transformers 4.40 wrote facebook/detr-resnet-50; its successor looks for a repository of that name."""
+    import huggingface_hub
+
+    def asked(*_, **__):
+        pytest.fail("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_exists", asked)
+    folder = folders("detr", tmp_path / "f")
+    named = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": True} | keys
+    document = json.loads((folder / "config.json").read_text()) | {"backbone_config": None} | named
+    (folder / "config.json").write_text(json.dumps(document))
+    if told is not None:
+        with pytest.raises(ValueError, match=told):
+            read_folder(folder, "it")
+        return
+    block = read_folder(folder, "it").released.model["init_args"]["backbone"]
+    assert (block["name"], block["dilate_last"]) == ("resnet18", "dilation" in keys)
+
+
 def test_half_precision_parts_and_pickles_are_read(folders, tmp_path):
     folder = folders("rt_detr", tmp_path / "f")
     whole = load_file(folder / "model.safetensors")
@@ -153,6 +189,7 @@ CONFIG_FAULTS = [
     ("detr", {"num_queries": 9}, "size mismatch for query_embed"),
     ("detr", {"encoder_layers": "many"}, "transformers does not take it"),
     ("detr", {"position_embedding_type": "learned"}, "Missing key"),
+    ("detr", {"num_labels": 4}, "num_labels is 4, and id2label names 3 classes"),
     ("detr", {"id2label": {"0": "a", "1": "b"}}, "size mismatch for class_embed.weight"),
     ("detr", {"id2label": {"0": "a", "1": "b", "3": "c"}}, "id2label has the indices"),
     ("detr", {"id2label": {"0": "a", "1": "b", "2": ""}}, "id2label names index 2 ''"),
@@ -190,6 +227,15 @@ def test_weights_whose_points_are_weighed_otherwise_are_refused(folders, tmp_pat
     (folder / "model.safetensors").unlink()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"it: {re.escape(key)} is 1 over 3.64"):
+        read_folder(folder, "it")
+
+
+def test_keys_that_only_this_package_knows_are_named(folders, tmp_path):
+    folder = folders("detr", tmp_path / "f")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({f"detr.{key}": value for key, value in state.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"for which the weights lack bbox_predictor\.layers\.0\.bias"):
         read_folder(folder, "it")
 
 

@@ -22,6 +22,44 @@ _RESNETS: Mapping[
 }
 
 
+def with_backbone_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json whose backbone is told by `backbone_config` alone.
+
+    transformers 4 wrote the name of timm's backbone and arguments beside it; its successor asks the hub whether there
+    is a repository of that name, which a file that somebody sends must not bring about.
+
+    Raises:
+        ValueError: the backbone is a repository of the hub, or has arguments that no network of ours has.
+    """
+    names = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
+    config = {key: value for key, value in raw.items() if key not in names}
+    name = raw.get("backbone")
+    if name is None or raw.get("backbone_config") is not None:
+        return config
+    of_timm = ("detr", "deformable_detr")
+    if not raw.get("use_timm_backbone", raw.get("model_type") in of_timm):
+        raise ValueError(
+            f"backbone is {name!r}, a repository of the hub, which is not asked; write what its config.json says as "
+            "backbone_config"
+        )
+    given = dict(raw.get("backbone_kwargs") or {})
+    one_map = raw.get("num_feature_levels", 4) == 1
+    usual = {"detr": [1, 2, 3, 4]}.get(str(raw.get("model_type")), [4] if one_map else [2, 3, 4])
+    stride = given.pop("output_stride", 16 if raw.get("dilation") else None)
+    config["backbone_config"] = {
+        "model_type": "timm_backbone",
+        "backbone": name,
+        "num_channels": given.pop("in_chans", given.pop("num_channels", raw.get("num_channels", 3))),
+        "features_only": given.pop("features_only", True),
+        "out_indices": [*given.pop("out_indices", usual)],
+        "use_pretrained_backbone": False,
+        **({} if stride is None else {"output_stride": stride}),
+    }
+    if given:
+        raise ValueError(f"backbone_kwargs has {sorted(given)[0]}, which this package does not know")
+    return config
+
+
 def plain_resnets(first: int) -> Iterator[Candidate]:
     """ResNets with maps of the stages from `first`: timm's, which can be dilated, then transformers' own."""
     for name, dilated in product(PLAIN, (False, True)):

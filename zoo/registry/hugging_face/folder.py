@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
+from zoo.registry.hugging_face.backbones import with_backbone_config
 from zoo.registry.hugging_face.comparison import LIMIT, compare, drawn_image, library, model_of, quiet
 from zoo.registry.hugging_face.families import FAMILIES, Arguments, Family
 from zoo.registry.hugging_face.processors import contract_of
@@ -64,14 +65,15 @@ def read_folder(folder: Path, shown: str) -> Imported:
     """
     raw = read_json(folder / CONFIG_FILE, shown)
     family, architecture = family_of(raw, f"{shown}, {CONFIG_FILE}")
+    contract = _contract_in(folder, shown)
     try:
-        contract = contract_of(read_json(folder / PROCESSOR_FILE, shown))
-    except ValueError as error:
-        raise ValueError(f"{shown}, {PROCESSOR_FILE}: {error}") from error
-    try:
+        raw = with_backbone_config(raw)
         config = _with_defaults(raw)
         known = _known(config, contract)
         labels = labels_of(config)
+        named = raw.get("id2label")
+        if named and raw.get("num_labels", len(named)) != len(named):  # transformers would invent the others
+            raise ValueError(f"num_labels is {raw['num_labels']!r}, and id2label names {len(named)} classes")
         recipe = _recipe(family, architecture)
         arguments = recipe["model"]["init_args"]
         arguments.update(family.arguments_of(known, arguments), num_classes=labels.num_classes)
@@ -86,6 +88,32 @@ def read_folder(folder: Path, shown: str) -> Imported:
     _prove(released, architecture, config, raw, folder, theirs, shown)
     name = recipe["model"]["class_path"].split(".")[2]
     return Imported(released, name, recipe, tuple(files), tuple(notes))
+
+
+def settings_of(folder: Path, raw: Mapping[str, Any], shown: str) -> tuple[LabelMap, InputContract]:
+    """What a folder says of its classes and its input, without its weights.
+
+    Args:
+        folder: with the processor's file.
+        raw: its config.json.
+        shown: what errors call it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_folder`.
+    """
+    contract = _contract_in(folder, shown)
+    try:
+        config = _with_defaults(with_backbone_config(raw))
+        return labels_of(config), _as_exported(config, contract)
+    except ValueError as error:
+        raise ValueError(f"{shown}, {CONFIG_FILE}: {_one_line(error)}") from error
+
+
+def _contract_in(folder: Path, shown: str) -> InputContract:
+    try:
+        return contract_of(read_json(folder / PROCESSOR_FILE, shown))
+    except ValueError as error:
+        raise ValueError(f"{shown}, {PROCESSOR_FILE}: {error}") from error
 
 
 def read_json(path: Path, shown: str) -> dict[str, Any]:
@@ -278,15 +306,20 @@ def _prove(
         }
         with quiet():
             processor = getattr(transformers, kind)(**given)
-        theirs, _ = model_of(architecture, transformers.AutoConfig.for_model(**raw), state)
+        theirs, told = model_of(architecture, transformers.AutoConfig.for_model(**raw), state)
         difference = compare(ready_module(released), theirs, processor, [drawn_image()])
     except Exception as error:
         raise ValueError(f"{shown}: transformers itself cannot run it: {_one_line(error)}") from error
     apart = difference.above(LIMIT)
     if apart is not None:
+        lacking = sorted(told["missing_keys"])
+        why = (
+            f"for which the weights lack {lacking[0]}"
+            if lacking
+            else "so it is another network or another input"
+        )
         raise ValueError(
-            f"{shown}: {apart} between transformers {transformers.__version__} and this package, so it is another "
-            "network or another input"
+            f"{shown}: {apart} between transformers {transformers.__version__} and this package, {why}"
         )
 
 
