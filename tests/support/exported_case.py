@@ -62,12 +62,16 @@ def checkpoint(path: Path) -> Path:
     return path
 
 
-def data(root: Path, images: int = 5) -> Path:
-    """COCO json of the model's classes, whose objects lie where the model finds something: an AP that is not 0."""
+def data(root: Path, images: int = 5, model: Detector | None = None) -> Path:
+    """COCO json of a model's classes, whose objects lie where the model finds something: an AP that is not 0.
+
+    `model`: another than the tiny one.
+    """
     random = np.random.default_rng(5)
     (root / "val").mkdir(parents=True)
     (root / "annotations").mkdir()
-    model = detector()
+    model = model or detector()
+    labels = model.label_map
     rows: list[dict[str, Any]] = []
     for number in range(images):
         picture = Image.fromarray(random.integers(0, 255, (60 + number, 80, 3), dtype=np.uint8))
@@ -81,7 +85,7 @@ def data(root: Path, images: int = 5) -> Path:
     content = {
         "images": [{"id": n, "file_name": f"{n}.png", "height": 60 + n, "width": 80} for n in range(images)],
         "annotations": rows,
-        "categories": [{"id": i, "name": n} for n, i in zip(LABELS.names, LABELS.source_ids, strict=True)],
+        "categories": [{"id": i, "name": n} for n, i in zip(labels.names, labels.source_ids, strict=True)],
     }
     (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
     return root

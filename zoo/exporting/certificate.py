@@ -16,6 +16,7 @@ from zoo.evaluation.scores import or_null
 from zoo.exporting.compare import Comparison
 from zoo.exporting.facts import versions
 from zoo.exporting.limits import Limits
+from zoo.registry.hugging_face.comparison import LARGEST_SHADE
 from zoo.runtimes.facts import ExportedFacts
 from zoo.storage.durable import sha256_of, write_atomically, write_json
 
@@ -106,6 +107,7 @@ def judged(
         ("a logit differs", found["raw"]["logits"], limits.logits),
         ("a box differs, as a share of the image,", found["raw"]["boxes"], limits.boxes),
         ("a mask's logit differs", found["masks"], limits.logits),
+        ("a pixel of a resized image differs, in grey levels,", found.get("pixels") or 0.0, LARGEST_SHADE),
         ("the score of a detection differs", detections["score"], limits.score),
     )
     failures += [
@@ -150,6 +152,13 @@ def readable(document: dict[str, Any]) -> str:
             document["limits"]["unpaired"],
         ),
     ]
+    if document["pixels"] is not None:
+        told = f"{document['pixels']:.3f}"
+        if document["images_of_another_size"]:
+            told += (
+                f", without {document['images_of_another_size']} to which its processor gives another size"
+            )
+        rows.append(("of a pixel after the folder's own resize, grey levels", told, LARGEST_SHADE))
     for name, score in (document["scores"] or {}).items():
         if isinstance(score, dict) and score["difference"] is not None:
             band = score.get("interval")

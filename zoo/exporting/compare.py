@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from zoo.contract.batch import Batch, Predictions
 from zoo.detector import Detector
@@ -23,9 +24,11 @@ from zoo.exporting.differences import (
 )
 from zoo.exporting.graph import DetectionGraph, recorded
 from zoo.exporting.limits import Limits
+from zoo.registry.hugging_face.comparison import pixels_apart
 from zoo.registry.weights import weights_digest
 from zoo.runtimes.facts import RAW, ExportedFacts
 from zoo.runtimes.module import ExportedNetwork, Session, inputs_of
+from zoo.runtimes.transformers import TransformersSession
 
 TIMED_RUNS = 5
 
@@ -38,6 +41,10 @@ class Comparison:
     raw: list[RawDifference] = field(default_factory=list)
     detections: list[DetectionDifference] = field(default_factory=list)
     masks: float = 0.0  # largest difference of a mask's logit
+    pixels: float | None = (
+        None  # largest difference of a pixel in grey levels, where the file brings its own resize
+    )
+    other_sizes: int = 0  # images to which that gives another size, see `pixels_apart`
     worst: Batch | None = None  # the images with the largest difference of logits
     straight: Batch | None = None  # an image whose queries come in the same order in both
 
@@ -51,6 +58,8 @@ class Comparison:
                 "images_with_queries_in_another_order": sum(found.order for found in self.raw),
             },
             "masks": self.masks,
+            "pixels": self.pixels,
+            "images_of_another_size": self.other_sizes,
             "detections": {
                 "scored_at_least": SCORED,
                 "of_source": sum(found.source for found in self.detections),
@@ -133,6 +142,20 @@ def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: 
     return found
 
 
+def compare_resizes(
+    found: Comparison, source: Detector, file: Detector, pictures: Iterable[Image.Image]
+) -> None:
+    """Notes how the file's own resize and normalisation differ from ours, if it brings one."""
+    session = session_of(file)
+    if not isinstance(session, TransformersSession):
+        return
+    found.pixels = 0.0
+    for picture in pictures:
+        apart = pixels_apart(picture, source.input, session.prepared(picture))
+        found.other_sizes += apart is None
+        found.pixels = max(found.pixels, apart or 0.0)
+
+
 def mask_difference(source: Predictions, file: Predictions) -> float:
     """Largest difference of a mask's logit over all queries; 0 without masks."""
     if source.masks is None or file.masks is None:
@@ -157,9 +180,14 @@ def first_difference(
     names = [name for name in blocks if name in there]
     computed = session.inner(names)(inputs_of(session.facts, batch)) if names else {}
     for name in names:
+        if name not in computed:
+            continue
         mine, theirs = blocks[name].numpy(), computed[name].astype(np.float32)
-        if mine.shape != theirs.shape:
+        if mine.size != theirs.size and isinstance(session, TransformersSession):
+            continue  # which runs it on other queries
+        if mine.size != theirs.size:
             return f"{name.removeprefix('block.')}: {list(mine.shape)} became {list(theirs.shape)}"
+        theirs = theirs.reshape(mine.shape)  # some have sides of one more
         apart, scale = np.abs(mine - theirs), float(np.abs(mine).max(initial=0.0))
         largest = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
         if largest > share * max(scale, 1e-3):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,7 +16,7 @@ from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
 from zoo.runtimes.facts import DETECTIONS, RAW, ExportedFacts, Precision, Source, TensorFacts
 
-LIBRARIES = ("detr-zoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+LIBRARIES = ("detr-zoo", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 _HOLDS = {
     "images": "RGB levels 0 to 255, resized as `input` says; smaller images of a batch have zeros at the bottom and "
     "right. Normalisation is in the graph",
@@ -46,11 +45,48 @@ def facts_of(
         precision: of the file.
         decoder_layers: that are evaluated; None for all.
     """
-    module, manifest = detector.module, detector.manifest
+    module = detector.module
     names = RAW if raw else DETECTIONS if module.instances is None else (*DETECTIONS, *RAW)
     masks = () if module.instances is None else ("masks",)
     there = {entry.name: entry for entry in (*model.graph.input, *model.graph.output)}
     inputs = [entry.name for entry in model.graph.input if not (raw and entry.name == "sizes")]
+    given, found = ({name: _tensor(there[name]) for name in part} for part in (inputs, (*names, *masks)))
+    return _facts(detector, contract, given, found, precision, decoder_layers)
+
+
+def facts_of_folder(detector: Detector) -> ExportedFacts:
+    """The facts of a folder of transformers, whose processor and network together take what a graph takes."""
+    module, contract = detector.module, detector.input
+    stretch = contract.resize == "stretch"
+    sides: list[int | str] = list(contract.size) if stretch else ["height", "width"]
+    queries, boxes = ["batch", "queries"], ["batch", "detections"]
+    inputs = {"images": ("uint8", ["batch", 3, *sides]), "sizes": ("int64", ["batch", 2])}
+    if not stretch:
+        inputs["padding"] = ("bool", ["batch", *sides])
+    outputs: dict[str, tuple[str, list[Any]]] = {
+        "labels": ("int64", boxes), "boxes": ("float32", [*boxes, 4]), "scores": ("float32", boxes)
+    }  # fmt: skip
+    if module.instances is not None:
+        outputs |= {
+            "logits": ("float32", [*queries, module.num_classes + 1]),
+            "pred_boxes": ("float32", [*queries, 4]),
+        }
+        outputs["masks"] = ("float32", [*queries, "height of a mask", "width of a mask"])
+    given, found = (
+        {
+            name: TensorFacts(dtype=dtype, shape=shape, holds=_HOLDS[name])
+            for name, (dtype, shape) in part.items()
+        }
+        for part in (inputs, outputs)
+    )
+    return _facts(detector, contract, given, found, "fp32", None)
+
+
+def _facts(
+    detector: Detector, contract: InputContract, inputs: dict[Any, TensorFacts], outputs: dict[Any, TensorFacts],
+    precision: Precision, decoder_layers: int | None,
+) -> ExportedFacts:  # fmt: skip
+    module, manifest = detector.module, detector.manifest
     lineage = None if manifest is None else manifest.lineage
     data = None if manifest is None else manifest.data
     if data is None and module.data_digest is not None:
@@ -60,8 +96,8 @@ def facts_of(
         model=ModelBlock(**module.model_block()),
         label_map=msgspec.convert(detector.label_map.to_dict(), LabelMapBlock),
         input=msgspec.convert(contract.to_dict(), InputBlock),
-        inputs=_tensors(inputs, there),
-        outputs=_tensors((*names, *masks), there),
+        inputs=inputs,
+        outputs=outputs,
         precision=precision,
         decoder_layers=decoder_layers,
         license=NOT_STATED if manifest is None else manifest.license,
@@ -88,10 +124,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _tensors(names: Sequence[str], there: dict[str, Any]) -> dict[Any, TensorFacts]:
-    return {name: _tensor(there[name]) for name in names}
 
 
 def _tensor(entry: Any) -> TensorFacts:

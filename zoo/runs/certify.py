@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,13 +14,21 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from datamodules.base import DetectionDataModule
+from datamodules.loading.datasets import read_image
 from zoo.contract.batch import Batch, Sample, collate
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
 from zoo.evaluation.coco_ap import Evaluation
 from zoo.evaluation.scores import or_null
 from zoo.exporting.certificate import certificate, paired_scores
-from zoo.exporting.compare import compare, fact_differences, first_difference, milliseconds, session_of
+from zoo.exporting.compare import (
+    compare,
+    compare_resizes,
+    fact_differences,
+    first_difference,
+    milliseconds,
+    session_of,
+)
 from zoo.exporting.limits import LIMITS
 from zoo.prediction.image_input import read_rgb
 from zoo.prediction.masks import sizes_without_padding
@@ -30,8 +39,7 @@ from zoo.runs.mask_report import mask_scores
 from zoo.runs.subject import Subject
 from zoo.runs.timing import processor_name
 from zoo.runtimes.facts import ExportedFacts
-from zoo.runtimes.module import inputs_of
-from zoo.runtimes.openvino import files_of
+from zoo.runtimes.module import files_of, inputs_of
 
 COMPARED = 16  # images, of which raw outputs and detections are compared
 AT_ONCE = 2  # of them: batches of one are not enough, large ones of DETR's images take gigabytes
@@ -60,13 +68,15 @@ def certified(
     limits = LIMITS[facts.precision]
     if data is None:
         images = {"kind": f"{COMPARED} made up, large spots under noise; AP needs --data", "data": None}
-        batches = made_up_batches(contract)
+        batches, pictures = made_up_batches(contract), iter(made_up_pictures()[:COMPARED])
     else:
         loaded = folder_data(data, contract, source.module)
+        pictures = itertools.islice(pictures_of(loaded), COMPARED)
         batches = itertools.islice(parts(loaded), -(-COMPARED // AT_ONCE))
         images = {"kind": f"the first of the val split of {data}", "data": loaded.digest()}
     differences = fact_differences(source, facts, contract)
     compared = compare(source, file, batches, limits)
+    compare_resizes(compared, source, file, pictures)
     assert compared.worst is not None
     times = milliseconds((source, file), compared.worst.part(0, 1))
     # what differs already would be evaluated as another model
@@ -95,17 +105,31 @@ def certified(
 def made_up_batches(contract: InputContract) -> Iterator[Batch]:
     """Images that need no data, as the data path gives them; some stand upright."""
     nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    encoded = made_up_images()
-    for first in range(0, COMPARED, AT_ONCE):
-        samples = []
-        for number in range(first, first + AT_ONCE):
-            picture = read_rgb(encoded[number])
-            assert isinstance(picture, Image.Image)
-            if number % 4 == 3:
-                picture = picture.transpose(Image.Transpose.ROTATE_90)
-            small = contract.resize_image(picture)
-            samples.append(Sample(small, *nothing, number, (picture.height, picture.width)))
-        yield collate(samples)
+    samples = (
+        Sample(contract.resize_image(picture), *nothing, number, (picture.height, picture.width))
+        for number, picture in enumerate(made_up_pictures())
+    )
+    for _ in range(0, COMPARED, AT_ONCE):
+        yield collate([*itertools.islice(samples, AT_ONCE)])
+
+
+@functools.cache
+def made_up_pictures() -> tuple[Image.Image, ...]:
+    """Images that need no data; some stand upright."""
+    pictures = [
+        picture for encoded in made_up_images() if isinstance(picture := read_rgb(encoded), Image.Image)
+    ]
+    upright = Image.Transpose.ROTATE_90
+    return tuple(p.transpose(upright) if number % 4 == 3 else p for number, p in enumerate(pictures))
+
+
+def pictures_of(data: DetectionDataModule) -> Iterator[Image.Image]:
+    """The images of a val split before any resize."""
+    index = data.read().splits["val"]
+    for row in range(len(index)):
+        picture = read_image(index, row, "pil")
+        assert isinstance(picture, Image.Image)
+        yield picture
 
 
 def parts(data: DetectionDataModule) -> Iterator[Batch]:

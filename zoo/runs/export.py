@@ -16,16 +16,16 @@ from zoo.exporting.certificate import JSON_FILE, readable, write_certificate
 from zoo.exporting.compare import session_of
 from zoo.exporting.onnx import exported
 from zoo.exporting.saving import FILES, facts_of_graph, measured, save
-from zoo.registry.hugging_face.folder import read_json
+from zoo.exporting.transformers import export_transformers
+from zoo.registry.hugging_face.folder import CONFIG_FILE, read_json
 from zoo.runs.certify import calibration, certified, evaluated
 from zoo.runs.console import Console, quoted
 from zoo.runs.evaluate import parse_layers
 from zoo.runs.finetune import ImageSize, parse_size
 from zoo.runs.lightning import quiet
 from zoo.runs.subject import load
-from zoo.runs.to_transformers import check_transformers, source_of, to_transformers
 from zoo.runtimes.facts import Precision
-from zoo.runtimes.openvino import files_of
+from zoo.runtimes.module import files_of
 from zoo.storage.staging import put_in_place, staged
 
 Target = Literal["onnx", "openvino", "transformers"]
@@ -57,8 +57,7 @@ def export(
         model: a detector, a name in the registry, a checkpoint or a run folder.
         to: the form of the file.
         output: new or empty folder; None: one under mlruns/exports, named after the model and the form.
-        data: folder or address, on whose val split both are compared; None: on made-up images, without AP. For
-            transformers an image or a folder of images.
+        data: folder or address, on whose val split both are compared; None: on made-up images, without AP.
         image_size: another input size, as of `finetune`.
         raw: logits and boxes of all queries, without the family's post-processing.
         precision: of the file.
@@ -90,29 +89,32 @@ def export(
             raise ValueError(
                 f"--{asked[0].replace('_', '-')} is not for --to transformers, which takes a model as it is"
             )
-        return to_transformers(detector, folder, data=data, console=console)
     if decoder_layers is not None:
         parse_layers(str(decoder_layers), detector.module)
     contract = contract_of(detector, image_size)
-    console.say(
-        f"export      {detector.name} to {to}, {precision}: the network is captured, which takes a minute"
-    )
     with staged(folder.absolute().parent) as staging, as_exported(detector, decoder_layers):
-        whole, graph = exported(
-            detector, contract, raw=raw, precision=precision, decoder_layers=decoder_layers
-        )
         once = (
             None if data is None else functools.cache(functools.partial(evaluated, detector, data, contract))
         )
         certify = functools.partial(
             certified, detector, contract=contract, data=data, console=console, of_source=once
         )
-        if precision == "fp32" or (to, precision) == ("openvino", "fp16"):
-            path = save(graph, to, staging, precision)
-            document = certify(path)
+        if to == "transformers":
+            export_transformers(detector, staging)
+            path, document = staging, certify(staging)
         else:
-            images = calibration(detector, contract, data, facts_of_graph(graph))
-            path, document = measured(whole, graph, to, precision, images, staging, certify, console.say)
+            console.say(
+                f"export      {detector.name} to {to}, {precision}: the network is captured, which takes a minute"
+            )
+            whole, graph = exported(
+                detector, contract, raw=raw, precision=precision, decoder_layers=decoder_layers
+            )
+            if precision == "fp32" or (to, precision) == ("openvino", "fp16"):
+                path = save(graph, to, staging, precision)
+                document = certify(path)
+            else:
+                images = calibration(detector, contract, data, facts_of_graph(graph))
+                path, document = measured(whole, graph, to, precision, images, staging, certify, console.say)
         write_certificate(document, staging)
         if not document["passed"]:
             for file in files_of(path):
@@ -147,9 +149,7 @@ def check(
     quiet()
     console = console or Console()
     path = Path(file)
-    if (path / "config.json").is_file():
-        return check_transformers(path, load(model or source_of(path), registry), data=data, console=console)
-    if path.is_dir():
+    if path.is_dir() and not (path / CONFIG_FILE).is_file():
         path = next((path / name for name in FILES.values() if (path / name).is_file()), path / FILES["onnx"])
     facts = session_of(Detector.from_exported(path)).facts
     try:
@@ -164,8 +164,8 @@ def check(
     contract = replace(source.input, size=facts.contract().size)
     with as_exported(source, facts.decoder_layers):
         document = certified(source, path, contract, data, console)
-    beside = path.with_name(JSON_FILE)
-    if beside.is_file() and read_json(beside, str(path.parent)).get("files") != document["files"]:
+    beside = (path if path.is_dir() else path.parent) / JSON_FILE
+    if beside.is_file() and read_json(beside, str(beside.parent)).get("files") != document["files"]:
         document["failures"].append(f"the file is not the one of the certificate beside it, {beside}")
         document["passed"] = False
     if output is not None:

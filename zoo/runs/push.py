@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.detector import Detector
+from zoo.exporting.certificate import write_certificate
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.card import model_card
 from zoo.registry.hugging_face.hub import HubReference
@@ -15,11 +16,11 @@ from zoo.registry.hugging_face.push import Pushed, push_folder, repository_of
 from zoo.registry.manifest import MANIFEST_FILE, Manifest
 from zoo.registry.pull import Pulled, pull
 from zoo.registry.terms import restriction
+from zoo.runs.certify import certified
 from zoo.runs.console import Console
-from zoo.storage.durable import write_json
 from zoo.storage.plain_yaml import read_yaml
 
-CARD, CERTIFICATE, RECIPE_FILE = "README.md", "certificate.json", "recipe.yaml"
+CARD, RECIPE_FILE = "README.md", "recipe.yaml"
 
 
 def push(
@@ -55,7 +56,7 @@ def push(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if form == "transformers":
-            _write_transformers(pulled, folder)
+            _write_transformers(pulled, folder, console)
         else:
             _copy_version(pulled, folder, reference)
         version = f"{pulled.manifest.name}:{pulled.manifest.version}"
@@ -75,18 +76,20 @@ def push(
     }
 
 
-def _write_transformers(pulled: Pulled, folder: Path) -> None:
+def _write_transformers(pulled: Pulled, folder: Path, console: Console) -> None:
     """The export, if its certificate passes.
 
     Raises:
         ValueError: the two differ.
     """
-    document = export_transformers(Detector.from_pulled(pulled), folder)
+    detector = Detector.from_pulled(pulled)
+    export_transformers(detector, folder)
+    document = certified(detector, folder, detector.input, None, console)
     if not document["passed"]:
         raise ValueError(
             f"{pulled.manifest.name}: nothing was sent, for its export differs: {document['failures'][0]}"
         )
-    write_json(folder / CERTIFICATE, document)
+    write_certificate(document, folder)
 
 
 def _copy_version(pulled: Pulled, folder: Path, reference: HubReference) -> None:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Detections, Outputs, Predictions
+from zoo.registry.hugging_face.folder import CONFIG_FILE
 from zoo.registry.manifest import ModelBlock
-from zoo.runtimes import onnx, openvino
+from zoo.runtimes import onnx, openvino, transformers
 from zoo.runtimes.facts import DETECTIONS, ExportedFacts
 from zoo.runtimes.onnx import Arrays, OnnxSession
 from zoo.runtimes.openvino import OpenVinoSession
+from zoo.runtimes.transformers import TransformersSession
 from zoo.training.module import DetectionModule, build_module
 
 
@@ -108,17 +110,27 @@ class GraphDetections:
 
 
 def open_session(path: Path) -> Session:
-    """The session of an exported file, or of an OpenVINO folder.
+    """The session of an exported file, or of a folder of OpenVINO or transformers.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo.
     """
-    return OnnxSession(path) if path.suffix == onnx.SUFFIX else OpenVinoSession(path)
+    if path.suffix == onnx.SUFFIX:
+        return OnnxSession(path)
+    return TransformersSession(path) if (path / CONFIG_FILE).is_file() else OpenVinoSession(path)
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path names an exported file by its ending, or is an OpenVINO folder."""
-    return path.suffix in (onnx.SUFFIX, openvino.SUFFIX) or (path / openvino.GRAPH_FILE).is_file()
+    """Whether a path names an exported file by its ending, or is a folder of OpenVINO or transformers."""
+    named = path.suffix in (onnx.SUFFIX, openvino.SUFFIX)
+    return named or any((path / name).is_file() for name in (openvino.GRAPH_FILE, CONFIG_FILE))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of an export: the one that is opened, and those beside it that belong to it."""
+    if path.is_dir():
+        return [path / name for name in transformers.FILES if (path / name).is_file()]
+    return openvino.files_of(path)
 
 
 def exported_module(session: Session) -> DetectionModule:

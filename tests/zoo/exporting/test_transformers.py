@@ -4,17 +4,22 @@ import json
 
 import pytest
 import torch
+from exported_case import data
 from hub_models import saved, variants
+from safetensors.torch import load_file, save_file
 from tiny_families import small_arguments
 from transformers import AutoImageProcessor, AutoModelForImageSegmentation, AutoModelForObjectDetection
 
+import zoo
+from zoo.cli.main import run_command
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.exporting.transformers import certified, class_of, export_transformers
+from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.families import FAMILIES, OtherNetworkError
 from zoo.registry.hugging_face.folder import read_folder
-from zoo.runs import recipes
+from zoo.runs import certify, recipes
+from zoo.runs.export import check, export
 from zoo.training.module import build_module
 
 FAST = (
@@ -26,6 +31,22 @@ FAST = (
     "d_fine n",
 )
 NETWORKS = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in variants()]
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr(certify, "COMPARED", 2)
+    monkeypatch.setattr("zoo.exporting.compare.TIMED_RUNS", 1)
+
+
+def exported(detector, folder):
+    """The certificate of a folder, which is checked as a stranger's would be."""
+    export_transformers(detector, folder)
+    return certificate_of(detector, folder)
+
+
+def certificate_of(detector, folder):
+    return certify.certified(detector, folder, detector.input, None, zoo.Silent())
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +66,7 @@ def detector_of(tmp_path_factory):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_transformers_loads_the_folder_strictly_and_it_comes_back_to_the_bit(name, detector_of, tmp_path):
     detector = detector_of(name)
-    document = export_transformers(detector, tmp_path)
+    document = exported(detector, tmp_path)
     assert document["passed"], document["failures"]
     auto = AutoModelForImageSegmentation if name == "detr masks" else AutoModelForObjectDetection
     model, told = auto.from_pretrained(tmp_path, output_loading_info=True)
@@ -86,7 +107,7 @@ def detector_in(block):
 
 def test_layers_behind_the_evaluated_ones_stay_out(tmp_path):
     detector = small(decoder__num_layers=3, decoder__eval_layers=2)
-    document = export_transformers(detector, tmp_path)
+    document = exported(detector, tmp_path)
     assert document["passed"], document["failures"]
     assert json.loads((tmp_path / "config.json").read_text())["decoder_layers"] == 2
 
@@ -96,7 +117,7 @@ def test_ids_of_the_source_and_the_backend_come_back(tmp_path):
     detector.module.input = detector.input = InputContract(
         resize="stretch", size=(64, 64), backend="pil", padding="step"
     )
-    document = export_transformers(detector, tmp_path)
+    document = exported(detector, tmp_path)
     assert document["passed"], document["failures"]
     back = read_folder(tmp_path, "it").released
     assert back.label_map.source_ids == (7, 3, 12)
@@ -110,39 +131,82 @@ def test_ids_of_the_source_and_the_backend_come_back(tmp_path):
 
 
 def test_one_changed_weight_label_or_mean_fails_the_certificate(detector_of, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     detector = detector_of("rt_detr unfrozen")
-    export_transformers(detector, tmp_path)
-    _, architecture = class_of(detector)
+    assert exported(detector, tmp_path)["failures"] == []
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def failures():
-        from zoo.registry.hugging_face.comparison import drawn_image
-
-        found = certified(detector, tmp_path, architecture, [drawn_image()])["failures"]
+    def failed():
+        found = certificate_of(detector, tmp_path)
+        assert not found["passed"]
         for name, content in before.items():
             (tmp_path / name).write_bytes(content)
         return found
 
-    assert failures() == []
     state = load_file(tmp_path / "model.safetensors")
-    key = next(key for key in state if key.endswith("decoder.layers.1.fc1.bias"))
-    state[key][0] += 1.0
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert "logits differ" in failures()[0]
+    for key, block in (
+        ("model.backbone.model.encoder.stages.1.layers.0.layer.0.convolution.weight", "backbone.layer2.0"),
+        ("model.decoder.layers.1.fc1.bias", "decoder.decoder.layers.1"),
+    ):
+        save_file(state | {key: state[key] + 1.0}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        found = failed()
+        assert "a logit differs" in found["failures"][0]
+        assert found["first_difference"].startswith(f"{block}: differs by")
     config = json.loads(before["config.json"])
     config["id2label"] = {"0": "square", "1": "disc", "2": "no"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert failures() == ["id2label is another label map"]
+    assert failed()["failures"] == [
+        "label maps differ: head index 0 is 'disc' in one and 'square' in the other"
+    ]
+    config["id2label"] = {"0": "disc", "1": "square", "2": "no"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"decoder_activation_function": "gelu"}))
+    assert failed()["first_difference"].startswith("decoder.decoder.layers.0: differs by")
+    config["detr_zoo"]["source"]["weights_sha256"] = "0" * 64
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "the file was made of weights 0000" in failed()["failures"][0]
     processor = json.loads(before["preprocessor_config.json"])
     processor |= {"do_normalize": True, "image_mean": [0.0, 0.01, 0.0], "image_std": [1.0, 1.0, 1.0]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    assert "pixels differ" in failures()[0]
-    state = load_file(tmp_path / "model.safetensors")
+    found = failed()
+    assert "input.mean is [0.0, 0.01, 0.0] in the file, not []" in found["failures"]
+    assert any("a pixel of a resized image differs" in failure for failure in found["failures"])
+    assert found["first_difference"].startswith("normalised images")
     state.pop(key)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert f"missing keys: ['{key.replace('.fc1', '.mlp.fc1')}']" in failures()
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: missing keys: model\.decoder\.layers\.1\.mlp\.fc1"
+    ):
+        failed()
+
+
+def test_a_folder_is_scored_beside_its_source_and_by_the_evaluator(detector_of, tmp_path, capsys):
+    """AP of transformers' own processor, network and detections."""
+    detector = detector_of("rt_detr_v2")
+    images = data(tmp_path / "data", model=detector)
+    document = export(detector, "transformers", tmp_path / "f", data=images)
+    assert document["passed"]
+    ap = document["scores"]["AP"]
+    assert ap["source"] > 0.1
+    assert abs(ap["difference"]) <= 1e-4
+    assert ap["interval"][0] <= ap["difference"] <= ap["interval"][1]
+    assert document["images"]["data"] is not None
+    assert json.loads((tmp_path / "f" / "certificate.json").read_text()) == document
+    assert "AP on 5 images" in (tmp_path / "f" / "certificate.md").read_text()
+    assert "exported" in capsys.readouterr().out
+    scores = [zoo.evaluate(one, images, console=zoo.Silent()) for one in (detector, tmp_path / "f")]
+    assert scores[0]["AP"] == pytest.approx(scores[1]["AP"], abs=1e-4)
+    picture = images / "val" / "0.png"
+    mine, theirs = (one.predict(picture, 0.1) for one in (detector, zoo.load(tmp_path / "f")))
+    assert len(mine) > 0
+    assert theirs.labels == mine.labels
+    weights = tmp_path / "f" / "model.safetensors"
+    state = load_file(weights)
+    key = next(key for key in state if key.endswith("class_embed.1.weight"))
+    save_file(state | {key: -state[key]}, weights, metadata={"format": "pt"})
+    capsys.readouterr()
+    assert run_command(["export", "--check", str(tmp_path / "f")]) == 2
+    assert "was made of rt_detr_v2, which is not here" in capsys.readouterr().err
+    found = certify.certified(detector, tmp_path / "f", detector.input, images, zoo.Silent())
+    assert any(failure.startswith("AP is") for failure in found["failures"])
 
 
 REFUSED = {
@@ -204,68 +268,55 @@ def test_the_processor_of_the_folder_makes_the_same_pixels(detector_of, tmp_path
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
-def test_long_images_have_another_size_in_transformers_and_that_is_told(detector_of, tmp_path, capsys):
+def test_long_images_have_another_size_in_transformers_and_that_is_told(detector_of, tmp_path):
     """Its processor does not round the shorter side before it scales the longer one."""
-    from zoo.registry.hugging_face.comparison import drawn_image
-    from zoo.runs.to_transformers import to_transformers
+    from zoo.registry.hugging_face.comparison import drawn_image, pixels_apart
 
-    (tmp_path / "images").mkdir()
-    drawn_image(190, 90).save(tmp_path / "images" / "long.png")
-    drawn_image().save(tmp_path / "images" / "other.png")
-    document = to_transformers(detector_of("detr masks"), tmp_path / "f", data=tmp_path / "images")
-    assert document["passed"]
-    assert document["differences"]["other_sizes"] == 1
-    assert "1 of them are so long" in capsys.readouterr().out
+    detector = detector_of("detr masks")
+    document = exported(detector, tmp_path)
+    assert (document["pixels"] < 0.01, document["images_of_another_size"]) == (True, 0)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    long = drawn_image(190, 90)
+    seen = processor(images=long, return_tensors="pt")["pixel_values"][0]
+    assert pixels_apart(long, detector.input, seen) is None
+    assert pixels_apart(drawn_image(), detector.input, seen) == float("inf")
 
 
 def test_the_command_writes_a_whole_folder_or_only_its_certificate(
-    detector_of, tmp_path, monkeypatch, capsys
+    detector_of, tmp_path, capsys, monkeypatch
 ):
-    from zoo.exporting import transformers as exporting
-    from zoo.registry.hugging_face.comparison import drawn_image
-    from zoo.runs.export import export
-
-    (tmp_path / "images").mkdir()
-    drawn_image().save(tmp_path / "images" / "a.png")
-    drawn_image(90, 140).save(tmp_path / "images" / "b.png")
-    document = export(detector_of("rt_detr_v2"), "transformers", tmp_path / "f", data=tmp_path / "images")
-    assert document["differences"]["images"] == 2
-    assert json.loads((tmp_path / "f" / "certificate.json").read_text()) == document
-    assert "exported" in capsys.readouterr().out
+    detector = detector_of("rt_detr_v2")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
     with pytest.raises(ValueError, match="is not empty; give another --output"):
-        export(detector_of("rt_detr_v2"), "transformers", tmp_path / "f")
+        export(detector, "transformers", tmp_path / "used")
     with pytest.raises(ValueError, match="--raw is not for --to transformers"):
-        export(detector_of("rt_detr_v2"), "transformers", tmp_path / "g", raw=True)
-    monkeypatch.setattr(exporting, "LIMIT", -1.0)
-    document = export(detector_of("rt_detr_v2"), "transformers", tmp_path / "g")
+        export(detector, "transformers", tmp_path / "g", raw=True)
+    monkeypatch.setattr("zoo.exporting.certificate.LARGEST_SHADE", -1.0)
+    document = export(detector, "transformers", tmp_path / "g")
     assert not document["passed"]
-    assert not (tmp_path / "g" / "model.safetensors").exists()
+    assert {path.name for path in (tmp_path / "g").iterdir()} == {"certificate.json", "certificate.md"}
     assert "refused" in capsys.readouterr().out
 
 
-def test_a_folder_is_checked_again_against_the_model_that_its_certificate_names(
-    detector_of, tmp_path, capsys
-):
+def test_a_folder_is_checked_again_against_the_model_that_it_names(detector_of, tmp_path, capsys):
     from zoo.registry.pull import pull
-    from zoo.runs.export import check, export
 
     saved("rt_detr_v2", tmp_path / "saved")
     pull(f"hf:{tmp_path / 'saved'}", registry=tmp_path / "r", name="mine")
     export("mine", "transformers", tmp_path / "f", registry=tmp_path / "r")
-    assert check(tmp_path / "f", registry=tmp_path / "r")["passed"]
+    assert check(tmp_path / "f", registry=tmp_path / "r", output=tmp_path / "new")["passed"]
+    assert (tmp_path / "new" / "certificate.md").is_file()
     capsys.readouterr()
     certificate = json.loads((tmp_path / "f" / "certificate.json").read_text())
-    certificate["file"]["sha256"] = "0" * 64
+    certificate["files"][0]["sha256"] = "0" * 64
     (tmp_path / "f" / "certificate.json").write_text(json.dumps(certificate))
     assert not check(tmp_path / "f", registry=tmp_path / "r")["passed"]
-    assert "the weights are not those of the certificate" in capsys.readouterr().out
-    for text, told in (("[]", "it holds a list"), ("{}", "has no source.name")):
-        (tmp_path / "f" / "certificate.json").write_text(text)
-        with pytest.raises(ValueError, match=rf"certificate\.json.* {told}"):
-            check(tmp_path / "f", registry=tmp_path / "r")
-    (tmp_path / "f" / "certificate.json").unlink()
-    with pytest.raises(
-        ValueError, match=r"has no certificate\.json; name the model .* zoo export NAME --check"
-    ):
-        check(tmp_path / "f", registry=tmp_path / "r")
-    assert check(tmp_path / "f", "mine", registry=tmp_path / "r")["passed"]
+    assert "is not the one of the certificate beside it" in capsys.readouterr().out
+    config = json.loads((tmp_path / "f" / "config.json").read_text())
+    del config["detr_zoo"]["source"]
+    (tmp_path / "f" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json: its facts break a rule: .*source"):
+        check(tmp_path / "f", "mine", registry=tmp_path / "r")
+    with pytest.raises(ValueError, match=r"was not written by zoo export as it is now; zoo pull hf:/"):
+        zoo.load(tmp_path / "saved")

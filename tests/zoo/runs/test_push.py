@@ -72,7 +72,8 @@ def test_a_folder_of_transformers_is_sent_and_comes_back_equal(hub, registry, tm
     pushed(registry, "--as", "transformers", "--json")
     document = json.loads(capsys.readouterr().out)
     assert {file["path"] for file in document["files"]} == {
-        "README.md", "certificate.json", "config.json", "model.safetensors", "preprocessor_config.json"
+        "README.md", "certificate.json", "certificate.md", "config.json", "model.safetensors",
+        "preprocessor_config.json",
     }  # fmt: skip
     assert document["commit"] == hub.commit_of("me/model")
     back = pull("hf:me/model", registry=tmp_path, name="back")

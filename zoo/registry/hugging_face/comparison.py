@@ -18,7 +18,7 @@ from zoo.contract.preprocess import InputContract
 from zoo.training.module import DetectionModule
 
 LIMIT = 1e-4  # of the largest logit, of the image's side, of the largest mask logit
-_LARGEST_SHADE = 0.01  # grey levels by which the pixels of the same resize may differ
+LARGEST_SHADE = 0.01  # grey levels by which the pixels of the same resize may differ
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Difference:
 
     def above(self, limit: float) -> str | None:
         """The first part that differs by more than `limit`, in words; None if all agree."""
-        if not self.pixels <= _LARGEST_SHADE:
+        if not self.pixels <= LARGEST_SHADE:
             return f"pixels differ by {self.pixels:.3g} grey levels"
         for name in ("logits", "boxes", "masks"):
             value = getattr(self, name)
@@ -76,14 +76,9 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
             resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (image.height, image.width)
         )
         batch = contract.normalize(collate([sample]))
-        seen = processor(images=image, return_tensors="pt")["pixel_values"]
-        if seen.shape == batch.images.shape:
-            levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
-            worst["pixels"] = max(worst["pixels"], _largest((seen - batch.images) * levels))
-        elif _is_long(image, contract):
-            other_sizes += 1
-        else:
-            worst["pixels"] = float("inf")
+        apart = pixels_apart(image, contract, processor(images=image, return_tensors="pt")["pixel_values"][0])
+        other_sizes += apart is None
+        worst["pixels"] = max(worst["pixels"], apart or 0.0)
         output = theirs(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
         found = ours.predictions(batch)
         logits, boxes = found.logits[0], found.boxes[0]
@@ -101,6 +96,23 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
     return Difference(
         worst["pixels"], worst["logits"], worst["boxes"], masks_differ, len(images), other_sizes
     )
+
+
+def pixels_apart(image: Image.Image, contract: InputContract, seen: Tensor) -> float | None:
+    """Largest difference of a pixel in grey levels; None where a long image has another size there, see `Difference`.
+
+    Args:
+        image: RGB.
+        contract: of ours.
+        seen: [3, h, w] what transformers' processor makes of it.
+    """
+    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    sample = Sample(contract.resize_image(image), *nothing, 0, (image.height, image.width))
+    ours = contract.normalize(collate([sample])).images[0]
+    if seen.shape == ours.shape:
+        levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
+        return _largest((seen - ours) * levels)
+    return None if _is_long(image, contract) else float("inf")
 
 
 def _is_long(image: Image.Image, contract: InputContract) -> bool:
