@@ -169,7 +169,7 @@ class Detector:
 
     @property
     def runtime(self) -> str:
-        """What computes the network: `pytorch`, or for an exported file `onnxruntime` or `openvino`."""
+        """What computes the network: `pytorch`, or for an exported file `onnxruntime`, `openvino` or `transformers`."""
         return self.module.runtime
 
     @classmethod

@@ -115,7 +115,7 @@ def cases_of_file(name: str, detector: Detector, batch_sizes: Sequence[int]) -> 
     """An exported file, on the CPU, in the precision and with the layers that it has."""
     network = detector.module.network
     assert isinstance(network, ExportedNetwork)
-    facts, runtime = network.session.facts, RUNTIMES[detector.runtime]
+    facts, runtime = network.session.facts, RUNTIMES.get(detector.runtime, detector.runtime)
     for size in batch_sizes:
         run, laps = detector.module.predictions, Laps(torch.device("cpu"))
         yield Case(name, detector, runtime, facts.precision, facts.decoder_layers, size, run, laps)

@@ -103,6 +103,36 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(hub, registry, monke
     assert hub.commits == []
 
 
+@pytest.mark.parametrize(
+    ("where", "status"),
+    [
+        ("/api/models/me/model/paths-info/", 500),
+        ("/api/models/me/model/preupload/", 429),
+        ("/me/model.git/info/lfs", 403),
+        ("/upload/", 500),
+        ("/api/models/me/model/commit/", 401),
+        ("/api/models/me/model/commit/", 404),
+        ("/api/models/me/model/commit/", 429),
+    ],
+)
+def test_every_step_of_a_push_that_is_refused_is_one_line(
+    where, status, hub, registry, monkeypatch, capsys, caplog
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's tries
+    caplog.set_level(logging.DEBUG)
+    hub.refuse[where] = (status, {"error": f"no, Bearer {SECRET}"})
+    pushed(registry, code=2)
+    out, error = capsys.readouterr()
+    assert error.startswith("error: hf:me/model")
+    assert str(status) in error
+    assert error.count("\n") == 1
+    assert SECRET not in out + error + caplog.text
+    assert hub.commits == []
+    hub.refuse.clear()
+    pushed(registry)  # what was sent before is there, and the rest follows
+    assert set(hub.repos["me/model"]) >= {"manifest.yaml", "model.safetensors"}
+
+
 @pytest.mark.parametrize("to", ["hf:me/model@main", "hf:./folder", "me/model", "hf:me"])
 def test_what_is_no_repository_is_told(to, registry, capsys):
     assert run_command(["push", "rt_detr.mine", to, "--registry", str(registry)]) == 2
