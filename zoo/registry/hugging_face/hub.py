@@ -158,6 +158,9 @@ class Hub:
                 raise  # a disk that is full
             raise HubError(f"{what}: {self._silent(error)}") from None
         except (ValueError, RuntimeError) as error:  # of its own checks, and of a part of an upload
+            cause = error.__cause__
+            if isinstance(cause, errors.HfHubHTTPError):
+                raise HubError(f"{what}: {self._hidden(error)} {self._answer(cause)}") from None
             raise ValueError(f"{what}: {self._hidden(error)}") from None
         finally:
             if shown:
