@@ -38,6 +38,7 @@ from zoo.training.criterion import (
     SetCriterion,
 )
 from zoo.training.ema import EmaConfig
+from zoo.training.ignored import logits_to_learn
 from zoo.training.losses import SoftmaxCrossEntropy
 from zoo.training.matcher import HungarianMatcher, MatchCosts, softmax_cost
 from zoo.training.module import DetectionModule
@@ -165,7 +166,7 @@ class SoftmaxLabelTerm:
         """{set: [L]}."""
         losses = {}
         for matched in matches.sets:
-            logits = matched.outputs.predictions.logits
+            logits = logits_to_learn(matched, matches.targets, softmax=True)
             index = matched.matched_logits(matches.targets)
             total = self.loss(logits.flatten(1, 2), index, torch.empty(0))
             losses[matched.outputs.name] = total / self.divisor(matches, queries=logits.shape[2])

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.contract.segments import PanopticSegmentation
+from zoo.contract.tiles import Tile
 
 RLE = Mapping[str, Any]  # COCO's run-length code of a mask: size [h, w], compressed counts as bytes
 _T = TypeVar("_T")
@@ -67,17 +68,43 @@ class Annotations(NamedTuple):
         return self._replace(**_part_of_rows(self, first, last))
 
 
+class Piece(NamedTuple):
+    """A view of an image that is evaluated in tiles; the views of an image follow each other.
+
+    Attributes:
+        tile: what of the image it shows.
+        views: of the image.
+        size: (h, w) of the image.
+        annotations: of the image, with its last view; None with others.
+    """
+
+    tile: Tile
+    views: int
+    size: tuple[int, int]
+    annotations: Annotations | None
+
+
 class Targets(NamedTuple):
-    """The objects of a batch, flat; image b owns `counts[b]` consecutive rows."""
+    """The objects of a batch, flat; image b owns `counts[b]` consecutive rows.
+
+    `ignored` are regions that are neither object nor background, `ignored_counts` of them in each image.
+    """
 
     labels: Tensor  # [T] int64 in [0, num_classes)
     boxes: Tensor  # [T, 4] float32
     counts: tuple[int, ...]  # objects of each image; Python integers, read without waiting for the device
     masks: Tensor | None = None  # [T, H, W] bool, padded with False like the images; None without masks
+    ignored: Tensor | None = None  # [R, 4] float32; None without such regions
+    ignored_counts: tuple[int, ...] | None = None
 
     def part(self, first: int, last: int) -> Targets:
         """The objects of images `first` to `last` - 1."""
-        return self._replace(**_part_of_rows(self, first, last))
+        objects = self._replace(ignored=None, ignored_counts=None)
+        part = objects._replace(**_part_of_rows(objects, first, last))
+        if self.ignored is None or self.ignored_counts is None:
+            return part
+        start, stop = sum(self.ignored_counts[:first]), sum(self.ignored_counts[:last])
+        return part._replace(ignored=self.ignored[start:stop], ignored_counts=self.ignored_counts[first:last])
 
     def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Targets:
         """The same objects, with `change` applied to every tensor."""
@@ -122,6 +149,7 @@ class Batch:
     panoptic: tuple[PanopticSegmentation, ...] | None = None  # ground truth of each image; None in training
     # [B, 12] distortions that `InputContract.normalize` applies, see zoo.contract.photometric; None without
     photometric: Tensor | None = None
+    pieces: tuple[Piece, ...] | None = None  # what each image is a view of; None where images are not cut
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -195,6 +223,8 @@ class Sample:
     masks: Tensor | None = None  # [n, h, w] bool, of the objects in `boxes`; None without masks
     panoptic: PanopticSegmentation | None = None  # ground truth, at the original size; None in training
     photometric: Tensor | None = None  # [12] float32 of a distortion applied on the device; None without
+    ignored: Tensor | None = None  # [r, 4] float32 as `boxes`, neither object nor background; None without
+    piece: Piece | None = None  # what the image is a view of; None of a whole image, and in training
 
 
 def collate(
@@ -224,13 +254,22 @@ def collate(
             boxes=torch.cat([s.boxes.reshape(-1, 4) for s in samples]),
             counts=tuple(len(s.labels) for s in samples),
             masks=_padded_masks(samples, height, width),
+            **_ignored(samples),
         ),
         image_ids=tuple(s.image_id for s in samples),
         original_sizes=tuple(s.original_size for s in samples),
         annotations=_concatenate([s.annotations for s in samples]),
         panoptic=_of_every([s.panoptic for s in samples]),
         photometric=_stacked([s.photometric for s in samples]),
+        pieces=_of_every([s.piece for s in samples]),
     )
+
+
+def _ignored(samples: Sequence[Sample]) -> dict[str, Any]:
+    regions = _of_every([s.ignored for s in samples])
+    if regions is None:
+        return {}
+    return {"ignored": torch.cat(regions), "ignored_counts": tuple(len(region) for region in regions)}
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.contract.batch import HUNGARIAN, OutputSet, Pairs, Predictions, Step, Targets
 from zoo.contract.boxes import cxcywh_to_ordered_xyxy, cxcywh_to_xyxy, iou_and_giou
 from zoo.layers.precision import autocast_to
+from zoo.training.ignored import logits_to_learn
 from zoo.training.losses import LabelLoss, focal_and_dice
 from zoo.training.matcher import HungarianMatcher, Unite
 
@@ -168,7 +169,7 @@ class LabelTerm:
         qualities = matches.split(matches.overlaps[0].detach())
         losses = {}
         for matched, quality in zip(matches.sets, qualities, strict=True):
-            logits = matched.outputs.predictions.logits.flatten(1, 2)
+            logits = logits_to_learn(matched, matches.targets).flatten(1, 2)
             index = matched.matched_logits(matches.targets)
             losses[matched.outputs.name] = self.loss(logits, index, quality) / matched.normalizer
         return losses

@@ -241,7 +241,7 @@ def plain_batch(batch: Batch) -> dict[str, Any]:
         **{
             f.name: getattr(batch, f.name)
             for f in fields(Batch)
-            if f.name not in ("targets", "step", "panoptic")
+            if f.name not in ("targets", "step", "panoptic", "pieces")
         },
         "targets": batch.targets._asdict(),
         "step": {**asdict(step), "counts": step.counts},
@@ -250,7 +250,10 @@ def plain_batch(batch: Batch) -> dict[str, Any]:
 
 def batch_of(plain: Mapping[str, Any]) -> Batch:
     """Inverse of `plain_batch`."""
-    targets = {**plain["targets"], "counts": tuple(plain["targets"]["counts"])}
+    targets: dict[str, Any] = {
+        name: tuple(value) if name.endswith("counts") and value is not None else value
+        for name, value in plain["targets"].items()
+    }
     step = {**plain["step"], "size": tuple(plain["step"]["size"])}
     sizes = tuple(tuple(size) for size in plain["original_sizes"])
     return Batch(**{**plain, "targets": Targets(**targets), "step": Step(**step), "original_sizes": sizes,
