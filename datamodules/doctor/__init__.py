@@ -12,6 +12,7 @@ from datamodules.doctor.image_files import SplitProbes, depth_faults, file_fault
 from datamodules.doctor.ownership import reassigned
 from datamodules.doctor.statistics import Statistics, ViewSize, measure, statistics_faults, view_size
 from datamodules.doctor.strays import stray_faults, unread_folders
+from datamodules.doctor.tile_advice import TileAdvice, tile_advice
 from datamodules.formats.detect import OWN_IDS, Format, read
 from datamodules.images.decodable import FEW_IMAGES, usable_cores
 from datamodules.index import AnnotationIndex, Fault, by_severity
@@ -37,6 +38,11 @@ class Examination:
     view: ViewSize  # how the model that is to be trained resizes images
     probes: dict[str, SplitProbes] = field(default_factory=dict)  # split -> its images; empty if not decoded
     pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
+
+    @property
+    def tiles(self) -> TileAdvice | None:
+        """Tiles that would show many small objects; None where they would not."""
+        return tile_advice(self.source.splits, self.view)
 
     @property
     def summary(self) -> DataSummary:
@@ -89,7 +95,7 @@ def examine(
     statistics = measure(source.splits, view, queries)
     probes: dict[str, SplitProbes] = {}
     pairs: dict[tuple[str, str], list[Pair]] = {}
-    faults += quick_faults(source.splits, source.classes, statistics, source.format)
+    faults += quick_faults(source.splits, source.classes, statistics, source.format, view)
     if not quick:
         probes = probe_splits(source.splits, workers, progress)
         found, pairs = image_faults(source.splits, probes)
@@ -101,9 +107,10 @@ def examine(
 
 
 def quick_faults(
-    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics, format: str
-) -> Iterator[Fault]:
-    """Faults that the annotations alone show: boxes, classes, sizes."""
+    splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics, format: str,
+    view: ViewSize | None = None,
+) -> Iterator[Fault]:  # fmt: skip
+    """Faults that the annotations alone show: boxes, classes, sizes; with `view` also whether tiles would help."""
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
@@ -113,6 +120,9 @@ def quick_faults(
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)
     yield from statistics_faults(statistics)
+    advice = None if view is None else tile_advice(splits, view)
+    if advice is not None:
+        yield advice.fault(statistics.image_size)
 
 
 def no_train(splits: Mapping[str, AnnotationIndex], unread: Iterable[Fault] = ()) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.doctor.boxes import rows_of
 from datamodules.index import AnnotationIndex, Fault
+from zoo.contract.tiles import parse_tiles
 
 STRIDES = (8, 16, 32)  # pixels a cell: finest map of RT-DETR and Deformable DETR, the next, the map of DETR
 _MANY_SMALL = 0.1  # share of objects below the finest stride from which it is a warning
@@ -26,10 +27,13 @@ class ViewSize(NamedTuple):
     text: str
     stretch: tuple[int, int] | None  # h, w
     shortest: tuple[int, int] | None  # shorter side, at most this longer side
+    tile: tuple[int, int] | None = None  # h, w: larger images are cut first
 
     def scales(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """[N, 2] factors of height and width for images of `sizes` [N, 2] (h, w)."""
         held = np.maximum(sizes, 1).astype(np.float64)
+        if self.tile is not None:
+            held = np.minimum(held, np.asarray(self.tile, dtype=np.float64))
         if self.stretch is not None:
             return np.asarray(self.stretch, dtype=np.float64) / held
         assert self.shortest is not None
@@ -41,9 +45,17 @@ class ViewSize(NamedTuple):
 def view_size(text: str) -> ViewSize:
     """`640` or `480x640` (height x width) stretches; `800/1333` resizes the shorter side, as DETR does.
 
+    ` tiles 640x640` behind it cuts images first.
+
     Raises:
         ValueError: if it is none of these.
     """
+    text, _, cut = text.partition(" tiles ")
+    if cut:
+        tile = parse_tiles(cut).size
+        return view_size(text)._replace(
+            tile=tile, text=f"{view_size(text).text}, in tiles of {tile[0]}x{tile[1]}"
+        )
     match = re.fullmatch(r"(\d{1,9})(?:([x×/])(\d{1,9}))?", text.strip())
     if match is None or int(match[1]) < 1 or (match[3] and int(match[3]) < 1):
         raise ValueError(

@@ -25,8 +25,9 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
 
     read = data.read()
     classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
-    statistics = measure(read.splits, view_size(view), queries)
-    faults = sorted(quick_faults(read.splits, classes, statistics, read.format), key=by_severity)
+    size = view_size(view)
+    statistics = measure(read.splits, size, queries)
+    faults = sorted(quick_faults(read.splits, classes, statistics, read.format, size), key=by_severity)
     errors = [f for f in faults if f.severity == "error"]
     if errors and not data.skip_broken:
         shown = "\n".join(f"  {f}" for f in errors[:_SHOWN])

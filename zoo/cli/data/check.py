@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +73,8 @@ def check(
                 format=known,
             )  # fmt: skip
         document = found.summary.to_dict() | {"statistics": found.statistics.to_dict()}
+        if found.tiles is not None:
+            document["tiles"] = asdict(found.tiles)
         failures: list[Exception] = []  # reported after the findings, which took the time
         if fix is not None:
             try:
@@ -180,5 +183,6 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
     elif any(f.kind == TOO_FEW for f in found.faults):
         lines.append("next: add images; zoo finetune needs one to train on and another to score on")
     else:
-        lines.append(f"next: zoo finetune MODEL --data {place}")
+        tiles = found.tiles
+        lines.append(f"next: zoo finetune MODEL --data {place}{'' if tiles is None else f' {tiles.option}'}")
     return lines
