@@ -21,10 +21,15 @@ from datamodules.augmentations.chain import Augmentations
 from datamodules.images.decodable import corrupt_images, without
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.loading.balance import Balance
-from datamodules.loading.datasets import EvaluationDataset, TrainingDataset, Truth
+from datamodules.loading.datasets import EvaluationDataset, TrainingDataset
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
+from datamodules.loading.pictures import Pictures, TilePictures
 from datamodules.loading.samplers import Bucketing, StepBatchSampler, padding_share
+from datamodules.loading.tiled_evaluation import TiledEvaluationDataset
+from datamodules.loading.truth import Truth
 from datamodules.summary import DataSummary, summarize
+from datamodules.tiling.items import TileItems
+from datamodules.tiling.rules import TileSampling
 from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import (
     PRESETS,
@@ -92,6 +97,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             `datamodules.augmentations.block`; null for none.
         balance: share of the training images, e.g. 0.001; images of classes that fewer have are used more often, by
             the rule of `datamodules.loading.balance`. Null for each image once.
+        tile_sampling: what an epoch holds where `input.tiles` cuts images; null for the defaults.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         bucketing: int | None = None,
         augmentations: list[Any] | None = None,
         balance: float | None = None,
+        tile_sampling: TileSampling | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -132,6 +139,12 @@ class DetectionDataModule(LightningDataModule, ABC):
         if bucketing is not None and bucketing < 1:
             raise ValueError(f"bucketing is {bucketing} steps; it must be at least 1, or null for none")
         self.bucketing = bucketing
+        if tile_sampling is not None and input.tiles is None:
+            raise ValueError(
+                "tile_sampling belongs to input.tiles, and there are none; set their size, or leave it out"
+            )
+        self.tile_sampling = tile_sampling or TileSampling()
+        self._items: TileItems | None = None
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
         first = build_transform(train_transform, input, flip_both, photometric, min_box_side)
         self._transforms = schedule_transforms(first, later_transforms or ())
@@ -144,6 +157,10 @@ class DetectionDataModule(LightningDataModule, ABC):
         if balance is not None and not 0 < balance <= 1:
             raise ValueError(
                 f"balance is {balance}; it is a share of the images, above 0 and at most 1, or null"
+            )
+        if balance is not None and input.tiles is not None:
+            raise ValueError(
+                "balance repeats whole images, and input.tiles cut them; leave one of the two out"
             )
         self.balance = balance
         if bucketing is not None:
@@ -229,6 +246,15 @@ class DetectionDataModule(LightningDataModule, ABC):
         data = self.read()
         return summarize(data.format, data.splits, data.label_map, data.faults)
 
+    @property
+    def tile_items(self) -> TileItems | None:
+        """The tiles and whole images of an epoch; None where images are not cut."""
+        if self.input.tiles is not None and self._items is None:
+            self._items = TileItems(
+                self.read().splits["train"], self.input.tiles, self.tile_sampling, self.seed
+            )
+        return self._items
+
     # ------------------------------------------------------------------ steps
 
     def plan_steps(self, global_batch_size: int, world_size: int, rank: int) -> int:
@@ -247,8 +273,9 @@ class DetectionDataModule(LightningDataModule, ABC):
             )
         num_images = self.images_of_epoch
         if num_images < global_batch_size:
+            what = "images" if self.input.tiles is None else "tiles and whole images an epoch"
             raise ValueError(
-                f"the training set has {num_images} images, fewer than one step of global_batch_size "
+                f"the training set has {num_images} {what}, fewer than one step of global_batch_size "
                 f"{global_batch_size}; add images or lower global_batch_size"
             )
         per_device = global_batch_size // world_size
@@ -266,7 +293,9 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     @property
     def images_of_epoch(self) -> int:
-        """Training images of an epoch, repeats included."""
+        """Training images of an epoch, repeats or tiles included."""
+        if self.tile_items is not None:
+            return len(self.tile_items)
         repeats = self.repeats
         return len(self.read().splits["train"]) if repeats is None else repeats.num_images
 
@@ -300,10 +329,9 @@ class DetectionDataModule(LightningDataModule, ABC):
         return self._training_dataset(self.dense_o2o)
 
     def _training_dataset(self, dense: DenseO2O | None) -> TrainingDataset:
-        index = self.read().splits["train"]
-        return TrainingDataset(
-            index, self.label_map, self._transforms, self.seed, self.truth("train"), dense, self.augmentations
-        )
+        known, items = (self.read().splits["train"], self.label_map, self.truth("train")), self.tile_items
+        pictures = Pictures(*known) if items is None else TilePictures(*known, items)
+        return TrainingDataset(pictures, self._transforms, self.seed, dense, self.augmentations)
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches with the facts of their step.
@@ -389,7 +417,12 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(f"the {name} split has no image to evaluate")
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
-        dataset = EvaluationDataset(index, self.label_map, self.input, self.truth(name))
+        known = (index, self.label_map, self.input, self.truth(name))
+        dataset = (
+            EvaluationDataset(*known)
+            if self.input.tiles is None
+            else TiledEvaluationDataset(*known, self.tile_sampling.visible)
+        )
         return EvaluationLoader(dataset, self.eval_batch_size, self.num_workers, world, rank)
 
     # ------------------------------------------------------------------ preflight
@@ -407,6 +440,8 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     def most_objects(self) -> int:
         """The most objects that any image of any split has; a network cannot find more than it has queries."""
+        if self.tile_items is not None:
+            return self.tile_items.counts.fullest  # whole images show what is larger than a tile
         splits = self.read().splits.values()
         return max((int(_objects_of_images(index).max(initial=0)) for index in splits), default=0)
 
@@ -430,6 +465,15 @@ def refuse_augmented(input: InputContract, photometric: Photometric, bucketing: 
         raise ValueError(
             "bucketing sorts images by their final size, and augmentations may change it when they are carried out; "
             "use resize: stretch, or leave one of the two out"
+        )
+
+
+def refuse_tiles(input: InputContract) -> None:
+    """Raises ValueError where images of masks or segments would be cut: only boxes are merged over seams."""
+    if input.tiles is not None:
+        raise ValueError(
+            "input.tiles cut images, and over the seams only boxes are merged, not masks; leave tiles out, or train a "
+            "model without masks"
         )
 
 

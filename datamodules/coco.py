@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.base import DetectionDataModule, LoadedData, refuse_tiles
 from datamodules.formats import coco, shards
 from datamodules.images.files import ImageFolder
 from datamodules.index import AnnotationIndex
 from datamodules.index.growing_columns import Scratch
 from datamodules.index.source import Source, split_of
 from datamodules.kept.large import keep_layout
-from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import MaskTruth, bare_objects
+from datamodules.loading.truth import Truth
 from datamodules.shards.reader import is_address, local_path
+from datamodules.tiling.rules import TileSampling
 from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
@@ -56,14 +57,17 @@ class CocoDataModule(DetectionDataModule):
         bucketing: int | None = None,
         augmentations: list[Any] | None = None,
         balance: float | None = None,
+        tile_sampling: TileSampling | None = None,
     ) -> None:
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
             min_box_side=min_box_side, dense_o2o=dense_o2o,
             photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
-            bucketing=bucketing, augmentations=augmentations, balance=balance,
+            bucketing=bucketing, augmentations=augmentations, balance=balance, tile_sampling=tile_sampling,
         )  # fmt: skip
+        if masks:
+            refuse_tiles(input)
         if masks and dense_o2o is not None:
             raise ValueError(
                 "dense_o2o mixes objects by their boxes and has no rule for masks: true; leave one out"

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.base import DetectionDataModule, LoadedData, refuse_tiles
 from datamodules.formats.detect import Format, read
 from datamodules.index import AnnotationIndex, Fault, concatenate
 from datamodules.index.source import Source
-from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import MaskTruth, bare_objects
+from datamodules.loading.truth import Truth
 from datamodules.shards.reader import is_address, local_path
 from datamodules.splits import held_out
+from datamodules.tiling.rules import TileSampling
 from datamodules.transforms.mixing import DenseO2O
 from datamodules.transforms.presets import LaterTransform, Photometric
 from zoo.contract.preprocess import InputContract
@@ -59,14 +60,17 @@ class CustomDataModule(DetectionDataModule):
         bucketing: int | None = None,
         augmentations: list[Any] | None = None,
         balance: float | None = None,
+        tile_sampling: TileSampling | None = None,
     ) -> None:
         super().__init__(
             input=input, train_transform=train_transform, batch_size=batch_size, eval_batch_size=eval_batch_size,
             num_workers=num_workers, seed=seed, later_transforms=later_transforms, flip_both=flip_both,
             min_box_side=min_box_side, dense_o2o=dense_o2o,
             photometric=photometric, skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval,
-            bucketing=bucketing, augmentations=augmentations, balance=balance,
+            bucketing=bucketing, augmentations=augmentations, balance=balance, tile_sampling=tile_sampling,
         )  # fmt: skip
+        if masks:
+            refuse_tiles(input)
         if masks and dense_o2o is not None:
             raise ValueError(
                 "dense_o2o mixes objects by their boxes and has no rule for masks: true; leave one out"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.base import DetectionDataModule, LoadedData
+from datamodules.base import DetectionDataModule, LoadedData, refuse_tiles
 from datamodules.formats import coco_panoptic
 from datamodules.images.id_maps import PngFolder
 from datamodules.index import AnnotationIndex
-from datamodules.loading.datasets import Truth
 from datamodules.loading.mask_truth import missing_outlines
 from datamodules.loading.panoptic_truth import PanopticTruth
+from datamodules.loading.truth import Truth
 from datamodules.transforms.presets import LaterTransform
 from zoo.contract.preprocess import InputContract
 
@@ -62,6 +62,7 @@ class CocoPanopticDataModule(DetectionDataModule):
             skip_broken=skip_broken, limit_train=limit_train, limit_eval=limit_eval, bucketing=bucketing,
             augmentations=augmentations, balance=balance,
         )  # fmt: skip
+        refuse_tiles(input)
         self._root = Path(root).expanduser().resolve()
         self._labels: Literal["contiguous", "category_id"] = labels
         self._num_classes = num_classes

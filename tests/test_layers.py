@@ -44,6 +44,7 @@ DATA = (
     "datamodules.shards",
     "datamodules.transforms",
     "datamodules.augmentations",
+    "datamodules.tiling",
     "datamodules.loading",
     "datamodules.reading",
     "datamodules.formats",

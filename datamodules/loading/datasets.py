@@ -2,94 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.augmentations.chain import Augmentations, Watch
 from datamodules.augmentations.libraries import AugmentationError
-from datamodules.images.decoding import decode, decode_tensor
 from datamodules.index import AnnotationIndex
-from datamodules.loading.samplers import Key, Member
+from datamodules.loading.pictures import Pictures, Pixels, read_image
+from datamodules.loading.samplers import EvaluationBatchSampler, Key, Member
+from datamodules.loading.truth import Truth
 from datamodules.transforms.mixing import DenseO2O, GroupDraw, Objects
 from datamodules.transforms.mosaic import MosaicPlan
 from datamodules.transforms.plan import Plan
 from datamodules.transforms.presets import TrainTransform, Transformed, TransformSchedule
-from datamodules.transforms.targets import ImageTargets, resized_targets, training_targets, unit_boxes
-from zoo.contract.batch import RLE, Annotations, Sample
+from datamodules.transforms.targets import ImageTargets, resized_targets, unit_boxes
+from zoo.contract.batch import Sample
 from zoo.contract.labels import LabelMap
-from zoo.contract.preprocess import InputContract, ResizeBackend
+from zoo.contract.preprocess import InputContract
 from zoo.contract.seeds import derived_seed
-from zoo.contract.segments import PanopticSegmentation
 
-
-def read_targets(index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
-    """Training targets of an image, labels as head indices."""
-    objects = index.objects(row)
-    return training_targets(
-        torch.from_numpy(objects.boxes_xywh),
-        _head_indices(objects.source_ids, label_map),
-        objects.crowd.tolist(),
-        index.size(row),
-    )
-
-
-def read_image(index: AnnotationIndex, row: int, backend: ResizeBackend) -> Image.Image | Tensor:
-    """The decoded image, RGB, in the frame of its boxes: a [3, h, w] uint8 tensor, or PIL's for `pil`."""
-    read = decode if backend == "pil" else decode_tensor
-    return read(index.images, index.files[row], index.image_id(row), index.size(row))
-
-
-def _head_indices(source_ids: np.ndarray, label_map: LabelMap) -> list[int]:
-    return [label_map.head_of_source[i] for i in source_ids.tolist()]
-
-
-def read_annotations(index: AnnotationIndex, row: int, label_map: LabelMap) -> Annotations:
-    """What COCO evaluation needs, as the annotation file has it; without masks."""
-    objects = index.objects(row)
-    return Annotations(
-        boxes_xywh=torch.from_numpy(objects.boxes_xywh),
-        areas=torch.from_numpy(objects.areas),
-        labels=torch.tensor(_head_indices(objects.source_ids, label_map), dtype=torch.int64),
-        crowd=torch.from_numpy(objects.crowd),
-        counts=(len(objects.source_ids),),
-    )
-
-
-def with_codes(every: Annotations, kept: list[int], codes: Iterable[RLE]) -> Annotations:
-    """The objects `kept` of an image, with a mask for each as COCO's run-length code."""
-    return Annotations(
-        every.boxes_xywh[kept], every.areas[kept], every.labels[kept], every.crowd[kept], (len(kept),), tuple(codes)
-    )  # fmt: skip
-
-
-class Evaluated(NamedTuple):
-    """What evaluation needs to know about an image."""
-
-    targets: ImageTargets  # without masks or with, which are not used
-    annotations: Annotations
-    panoptic: PanopticSegmentation | None = None
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Reads the ground truth of an image: boxes; subclasses also read masks or segments. Its pickle is small."""
-
-    def targets(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> ImageTargets:
-        """Training targets of an image, labels as head indices."""
-        return read_targets(index, row, label_map)
-
-    def evaluated(self, index: AnnotationIndex, row: int, label_map: LabelMap) -> Evaluated:
-        """What evaluation needs to know about an image."""
-        targets = read_targets(index, row, label_map)
-        return Evaluated(targets, read_annotations(index, row, label_map))
+_REGION = -1  # in the place of a label, of what is neither object nor background
 
 
 class Drawn(NamedTuple):
@@ -115,46 +52,45 @@ class TrainingDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        index: AnnotationIndex,
-        label_map: LabelMap,
+        pictures: Pictures,
         transforms: TransformSchedule,
         seed: int,
-        truth: Truth | None = None,
         dense: DenseO2O | None = None,
         augmentations: Augmentations | None = None,
     ) -> None:
-        self.index = index
+        self.pictures = pictures
+        self.index = pictures.index
         self._augmentations = augmentations
-        self._label_map = label_map
         self._transforms = transforms
         self._seed = seed
-        self._truth = truth or Truth()
         self._dense = dense
 
     def targets(self, row: int) -> ImageTargets:
-        """The objects of an image before any transform."""
-        return self._truth.targets(self.index, row, self._label_map)
+        """The objects of an image of epoch 0 before any transform."""
+        return self.pictures.targets(0, row)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.pictures)
 
     def final_size(self, key: Key) -> tuple[int, int]:
         """(h, w) of the image of dataset[key]; decodes nothing."""
         epoch, row = key
         return self._transforms.at(epoch).final_size(
-            self.index.size(row % len(self)), derived_seed(self._seed, epoch, row)
+            self.pictures.size(epoch, row % len(self)), derived_seed(self._seed, epoch, row)
         )
 
     def __getitem__(self, key: Key) -> Sample:
-        row, out = key[1] % len(self), self.watched(key)
+        epoch, row = key[0], key[1] % len(self)
+        out = self.watched(key)
         return Sample(
             image=out.image,
             labels=out.labels,
             boxes=out.boxes,
             masks=out.masks,
             photometric=out.photometric,
-            image_id=self.index.image_id(row),
-            original_size=self.index.size(row),
+            ignored=out.ignored,
+            image_id=self.index.image_id(self.pictures.row(epoch, row)),
+            original_size=self.pictures.size(epoch, row),
         )
 
     def watched(self, key: Key, watch: Watch | None = None) -> Transformed:
@@ -163,22 +99,45 @@ class TrainingDataset(Dataset[Sample]):
         Raises:
             AugmentationError: one of them cannot be used on this image; names both.
         """
-        row, drawn = key[1] % len(self), self._drawn(key)
-        image, mosaic = self._image(row, drawn), drawn.mosaic is not None
+        epoch, row, drawn = key[0], key[1] % len(self), self._drawn(key)
+        image, mosaic = self._image(epoch, row, drawn), drawn.mosaic is not None
+        regions = self._regions(epoch, row, drawn)
         if self._augmentations is None:
-            return drawn.transform.apply(image, drawn.targets, drawn.plan)
+            out = drawn.transform.apply(image, drawn.targets, drawn.plan)
+            if regions is None:
+                return out
+            return out._replace(ignored=unit_boxes(drawn.plan.regions(regions), drawn.plan.size))
         try:
-            return self._augmentations(drawn.transform, image, drawn.targets, drawn.seed, mosaic, watch)
+            if regions is None:
+                return self._augmentations(drawn.transform, image, drawn.targets, drawn.seed, mosaic, watch)
+            # a library's operation moves boxes only together with pixels, so regions go along as objects
+            every = ImageTargets(
+                torch.cat([drawn.targets.labels, regions.labels]),
+                torch.cat([drawn.targets.boxes_xyxy, regions.boxes_xyxy]),
+            )
+            out = self._augmentations(drawn.transform, image, every, drawn.seed, mosaic, watch)
         except AugmentationError as error:
-            where = self.index.images.where(self.index.files[row])
+            where = self.index.images.where(self.index.files[self.pictures.row(epoch, row)])
             raise AugmentationError(f"{where}: {error}") from error
+        region = out.labels == _REGION
+        return out._replace(labels=out.labels[~region], boxes=out.boxes[~region], ignored=out.boxes[region])
 
-    def _image(self, row: int, drawn: Drawn) -> Image.Image | Tensor:
+    def _regions(self, epoch: int, row: int, drawn: Drawn) -> ImageTargets | None:
+        """What is neither object nor background, in pixels before the transform; None where there is none by rule."""
+        rows = (row,) if drawn.mosaic is None else drawn.mosaic.rows
+        found = [self.pictures.ignored(epoch, one) for one in rows]
+        boxes = [region for region in found if region is not None]
+        if len(boxes) < len(found):
+            return None
+        every = [ImageTargets(torch.full((len(one),), _REGION), one) for one in boxes]
+        return every[0] if drawn.mosaic is None else drawn.mosaic.targets(every)
+
+    def _image(self, epoch: int, row: int, drawn: Drawn) -> Pixels:
         """The decoded image, or its mosaic."""
-        backend = drawn.transform.input.backend
+        backend, pictures = drawn.transform.input.backend, self.pictures
         if drawn.mosaic is None:
-            return read_image(self.index, row, backend)
-        tiles = {r: read_image(self.index, r, backend) for r in set(drawn.mosaic.rows)}
+            return pictures.image(epoch, row, backend)
+        tiles = {r: pictures.image(epoch, r, backend) for r in set(drawn.mosaic.rows)}
         return drawn.mosaic.image([tiles[r] for r in drawn.mosaic.rows])
 
     def __getitems__(self, keys: Sequence[Key] | Sequence[Member]) -> list[Sample]:
@@ -192,21 +151,22 @@ class TrainingDataset(Dataset[Sample]):
         row, seed = number % len(self), derived_seed(self._seed, epoch, number)
         transform = self._transforms.at(epoch)
         mosaic = None if self._dense is None else self._dense.mosaic_at(epoch)
-        tiles = None if mosaic is None else mosaic.draw(row, len(self), self.index.size, seed)
+        of_epoch, size_of = partial(self.pictures.targets, epoch), partial(self.pictures.size, epoch)
+        tiles = None if mosaic is None else mosaic.draw(row, len(self), size_of, seed)
         if tiles is None:
-            targets, size = self.targets(row), self.index.size(row)
+            targets, size = of_epoch(row), size_of(row)
         else:
-            targets, size = tiles.targets([self.targets(r) for r in tiles.rows]), tiles.size
+            targets, size = tiles.targets([of_epoch(r) for r in tiles.rows]), tiles.size
         return Drawn(seed, transform, tiles, targets, size)
 
     def _objects(self, key: Key) -> Objects:
         """The objects of dataset[key] with their areas in the annotations."""
         drawn = self._drawn(key)
-        row = key[1] % len(self)
+        epoch, row = key[0], key[1] % len(self)
         rows = (row,) if drawn.mosaic is None else drawn.mosaic.rows
-        every = [self.targets(row) for row in rows]
+        every = [self.pictures.targets(epoch, one) for one in rows]
         labels = torch.cat([one.labels for one in every])
-        areas = torch.cat([self._areas(row) for row in rows])
+        areas = torch.cat([self.pictures.areas(epoch, one) for one in rows])
         # numbers in the place of labels: a transform drops objects, and says which only by their labels
         numbers = torch.arange(len(labels)).split([len(one.labels) for one in every])
         numbered = [one._replace(labels=own) for one, own in zip(every, numbers, strict=True)]
@@ -214,20 +174,11 @@ class TrainingDataset(Dataset[Sample]):
         if self._augmentations is None:
             kept = drawn.transform.kept(whole, drawn.plan)
         else:  # a library's operation moves boxes only together with pixels
-            image = self._image(row, drawn)
+            image = self._image(epoch, row, drawn)
             _, kept = self._augmentations.pixels(
                 drawn.transform, image, whole, drawn.seed, drawn.mosaic is not None
             )
         return Objects(labels[kept.labels], kept.boxes_xyxy, areas[kept.labels])
-
-    def _areas(self, row: int) -> Tensor:
-        """Of `targets(row)`, as the annotations have them."""
-        every = self.index.objects(row)
-        numbers = range(len(every.crowd))
-        kept = training_targets(
-            torch.from_numpy(every.boxes_xywh), numbers, every.crowd.tolist(), self.index.size(row)
-        )
-        return torch.from_numpy(every.areas)[kept.labels].double()
 
     def _mixed(
         self, member: Member, read: Callable[[Key], Sample], objects: Callable[[Key], Objects]
@@ -252,7 +203,7 @@ class TrainingDataset(Dataset[Sample]):
         added = unit_boxes(ImageTargets(labels, boxes), size)
         return replace(
             own, image=image, labels=torch.cat([own.labels, labels]), boxes=torch.cat([own.boxes, added])
-        )
+        )  # what is ignored stays: a piece over it is an object and matched
 
 
 def _mixed_up(draw: GroupDraw, own: Sample, other: Sample) -> Sample:
@@ -262,6 +213,9 @@ def _mixed_up(draw: GroupDraw, own: Sample, other: Sample) -> Sample:
         image=draw.blended(own.image, other.image),
         labels=torch.cat([own.labels, other.labels]),
         boxes=torch.cat([own.boxes, other.boxes]),
+        ignored=None
+        if own.ignored is None or other.ignored is None
+        else torch.cat([own.ignored, other.ignored]),
     )
 
 
@@ -282,6 +236,10 @@ class EvaluationDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def batches(self, batch_size: int, world_size: int, rank: int) -> EvaluationBatchSampler:
+        """What a rank evaluates together."""
+        return EvaluationBatchSampler(len(self), batch_size, world_size, rank)
 
     def __getitem__(self, row: int) -> Sample:
         size = self.index.size(row)

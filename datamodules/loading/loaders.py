@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from datamodules.loading.datasets import EvaluationDataset, TrainingDataset
-from datamodules.loading.samplers import EvaluationBatchSampler, StepBatchSampler
+from datamodules.loading.samplers import StepBatchSampler
+from datamodules.loading.tiled_evaluation import TiledEvaluationDataset
 from datamodules.shards.reader import ShardStore
 from zoo.contract.batch import Batch, Sample, Step, collate
 
@@ -176,16 +177,16 @@ class EvaluationLoader:
 
     def __init__(
         self,
-        dataset: EvaluationDataset,
+        dataset: EvaluationDataset | TiledEvaluationDataset,
         batch_size: int,
         num_workers: int,
         world_size: int = 1,
         rank: int = 0,
     ) -> None:
-        sampler = EvaluationBatchSampler(len(dataset), batch_size, world_size, rank)
+        sampler = dataset.batches(batch_size, world_size, rank)
         # A rank without images would end validation before the others and block them, so it takes the
         # first image; the metric counts an image id once.
-        share = sampler if len(sampler) else EvaluationBatchSampler(1, 1)
+        share = sampler if len(sampler) else dataset.batches(batch_size, len(dataset), 0)
         self._loader: DataLoader[Sample] = DataLoader(
             dataset,
             batch_sampler=share,

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.index.columns import ragged
 from datamodules.index.segmentation import Segmentation
-from datamodules.loading.datasets import Evaluated, Truth, with_codes
+from datamodules.loading.truth import Evaluated, Truth, with_codes
 from datamodules.transforms.targets import ImageTargets, training_targets
 from zoo.contract.batch import RLE
 from zoo.contract.labels import LabelMap

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 
 from datamodules.images.id_maps import PngFolder, segment_id
 from datamodules.index import AnnotationIndex
-from datamodules.loading.datasets import Evaluated, Truth, read_annotations, with_codes
 from datamodules.loading.mask_truth import MaskTruth
+from datamodules.loading.truth import Evaluated, Truth, read_annotations, with_codes
 from datamodules.transforms.targets import ImageTargets
 from zoo.contract.batch import Annotations
 from zoo.contract.labels import LabelMap

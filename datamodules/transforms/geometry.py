@@ -181,6 +181,10 @@ class Crop:
             masks = masks[:, self.top : self.top + self.height, self.left : self.left + self.width]
         return solid(ImageTargets(targets.labels, boxes, masks))
 
+    def on_regions(self, targets: ImageTargets) -> ImageTargets:
+        """`on_targets` of regions, which have no centre."""
+        return replace(self, centred=False).on_targets(targets)
+
     def _holds_centre(self, boxes: np.ndarray) -> np.ndarray:
         """[n] bool: whether the centre lies inside, by torchvision's RandomIoUCrop with its order of operations."""
         x = np.float32(0.5) * (boxes[:, 0] + boxes[:, 2])
@@ -207,6 +211,10 @@ class Sanitize:
     def on_targets(self, targets: ImageTargets) -> ImageTargets:
         return large(targets, self.smallest)
 
+    def on_regions(self, targets: ImageTargets) -> ImageTargets:
+        """Regions of any size stay."""
+        return targets
+
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         return size
 
@@ -216,9 +224,7 @@ def shown(operations: Sequence[Operation], size: tuple[int, int]) -> tuple[float
     whole = torch.tensor([[0.0, 0.0, size[1], size[0]]])
     corners = ImageTargets(torch.zeros(1, dtype=torch.int64), whole)
     for operation in operations:
-        if isinstance(operation, Crop):
-            operation = replace(operation, centred=False)
-        corners = operation.on_targets(corners)
+        corners = getattr(operation, "on_regions", operation.on_targets)(corners)
     if not len(corners.labels):
         return 0.0, 0.0, 0.0, 0.0
     x0, y0, x1, y1 = corners.boxes_xyxy[0].tolist()

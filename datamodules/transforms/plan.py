@@ -106,3 +106,9 @@ class Plan:
         for operation in self.operations:
             targets = operation.on_targets(targets)
         return targets
+
+    def regions(self, targets: ImageTargets) -> ImageTargets:
+        """`targets` for regions of an image that are no objects: clipped by a crop, and dropped by nothing."""
+        for operation in self.operations:
+            targets = getattr(operation, "on_regions", operation.on_targets)(targets)
+        return targets

@@ -38,6 +38,9 @@ class Transformed(NamedTuple):
     boxes: Tensor  # [n, 4] float32 cxcywh in [0, 1]
     masks: Tensor | None = None  # [n, h, w] bool
     photometric: Tensor | None = None  # [12], of the distortion that is left to the device
+    ignored: Tensor | None = (
+        None  # [r, 4] as `boxes`, neither object nor background; None where there are none
+    )
 
 
 class Draw(NamedTuple):

@@ -8,6 +8,7 @@ from registry_case import LABELS, tiny_module
 from scipy import ndimage
 
 from zoo.contract.batch import Batch, Predictions
+from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.prediction.postprocess import TopKSigmoid
 from zoo.training.module import DetectionModule
@@ -16,10 +17,10 @@ _SURE, _NOT = 4.0, -20.0
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # of head index 0, 1, 2
 
 
-def blob_module(contract: InputContract) -> DetectionModule:
+def blob_module(contract: InputContract, labels: LabelMap = LABELS) -> DetectionModule:
     """A tiny module whose predictions are the blobs of a batch; its class is the brightest channel."""
     module = tiny_module()
-    module.adopt(LABELS, contract)
+    module.adopt(labels, contract)
     module.postprocess = TopKSigmoid(300)
     module.runtime = "blobs"  # it takes levels
     module.predictions = blobs  # type: ignore[method-assign]

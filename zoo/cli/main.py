@@ -170,6 +170,14 @@ def finetune(
         float | None,
         typer.Option("--balance", help="Repeat images of classes that fewer than this share of images have."),
     ] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            "--tiles",
+            help="N or HxW pixels: train and evaluate large images in tiles, for small objects; none: not.",
+        ),
+    ] = None,
+    tile_overlap: TileOverlap = None,
     output: RunFolder = None,
     ckpt_path: Annotated[
         str | None,
@@ -193,9 +201,9 @@ def finetune(
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, patience=patience, max_time=max_time,
-        freeze=freeze, precision=precision, checkpointing=checkpointing, logger=logger, output=output,
-        resume=ckpt_path, preflight=preflight, registry=registry, overrides=context.obj, trust=trust_recipe,
-        console=console, augmentations=augmentations, balance=balance,
+        freeze=freeze, precision=precision, checkpointing=checkpointing, logger=logger, tiles=tiles,
+        tile_overlap=tile_overlap, output=output, resume=ckpt_path, preflight=preflight, registry=registry,
+        overrides=context.obj, trust=trust_recipe, console=console, augmentations=augmentations, balance=balance,
     )  # fmt: skip
     console.result(run.document)
 
@@ -316,13 +324,17 @@ def validate(
     decoder_layers: Annotated[
         str | None, typer.Option("--decoder-layers", help="e.g. 6,5,4,3: AP and ms per image for each.")
     ] = None,
+    tiles: TileSide = None,
+    tile_overlap: TileOverlap = None,
     output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """AP of a model on the val split, with its interval."""
     model, console = model or ckpt_path, Console(as_json)
-    _score("val", model, config, context.obj, data, decoder_layers, output, registry, console)
+    _score(
+        "val", model, config, context.obj, data, decoder_layers, output, registry, console, tiles, tile_overlap
+    )  # fmt: skip
 
 
 @app.command(name="test")
@@ -332,17 +344,21 @@ def score_test_split(
     config: Configs = None,
     ckpt_path: Checkpoint = None,
     data: DataInstead = None,
+    tiles: TileSide = None,
+    tile_overlap: TileOverlap = None,
     output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """AP of a model on the test split, with its interval."""
-    _score("test", model or ckpt_path, config, context.obj, data, None, output, registry, Console(as_json))
+    model, console = model or ckpt_path, Console(as_json)
+    _score("test", model, config, context.obj, data, None, output, registry, console, tiles, tile_overlap)
 
 
 def _score(
     split: Literal["val", "test"], model: str | None, config: list[str] | None, overrides: dict[str, Any],
     data: str | None, decoder_layers: str | None, output: Path | None, registry: Path | None, console: Console,
+    tiles: str | None, tile_overlap: float | None,
 ) -> None:  # fmt: skip
     from zoo.runs.evaluate import evaluation
     from zoo.runs.report import write_metrics
@@ -351,7 +367,7 @@ def _score(
     with chosen(console):
         document = evaluation(
             split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
-            registry=registry, console=console,
+            registry=registry, console=console, tiles=tiles, tile_overlap=tile_overlap,
         )  # fmt: skip
     if output is None:
         name = Path(model or "recipe").name.replace(":", ".").replace("@", ".")

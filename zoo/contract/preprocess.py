@@ -87,9 +87,8 @@ class InputContract:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
             tiles = values.get("tiles")
             if isinstance(tiles, dict):
-                values["tiles"] = Tiles(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in tiles.items()}
-                )
+                cut: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tiles.items()}
+                values["tiles"] = Tiles(**cut)
             return cls(**values)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"the input contract is invalid:  {str(error)[:120]}") from error

@@ -14,7 +14,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards.reader import place_of
 from zoo.contract.preprocess import InputContract
-from zoo.detector import Detector
+from zoo.detector import Detector, GivenTiles
 from zoo.evaluation.coco_ap import format_score
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.scores import interval_in, or_nan
@@ -40,6 +40,8 @@ def evaluate(
     split: Split = "val",
     recipe: recipes.Given | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
     registry: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def evaluate(
         split: `val` or `test`.
         recipe: of weights without a recipe of their own, such as an official file.
         overrides: dotted keys of the recipe and their values.
+        tiles: as of `Detector.predict`: images are cut, and scored whole.
+        tile_overlap: likewise.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: prints the table; None: on stdout.
 
@@ -66,7 +70,7 @@ def evaluate(
         raise ValueError(f"split is {split!r}; it is val or test")
     document = evaluation(
         split, model=model, recipe=recipe, overrides=overrides, data=data, decoder_layers=None,
-        registry=registry, console=console or Console(),
+        registry=registry, console=console or Console(), tiles=tiles, tile_overlap=tile_overlap,
     )  # fmt: skip
     scores: dict[str, Any] = document[split]
     return scores
@@ -82,6 +86,8 @@ def evaluation(
     decoder_layers: str | None,
     registry: str | Path | None,
     console: Console,
+    tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json: the scores, and the model, data and protocol they belong to.
 
@@ -92,11 +98,15 @@ def evaluation(
     if recipe:
         if isinstance(model, Detector):
             raise ValueError("a detector needs no recipe; leave one of them out")
+        if tiles is not None or tile_overlap is not None:
+            raise ValueError(
+                "--tiles with a recipe: give them as its key, --data.input.tiles '{size: [640, 640]}'"
+            )
         subject = from_recipe(recipe, overrides, model, data, registry)
     elif model:
         if overrides:
             raise ValueError("dotted overrides change a recipe; give one with --config")
-        subject = from_model(model, data, registry)
+        subject = from_model(model, data, registry, tiles, tile_overlap)
     else:
         action = "validate" if split == "val" else "test"
         raise ValueError(
@@ -113,6 +123,10 @@ def evaluation(
         "label_map": subject.data.label_map.to_dict(),
         "protocol": protocol(),
     }
+    cut = subject.data.input.tiles
+    if cut is not None:
+        document["tiles"] = {"size": list(cut.size), "overlap": cut.overlap}
+        console.say(f"tiles       {cut}, and the whole image; scores are of whole images")
     if decoder_layers is None:
         document[split] = score_split(split, subject.trainer, subject.module, subject.data, console)
     else:
@@ -123,14 +137,16 @@ def evaluation(
 
 
 def from_model(
-    model: str | Path | Detector, folder: Path | str | None, registry: str | Path | None
-) -> Subject:
+    model: str | Path | Detector, folder: Path | str | None, registry: str | Path | None,
+    tiles: GivenTiles | None = None, tile_overlap: float | None = None,
+) -> Subject:  # fmt: skip
     """A trained model on a folder of images, prepared as the model's input contract says."""
     if folder is None:
         name = model.name if isinstance(model, Detector) else model
         raise ValueError(f"on which images? zoo validate {quoted(name)} --data FOLDER")
     detector = model if isinstance(model, Detector) else load(model, registry)
-    data = folder_data(folder, detector.input, detector.module)
+    contract = detector.input.with_tiles(detector.tiles_of(tiles, tile_overlap))
+    data = folder_data(folder, contract, detector.module)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,
                       enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
     return Subject(detector.name, detector.module, data, trainer)

@@ -19,7 +19,7 @@ from zoo.registry.manifest import Manifest
 from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 from zoo.registry.terms import restriction
-from zoo.runs import augmenting, building, catalogue, mask_data, recipes, schema, trust
+from zoo.runs import augmenting, building, catalogue, mask_data, recipes, schema, tile_recipe, trust
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
@@ -39,7 +39,7 @@ ARCHITECTURE_KEEPS = ("schedule", "ema", "multi_scale", "multi_scale_epochs", "n
 # of a recipe's data block, what stays when its data are replaced
 DATA_KEEPS = (
     "later_transforms", "min_box_side", "dense_o2o", "flip_both", "val_fraction", "bucketing", "augmentations",
-    "balance",
+    "balance", "tile_sampling",
 )  # fmt: skip
 STRIDE = 32  # of the coarsest feature map: where the shortest side is resized, images have one place at least
 LONGEST_TO_SHORTEST = 1333 / 800
@@ -61,6 +61,8 @@ class Choices:
     weights: str | Path | None = None
     lr: float | None = None
     seed: int | None = None
+    tiles: ImageSize | None = None
+    tile_overlap: float | None = None
     options: Options = field(default_factory=Options)
     augmentations: augmenting.Given | None = None
     balance: float | None = None
@@ -99,6 +101,8 @@ def finetune(
     logger: str | Sequence[str] | None = None,
     augmentations: augmenting.Given | None = None,
     balance: float | None = None,
+    tiles: ImageSize | None = None,
+    tile_overlap: float | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     preflight: bool = False,
@@ -146,6 +150,9 @@ def finetune(
             file of one, see `datamodules.augmentations.block`.
         balance: share of the training images; images of classes that fewer have are repeated, see
             `datamodules.loading.balance`; LVIS took 0.001.
+        tiles: side in pixels of the images, or (height, width): large images are trained and evaluated in tiles of that
+            size, mixed with whole ones, and the model predicts so too; `none` for none.
+        tile_overlap: of neighbouring tiles, as a share of their side; None is 0.2.
         output: run folder; None makes one under mlruns/checkpoints.
         resume: `auto` goes on with the run in `output` if there is one, by its own recipe: a command that is started
             again and again.
@@ -173,7 +180,7 @@ def finetune(
         model=model, data=data, epochs=epochs, max_steps=max_steps, devices=devices,
         batch_size=images if isinstance(images, int) else None,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, augmentations=augmentations,
-        balance=balance, overrides=overrides or {},
+        balance=balance, tiles=tiles, tile_overlap=tile_overlap, overrides=overrides or {},
         options=Options(patience=patience, max_time=max_time, freeze=freeze, precision=precision,
             checkpointing=checkpointing, search_batch=images == "auto", logger=logger,
         ),
@@ -327,6 +334,7 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
         if arguments.get("multi_scale"):
             arguments["multi_scale"] = []
             notes.append("multi_scale is switched off, for it would undo --image-size")
+    notes += tile_recipe.write(recipe, choices.tiles, choices.tile_overlap)
     if choices.batch_size is not None:
         arguments["schedule"]["global_batch_size"] = choices.batch_size
         recipe["data"]["init_args"]["batch_size"] = choices.batch_size
@@ -490,19 +498,19 @@ def read_data(recipe: Recipe) -> DetectionDataModule:
 
 def fit_to_data(recipe: Recipe, data: DetectionDataModule, choices: Choices) -> list[str]:
     """Writes what depends on the data: num_classes, and a batch and warm-up that a small set allows."""
-    notes = []
+    notes: list[str] = []
     arguments, trainer = recipe["model"]["init_args"], recipe["trainer"]
     schedule = arguments["schedule"]
-    train = data.read().splits["train"]
+    images = data.images_of_epoch
     arguments["num_classes"] = data.label_map.num_classes
-    if len(train) < schedule["global_batch_size"] and choices.batch_size is None:
-        smaller = 1 << (len(train).bit_length() - 1)
-        notes.append(
-            f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {len(train)} images"
-        )
+    if data.tile_items is not None:
+        notes += data.tile_items.lines()
+    if images < schedule["global_batch_size"] and choices.batch_size is None:
+        smaller = 1 << (images.bit_length() - 1)
+        notes.append(f"global_batch_size {schedule['global_batch_size']} -> {smaller}: only {images} images")
         schedule["global_batch_size"] = smaller
         recipe["data"]["init_args"]["batch_size"] = min(smaller, recipe["data"]["init_args"]["batch_size"])
-    per_epoch = max(1, data.images_of_epoch // schedule["global_batch_size"])
+    per_epoch = max(1, images // schedule["global_batch_size"])
     limit = trainer.get("max_steps", -1)
     steps = limit if limit and limit > 0 else per_epoch * trainer["max_epochs"]
     if schedule["warmup_steps"] > steps // 10:
@@ -544,7 +552,9 @@ def seen_as(recipe: Recipe) -> str:
     """How images are resized, in the form of `zoo data check --image-size`."""
     contract = recipe["data"]["init_args"]["input"]
     first, second = contract["size"]
-    return f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
+    whole = f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
+    tiles = contract.get("tiles")
+    return f"{whole} tiles {tiles['size'][0]}x{tiles['size'][1]}" if tiles else whole
 
 
 def fetch_published(start: Start, registry: str | Path | None) -> list[str]:

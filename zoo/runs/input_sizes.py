@@ -32,6 +32,9 @@ def input_sizes(
         if name not in read or not len(read[name]):
             continue
         unique = [(int(h), int(w)) for h, w in np.unique(read[name].sizes, axis=0) if h > 0 and w > 0]
+        if contract.tiles is not None:
+            most = contract.tiles.size
+            unique += [(min(h, most[0]), min(w, most[1])) for h, w in unique]
         if name == "train" and recipe_data.get("train_transform") == "detr":
             sizes |= smallest_drawn(contract, unique)
         else:

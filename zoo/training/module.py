@@ -31,6 +31,7 @@ from zoo.evaluation.coco_evaluator import refuse_lost_threads
 from zoo.evaluation.mask_scores import MaskScores
 from zoo.prediction.masks import InstanceMasks, PanopticRule
 from zoo.prediction.postprocess import Postprocess
+from zoo.prediction.tiles.whole import WholeImages
 from zoo.training.criterion import SetCriterion
 from zoo.training.ema import EmaConfig, ModelEma
 from zoo.training.freezing import hold_frozen_norms
@@ -128,6 +129,7 @@ class DetectionModule(LightningModule):
         self.second_stage = None if epoch is None else SecondStage(epoch)
         self.val_ap = CocoAP()
         self.val_masks = MaskScores()
+        self.val_images = WholeImages()
         self._losses: dict[str, Tensor] = {}
         self.guard = StepGuard()
         self.begun = Position()  # of this fit
@@ -335,7 +337,14 @@ class DetectionModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collects detections, and masks of a model that predicts them, from one run of the network."""
         predictions = self.predictions(batch)
-        self.val_ap.update(self.postprocess(predictions, batch.original_sizes), batch)
+        found = self.postprocess(predictions, batch.original_sizes)
+        if batch.pieces is not None:
+            assert self.input is not None
+            assert self.input.tiles is not None
+            for detections, image in self.val_images.add(found, batch, self.input.tiles):
+                self.val_ap.update([detections], image)
+            return
+        self.val_ap.update(found, batch)
         if self.instances is not None:
             things = frozenset[int]() if self.label_map is None else self.label_map.things
             self.val_masks.update(predictions, batch, self.instances, self.panoptic, things)
@@ -350,6 +359,7 @@ class DetectionModule(LightningModule):
         """Forgets the last evaluation only now, so that its details can be read until here."""
         self.val_ap.reset()
         self.val_masks.reset()
+        self.val_images.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation."""

@@ -9,8 +9,10 @@ however much they overlap: identical neighbours stay. Only detections of differe
 3. What is left overlaps from view to view as the same object seen twice: joined best overlap first, one of a view to
    one of another.
 
-Suppression by overlap alone (NMS), and joining all that overlaps (NMM), measured beside this rule in
-`benchmarks/tiles.py`, lose neighbours of a crowd or objects inside others of their class.
+Of the whole image only what no tile need show whole takes part (`views.worth_it`).
+
+Suppression by overlap alone (NMS), and joining all that overlaps (NMM), lose neighbours of a crowd and objects inside
+others of their class; `benchmarks/tiles.py` measures them beside this rule.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.contract.batch import Batch, Detections, Sample, collate
 from zoo.contract.preprocess import InputContract
-from zoo.contract.tiles import Tile
+from zoo.contract.tiles import Tile, Tiles
 from zoo.prediction.tiles.merge import View, merge
 
 
@@ -25,6 +25,23 @@ def placed(detections: Detections, tile: Tile) -> Detections:
     """Detections in pixels of a tile to pixels of the image, on the CPU."""
     scores, labels, boxes = (t.detach().cpu() for t in detections[:3])
     return Detections(scores, labels, boxes + boxes.new_tensor([tile.left, tile.top] * 2))
+
+
+_LEAST = 0.1  # of a tile's side: with less overlap, what a seam cuts into two is joined again
+
+
+def worth_it(detections: Detections, tile: Tile, size: tuple[int, int], tiles: Tiles) -> Detections:
+    """Without what the whole image of (h, w) `size` shows worse than a tile: objects that some tile shows whole.
+
+    In a small copy of a large image a box of few pixels is off by as much as it is large, and would be found twice.
+    """
+    if tile.size != size or len(tiles.cut(*size)) == 1:
+        return detections
+    height, width = (
+        max(shared, _LEAST * side) for shared, side in zip(tiles.shared, tiles.size, strict=True)
+    )
+    sides = detections.boxes_xyxy[:, 2:] - detections.boxes_xyxy[:, :2]
+    return only(detections, (sides[:, 0] > width) | (sides[:, 1] > height))
 
 
 def detect_in_tiles(
@@ -50,6 +67,8 @@ def detect_in_tiles(
         else (image.height, image.width)
     )
     found: list[View] = []
+    tiles = contract.tiles
+    assert tiles is not None
     for some in contract.view_batches(*size, at_once):
         samples = [
             Sample(
@@ -62,11 +81,11 @@ def detect_in_tiles(
             for tile in some
         ]
         for tile, detections in zip(some, detect(collate(samples)), strict=True):
-            found.append(View(tile, above(placed(detections, tile), lowest)))
+            own = worth_it(placed(detections, tile), tile, size, tiles)
+            found.append(View(tile, only(own, own.scores >= lowest)))
     return merge(found, size), len(found)
 
 
-def above(detections: Detections, lowest: float) -> Detections:
-    """Those that score at least `lowest`."""
-    kept = detections.scores >= lowest
+def only(detections: Detections, kept: Tensor) -> Detections:
+    """Those that `kept` [K] bool marks."""
     return Detections(detections.scores[kept], detections.labels[kept], detections.boxes_xyxy[kept])

@@ -1,0 +1,161 @@
+"""Which tiles and whole images an epoch holds: a pure function of (seed, epoch, number of the item)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.index import AnnotationIndex
+from datamodules.tiling.cutting import shown
+from datamodules.tiling.rules import TileSampling
+from zoo.contract.seeds import derived_generator
+from zoo.contract.tiles import Tile, Tiles
+
+WHOLE = -1  # in the place of the number of a tile
+_EMPTY, _WHOLE = 1, 2  # what is drawn
+
+
+class Item(NamedTuple):
+    """An image of an epoch."""
+
+    row: int  # of the index
+    number: int  # of the tile, or `WHOLE`
+
+
+class Counts(NamedTuple):
+    """What the cut does to a data set."""
+
+    images: int
+    cut: int  # images larger than a tile
+    tiles: int
+    with_objects: int
+    objects: int
+    whole: int  # objects that are whole in some tile
+    trimmed: int  # objects that are in none, and trimmed in some
+    parts_whole: int  # objects of all tiles together, that are whole,
+    parts_trimmed: int  # trimmed,
+    parts_ignored: int  # and ignored
+    fullest: int  # most objects of a tile
+
+
+class TileItems:
+    """The items of every epoch, as many in each.
+
+    First every tile with an object, then tiles without, then whole images; the sampler shuffles them.
+    """
+
+    def __init__(self, index: AnnotationIndex, tiles: Tiles, sampling: TileSampling, seed: int) -> None:
+        self.tiles, self.sampling, self._seed = tiles, sampling, seed
+        rows: list[NDArray[np.int32]] = []
+        numbers: list[NDArray[np.int32]] = []
+        full: list[NDArray[np.bool_]] = []
+        totals = np.zeros(6, dtype=np.int64)
+        fullest = 0
+        cut: list[int] = []
+        for row in range(len(index)):
+            shares = tile_shares(index, row, tiles)  # [t, n]
+            objects = shares >= sampling.visible
+            rows.append(np.full(len(shares), row, dtype=np.int32))
+            numbers.append(np.arange(len(shares), dtype=np.int32))
+            full.append(np.asarray(objects.any(axis=1)))
+            complete = shares >= _COMPLETE
+            anywhere, trimmed = complete.any(axis=0), objects.any(axis=0)
+            part = (shares > 0) & ~objects
+            totals += (
+                shares.shape[1], anywhere.sum(), (trimmed & ~anywhere).sum(), complete.sum(),
+                (objects & ~complete).sum(), part.sum(),
+            )  # fmt: skip
+            fullest = max(fullest, int(objects.sum(axis=1).max(initial=0)))
+            if len(shares) > 1:
+                cut.append(row)
+        all_rows, all_numbers, has = (
+            _joined(rows),
+            _joined(numbers),
+            np.concatenate([*full, np.zeros(0, bool)]),
+        )
+        self._rows, self._numbers = all_rows[has], all_numbers[has]
+        self._empty_rows, self._empty_numbers = all_rows[~has], all_numbers[~has]
+        self._cut = np.array(cut, dtype=np.int32)
+        self.counts = Counts._make(
+            [len(index), len(cut), len(all_rows), int(has.sum()), *totals.tolist(), fullest]
+        )
+        wanted = round(sampling.empty * len(self._rows)) if len(self._rows) else len(self._empty_rows)
+        self.num_empty = min(len(self._empty_rows), wanted)
+        ratio = sampling.whole / (1 - sampling.whole)
+        self.num_whole = round(ratio * (len(self._rows) + self.num_empty)) if cut else 0
+        self._drawn: dict[tuple[int, ...], NDArray[np.int64]] = {}  # of the last epoch
+
+    def __len__(self) -> int:
+        return len(self._rows) + self.num_empty + self.num_whole
+
+    def item(self, epoch: int, number: int) -> Item:
+        """Item `number` of an epoch."""
+        if number < len(self._rows):
+            return Item(int(self._rows[number]), int(self._numbers[number]))
+        number -= len(self._rows)
+        if number < self.num_empty:
+            place = self._order(len(self._empty_rows), epoch, _EMPTY, 0)[number]
+            return Item(int(self._empty_rows[place]), int(self._empty_numbers[place]))
+        turn, place = divmod(number - self.num_empty, len(self._cut))
+        return Item(int(self._cut[self._order(len(self._cut), epoch, _WHOLE, turn)[place]]), WHOLE)
+
+    def _order(self, count: int, epoch: int, what: int, turn: int) -> NDArray[np.int64]:
+        key = (epoch, what, turn)
+        if key not in self._drawn:
+            if any(known[0] != epoch for known in self._drawn):
+                self._drawn.clear()
+            generator = derived_generator(self._seed, epoch, -1, what, turn)
+            self._drawn[key] = torch.randperm(count, generator=generator).numpy()
+        return self._drawn[key]
+
+    def lines(self) -> Iterator[str]:
+        """What the cut does to the data set, for the user."""
+        c, rules = self.counts, self.sampling
+        empty = c.tiles - c.with_objects
+        yield (
+            f"tiles {self.tiles}: {c.cut} of {c.images} images are larger; an epoch has all {c.with_objects} tiles "
+            f"with objects, {self.num_empty} of {empty} without (tile_sampling.empty {rules.empty:g}), and "
+            f"{self.num_whole} whole images (tile_sampling.whole {rules.whole:g})"
+        )
+        parts = max(1, c.parts_whole + c.parts_trimmed + c.parts_ignored)
+        nowhere = c.objects - c.whole - c.trimmed
+        yield (
+            f"objects in the tiles: {c.parts_whole / parts:.1%} whole, {c.parts_trimmed / parts:.1%} trimmed by an "
+            f"edge, {c.parts_ignored / parts:.1%} ignored for less than {rules.visible:g} of them shows "
+            "(tile_sampling.visible)"
+        )
+        yield (
+            f"of {c.objects} objects {c.whole} are whole in some tile, {c.trimmed} only trimmed, {nowhere} in none: "
+            "these are learned from whole images alone"
+        )
+
+
+_COMPLETE = 1 - 1e-9  # share of an object from which it is whole
+
+
+def tile_shares(index: AnnotationIndex, row: int, tiles: Tiles) -> NDArray[np.float64]:
+    """[t, n] what each tile of an image shows of each object, crowds left out, as a share of its area."""
+    size, objects = index.size(row), index.objects(row)
+    boxes = objects.boxes_xywh[~objects.crowd]
+    boxes[:, 2:] += boxes[:, :2]
+    np.clip(boxes, 0, [size[1], size[0]] * 2, out=boxes)
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+    down, across = tiles.counts(*size)
+    if down * across == 1:
+        return np.ones((1, len(boxes)))
+    # a share of an area is the product of the shares of both sides, so a row and a column of tiles are enough
+    first_row = [tiles.tile(*size, n) for n in range(across)]
+    first_column = [tiles.tile(*size, n * across) for n in range(down)]
+    wide = [Tile(0, tile.left, size[0], tile.width) for tile in first_row]
+    high = [Tile(tile.top, 0, tile.height, size[1]) for tile in first_column]
+    of_columns = np.stack([shown(boxes, tile).share for tile in wide])
+    of_rows = np.stack([shown(boxes, tile).share for tile in high])
+    return (of_rows[:, None] * of_columns[None]).reshape(down * across, len(boxes))
+
+
+def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate([*parts, np.zeros(0, dtype=np.int32)])

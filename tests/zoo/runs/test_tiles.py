@@ -1,0 +1,117 @@
+"""Tiles from the command to the score: evaluation of whole images, and a model that was trained in tiles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from blob_detector import blob_module, painted
+from PIL import Image
+
+import zoo
+from datamodules.shapes import generate_shapes
+from zoo.cli.main import run_command
+from zoo.contract.labels import LabelMap
+from zoo.contract.preprocess import InputContract
+from zoo.contract.tiles import Tiles
+from zoo.detector import Detector
+from zoo.runs import subject
+
+SIDE = 64
+LABELS = LabelMap.contiguous(["red", "green", "blue"], [1, 2, 3])
+INPUT = InputContract(resize="stretch", size=(SIDE, SIDE))
+SIZES = ((150, 200), (64, 64), (40, 333), (1, 70))  # h, w
+
+
+def objects_of(size):
+    """Small ones on every seam, and one that is larger than a tile."""
+    height, width = size
+    small = [
+        (n % 2, (x, y, x + 4, y + 3))
+        for n, (y, x) in enumerate((y, x) for y in range(0, height - 3, 16) for x in range(0, width - 4, 13))
+    ]
+    return [*small, *([(2, (10, 10, 190, 140))] if min(size) > 140 else [])][:95]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("blobs")
+    (folder / "annotations").mkdir()
+    (folder / "val").mkdir()
+    images, annotations = [], []
+    for number, size in enumerate(SIZES):
+        image = painted(size, [])
+        for label, box in objects_of(size):
+            bands = list(image.split())
+            bands[label].paste(255, box)
+            image = Image.merge("RGB", bands)
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": LABELS.source_of_head[label],
+                 "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "iscrowd": 0,
+                 "area": (box[2] - box[0]) * (box[3] - box[1])}
+            )  # fmt: skip
+        image.save(folder / "val" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": size[1], "height": size[0]})
+    categories = [{"id": LABELS.source_of_head[head], "name": LABELS.name_of_head[head]} for head in range(3)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def detector():
+    return Detector(blob_module(INPUT, LABELS), "blobs")
+
+
+@pytest.mark.parametrize("overlap", [0.1, 0.5])
+def test_whole_images_are_scored_with_every_object_once(root, detector, overlap):
+    scores = zoo.evaluate(detector, root, tiles=SIDE, tile_overlap=overlap, console=zoo.Silent())
+    assert scores["images"] == len(SIZES)
+    assert scores["AP50"] == pytest.approx(1.0), "nothing lost, nothing twice"
+    assert scores["AP"] > 0.95
+    without = zoo.evaluate(detector, root, console=zoo.Silent())
+    assert without["AP"] < 0.6
+
+
+def test_the_command_says_that_it_cuts_and_the_document_too(root, detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subject, "load", lambda model, registry: detector)
+    monkeypatch.setattr(zoo.runs.evaluate, "load", lambda model, registry: detector)
+    out = tmp_path / "scores"
+    command = ["validate", "blobs", "--data", str(root), "--output", str(out)]
+    assert run_command([*command, "--tiles", "64x64"]) == 0
+    assert (
+        "tiles       64x64, overlap 0.2, and the whole image; scores are of whole" in capsys.readouterr().out
+    )
+    assert json.loads((out / "metrics.json").read_text())["tiles"] == {"size": [64, 64], "overlap": 0.2}
+    assert run_command([*command, "--tiles", "x"]) == 2
+    assert run_command(command) == 0
+    assert "tiles" not in json.loads((out / "metrics.json").read_text())
+    assert run_command(["validate", "--config", "rt_detr/tiny", "--ckpt-path", "x", "--tiles", "64"]) == 2
+    assert "--data.input.tiles" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_trained_in_tiles_says_so_and_predicts_so(tmp_path, capsys):
+    data = generate_shapes(tmp_path / "data", 8, 3, seed=1, size=96)
+    command = (
+        f"finetune rt_detr_tiny --data {data} --weights random --max-steps 2 --batch-size 4 --image-size 64 "
+        f"--tiles 48x64 --tile-overlap 0.25 --output {tmp_path / 'run'} --registry {tmp_path / 'registry'}"
+    )
+    assert run_command(command.split()) == 0
+    tiles, run = Tiles(size=(48, 64), overlap=0.25), zoo.Run.open(tmp_path / "run")
+    assert "tiles 48x64, overlap 0.25: 8 of 8 images are larger" in capsys.readouterr().out
+    recipe = run.recipe["data"]["init_args"]
+    assert recipe["input"]["tiles"] == {"size": [48, 64], "overlap": 0.25}
+    assert recipe["tile_sampling"] == {"visible": 0.4, "whole": 0.2, "empty": 0.25}
+    registered = zoo.load("rt_detr_tiny.data", registry=tmp_path / "registry")
+    assert registered.input.tiles == tiles
+    assert registered.manifest.to_dict()["input"]["tiles"] == {"size": (48, 64), "overlap": 0.25}
+    assert registered.predict(data / "val" / "00000.png").views == 7
+    assert run.scores["val"]["images"] == 3
+
+
+def test_models_with_masks_refuse_tiles_before_anything_is_read():
+    with pytest.raises(ValueError, match=r"--tiles: .*only boxes are merged, not masks") as refused:
+        zoo.finetune("detr_r50_panoptic", "nowhere", weights="random", tiles=640, console=zoo.Silent())
+    assert "\n" not in str(refused.value)
