@@ -161,6 +161,12 @@ def finetune(
         bool | None,
         typer.Option("--checkpointing/--no-checkpointing", help="Less memory, for a third more time."),
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Backbone and encoder by torch: takes a minute; for GPUs."
+        ),
+    ] = None,
     logger: Annotated[
         str | None,
         typer.Option("--logger", help="Some of tensorboard,wandb, beside MLflow."),
@@ -201,7 +207,7 @@ def finetune(
     run = finetune_model(
         model, data, epochs=epochs, max_steps=max_steps, batch_size=batch_size, devices=devices,
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, patience=patience, max_time=max_time,
-        freeze=freeze, precision=precision, checkpointing=checkpointing, logger=logger, tiles=tiles,
+        freeze=freeze, precision=precision, checkpointing=checkpointing, compile=compiled, logger=logger, tiles=tiles,
         tile_overlap=tile_overlap, output=output, resume=ckpt_path, preflight=preflight, registry=registry,
         overrides=context.obj, trust=trust_recipe, console=console, augmentations=augmentations, balance=balance,
     )  # fmt: skip

@@ -98,6 +98,7 @@ def finetune(
     freeze: str | Sequence[str] | None = None,
     precision: str | None = None,
     checkpointing: bool | None = None,
+    compile: bool | None = None,
     logger: str | Sequence[str] | None = None,
     augmentations: augmenting.Given | None = None,
     balance: float | None = None,
@@ -145,6 +146,7 @@ def finetune(
         precision: `32-true`, `bf16-mixed`, or on a GPU `16-mixed`; None: bf16-mixed on a GPU that has it.
         checkpointing: layers keep their inputs alone and are computed again in the backward pass: less memory, more
             time.
+        compile: backbone and encoder by torch, which takes a minute or more; for GPUs.
         logger: `tensorboard` and `wandb`, beside MLflow.
         augmentations: operations of torchvision, albumentations and ours besides the recipe's, as a list or the YAML
             file of one, see `datamodules.augmentations.block`.
@@ -182,7 +184,7 @@ def finetune(
         image_size=image_size, name=name, weights=weights, lr=lr, seed=seed, augmentations=augmentations,
         balance=balance, tiles=tiles, tile_overlap=tile_overlap, overrides=overrides or {},
         options=Options(patience=patience, max_time=max_time, freeze=freeze, precision=precision,
-            checkpointing=checkpointing, search_batch=images == "auto", logger=logger,
+            checkpointing=checkpointing, compile=compile, search_batch=images == "auto", logger=logger,
         ),
     )  # fmt: skip
     start = starting_point(model, registry)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from zoo.runs.options import freezing, stopping
 from zoo.runs.options import precision as precisions
 from zoo.runs.recipes import Recipe
+from zoo.runs.trainer_options import on_gpu
 from zoo.tracking import others
 
 
@@ -21,6 +22,7 @@ class Options:
     freeze: str | Sequence[str] | None = None
     precision: str | None = None
     checkpointing: bool | None = None
+    compile: bool | None = None
     search_batch: bool = False
     logger: str | Sequence[str] | None = None
 
@@ -31,9 +33,15 @@ class Options:
             also = self.logger.split(",") if isinstance(self.logger, str) else self.logger
             recipe["tracking"]["also"] = [name.strip() for name in also]
             others.require(recipe["tracking"]["also"])
-        computing = {} if self.checkpointing is None else {"checkpointing": self.checkpointing}
-        if self.search_batch:
-            computing["search_batch"] = True
-        if computing:
-            recipe["computing"] = recipe.get("computing", {}) | computing
-        return [*freezing.write(recipe, self.freeze), *precisions.write(recipe, self.precision, given)]
+        computing = {
+            "checkpointing": self.checkpointing, "compile": self.compile, "search_batch": self.search_batch or None,
+        }  # fmt: skip
+        said = {key: value for key, value in computing.items() if value is not None}
+        if said:
+            recipe["computing"] = recipe.get("computing", {}) | said
+        notes = [*freezing.write(recipe, self.freeze), *precisions.write(recipe, self.precision, given)]
+        if self.compile and not on_gpu(recipe["trainer"].get("accelerator")):
+            notes.append(
+                "--compile: on a CPU it takes a minute and gains little over the kernels that are there"
+            )
+        return notes
