@@ -6,7 +6,6 @@ import os
 import signal
 
 import pytest
-import torch
 import yaml
 from tiny_families import overlay
 from tiny_training import TINY, assert_equal, folder_of, said, start, torchrun, wait_for_checkpoint, weights
@@ -51,14 +50,13 @@ def stopped_at(folder, text):
 
 def test_two_ranks_are_one_and_the_recipe_of_the_run_repeats_it(case):
     folder, words = case
-    one = stopped_at(folder / "one", said(start(folder, *words, "--output", "one")))
+    one = stopped_at(folder / "one", said(start(folder, *words, "--output", "one", "--data.batch_size", "8")))
     two = torchrun("--nproc-per-node", "2")
     both = stopped_at(folder / "two", said(start(folder, *words, "--output", "two", launcher=two)))
     assert one["step"] == both["step"] == 12
     assert_equal(one, both, 1e-4)
     again = said(start(folder, "fit", "-c", "one/recipe.yaml", "--output", "again"))
     assert_equal(one, stopped_at(folder / "again", again))
-    assert any(not torch.equal(value, one[name]) for name, value in both.items())  # rounding tells them apart
 
 
 def test_killed_in_bfloat16_it_ends_as_the_one_that_was_left_alone(case):
