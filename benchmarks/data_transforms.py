@@ -35,13 +35,17 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from datamodules.images.decoding import decode_tensor
+from datamodules.loading.pictures import cropped
+from datamodules.tiling.cutting import cut_targets
 from datamodules.transforms.presets import build_transform
 from datamodules.transforms.targets import resized_targets, training_targets
 from zoo.contract.batch import Sample, collate
 from zoo.contract.preprocess import InputContract, normalize_levels
+from zoo.contract.tiles import Tiles
 
 DETR = InputContract(resize="shortest", size=(800, 1333), mean=tuple(official.MEAN), std=tuple(official.STD))
 RT_DETR = InputContract(resize="stretch", size=(640, 640))
+TILES = Tiles(size=(640, 640))
 BATCH = 8  # of the deferred work
 
 
@@ -227,6 +231,27 @@ def chains() -> dict[str, dict[str, Contestant]]:
     }
 
 
+def ours_in_tiles(photo: Photo, seed: int) -> Any:
+    """A tile of a large image, as `finetune --tiles 640` trains on it."""
+    transform = build_transform("rt_detr", RT_DETR)
+    tiles = TILES.cut(*photo.size)
+    tile = tiles[seed % len(tiles)]
+    targets = cut_targets(photo.targets(), tile, 0.4).targets
+    plan = transform.draw(tile.size, targets.boxes_xyxy, seed)
+    out = transform.apply(cropped(photo.decoded(), tile), targets, plan)
+    return out.image, out.boxes
+
+
+def tile_chains() -> dict[str, dict[str, Contestant]]:
+    """Large images, whole and in tiles; the ratio is to the whole image."""
+    return {
+        "RT-DETR train, 2000x1500": {
+            "ours, whole image": ours_training("rt_detr", RT_DETR, finish=False),
+            "ours, a tile of 640": ours_in_tiles,
+        }
+    }
+
+
 def milliseconds(run: Contestant, photos: list[Photo], seed: int) -> float:
     start = time.process_time()
     for number, photo in enumerate(photos):
@@ -240,13 +265,15 @@ def serve(run: Contestant, photos: list[Photo], pipe: Connection) -> None:
         pipe.send(milliseconds(run, photos, seed))
 
 
-def measure(photos: list[Photo], rounds: int) -> list[dict[str, Any]]:
+def measure(
+    photos: list[Photo], rounds: int, every: dict[str, dict[str, Contestant]]
+) -> list[dict[str, Any]]:
     """Each contestant has a process of its own, as in a DataLoader, and they take turns.
 
     In one process the memory that one contestant has returned would serve the next.
     """
     context, rows = multiprocessing.get_context("fork"), []
-    for chain, contestants in chains().items():
+    for chain, contestants in every.items():
         pipes, processes = {}, []
         for name, run in contestants.items():
             pipes[name], far = context.Pipe()
@@ -336,7 +363,9 @@ def main() -> None:
         photos = coco_photos(options.coco, options.images)
     else:
         photos = drawn_photos(options.images, (480, 640))
-    rows = measure(photos, options.rounds)
+    rows = measure(photos, options.rounds, chains())
+    large = drawn_photos(2, (150, 200)) if options.tiny else drawn_photos(6, (1500, 2000))
+    rows += measure(large, options.rounds, tile_chains())
     levels, left = check(photos), deferred(photos, options.rounds)
     if options.json:
         print(json.dumps({"rows": rows, "deferred": left, "levels": levels, "images": len(photos)}))

@@ -145,6 +145,7 @@ class DetectionDataModule(LightningDataModule, ABC):
             )
         self.tile_sampling = tile_sampling or TileSampling()
         self._items: TileItems | None = None
+        self._tiles_logged = False
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
         first = build_transform(train_transform, input, flip_both, photometric, min_box_side)
         self._transforms = schedule_transforms(first, later_transforms or ())
@@ -341,6 +342,10 @@ class DetectionDataModule(LightningDataModule, ABC):
         dataset = self.training_dataset()
         sampler = self._sampler(dataset)
         self._log_padding(sampler, dataset)
+        if self.tile_items is not None and not self._tiles_logged:
+            self._tiles_logged = True
+            for line in self.tile_items.lines():
+                _log.info("%s", line)
         return StepLoader(
             dataset,
             sampler,

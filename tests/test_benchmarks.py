@@ -210,8 +210,16 @@ def test_data_transforms():
     found = rows("data_transforms.py", "--rounds", "1")
     chains = [row["chain"] for row in found]
     assert chains.count("DETR train") == 4
-    assert set(chains) == {"DETR train", "DETR val", "RT-DETR train", "RT-DETR val"}
+    official = {"DETR train", "DETR val", "RT-DETR train", "RT-DETR val"}
+    assert set(chains) == {*official, "RT-DETR train, 2000x1500"}
     assert all(row["ms"] > 0 and row["ratio"] > 0 for row in found)
+
+
+@pytest.mark.slow
+def test_tiles():
+    lines = output("tiles.py", "memory", "--images", "12").splitlines()
+    assert {"tiles", "MB", "ms"} == set(json.loads(lines[0]))
+    assert lines[-1].startswith("| 12 |")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from datamodules.base import DetectionDataModule
-from datamodules.loading.datasets import read_image
+from datamodules.loading.pictures import read_image
 from zoo.contract.batch import Batch, Sample, collate
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector

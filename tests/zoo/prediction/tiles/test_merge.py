@@ -105,8 +105,10 @@ def test_identical_neighbours_that_fill_the_image_all_stay(side, gap, overlap):
     assert own == {tuple(round(float(v), 2) for v in box) for _, box in objects}
 
 
-def test_neighbours_that_overlap_by_half_all_stay():
-    objects = [(0, (x, 90.0, x + 24, 114.0)) for x in np.arange(0, 370, 12.0)]
+@pytest.mark.parametrize("step", [12.0, 8.0, 5.0])
+def test_neighbours_that_overlap_all_stay(step):
+    """By up to four fifths: two views of one object overlap no more than two objects of one view."""
+    objects = [(0, (x, 90.0, x + 24, 114.0)) for x in np.arange(0, 370, step)]
     assert_each_once(merged(objects, least=0.3), objects, 0.9)
 
 
