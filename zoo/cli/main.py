@@ -383,6 +383,43 @@ def _score(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Registered name, checkpoint, run folder or exported file.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Folder or address.")] = None,
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="COCO results, instead of a model.")
+    ] = None,
+    precision_at: Annotated[
+        float | None,
+        typer.Option(
+            "--precision-at", help="Thresholds with this precision, e.g. 0.9, instead of the best F1."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the page; default mlruns/scores/MODEL.SPLIT.")
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """AP of a model, and why it is what it is: one page, report.html, that needs no network."""
+    from zoo.runs.reports.of_model import evaluate_with_report
+    from zoo.runs.threads import chosen
+
+    if data is None:
+        raise ValueError("evaluate on which images? zoo evaluate MODEL --data DIR")
+    console = Console(as_json)
+    with chosen(console):
+        numbers = evaluate_with_report(
+            model, data, split=split, predictions=predictions, precision=precision_at,  # type: ignore[arg-type]
+            output=output, registry=registry, console=console,
+        )  # fmt: skip
+    console.result(numbers)
+
+
+@app.command()
 def predict(
     context: typer.Context,
     items: Annotated[

@@ -38,13 +38,13 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
     unseen = "so damaged images and copies between splits stay unseen"
     if any(index.store is not None for index in splits.values()):
         return [], [f"images: inside shards, not looked at, {unseen}; `{way}` finds them"]
-    if number > MOST_IMAGES or _size(data) > MOST_BYTES:
+    if is_large(data):
         limit = f"more than {MOST_IMAGES} or {MOST_BYTES >> 20} MB"
         return [], [f"images: {number}, {limit}, not looked at, {unseen}; `{way}` finds them"]
     if not is_rank_zero():
         return [], []
     start = time.monotonic()
-    faults = _found(data)
+    faults = image_faults_of(data)
     broken = [f for f in faults if f.kind == "corrupt_image"]
     if broken and not data.skip_broken:
         shown = "\n".join(f"  {f}" for f in broken[:_SHOWN])
@@ -64,6 +64,11 @@ def image_check(data: DetectionDataModule, place: str) -> tuple[list[Fault], lis
     return [replace(f, severity="warning") for f in faults if f.severity != "note"], notes
 
 
+def is_large(data: DetectionDataModule) -> bool:
+    """Whether decoding all images takes more time than a check in passing may."""
+    return sum(map(len, data.read().splits.values())) > MOST_IMAGES or _size(data) > MOST_BYTES
+
+
 def _size(data: DetectionDataModule) -> int:
     """Bytes of all image files; a missing one is reported when it is decoded."""
     total = 0
@@ -76,8 +81,20 @@ def _size(data: DetectionDataModule) -> int:
     return total
 
 
-def _found(data: DetectionDataModule) -> list[Fault]:
+def image_faults_of(data: DetectionDataModule) -> list[Fault]:
+    """What the pixels of all images show: damage, copies. Once found in a process, they are known."""
     from datamodules.doctor import image_faults, probe_splits
 
-    splits = data.read().splits
-    return image_faults(splits, probe_splits(splits, None, None))[0]
+    digest = data.digest()
+    if digest not in _known:
+        splits = data.read().splits
+        _known[digest] = image_faults(splits, probe_splits(splits, None, None))[0]
+    return _known[digest]
+
+
+def known_image_faults(data: DetectionDataModule) -> list[Fault]:
+    """Those that `image_faults_of` has found before in this process; no image is read."""
+    return _known.get(data.digest(), [])
+
+
+_known: dict[str, list[Fault]] = {}  # by the digest of the data

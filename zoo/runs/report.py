@@ -25,6 +25,7 @@ from zoo.prediction.masks import PanopticRule, sizes_without_padding
 from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
 from zoo.runs.console import Console, counted, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
+from zoo.runs.reports.of_run import report_of_run
 from zoo.runs.run_folder import METRICS_FILE, RECIPE_FILE
 from zoo.runs.tracked import hardware
 from zoo.runs.train import TrainedRun, saver_of
@@ -38,9 +39,10 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     """Evaluates the best checkpoint, writes pictures and metrics.json, and prints where everything is."""
     loggers, run.trainer.loggers = run.trainer.loggers, []  # the run's curves hold the training alone
     run.trainer.limit_val_batches = run.trainer.limit_test_batches = 1.0  # the final scores are of all images
-    scores = {}
+    scores, evaluations = {}, {}
     for name in splits:
         scores[name] = score_split(name, run.trainer, run.module, run.data, console)
+        evaluations[name] = run.module.val_ap.evaluation()
         saver_of(run.trainer).obey_if_any_asked(run.trainer)
     run.stop.apart = True  # the first process does the rest
     run.trainer.loggers = loggers
@@ -62,8 +64,12 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
         return document
     pictures = [write_curves(run, scores), write_gallery(run)]
     run.stop.obey_if_asked()
+    pages = [report_of_run(run, n, evaluations[n], scores[n], document["hardware"]) for n in splits]
+    document["thresholds"] = pages[0].numbers["threshold"]  # of val: test is not there to choose by
     path = write_metrics(document, run.folder)
     if run.tracker is not None:
+        for written in pages:
+            run.tracker.log_artifact(written.page)
         for picture in pictures:
             run.tracker.log_figure_file(picture)
         run.tracker.log_artifact(path)
@@ -74,6 +80,10 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     console.say(f"curves      {pictures[0]}")
     console.say(f"gallery     {pictures[1]}")
     console.say(f"metrics     {path}")
+    for written in pages:
+        console.say(f"report      {written.page}")
+    for sentence in pages[-1].numbers["why"][:2]:
+        console.say(f"  {sentence}")
     return document
 
 

@@ -1,0 +1,1 @@
+"""Reports of trainings, of models on data, and of two models."""
