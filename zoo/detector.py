@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -26,7 +27,7 @@ from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
 from zoo.prediction.tiles.merge import CREDIBLE
 from zoo.prediction.tiles.views import detect_in_tiles
-from zoo.registry.manifest import Manifest
+from zoo.registry.manifest import Manifest, Thresholds
 from zoo.registry.pull import Pulled
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
 from zoo.runtimes.module import exported_module, open_session
@@ -53,6 +54,7 @@ class Prediction:
         panoptic_threshold: the score above which a query may be a segment.
         tiles: how the image was cut; None if it was looked at as a whole.
         views: tiles, and the whole image.
+        class_thresholds: of classes that have another threshold than `threshold`, by their names.
         file: the image, if it was given by its path; a notebook shows it with what was found.
     """
 
@@ -70,6 +72,7 @@ class Prediction:
     tiles: Tiles | None = None
     views: int = 1
     file: str | None = field(default=None, compare=False)
+    class_thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -94,6 +97,8 @@ class Prediction:
         if self.tiles is not None:
             cut = {"size": list(self.tiles.size), "overlap": self.tiles.overlap, "views": self.views}
             document["tiles"] = cut
+        if self.class_thresholds:
+            document["class_thresholds"] = dict(self.class_thresholds)
         if self.panoptic is not None:
             document["panoptic"] = {"threshold": self.panoptic_threshold, "segments": self._segments()}
         return document
@@ -140,7 +145,8 @@ class Prediction:
         rgb = read_rgb(image, allow_private)
         if self.panoptic is not None:
             return paint_panoptic(rgb, self.panoptic, self.label_map)
-        return paint_detections(rgb, self.to_detections(), self.label_map, self.threshold)
+        lowest = min([self.threshold, *self.class_thresholds.values()])
+        return paint_detections(rgb, self.to_detections(), self.label_map, lowest)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows; its text where there is no file to read the image from."""
@@ -166,6 +172,17 @@ class Detector:
         self.label_map: LabelMap = module.label_map
         self.input: InputContract = module.input
         self.manifest = manifest
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Those of the manifest, from which detections are shown by default; None: `DEFAULT_THRESHOLD` holds."""
+        given = None if self.manifest is None else self.manifest.thresholds
+        return given if isinstance(given, Thresholds) else None
+
+    @property
+    def default_threshold(self) -> float:
+        """From which detections are shown, but those of classes in `thresholds.classes`."""
+        return DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds.all
 
     @property
     def runtime(self) -> str:
@@ -242,8 +259,9 @@ class Detector:
             image: path, http(s) address or data URI; encoded bytes; PIL image; numpy array of uint8 [h, w, 3] in
                 RGB order (OpenCV's BGR is turned by `image[:, :, ::-1]`) or grey [h, w]; tensor of uint8 RGB
                 [3, h, w]. A list of these gives a list of predictions.
-            threshold: in [0, 1]. None is 0.3 for detections, and for panoptic segments the threshold of the
-                model's own rule, which is higher (0.85 in the published models); a number holds for both.
+            threshold: in [0, 1]. None is what the manifest says, by class where it does, or else 0.3; and for
+                panoptic segments the threshold of the model's own rule, which is higher (0.85 in the published
+                models). A number holds for all.
             tiles: side in pixels of the image, or (height, width): the image is cut into tiles, each and the whole
                 image are looked at, and what is found is merged over the seams. None: as the model was trained;
                 `none`: not at all.
@@ -257,14 +275,18 @@ class Detector:
                 none or of a model that predicts masks.
         """
         cut = self.tiles_of(tiles, tile_overlap)
-        lowest = DEFAULT_THRESHOLD if threshold is None else threshold
+        lowest = self.default_threshold if threshold is None else threshold
         if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
             raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
         if isinstance(image, (list, tuple)):
             given = NO_TILES if cut is None else cut
             return [self.predict(one, threshold, tiles=given, allow_private=allow_private) for one in image]
         rgb = read_rgb(image, allow_private)
-        found = self._predict(rgb, lowest, threshold) if cut is None else self._in_tiles(rgb, cut, lowest)
+        own = {} if threshold is not None or self.thresholds is None else self.thresholds.classes
+        if cut is None:
+            found = self._predict(rgb, lowest, own, threshold)
+        else:
+            found = self._in_tiles(rgb, cut, lowest, own)
         is_file = isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
         return replace(found, file=os.path.abspath(image)) if is_file else found
 
@@ -286,28 +308,32 @@ class Detector:
         refuse_masks_in_tiles(self.module, self.name)
         return tiles
 
-    def _in_tiles(self, rgb: Image.Image | Tensor, tiles: Tiles, lowest: float) -> Prediction:
+    def _in_tiles(
+        self, rgb: Image.Image | Tensor, tiles: Tiles, usual: float, own: Mapping[str, float]
+    ) -> Prediction:
         device = self.module.device
         at_once = _TILES_AT_ONCE if device.type != "cpu" and self.runtime == "pytorch" else 1
         detections, views = detect_in_tiles(
             rgb, self.input.with_tiles(tiles), lambda batch: self.module.detect(batch.to(device)), at_once=at_once,
-            lowest=CREDIBLE * lowest,
+            lowest=CREDIBLE * min([usual, *own.values()]),
         )  # fmt: skip
-        return replace(self._named(detections, lowest, _size(rgb)), tiles=tiles, views=views)
+        return replace(self._named(detections, usual, own, _size(rgb)), tiles=tiles, views=views)
 
-    def _predict(self, rgb: Image.Image | Tensor, lowest: float, threshold: float | None) -> Prediction:
+    def _predict(
+        self, rgb: Image.Image | Tensor, usual: float, own: Mapping[str, float], threshold: float | None
+    ) -> Prediction:
         height, width = _size(rgb)
         resized = self.input.resize_image(rgb)
         sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
         device = self.module.device
         batch = collate([sample]).to(device)
         if self.module.instances is None:
-            return self._named(self.module.detect(batch)[0], lowest, (height, width))
+            return self._named(self.module.detect(batch)[0], usual, own, (height, width))
         predictions = self.module.predictions(batch)
         sizes = sizes_without_padding(batch)
-        above = queries_above(predictions, lowest)
+        above = queries_above(predictions, min([usual, *own.values()]))
         detections = self.module.instances(above, sizes, batch.original_sizes)[0]
-        found = self._named(detections, lowest, (height, width))
+        found = self._named(detections, usual, own, (height, width))
         rule = self.module.panoptic
         if rule is None:
             return found
@@ -319,7 +345,9 @@ class Detector:
             panoptic_threshold=rule.score_threshold,
         )
 
-    def _named(self, detections: Detections, threshold: float, size: tuple[int, int]) -> Prediction:
+    def _named(
+        self, detections: Detections, threshold: float, own: Mapping[str, float], size: tuple[int, int]
+    ) -> Prediction:
         """Names and source ids; a head index that no class has (a hole of raw ids) is left out."""
         scores, heads, boxes = (t.detach().cpu() for t in detections[:3])
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
@@ -330,7 +358,7 @@ class Detector:
             for row, (score, head, box) in enumerate(
                 zip(scores.tolist(), heads.tolist(), boxes.tolist(), strict=True)
             )
-            if score >= threshold and head in source
+            if head in source and score >= own.get(names[head], threshold)
         ]
         masks = detections.masks
         return Prediction(
@@ -343,6 +371,7 @@ class Detector:
             model=self.name,
             label_map=self.label_map,
             masks=None if masks is None else [_plain(masks[row]) for row, _, _, _ in rows],
+            class_thresholds=own,
         )
 
 

@@ -420,6 +420,31 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(help="Registered name, checkpoint, run folder, exported file, results.json.")
+    ],
+    second: Annotated[str, typer.Argument(help="Likewise.")],
+    data: Annotated[str, typer.Option("--data", help="Folder or address.")],
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder of the page; default mlruns/scores/FIRST.and.SECOND.SPLIT."),
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Which of two models is better on the same images, at which classes, and where they disagree."""
+    from zoo.runs.reports.of_two import compare as run
+    from zoo.runs.threads import chosen
+
+    console = Console(as_json)
+    with chosen(console):
+        found = run(first, second, data, split=split, output=output, registry=registry, console=console)  # type: ignore[arg-type]
+    console.result(found)
+
+
+@app.command()
 def predict(
     context: typer.Context,
     items: Annotated[
@@ -438,8 +463,8 @@ def predict(
             "--threshold",
             min=0.0,
             max=1.0,
-            help="Lowest score. Default: 0.3 for boxes and their masks; for panoptic segments what the model's "
-            "rule says (0.85 as published), which a number given here replaces.",
+            help="Lowest score. Default for boxes and their masks: what the model's manifest says, else 0.3; for "
+            "panoptic segments what the model's rule says (0.85 as published). A number given here replaces both.",
         ),
     ] = None,
     output: Annotated[

@@ -193,6 +193,19 @@ class MeasuredScores(_Block, kw_only=True, frozen=True):
     hardware: str = ""
 
 
+class Thresholds(_Block, kw_only=True, frozen=True):
+    """Scores from which detections are shown unless a person asks for others, chosen on images with known objects.
+
+    `classes` has those of classes with enough objects to choose by; of the others `all` holds.
+    """
+
+    chosen_for: Words  # e.g. `best F1`
+    split: Words  # of the data that they were chosen on
+    iou: Fraction = 0.5  # of a right detection
+    all: Fraction
+    classes: dict[str, Fraction] = {}
+
+
 class DataBlock(_Block, kw_only=True, frozen=True):
     """The training data."""
 
@@ -231,6 +244,7 @@ class Manifest(_Block, kw_only=True, frozen=True):
     lineage: Lineage = Lineage()
     published: PublishedScores | None = None
     measured: MeasuredScores | None = None
+    thresholds: Thresholds | msgspec.UnsetType = msgspec.UNSET
     params: Count | None = None
     macs: Count | None = None
     counted: str = ""  # how params and macs were counted
@@ -315,6 +329,10 @@ def check_manifest(manifest: Manifest) -> None:
     labels, width = manifest.labels(), manifest.model.init_args.get("num_classes")
     if width is not None and width != labels.num_classes:
         raise ValueError(f"model.init_args.num_classes is {width}, label_map is for {labels.num_classes}")
+    if not isinstance(manifest.thresholds, msgspec.UnsetType):
+        unknown = sorted(manifest.thresholds.classes.keys() - {*labels.names})
+        if unknown:
+            raise ValueError(f"thresholds.classes names {unknown[0]!r}, which is no class of label_map")
     if len(manifest.input.mean) != len(manifest.input.std) or len(manifest.input.mean) not in (0, 3):
         raise ValueError("input.mean and input.std must both have three values, or none")
 

@@ -29,6 +29,7 @@ from zoo.registry.manifest import (
     MeasuredScores,
     ModelBlock,
     Origin,
+    Thresholds,
     TrainedBy,
 )
 from zoo.registry.names import check_alias, check_name, logged_model_name
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MEASURED_FILE = "measured.json"  # artifact of a run: the fields of MeasuredScores but run and git_commit
+# artifact of a run: the fields of MeasuredScores but run and git_commit; and those of Thresholds
+MEASURED_FILE = "measured.json"
 RECIPE_FILE = "recipe.yaml"
 _LONGEST_PARAM = 5000  # of a model in MLflow; one of a run may be longer
 
@@ -103,6 +105,7 @@ def publish(
     tracking_uri: str | None = None,
     run_id: str | None = None,
     measured: Mapping[str, Any] | None = None,
+    thresholds: Mapping[str, Any] | None = None,
     license: str | None = None,
     parent: str | None = None,
     data_name: str | None = None,
@@ -124,6 +127,7 @@ def publish(
         measured: scores of exactly these weights: fields of `MeasuredScores` except run and git_commit. By
             default the run's artifact `measured.json`, else the run's validation metrics at the
             checkpoint's step.
+        thresholds: fields of `Thresholds`; None is what the run's artifact `measured.json` says.
         license: of the weights, as you state it; None is the parent's.
         parent: name of the model that training started from, whose terms the weights inherit; None is what the
             run's recipe says.
@@ -151,8 +155,12 @@ def publish(
     begun_from, trained_on = _of_recipe(recipe or (run.recipe if run is not None else None))
     parent, data_name = parent or begun_from, data_name or trained_on or "custom"
     scores = _measured(run, measured, data_name)
+    if thresholds is None and run is not None and run.scores is not None:
+        thresholds = run.scores.get("thresholds")
     terms = _terms(released, parent, registry, license, (data_name, data_terms or not_stated()))
     manifest = _manifest(released, name, run, scores, terms, parent, (data_name, data_split))
+    if thresholds is not None:
+        manifest = msgspec.structs.replace(manifest, thresholds=_thresholds(thresholds))
     store = LocalRegistry(registry)
     before = store.versions(name)
 
@@ -267,6 +275,7 @@ def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str)
     scores = dict(given) if given is not None else (run.scores if run is not None else None)
     if scores is None:
         return None
+    scores.pop("thresholds", None)  # a block of its own
     ap = scores.get("AP")
     if ap is None or math.isnan(ap):
         log.warning("the manifest has no measured scores: there was nothing to score")
@@ -286,6 +295,13 @@ def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str)
         return msgspec.convert({**defaults, **scores, **facts}, MeasuredScores)
     except msgspec.ValidationError as error:
         raise ValueError(f"measured scores: {error}") from error
+
+
+def _thresholds(given: Mapping[str, Any]) -> Thresholds:
+    try:
+        return msgspec.convert(dict(given), Thresholds)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"thresholds: {error}") from error
 
 
 def _of_recipe(text: str | None) -> tuple[str | None, str | None]:

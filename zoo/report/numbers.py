@@ -74,6 +74,19 @@ def thresholds(given: Given) -> dict[str, Any]:
     }
 
 
+def for_manifest(chosen: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+    """The fields of `zoo.registry.manifest.Thresholds`; None where there is no best threshold."""
+    if chosen["chosen"] is None:
+        return None
+    return {
+        "chosen_for": chosen["for"],
+        "split": split,
+        "iou": chosen["iou"],
+        "all": chosen["chosen"]["threshold"],
+        "classes": {name: point["threshold"] for name, point in chosen["classes"].items()},
+    }
+
+
 def _point(point: OperatingPoint | None) -> dict[str, float] | None:
     return None if point is None else dataclasses.asdict(point)
 

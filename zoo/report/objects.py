@@ -91,8 +91,11 @@ def seen_sides(given: Given) -> Floats:
     boxes = data.annotations[:, 2:4]
     if given.contract is None:
         return boxes.min(axis=1) if len(boxes) else np.zeros(0)
-    seen = np.array([given.contract.resized_size(h, w) for h, w in data.images[:, 1:].tolist()])
-    scale = seen.reshape(-1, 2) / np.maximum(data.images[:, 1:], 1)
+    views = data.images[:, 1:]
+    if given.contract.tiles is not None:  # as its tiles are seen
+        views = np.minimum(views, given.contract.tiles.size)
+    seen = np.array([given.contract.resized_size(h, w) for h, w in views.tolist()])
+    scale = seen.reshape(-1, 2) / np.maximum(views, 1)
     resized = boxes * scale[data.annotation_image][:, ::-1]
     return resized.min(axis=1) if len(boxes) else np.zeros(0)
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from datamodules.images.files import SUFFIXES, list_images
 from zoo.contract.segments import Segment
-from zoo.detector import DEFAULT_THRESHOLD, Detector, GivenTiles, Prediction
+from zoo.detector import Detector, GivenTiles, Prediction
 from zoo.prediction.image_input import read_rgb
+from zoo.registry.manifest import Thresholds
 from zoo.runs.console import Console, counted
 from zoo.runs.prediction_files import PredictionFiles
 from zoo.storage.durable import write_json
@@ -76,6 +77,8 @@ def predict(
     given_tiles = {"tiles": tiles, "tile_overlap": tile_overlap}
     cut: dict[str, Any] = {name: value for name, value in given_tiles.items() if value is not None}
     output.mkdir(parents=True, exist_ok=True)
+    if threshold is None and detector.thresholds is not None:
+        console.say(threshold_line(detector.thresholds))
     documents, files = [], PredictionFiles(output)
     used: set[str] = set()
     for given in images:
@@ -108,7 +111,7 @@ def predict(
     files_written = {kind: str(path) for kind, path in files.write().items()}
     result = {
         "model": detector.name,
-        "threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
+        "threshold": detector.default_threshold if threshold is None else threshold,
         "predictions": documents,
         "unreadable": unreadable,
         "files": files_written,
@@ -121,6 +124,15 @@ def predict(
         message = f"{counted(len(unreadable), 'image')} of {len(images)} could not be read; the first: {unreadable[0]}"
         console.say(message)
     return result
+
+
+def threshold_line(chosen: Thresholds) -> str:
+    """From which score detections are shown, and why."""
+    own = f", its own for {len(chosen.classes)} of the classes" if chosen.classes else ""
+    return (
+        f"threshold   {chosen.all:.3f}{own}: the {chosen.chosen_for} on {chosen.split}, as the manifest says; "
+        "--threshold N takes its place"
+    )
 
 
 def say(given: GivenImage, prediction: Prediction, painted: Path, console: Console) -> None:

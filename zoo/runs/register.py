@@ -107,6 +107,7 @@ def register(
         registry=registry,
         run_id=run_id,
         measured=_without_step(measured(document, split)) if accountable else None,
+        thresholds=document["thresholds"],
         parent=parent if run.recipe["init_from"]["source"] == parent else None,
         data_name=Path(run.recipe["data"]["init_args"]["root"]).name,
         once=run.module.begun.step > 0,  # of a run that is gone on with, which may have come to this before

@@ -23,6 +23,7 @@ from zoo.pictures.detections import annotations_of, compare, curves, gallery
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
 from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
+from zoo.report.numbers import for_manifest
 from zoo.runs.console import Console, counted, is_rank_zero
 from zoo.runs.mask_report import mask_fields, mask_protocols, mask_scores, mask_table
 from zoo.runs.reports.of_run import report_of_run
@@ -65,7 +66,8 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     pictures = [write_curves(run, scores), write_gallery(run)]
     run.stop.obey_if_asked()
     pages = [report_of_run(run, n, evaluations[n], scores[n], document["hardware"]) for n in splits]
-    document["thresholds"] = pages[0].numbers["threshold"]  # of val: test is not there to choose by
+    # of val: test is not there to choose by
+    document["thresholds"] = for_manifest(pages[0].numbers["threshold"], splits[0])
     path = write_metrics(document, run.folder)
     if run.tracker is not None:
         for written in pages:
@@ -73,7 +75,8 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
         for picture in pictures:
             run.tracker.log_figure_file(picture)
         run.tracker.log_artifact(path)
-        run.tracker.log_dict(measured(document, splits[-1]), "measured.json")
+        facts = measured(document, splits[-1]) | {"thresholds": document["thresholds"]}
+        run.tracker.log_dict(facts, "measured.json")
         for name in splits:  # the curves end with the last weights, which need not be the best
             run.tracker.log_metrics(best_scores(name, scores[name]), run.step)
     console.say(f"best        {run.checkpoint}  (step {run.step})")

@@ -151,4 +151,5 @@ def _of_folder(folder: Path) -> tuple[str, dict[str, Any]]:
     document = document_of(folder)
     recipe = folder / RECIPE_FILE
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
-    return document["checkpoint"], {"run_id": document["run"], "recipe": text}
+    facts = {"run_id": document["run"], "recipe": text, "thresholds": document.get("thresholds")}
+    return document["checkpoint"], facts

@@ -140,6 +140,7 @@ class FakeDetector:
         from zoo.contract.labels import LabelMap
 
         self.label_map = LabelMap.contiguous(["cat"], [17])
+        self.thresholds, self.default_threshold = None, 0.3
 
     def predict(self, image, threshold):
         from zoo.detector import Prediction

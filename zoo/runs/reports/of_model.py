@@ -57,8 +57,7 @@ def evaluate_with_report(
         raise ValueError(
             "evaluate what? zoo evaluate MODEL --data DIR, or --predictions results.json --data DIR"
         )
-    if split not in ("val", "test"):
-        raise ValueError(f"--split {split}: it is val or test")
+    refuse_split(split)
     if precision is not None and not 0 < precision <= 1:
         raise ValueError(f"--precision-at {precision}: a precision is above 0 and at most 1")
     if predictions is not None:
@@ -76,9 +75,15 @@ def evaluate_with_report(
     return written.numbers
 
 
+def refuse_split(split: str) -> None:
+    """Raises ValueError for another split than those that a model can be scored on."""
+    if split not in ("val", "test"):
+        raise ValueError(f"--split {split}: it is val or test")
+
+
 def of_model(
     model: str | Path | Detector, data: str | Path, split: Split, precision: float | None,
-    registry: str | Path | None, console: Console,
+    registry: str | Path | None, console: Console, look: bool = True,
 ) -> Given:  # fmt: skip
     """Runs the model over the split."""
     quiet()
@@ -94,13 +99,13 @@ def of_model(
     scores = score_split(split, subject.trainer, subject.module, subject.data, console)
     return given_of(
         subject.name, split, str(data), subject.module.val_ap.evaluation(), subject.data,
-        contract=subject.data.input, precision=precision, faults=faults_of(subject.data, look=True),
+        contract=subject.data.input, precision=precision, faults=faults_of(subject.data, look),
         masks=masks_in(scores),
     )  # fmt: skip
 
 
 def of_predictions(
-    file: Path, data: str | Path, split: Split, precision: float | None, console: Console
+    file: Path, data: str | Path, split: Split, precision: float | None, console: Console, look: bool = True
 ) -> Given:
     """Scores a COCO results file on the annotations of the split; no image is read but those of the page."""
     module = CustomDataModule(
@@ -121,7 +126,7 @@ def of_predictions(
         evaluation,
         module,
         precision=precision,
-        faults=faults_of(module, look=True),
+        faults=faults_of(module, look),
     )
 
 
