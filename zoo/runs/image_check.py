@@ -82,19 +82,18 @@ def _size(data: DetectionDataModule) -> int:
 
 
 def image_faults_of(data: DetectionDataModule) -> list[Fault]:
-    """What the pixels of all images show: damage, copies. Once found in a process, they are known."""
+    """What the pixels of all images show: damage, copies."""
     from datamodules.doctor import image_faults, probe_splits
 
-    digest = data.digest()
-    if digest not in _known:
-        splits = data.read().splits
-        _known[digest] = image_faults(splits, probe_splits(splits, None, None))[0]
-    return _known[digest]
+    splits = data.read().splits
+    faults = image_faults(splits, probe_splits(splits, None, None))[0]
+    _known[data.digest()] = faults
+    return faults
 
 
 def known_image_faults(data: DetectionDataModule) -> list[Fault]:
-    """Those that `image_faults_of` has found before in this process; no image is read."""
+    """What `image_faults_of` last found in this process; no image is read."""
     return _known.get(data.digest(), [])
 
 
-_known: dict[str, list[Fault]] = {}  # by the digest of the data
+_known: dict[str, list[Fault]] = {}  # by the digest of the data, which knows files by their names

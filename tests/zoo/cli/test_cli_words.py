@@ -132,7 +132,7 @@ def test_finetune_looks_for_copies_in_a_small_set(shapes):
 @pytest.mark.parametrize("limit", ["MOST_IMAGES", "MOST_BYTES"])
 def test_finetune_says_who_looks_at_a_large_set(limit, shapes, monkeypatch):
     monkeypatch.setattr(looking, limit, 3)
-    monkeypatch.setattr(looking, "_found", None)
+    monkeypatch.setattr(looking, "image_faults_of", None)
     place = f"{os.fspath(shapes)} x"
     faults, [note] = image_check(read(shapes), place)
     assert faults == []
