@@ -63,10 +63,15 @@ class _Boxes(NamedTuple):
         )  # fmt: skip
 
 
-def merge(views: Sequence[View], size: tuple[int, int]) -> Detections:
+def merge(views: Sequence[View], size: tuple[int, int], most: int | None = None) -> Detections:
     """The detections of an image of (h, w) `size`, best first, without masks.
 
     A score is the best of all that were joined, so nothing that a view finds falls below a threshold.
+
+    Args:
+        views: of the image.
+        size: of the image.
+        most: of a class that are looked at, the best; None for all.
     """
     tiles = [view.tile for view in views]
     boxes = torch.cat([view.detections.boxes_xyxy for view in views]).double().numpy()
@@ -78,7 +83,9 @@ def merge(views: Sequence[View], size: tuple[int, int]) -> Detections:
     cut = _cut(boxes, near, of_view, tiles, size)
     merged: list[tuple[int, _Boxes]] = []
     for label in np.unique(labels).tolist():
-        own = labels == label
+        own = np.flatnonzero(labels == label)
+        if most is not None and len(own) > most:
+            own = own[np.argsort(-scores[own], kind="stable")[:most]]
         seen = [1 << view for view in of_view[own].tolist()]
         found = _Boxes(boxes[own], scores[own], of_view[own], cut[own], near[own], fine[own], seen)
         merged.append((label, merge_class(found, tiles)))

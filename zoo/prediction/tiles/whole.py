@@ -10,6 +10,8 @@ from zoo.contract.tiles import Tiles
 from zoo.prediction.tiles.merge import View, merge
 from zoo.prediction.tiles.views import placed, worth_it
 
+_MOST = 2000  # of a class and image: COCO scores the best 100, and an object is in a few views
+
 
 class WholeImages:
     """Keeps the detections of an image's views until the last has come."""
@@ -44,5 +46,5 @@ class WholeImages:
                     annotations=piece.annotations,
                     pieces=None,
                 )
-                yield merge(self._views, piece.size), image
+                yield merge(self._views, piece.size, _MOST), image
                 self._views = []

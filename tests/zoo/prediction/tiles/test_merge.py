@@ -176,3 +176,15 @@ def test_the_order_of_the_views_changes_nothing_but_ties():
     one, other = merge(views, SIZE), merge(views[::-1], SIZE)
     assert torch.equal(one.scores, other.scores)
     assert torch.equal(one.boxes_xyxy, other.boxes_xyxy)
+
+
+def test_only_the_best_of_a_class_are_looked_at_where_that_is_asked_for():
+    objects = [(n % 2, (x, 40.0, x + 8, 48.0)) for n, x in enumerate(np.arange(0.0, 390, 10))]
+    views = all_views(objects, SIZE, GRID)
+    every, few = merge(views, SIZE), merge(views, SIZE, most=12)
+    assert len(every.scores) == len(objects)
+    best = {label: sorted(every.scores[every.labels == label].tolist())[-1] for label in (0, 1)}
+    for label, score in best.items():
+        own = few.scores[few.labels == label]
+        assert 0 < len(own) <= 12
+        assert own.max() == score
