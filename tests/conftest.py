@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from ctrl_c import pytest_runtest_teardown, pytest_sessionstart  # noqa: F401  hooks
+from empty_store import copied
 from nursery import Nursery
 
 import zoo
+from zoo.tracking import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 # what a developer's shell may hold and no test may see
@@ -27,6 +29,7 @@ def pytest_configure() -> None:
         f"the tests would test {here}, not this checkout; install it with pip install -e ."
     )
     torch.set_num_threads(1)
+    backend._touch = copied
 
 
 NURSERY = pytest.StashKey[Nursery]()

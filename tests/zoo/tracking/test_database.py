@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from empty_store import empty_database, put_empty_store
+from empty_store import empty_database, made_by_mlflow, put_empty_store
 
 from zoo.tracking import backend
 from zoo.tracking.backend import connect, experiment_id, resolve_store
@@ -100,8 +100,8 @@ def test_an_empty_store_of_a_newer_version_is_left(file):
 
 
 def test_a_database_that_the_user_names_is_made_the_same_way(tmp_path, monkeypatch):
-    place, touch = tmp_path / "else where", backend._touch
-    monkeypatch.setattr(backend, "_touch", lambda uri: make(uri) if ".new-store" in uri else touch(uri))
+    place = tmp_path / "else where"
+    monkeypatch.setattr(backend, "_touch", made_by_mlflow)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mine.db")
     assert new_run()
     assert [p.name for p in place.iterdir()] == ["mine.db"]
