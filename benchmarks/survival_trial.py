@@ -341,8 +341,6 @@ class Trial:
             return
         for name in names[0]:
             mine, theirs = read_checkpoint(one / name), read_checkpoint(two / name)
-            for checkpoint in (mine, theirs):  # what the training took, which a resume adds to
-                checkpoint["callbacks"].get("StopRules", {}).pop("seconds", None)
             for part in COMPARED:
                 if not same(mine[part], theirs[part]):
                     self._fault(f"{chain.name}: {part} of {name} differs")

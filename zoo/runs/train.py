@@ -40,8 +40,9 @@ from zoo.training import freezing
 from zoo.training.callbacks import History, Progress, total_steps
 from zoo.training.diagnosis import ZeroAP
 from zoo.training.module import DetectionModule
-from zoo.training.position import in_epoch_before
+from zoo.training.position import in_epoch_before, stand_after
 from zoo.training.preflight import run_preflight
+from zoo.training.restart import SecondStage
 from zoo.training.saving import BEFORE, LAST, CheckpointSaver
 from zoo.training.stop_rules import StopRules
 from zoo.training.stopping import StopRequest
@@ -363,8 +364,13 @@ def score_last_steps(
         return
     position = module.position()
     extra = position.validated  # else a signal came before a validation of the recipe's
+    if extra:
+        stand_after(trainer, position)
     with in_epoch_before(trainer, not extra and position.step_in_epoch == 0):
         trainer.validate(module, datamodule=data, verbose=False)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if not extra and isinstance(callback, StopRules | SecondStage):
+                callback.count(trainer)
     if saver.monitor is not None and saver.monitor not in trainer.callback_metrics:
         raise ValueError(
             f"checkpoint.monitor is {saver.monitor}, which was not measured; take one of "

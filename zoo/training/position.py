@@ -86,6 +86,12 @@ def validate_now(trainer: Trainer, *, of_epoch_before: bool) -> None:
         trainer.training = True
 
 
+def stand_after(trainer: Trainer, position: Position) -> None:
+    """Sets what loggers are told to that after a fit that has ended here, also where nothing was left to train."""
+    trainer.fit_loop.epoch_progress.current.completed = position.epoch + (position.step_in_epoch > 0)
+    count_logged_steps(trainer)
+
+
 def count_logged_steps(trainer: Trainer) -> None:
     """Sets the step that loggers are given: Lightning's own count of it is off by one after some resumes."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step

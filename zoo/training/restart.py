@@ -86,7 +86,12 @@ class SecondStage(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides, before the checkpoint of this moment is written."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.current_epoch < self.epoch:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.count(trainer)
+
+    def count(self, trainer: Trainer) -> None:
+        """Decides by a validation of the recipe's."""
+        if trainer.current_epoch < self.epoch:
             return
         saver = _saver(trainer)
         assert saver is not None

@@ -108,8 +108,16 @@ class StopRules(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts, before the checkpoint of this moment is written."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self.count(trainer)
+        if self.stopping.patience is not None:
+            self._decide(trainer)
+
+    def count(self, trainer: Trainer) -> None:
+        """Counts a validation of the recipe's."""
         saver = trainer.checkpoint_callback
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not isinstance(saver, CheckpointSaver):
+        if not isinstance(saver, CheckpointSaver):
             return
         score, sign = saver.score(trainer), 1 if saver.mode == "max" else -1
         ahead = math.inf if self.better is None else sign * (score - self.better)
@@ -117,8 +125,6 @@ class StopRules(Callback):
             self.better, self.waited = score, 0
         else:
             self.waited += 1
-        if self.stopping.patience is not None:
-            self._decide(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""

@@ -20,7 +20,9 @@ from zoo.runs.train import score_last_steps
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.training.callbacks import History, Progress
 from zoo.training.position import Position
+from zoo.training.restart import SecondStage
 from zoo.training.saving import BEFORE, LAST, CheckpointSaver
+from zoo.training.stop_rules import Stopping, StopRules
 from zoo.training.stopping import StopRequest
 
 
@@ -61,14 +63,24 @@ class Scores(L.Callback):
 
 
 def fit(
-    shapes, folder, *, batch_size=8, resume=None, journal=None, scores=None, saver=None, said=None, **options
+    shapes,
+    folder,
+    *,
+    batch_size=8,
+    resume=None,
+    journal=None,
+    scores=None,
+    saver=None,
+    said=None,
+    more=(),
+    **options,
 ):
     """A tiny training into `folder`: 4 steps an epoch, of 8 images; (module, trainer, saver, journal)."""
     folder.mkdir(exist_ok=True)
     saver = saver or CheckpointSaver(monitor="val/mine")
     saver.folder = folder
     journal = journal or Journal()
-    callbacks = [Scores(scores or [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), journal]
+    callbacks = [Scores(scores or [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), journal, *more]
     if said is not None:
         callbacks.append(Progress(said.append, bar=False))
     run = trainer(
@@ -367,6 +379,38 @@ def test_the_last_validation_that_is_made_up_for_is_recorded_in_its_epoch(shapes
     assert logged["cut"] == logged["whole"] == [(3, 0), (7, 1)]
 
 
+@pytest.mark.parametrize(("steps", "epoch"), [(3, 1), (4, 1)])
+def test_a_validation_beyond_the_recipes_is_recorded_the_same_when_a_resume_does_it(
+    shapes, tmp_path, steps, epoch
+):
+    options = {"max_epochs": -1, "max_steps": steps, "check_val_every_n_epoch": 2}
+    logger = Scored()
+    module, run, *_ = fit(shapes, tmp_path / "run", logger=logger, **options)
+    score_last_steps(run, module, run.datamodule, History())
+    fit(shapes, tmp_path / "cut", **options)  # it is killed before that validation
+    module, run, *_ = fit(shapes, tmp_path / "cut", resume=tmp_path / "cut" / LAST, logger=logger, **options)
+    score_last_steps(run, module, run.datamodule, History())
+    assert logger.steps == [(steps, epoch)] * 2
+
+
+def test_a_validation_that_is_made_up_for_counts_for_the_rules_that_end_a_training(shapes, tmp_path):
+    """Else a run that is given more epochs would wait for one more."""
+    counted = []
+    for resume in (None, tmp_path / LAST):
+        rules, stage = StopRules(Stopping()), SecondStage(0)
+        journal = Journal(("val begins", 0, 4), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        if resume is None:
+            with pytest.raises(SIGTERMException):
+                fit(shapes, tmp_path, journal=journal, more=[rules], max_epochs=1)
+        else:
+            module, run, *_ = fit(shapes, tmp_path, resume=resume, scores=[0.25], more=[rules], max_epochs=1)
+            run.callbacks.append(stage)
+            score_last_steps(run, module, run.datamodule, History())
+        counted.append((rules.waited, rules.better))
+    assert counted == [(0, None), (0, 0.25)]
+    assert stage.streak == 0.25
+
+
 def test_two_resumes_in_a_row_from_the_end_of_an_epoch_change_nothing(shapes, tmp_path):
     *_, whole = fit(shapes, tmp_path / "whole", max_epochs=3)
     lines = []
@@ -385,7 +429,7 @@ def rates(path: Path) -> list[float]:
 def test_more_epochs_follow_the_schedule_of_all_of_them_and_say_so(
     shapes, tmp_path, monkeypatch, caplog, decay
 ):
-    """A cosine over 8 steps has fallen to its end; over 16 it stands in the middle. A constant rate stays."""
+    """A cosine over 4 steps has fallen to its end; over 8 it stands in the middle. A constant rate stays."""
     small = build
 
     def with_decay():
@@ -394,15 +438,15 @@ def test_more_epochs_follow_the_schedule_of_all_of_them_and_say_so(
         return module
 
     monkeypatch.setattr("test_saving.build", with_decay)
-    fit(shapes, tmp_path / "run")
+    fit(shapes, tmp_path / "run", max_epochs=1)
     short = rates(tmp_path / "run" / LAST)
-    fit(shapes, tmp_path / "run", resume=tmp_path / "run" / LAST, max_epochs=4)
-    fit(shapes, tmp_path / "long", max_epochs=4)
+    fit(shapes, tmp_path / "run", resume=tmp_path / "run" / LAST)
+    fit(shapes, tmp_path / "long")
     assert rates(tmp_path / "run" / LAST) == rates(tmp_path / "long" / LAST)
     said = [r.getMessage() for r in caplog.records if "another one than the checkpoint's" in r.getMessage()]
     assert len(said) == (decay == "cosine")
     if said:
-        assert "(now 16 steps): from step 8 on lr" in said[0]
+        assert "(now 8 steps): from step 4 on lr" in said[0]
         assert f"lr {short[0]:.3g} -> " in said[0]
 
 
