@@ -102,6 +102,7 @@ def test_inference(family):
     assert found[0]["ratio_range"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_gpu():
     """Every part gives rows without an error, each in a process of its own."""
     found = document("gpu.py", "--tiny")

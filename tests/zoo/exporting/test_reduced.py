@@ -141,6 +141,7 @@ def test_a_search_evaluates_its_source_once(tmp_path, monkeypatch):
         asked.append(detector.runtime)
         return evaluate(detector, *rest)
 
+    monkeypatch.setattr("zoo.runs.export.exported", lambda *arguments, **options: graphs())
     monkeypatch.setattr("zoo.runs.certify.evaluated", evaluated)
     monkeypatch.setattr("zoo.runs.export.evaluated", evaluated)
     monkeypatch.setattr(certificate, "judged", lambda *a: ["no"] if len(asked) < 4 else judge(*a))

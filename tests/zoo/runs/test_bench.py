@@ -193,11 +193,11 @@ def test_a_file_is_made_for_every_number_of_layers(two_layers, capsys, monkeypat
 
     monkeypatch.setattr("zoo.runs.bench_cases.exported", graphs)
     found = document(
-        capsys, two_layers, "--batch-sizes", "1,2", "--decoder-layers", "1,2", runtimes="onnxruntime,openvino"
+        capsys, two_layers, "--batch-sizes", "2", "--decoder-layers", "1,2", runtimes="onnxruntime,openvino"
     )
     assert seen == [(1, 1, True), (2, 2, True)]
     assert {row["model"] for row in found["rows"]} == {two_layers}
-    ways = [("ONNX Runtime", 1), ("ONNX Runtime", 2), ("OpenVINO", 1), ("OpenVINO", 2)]
+    ways = [("ONNX Runtime", 2), ("OpenVINO", 2)]
     assert [(row["runtime"], row["batch_size"]) for row in found["rows"]] == ways * 2
 
 

@@ -54,7 +54,14 @@ def build(model, data, **choices):
     return recipe, notes
 
 
-@pytest.mark.parametrize("model", list(SMALL))
+@pytest.mark.parametrize(
+    "model",  # of the two of one network the harder one; the other with -m slow
+    [
+        "detr_r50",
+        pytest.param("deformable_detr_r50", marks=pytest.mark.slow),
+        "deformable_detr_r50_two_stage",
+    ],
+)
 def test_from_a_folder_to_a_registered_model(shapes, capsys, model):
     arguments = ["finetune", model, "--data", str(shapes), "--weights", "random", "--max-steps", "2"]
     arguments += [
