@@ -390,7 +390,6 @@ def finished(monkeypatch, saver, signal_after=None):
 
     monkeypatch.setattr(report, "score_split", lambda *arguments: {})
     monkeypatch.setattr(report, "hardware", hardware)
-    monkeypatch.setattr(ending, "say_page", lambda *arguments: None)
     return ending.finish(run, None, Silent())
 
 
