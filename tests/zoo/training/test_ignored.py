@@ -7,7 +7,8 @@ import torch
 
 from zoo.architectures.detr import SoftmaxLabelTerm
 from zoo.contract.batch import OutputSet, Predictions, Step, Targets
-from zoo.training.criterion import LabelTerm, SetCriterion
+from zoo.training.criterion import LabelTerm, MatchedSet, SetCriterion
+from zoo.training.ignored import logits_to_learn
 from zoo.training.losses import MatchabilityAware, SigmoidFocal, Varifocal
 from zoo.training.matcher import HungarianMatcher, MatchCosts, focal_cost
 
@@ -76,6 +77,15 @@ def test_a_box_of_which_less_than_half_lies_in_a_region_is_background():
     _, before, _ = gradient(TERMS["focal"]())
     _, after, _ = gradient(TERMS["focal"](), beside, (1, 0, 0))
     assert torch.equal(before, after)
+
+
+def test_what_is_ignored_agrees_with_no_object():
+    logits, boxes, targets = case(torch.tensor([[0.5, 0.5, 1.0, 1.0]] * IMAGES), (1,) * IMAGES)
+    output = OutputSet("decoder", Predictions(logits, boxes))
+    matched = MatchedSet(output, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 1.0)
+    assert bool((logits_to_learn(matched, targets).sigmoid() < 1e-20).all())
+    probability = logits_to_learn(matched, targets, softmax=True).softmax(-1)
+    assert torch.equal(probability[..., -1], torch.ones_like(probability[..., -1]))
 
 
 def test_parts_of_a_batch_keep_their_regions():

@@ -59,10 +59,12 @@ def test_an_image_is_given_out_with_its_last_view_and_none_before():
 
 
 def test_an_evaluation_that_was_cut_short_leaves_nothing_for_the_next():
-    images = WholeImages()
-    objects = [(0, (5.0, 5.0, 15.0, 15.0))]
-    found, batch = next(iter(batches((150, 200), objects, 4, 0)))
+    images, objects = WholeImages(), [(0, (5.0, 5.0, 15.0, 15.0))]
+    found, batch = next(iter(batches((150, 200), [(0, (30.0, 30.0, 40.0, 40.0))], 4, 0)))
     assert list(images.add(found, batch, TILES)) == []
     images.reset()
     given = [image for one, own in batches((64, 300), objects, 4, 1) for image in images.add(one, own, TILES)]
-    assert [own.image_ids for _, own in given] == [(1,)]
+    ((detections, batch),) = given
+    assert batch.image_ids == (1,)
+    assert batch.annotations.counts == (3,)
+    assert detections.boxes_xyxy.tolist() == [list(box) for _, box in objects]
