@@ -205,15 +205,25 @@ def check_dropped(dropped: int, total: int) -> str:
 
 
 def annotated_images(data: PreflightData, number: int) -> Batch:
-    """Unaugmented images with objects, from the validation split.
+    """Unaugmented images with objects, from the validation split; of images that are cut, tiles.
 
     Raises:
         PreflightError: the split has no image with objects.
     """
     for batch in data.val_dataloader():
+        if batch.pieces is not None:
+            batch = as_images(batch)
         if sum(batch.targets.counts):
             return batch.part(0, number)
     raise PreflightError("no validation image has an object; there is nothing to overfit")
+
+
+def as_images(batch: Batch) -> Batch:
+    """Tiles as images of their own; without the whole image, whose objects may be too small to be learned."""
+    assert batch.pieces is not None
+    first = batch.pieces[0]
+    tiles = batch.part(1, len(batch)) if first.views > 1 and first.tile.size == first.size else batch
+    return replace(tiles, image_ids=tuple(range(len(tiles))), pieces=None)
 
 
 def check_overfit(

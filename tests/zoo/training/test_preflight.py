@@ -10,9 +10,16 @@ import yaml
 from datamodules.custom import CustomDataModule
 from datamodules.shapes import generate_shapes
 from zoo.contract.preprocess import InputContract
+from zoo.contract.tiles import Tiles
 from zoo.training import preflight
 from zoo.training.module import build_module
-from zoo.training.preflight import PreflightError, check_dropped, frozen_heads, run_preflight
+from zoo.training.preflight import (
+    PreflightError,
+    annotated_images,
+    check_dropped,
+    frozen_heads,
+    run_preflight,
+)
 from zoo.training.schedule import ParamRule
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "rt_detr" / "tiny.yaml"
@@ -119,3 +126,17 @@ def test_transforms_that_lose_everything_are_named():
     assert "leaves out 1 of 4 objects (25%)" in check_dropped(1, 4)
     with pytest.raises(PreflightError, match="drops all 4 objects"):
         check_dropped(4, 4)
+
+
+def test_of_images_that_are_cut_tiles_are_overfitted_as_images_of_their_own(shapes):
+    contract = InputContract(resize="stretch", size=(64, 64), tiles=Tiles(size=(64, 64), overlap=0.25))
+    data = CustomDataModule(
+        root=str(shapes), input=contract, train_transform="none", batch_size=8, eval_batch_size=8, num_workers=0, seed=0
+    )  # fmt: skip
+    data.setup("fit")
+    batch = annotated_images(data, 4)
+    assert batch.pieces is None
+    assert batch.image_ids == (0, 1, 2, 3)
+    assert set(batch.original_sizes) == {(64, 64)}, "not the whole image"
+    assert batch.annotations.counts == batch.part(0, 4).annotations.counts
+    assert sum(batch.targets.counts) > 0
