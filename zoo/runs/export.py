@@ -120,6 +120,11 @@ def export(
             for file in files_of(path):
                 file.unlink()
         put_in_place(staging, folder, lambda there: any(there.iterdir()))
+    if contract.tiles is not None:
+        console.say(
+            f"tiles       {contract.tiles}: the file takes one view; zoo.load cuts images and merges as the model "
+            "does, another program has to do it itself, with the whole image as a view too"
+        )
     say(document, folder, console)
     return document
 
