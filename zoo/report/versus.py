@@ -11,10 +11,12 @@ from zoo.evaluation.scores import or_null
 from zoo.report import pictures
 from zoo.report.given import Given
 from zoo.report.page import Written, render
+from zoo.report.words import SOME
 from zoo.storage.durable import write_atomically, write_json
 
 IMAGES = 12  # on which they disagree most, as pictures
 LISTED = 100  # of them in the numbers
+FIRST_CLASSES = 25  # rows of the table that are open
 
 
 def write_comparison(first: Given, second: Given, folder: Path) -> Written:
@@ -29,14 +31,17 @@ def write_comparison(first: Given, second: Given, folder: Path) -> Written:
     shown = [image["row"] for image in numbers["images"][:IMAGES]]
     scene = {
         "classes": [first.name_of(head) for head in sorted({*_places(first), *_places(second)})],
-        "images": [{key: value for key, value in image.items()} for image in numbers["images"][:IMAGES]],
+        "images": numbers["images"][:IMAGES],
         "pictures": {
             f"{side}{row}": _picture(given, row, {*_places(first), *_places(second)})
             for row in shown
             for side, given in (("a", first), ("b", second))
         },
     }
-    page = render("compare.html.jinja", n=numbers, scene=scene)
+    widest = max(
+        (abs(v) for row in numbers["classes"] for v in row["interval"] if v is not None), default=1.0
+    )
+    page = render("compare.html.jinja", n=numbers, scene=scene, first=FIRST_CLASSES, widest=max(widest, 0.01))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(written.file, numbers)
     write_atomically(written.page, page.encode("utf-8", "replace"))
@@ -103,7 +108,7 @@ def _plain(difference: Difference) -> dict[str, Any]:
         "second": or_null(difference.second),
         "difference": or_null(difference.value),
         "interval": [or_null(v) for v in difference.interval],
-        "clear": difference.is_clear,
+        "differs": difference.is_clear,
     }
 
 
@@ -120,7 +125,9 @@ def verdict(first: Given, second: Given, result: Comparison) -> list[str]:
         said = [f"Neither is clearly better on these {images} images: {told} may be chance."]
     else:
         said = [f"{(second if ap.value > 0 else first).model} is better: {told}."]
-    clear = [(head, d) for head, d in result.classes.items() if d.is_clear]
+    counts = {head: int(m.objects.sum()) for head, m in first.evaluation.matches.items()}
+    told_of = {head: d for head, d in result.classes.items() if counts[head] >= SOME}
+    clear = [(head, d) for head, d in told_of.items() if d.is_clear]
     for words, sign, model in (("first", -1, first), ("second", 1, second)):
         names = [
             first.name_of(h) for h, d in sorted(clear, key=lambda r: -abs(r[1].value)) if d.value * sign > 0
@@ -130,7 +137,7 @@ def verdict(first: Given, second: Given, result: Comparison) -> list[str]:
             said.append(f"The {words}, {model.model}, is clearly better at {', '.join(names[:6])}{more}.")
     if clear:
         said.append(
-            f"{len(clear)} of {len(result.classes)} classes differ clearly; of {len(result.classes)} alike "
-            f"{len(result.classes) * (1 - CONFIDENCE):.0f} would by chance."
+            f"{len(clear)} of {len(told_of)} classes with {SOME} objects or more differ clearly; of as many that are "
+            f"alike {len(told_of) * (1 - CONFIDENCE):.1f} would by chance."
         )
     return said

@@ -23,6 +23,7 @@ WHAT = {
 NUMBER = {"classification": CLASSIFICATION, "localisation": LOCALISATION, "both": BOTH,
           "duplicate": DUPLICATE, "background": ON_BACKGROUND}  # fmt: skip
 NEXT_TO_NOTHING = 0.02  # AP50 of a model that has learned next to nothing
+LOOK = " If they look right in the pictures below, the annotations are at fault, not the model."
 LITTLE = 0.01  # AP that is not worth a sentence
 MUCH_MORE = 1.5  # share among the missed, over the share among all objects, from which a trait explains them
 SOME = 10  # objects of a class from which its AP is worth a sentence
@@ -68,7 +69,8 @@ def _main_cause(given: Given, numbers: Mapping[str, Any]) -> str:
             "No single kind of error costs a point of AP50: correcting one alone would gain little, as other errors "
             "stand in its way."
         )
-    return f"Most AP is lost by {WHAT[kind]}: {_points(cost)} of AP50{_chiefly(given, kind)}."
+    look = LOOK if kind == "background" else ""
+    return f"Most AP is lost by {WHAT[kind]}: {_points(cost)} of AP50{_chiefly(given, kind)}.{look}"
 
 
 def _second_cause(given: Given, numbers: Mapping[str, Any]) -> str | None:
@@ -170,8 +172,9 @@ def _leaks(numbers: Mapping[str, Any]) -> str | None:
     found, ap = numbers["without_leaked_images"], numbers["scores"]["AP"]
     if found is None or found["AP"] is None or ap is None:
         return None
+    are = "is" if found["leaked_images"] == 1 else "are"
     return (
-        f"{found['leaked_images']} of {numbers['images']} images are in another split too: without them AP is "
+        f"{found['leaked_images']} of {numbers['images']} images {are} in another split too: without that AP is "
         f"{found['AP']:.3f} instead of {ap:.3f}."
     )
 

@@ -28,7 +28,7 @@ def test_which_is_better_and_where_they_disagree(two, capsys):
     numbers, page = json.loads(Path("out/compare.json").read_text()), Path("out/compare.html").read_text()
     said = capsys.readouterr().out
     assert numbers["AP"]["difference"] > 0
-    assert numbers["AP"]["clear"]
+    assert numbers["AP"]["differs"]
     assert "second is better: AP" in said
     assert numbers["images"][0]["only_second"] > 0
     parsed = Page(page)

@@ -341,7 +341,7 @@ def test_an_image_that_is_in_train_too_is_told_with_the_ap_of_the_others(tmp_pat
     numbers, page = evaluated(data, results_of(objects))
     assert numbers["without_leaked_images"]["leaked_images"] == 2
     assert "2 of 6 images are in another split too" in " ".join(numbers["why"])
-    assert "2 images are in another split too" in page
+    assert "2 images in another split too" in page
     leaked = next(row for row in numbers["objects_by_trait"] if row["trait"] == "leaked")
     assert leaked["objects"] == len(objects[0]) + len(objects[1])
 
