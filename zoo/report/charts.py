@@ -96,6 +96,8 @@ def _grid(x: Range, y: Range) -> Markup:
 
 def _path(points: Sequence[tuple[float, float | None]], x: Range, y: Range) -> str:
     words, pen = [], "M"
+    if sum(down is not None for _, down in points) == 1:
+        points = [point for point in points if point[1] is not None] * 2  # a dot, by its round ends
     for across, down in points:
         if down is None:
             pen = "M"

@@ -2,11 +2,13 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
+from zoo.registry.manifest import read_manifest
 from zoo.runs import recipes
 from zoo.runs.console import Console
 from zoo.runs.finetune import (
@@ -213,6 +215,25 @@ def check_what_mlflow_holds(document, client, folder, data):
     assert len(client.get_metric_history(run.info.run_id, "best/val/AP")) == 1  # the run has it once
 
 
+def check_the_report(document, run, said):
+    numbers = json.loads((run / "report.json").read_text())
+    assert numbers["scores"]["AP"] == document["val"]["AP"]
+    assert numbers["interval"]["AP"] == document["val"]["interval"]["AP"]
+    assert f"report      {run.absolute() / 'report.html'}\n" in said
+    assert numbers["why"][0] in said
+    page = (run / "report.html").read_text()
+    assert "Scores on val" in page
+    assert "global_batch_size" in page  # the recipe
+    point, manifest = (
+        numbers["threshold"]["chosen"],
+        read_manifest(Path("mlruns/registry/rt_detr_tiny.mine/1/manifest.yaml")),
+    )
+    if point is None:  # nothing is right after three steps
+        assert manifest.thresholds is msgspec.UNSET
+    else:
+        assert manifest.thresholds.all == point["threshold"] == document["thresholds"]["all"]
+
+
 def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
     arguments = ["finetune", "rt_detr_tiny", "--data", str(shapes), "--max-steps", "3", "--image-size", "64"]
     arguments += ["--name", "rt_detr_tiny.mine", "--output", "run", "--json"]
@@ -227,6 +248,7 @@ def test_from_a_folder_to_a_registered_model_that_predicts(shapes, capsys):
     assert {"recipe.yaml", "gallery.png", "curves.png", "training_images.png", "last.ckpt"} <= {
         p.name for p in run.iterdir()
     }
+    check_the_report(document, run, said.err)
     assert "zoo predict rt_detr_tiny.mine:1" in said.err
     assert "zoo alias rt_detr_tiny.mine:1 champion\n" in said.err
     assert f"mlflow ui --backend-store-uri sqlite:///{Path('mlruns/mlflow.db').absolute()}\n" in said.err

@@ -86,6 +86,9 @@ def test_box_stage_mask_stage_and_evaluation_from_the_registry(tmp_path, capsys,
     assert document["val"]["segm"]["protocol"]["iou_type"] == "segm"
     assert {"AP", "AP50", "interval", "per_class"} <= set(document["val"]["segm"])
     assert "padding: no image had any" in said.err
+    report = json.loads(Path("mask/report.json").read_text())
+    assert (report["panoptic"]["PQ"], report["segm"]["AP"]) == (scores["PQ"], document["val"]["segm"]["AP"])
+    assert "AP of masks" in Path("mask/report.html").read_text()
     assert run_command(["publish", "mask", "--name", "detr_mine.mine"]) == 0
     measured = LocalRegistry().manifest(reference("detr_mine.mine")).to_dict()["measured"]
     if measured is not None:  # there is one only in a git checkout
