@@ -89,3 +89,13 @@ def data(root: Path, images: int = 5, model: Detector | None = None) -> Path:
     }
     (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
     return root
+
+
+def certified(source: Any, path: Path, contract: InputContract, images: Path | None, *rest: Any) -> Any:
+    """The certificate of a file of the tiny model; `images` is a folder."""
+    from zoo.exporting.saving import learns
+    from zoo.runs.certify import certified
+    from zoo.runs.export_images import export_images
+
+    precision = Detector.from_exported(path).module.network.session.facts.precision
+    return certified(source, path, export_images(source, images, contract, learns("onnx", precision)), *rest)

@@ -21,12 +21,14 @@ class RefiningModule(DetectionModule):
     class_prior = PRIOR
 
     @property
-    def decoder_layers(self) -> int:
-        """See `DetectionModule.decoder_layers`."""
-        return len(self._decoder.decoder.layers)
+    def decoder_layers(self) -> int | None:
+        """See `DetectionModule.decoder_layers`; an exported file has the layers that it was made with."""
+        return None if self.runtime != "pytorch" else len(self._decoder.decoder.layers)
 
     def set_decoder_layers(self, count: int) -> int:
         """See `DetectionModule.set_decoder_layers`."""
+        if self.decoder_layers is None:
+            return super().set_decoder_layers(count)
         before: int = self._decoder.eval_layers
         self._decoder.eval_layers = count
         return before

@@ -7,14 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported_case import CONTRACT, LABELS, copied, detector, graphs, written
+from exported_case import CONTRACT, LABELS, certified, copied, detector, graphs, written
 from PIL import Image
 
 import zoo
 from zoo.cli.main import run_command
 from zoo.exporting.facts import facts_of
 from zoo.exporting.onnx import finished
-from zoo.runs.certify import certified
 from zoo.runtimes.facts import KEY, parse_facts
 from zoo.runtimes.onnx import read_graph
 
@@ -43,6 +42,14 @@ def test_a_file_finds_what_its_source_finds(file, pictures):
         assert one.size == other.size
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
         np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-2)
+
+
+def test_a_file_has_the_layers_that_it_was_made_with(file):
+    assert detector().module.decoder_layers == 1
+    module = zoo.load(file).module
+    assert module.decoder_layers is None
+    with pytest.raises(NotImplementedError, match="all its decoder layers"):
+        module.set_decoder_layers(1)
 
 
 def test_a_name_that_ends_as_an_exported_file_is_a_path(file, monkeypatch):
