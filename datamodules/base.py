@@ -236,6 +236,11 @@ class DetectionDataModule(LightningDataModule, ABC):
         digest.update(repr(data.label_map.to_dict()).encode())
         return digest.hexdigest()
 
+    def replace_split(self, name: str, index: AnnotationIndex) -> None:
+        """Takes some of the images of a split for it."""
+        data = self.read()
+        self._data = replace(data, splits={**data.splits, name: index})
+
     def image_names(self, image_ids: Sequence[int]) -> list[str]:
         """Files of training images, by their ids."""
         index = self.read().splits["train"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo.evaluation.coco_ap import Evaluation
 from zoo.evaluation.scores import or_null
-from zoo.exporting.compare import Comparison
+from zoo.exporting.compare import TIMED_RUNS, Comparison
 from zoo.exporting.facts import versions
 from zoo.exporting.limits import Limits
 from zoo.registry.hugging_face.comparison import LARGEST_SHADE
@@ -113,6 +113,11 @@ def judged(
     failures += [
         f"{what} by {value:.3g}; at most {most:g}" for what, value, most in measured if not value <= most
     ]
+    ties, compared = found["raw"]["images_with_other_queries"], found["raw"]["images"]
+    if ties > limits.tied * compared:
+        failures.append(
+            f"queries differ in {ties} of {compared} images whose detections do not; at most {limits.tied:.0%} of them"
+        )
     total = max(detections["of_source"], detections["of_file"], 1)
     if detections["unpaired"] > limits.unpaired * 2 * total:
         failures.append(
@@ -144,6 +149,11 @@ def readable(document: dict[str, Any]) -> str:
     rows = [
         ("largest difference of a logit", f"{document['raw']['logits']:.2e}", document["limits"]["logits"]),
         ("of a box, as a share of the image", f"{document['raw']['boxes']:.2e}", document["limits"]["boxes"]),
+        (
+            "images with other queries and the same detections",
+            f"{document['raw']['images_with_other_queries']} of {images['compared']}",
+            document["limits"]["tied"],
+        ),
         ("of a paired detection's score", f"{found['score']:.2e}", document["limits"]["score"]),
         ("of a paired detection's corner, pixels", f"{found['pixels']:.3f}", None),
         (
@@ -159,6 +169,12 @@ def readable(document: dict[str, Any]) -> str:
                 f", without {document['images_of_another_size']} to which its processor gives another size"
             )
         rows.append(("of a pixel after the folder's own resize, grey levels", told, LARGEST_SHADE))
+    if (segments := document.get("segments")) is not None:
+        close = segments["apart"] - segments["decided"]
+        text = (
+            f"{segments['apart']} of {segments['pixels']}, {close} where two masks are equal but for rounding"
+        )
+        rows.append(("pixels of another segment", text, None))
     for name, score in (document["scores"] or {}).items():
         if isinstance(score, dict) and score["difference"] is not None:
             band = score.get("interval")
@@ -174,6 +190,11 @@ def readable(document: dict[str, Any]) -> str:
         *(f"- {file['name']}: {file['bytes']} bytes, SHA-256 {file['sha256']}" for file in document["files"]),
         "",
         f"Compared on {images['compared']} images: {images['kind']}.",
+        *(
+            f"{title} {about['images']} images: {about['kind']}; SHA-256 {about['digest']}."
+            for title, about in (("Scored on", images.get("scored")), ("Learned from", images.get("learned")))
+            if about is not None and "images" in about
+        ),
         "",
         "| | found | limit |",
         "|---|---|---|",
@@ -189,7 +210,8 @@ def readable(document: dict[str, Any]) -> str:
             else []
         ),
         "",
-        "Milliseconds an image at batch 1, levels to detections: "
+        *search_told(document.get("search")),
+        f"Milliseconds an image at batch 1, levels to detections, median of {TIMED_RUNS} runs in turns: "
         + ", ".join(f"{name} {value:.1f}" for name, value in document["milliseconds"].items())
         + f". {document['hardware']}. "
         + ", ".join(f"{name} {number}" for name, number in document["versions"].items())
@@ -197,3 +219,21 @@ def readable(document: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def search_told(search: dict[str, Any] | None) -> list[str]:
+    """Lines that tell why parts are kept, or why none helped; nothing where all could be reduced at once."""
+    if not search or not search["costs"]:
+        return []
+    lines = [
+        "| part | share of the detections that are lost with this part alone reduced |",
+        "|---|---|",
+        *(f"| {part} | {cost:.4f} |" for part, cost in search["costs"].items()),
+        "",
+    ]
+    tried = (
+        f"- {trial['kept']} of {len(search['costs'])} parts kept in float32: "
+        + ("passed" if trial["passed"] else f"failed, {trial['failures'][0]}")
+        for trial in search["tried"]
+    )
+    return [*lines, *tried, ""]

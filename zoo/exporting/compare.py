@@ -24,6 +24,7 @@ from zoo.exporting.differences import (
 )
 from zoo.exporting.graph import DetectionGraph, recorded
 from zoo.exporting.limits import Limits
+from zoo.exporting.segments import SegmentDifference, segment_difference
 from zoo.registry.hugging_face.comparison import pixels_apart
 from zoo.registry.weights import weights_digest
 from zoo.runtimes.facts import RAW, ExportedFacts
@@ -38,13 +39,15 @@ class Comparison:
     """What the images have shown."""
 
     images: int = 0
-    raw: list[RawDifference] = field(default_factory=list)
+    raw: list[RawDifference] = field(default_factory=list)  # of the images that are not tied
+    tied: int = 0  # images, see `Limits.tied`
     detections: list[DetectionDifference] = field(default_factory=list)
     masks: float = 0.0  # largest difference of a mask's logit
     pixels: float | None = (
         None  # largest difference of a pixel in grey levels, where the file brings its own resize
     )
     other_sizes: int = 0  # images to which that gives another size, see `pixels_apart`
+    segments: list[SegmentDifference] = field(default_factory=list)  # of a model that predicts them
     worst: Batch | None = None  # the images with the largest difference of logits
     straight: Batch | None = None  # an image whose queries come in the same order in both
 
@@ -55,11 +58,16 @@ class Comparison:
             "raw": {
                 "logits": _largest(found.logits for found in self.raw),
                 "boxes": _largest(found.boxes for found in self.raw),
+                "images": self.images,
                 "images_with_queries_in_another_order": sum(found.order for found in self.raw),
+                "images_with_other_queries": self.tied,
             },
             "masks": self.masks,
             "pixels": self.pixels,
             "images_of_another_size": self.other_sizes,
+            "segments": SegmentDifference(*map(sum, zip(*self.segments, strict=True)))._asdict()
+            if self.segments
+            else None,
             "detections": {
                 "scored_at_least": SCORED,
                 "of_source": sum(found.source for found in self.detections),
@@ -131,8 +139,13 @@ def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: 
             for n in range(len(batch))
         ]
         found.masks = max(found.masks, mask_difference(mine, theirs))
-        found.raw += rows
-        found.detections += [detection_difference(*pair) for pair in pairs]
+        if source.module.panoptic is not None and theirs.masks is not None:
+            found.segments.append(segment_difference(source.module, mine, theirs, batch))
+        differences = [detection_difference(*pair) for pair in pairs]
+        ties = [tied(*both, limits) for both in zip(rows, differences, strict=True)]
+        found.raw += [row for row, tie in zip(rows, ties, strict=True) if not tie]
+        found.tied += sum(ties)
+        found.detections += differences
         found.images += len(batch)
         for n, row in enumerate(rows):
             if found.straight is None and not row.order:
@@ -154,6 +167,13 @@ def compare_resizes(
         apart = pixels_apart(picture, source.input, session.prepared(picture))
         found.other_sizes += apart is None
         found.pixels = max(found.pixels, apart or 0.0)
+
+
+def tied(raw: RawDifference, detections: DetectionDifference, limits: Limits) -> bool:
+    """Whether the queries of an image differ and its detections, of which there are some, do not."""
+    differs = raw.logits > limits.logits or raw.boxes > limits.boxes
+    same = detections.source > 0 and not detections.alone and detections.score <= limits.score
+    return differs and same
 
 
 def mask_difference(source: Predictions, file: Predictions) -> float:

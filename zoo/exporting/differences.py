@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from zoo.contract.batch import Detections
+from zoo.contract.batch import Detections, Predictions
 
 Floats = npt.NDArray[np.floating[Any]]
 SCORED = 0.05  # detections below are not paired: many lie on the edge of the best few hundred
@@ -55,15 +56,6 @@ def raw_difference(
     )
 
 
-def mean_difference(logits: tuple[Floats, Floats], boxes: tuple[Floats, Floats]) -> float:
-    """Of a logit, and of a box's coordinate as tenths of the image, over paired queries; arguments as above."""
-    if not _can_pair(*logits, *boxes):
-        return float("inf")
-    mine, theirs = paired_queries(logits, boxes)
-    apart = [np.abs(side[0][mine] - side[1][theirs]).mean() for side in (logits, boxes)]
-    return float(apart[0] + 10 * apart[1])
-
-
 def paired_queries(
     logits: tuple[Floats, Floats], boxes: tuple[Floats, Floats]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -103,6 +95,51 @@ def detection_difference(source: Detections, file: Detections) -> DetectionDiffe
             left = rows[side][~taken[side] & counted[side][rows[side]]]
             alone += [f"head index {label} with {scores[side][row]:.3f} in the {whose} only" for row in left]
     return DetectionDifference(int(counted[0].sum()), int(counted[1].sum()), alone, score, pixels)
+
+
+class Agreement:
+    """How alike the detections of two sides are over many images, as the cosine of two vectors of scores.
+
+    Each side's detections are a vector of their scores. Detections of the same label are paired by their boxes, and a
+    pair counts as far as the boxes overlap. What changes all scores by one factor changes no order and so no AP, and
+    here nothing either; confident detections count most, as they do in AP.
+    """
+
+    def __init__(self) -> None:
+        self.shared = 0.0
+        self.squares = [0.0, 0.0]
+
+    def add(self, source: Detections, file: Detections) -> None:
+        """One more image."""
+        scores, labels, boxes = zip(*(_arrays(found) for found in (source, file)), strict=True)
+        for side in (0, 1):
+            self.squares[side] += float(np.square(scores[side], dtype=np.float64).sum())
+        for label in np.intersect1d(labels[0], labels[1]):
+            rows = [np.flatnonzero(labels[side] == label) for side in (0, 1)]
+            gain = (
+                scores[0][rows[0]][:, None] * scores[1][rows[1]] * _iou(boxes[0][rows[0]], boxes[1][rows[1]])
+            )
+            self.shared += float(gain[linear_sum_assignment(-gain)].sum())
+
+    @property
+    def lost(self) -> float:
+        """1 minus the cosine: 0 for equal detections, 1 where none is shared."""
+        length = float(np.sqrt(self.squares[0] * self.squares[1]))
+        return 1 - self.shared / length if length and np.isfinite(length) else float(length != 0)
+
+
+def masks_lost(source: Predictions, file: Predictions) -> float:
+    """1 minus the mean overlap of each query's mask with its own in the file, weighted by the query's score.
+
+    0 without masks. Queries come in one order: networks with masks do not select them.
+    """
+    if source.masks is None or file.masks is None:
+        return 0.0
+    weight = source.logits.float().softmax(-1)[..., :-1].amax(-1)
+    mine, theirs = (one.masks_of_all() > 0 for one in (source, file))
+    shared, either = (both.flatten(2).sum(-1).double() for both in (mine & theirs, mine | theirs))
+    overlap = torch.where(either > 0, shared / either.clamp(min=1), 1.0)
+    return float(1 - (overlap * weight).sum() / weight.sum())
 
 
 def _arrays(found: Detections) -> tuple[Floats, npt.NDArray[np.int64], Floats]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from zoo.exporting.differences import mean_difference
 from zoo.exporting.openvino import converted, quantised
 from zoo.exporting.openvino import save as save_openvino
-from zoo.exporting.reduced import parts_of, reduced
-from zoo.runtimes.facts import KEY, RAW, ExportedFacts, Precision, parse_facts
-from zoo.runtimes.module import open_session
+from zoo.exporting.reduced import QUANTISED, parts_of, reduced
+from zoo.exporting.search import Certify, fewest_kept
+from zoo.runtimes.facts import KEY, ExportedFacts, Precision, parse_facts
 from zoo.runtimes.onnx import SUFFIX, Arrays
-from zoo.runtimes.openvino import GRAPH_FILE
+from zoo.runtimes.openvino import GRAPH_FILE, files_of
 from zoo.storage.durable import written
 
 Form = Literal["onnx", "openvino"]
@@ -24,7 +23,7 @@ FILES = {"onnx": f"model{SUFFIX}", "openvino": GRAPH_FILE}
 
 def save(
     graph: Any, to: Form, folder: Path, precision: Precision, exact: Collection[str] = (),
-    images: Sequence[Arrays] = (),
+    images: Sequence[Arrays] = (), ranges: Path | None = None,
 ) -> Path:  # fmt: skip
     """Writes onnx.ModelProto into a folder in the form that is asked for; returns the file to open.
 
@@ -35,10 +34,11 @@ def save(
         precision: of the file.
         exact: names of nodes that stay in float32.
         images: on which int8 learns the ranges of its values.
+        ranges: file that keeps these ranges from one call to the next, where the form lets it.
     """
     path = folder / FILES["onnx"]
     if to == "onnx" and precision != "fp32":
-        graph = reduced(graph, precision, exact, images)
+        graph = reduced(graph, precision, exact, images, ranges)
     with written(path):
         path.write_bytes(graph.SerializeToString())
     if to == "onnx":
@@ -51,56 +51,51 @@ def save(
     return saved
 
 
+def learns(to: str, precision: Precision) -> bool:
+    """Whether a form and precision are learned from images: ranges of values, or which parts stay in float32.
+
+    OpenVINO in 16 bits has weights of 16 bits, and computes in float32 on a CPU.
+    """
+    return precision == "int8" or (to, precision) == ("onnx", "fp16")
+
+
 def facts_of_graph(graph: Any) -> ExportedFacts:
     """The facts in the metadata of onnx.ModelProto."""
     return parse_facts(next(entry.value for entry in graph.metadata_props if entry.key == KEY), "the graph")
 
 
 def measured(
-    whole: Any, graph: Any, to: Form, precision: Precision, images: list[dict[str, Any]], folder: Path,
-    certify: Callable[..., dict[str, Any]], say: Callable[[str], None],
+    whole: Any, graph: Any, to: Form, precision: Precision, images: Sequence[Arrays], folder: Path,
+    certify: Certify, cost: Callable[[Path], float], say: Callable[[str], None],
 ) -> tuple[Path, dict[str, Any]]:  # fmt: skip
-    """Reduces all parts of the network, and gives the most sensitive back to float32 until the certificate passes.
+    """A reduced file in a folder and its certificate; see `fewest_kept`.
 
-    Returns:
-        The file and its certificate, which has failed where no part is left.
+    Args:
+        whole: graph as the exporter made it, which knows the parts.
+        graph: to write.
+        to: the form.
+        precision: fp16 or int8.
+        images: on which int8 learns the ranges of its values.
+        folder: of the file.
+        certify: of a file.
+        cost: of a file.
+        say: for the user.
     """
     part_of = parts_of(whole)
     nodes = [node.name for node in graph.graph.node]
-
-    def saved(reduced_parts: Collection[str]) -> Path:
-        exact = [name for name in nodes if part_of.get(name) not in reduced_parts]
-        return save(graph, to, folder, precision, exact, images)
-
-    left = sorted(set(part_of.values()))
-    path = saved(left)
-    document = certify(path)
-    sensitive: list[str] = []
-    if not document["passed"]:
-        exact = outputs_of(save(graph, to, folder, "fp32"), images)
-        costs = {part: apart_from(exact, outputs_of(saved([part]), images)) for part in left}
-        sensitive = sorted(left, key=lambda part: costs[part])
-        told = ", ".join(f"{part} {costs[part]:.3g}" for part in reversed(sensitive))
-        say(f"measured    mean difference with one part alone in {precision}: {told}")
-    while not document["passed"] and len(left) > 1:
-        left.remove(sensitive.pop())
-        kept = sorted(set(part_of.values()) - set(left))
-        say(f"kept        {', '.join(kept)} in float32, for {document['failures'][0]}")
-        path = saved(left)
-        document = certify(path, kept=kept)
-    return path, document
-
-
-def outputs_of(path: Path, images: Sequence[Arrays]) -> list[dict[str, Any]]:
-    """Logits and boxes of all queries, of single images."""
-    run = open_session(path).inner(RAW)
-    return [run(inputs) for inputs in images]
-
-
-def apart_from(exact: list[dict[str, Any]], found: list[dict[str, Any]]) -> float:
-    """Mean difference over images, see `mean_difference`."""
-    each = [
-        mean_difference(*((a[name][0], b[name][0].astype(np.float32)) for name in RAW))
-        for a, b in zip(exact, found, strict=True)
+    counted = [
+        n.name
+        for n in graph.graph.node
+        if n.name in part_of and (precision != "int8" or n.op_type in QUANTISED)
     ]
-    return float(np.mean(each))
+    with tempfile.TemporaryDirectory() as memory:
+
+        def make(parts: Collection[str]) -> Path:
+            exact = [name for name in nodes if part_of.get(name) not in parts]
+            trial = Path(tempfile.mkdtemp(dir=memory))
+            return save(graph, to, trial, precision, exact, images, Path(memory) / "ranges.json")
+
+        path, document = fewest_kept(sorted({part_of[name] for name in counted}), make, certify, cost, say)
+        for file in files_of(path):
+            shutil.move(file, folder)
+        return folder / path.name, document

@@ -6,7 +6,7 @@ cover the padded batch, whose size is the largest processed height and width in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -121,23 +121,30 @@ class PanopticRule:
         Raises:
             ValueError: the predictions have no masks, or a size is missing.
         """
-        masks = masks_of(predictions, processed_sizes, original_sizes)
-        classes = predictions.logits.shape[-1] - 1
+        masks_of(predictions, original_sizes)
         scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
-        kept = (labels != classes) & (scores > self.score_threshold)
-        padded = padded_size(processed_sizes)
         found = []
-        for image, (processed, original) in enumerate(zip(processed_sizes, original_sizes, strict=True)):
+        for image, (query, logits) in enumerate(self.kept_masks(predictions, processed_sizes)):
+            facts = zip(labels[image, query].tolist(), scores[image, query].tolist(), strict=True)
+            candidates = [Candidate(label, label in things, score) for label, score in facts]
+            found.append(shared_pixels(logits, candidates, original_sizes[image], self.min_area))
+        return found
+
+    def kept_masks(
+        self, predictions: Predictions, processed_sizes: Sequence[Size]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each image the K queries that may become segments, and their masks' logits [K, h, w] at its size."""
+        masks = masks_of(predictions, processed_sizes)
+        scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
+        kept = (labels != predictions.logits.shape[-1] - 1) & (scores > self.score_threshold)
+        padded = padded_size(processed_sizes)
+        for image, processed in enumerate(processed_sizes):
             query = kept[image].nonzero()[:, 0]
             logits = masks(torch.full_like(query, image), query)
             if self.crop_padding:
-                logits = enlarged(logits, padded)[:, : processed[0], : processed[1]]
+                yield query, enlarged(logits, padded)[:, : processed[0], : processed[1]]
             else:
-                logits = enlarged(logits, processed)
-            facts = zip(labels[image, query].tolist(), scores[image, query].tolist(), strict=True)
-            candidates = [Candidate(label, label in things, score) for label, score in facts]
-            found.append(shared_pixels(logits, candidates, original, self.min_area))
-        return found
+                yield query, enlarged(logits, processed)
 
 
 class Candidate(NamedTuple):

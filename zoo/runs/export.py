@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,17 +17,20 @@ from zoo.detector import Detector
 from zoo.exporting.certificate import JSON_FILE, readable, write_certificate
 from zoo.exporting.compare import session_of
 from zoo.exporting.onnx import exported
-from zoo.exporting.saving import FILES, facts_of_graph, measured, save
+from zoo.exporting.saving import FILES, Form, facts_of_graph, learns, measured, save
+from zoo.exporting.search import Certify
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.folder import CONFIG_FILE, read_json
-from zoo.runs.certify import calibration, certified, evaluated
+from zoo.runs.certify import certified, detections_lost, evaluated
 from zoo.runs.console import Console, quoted
 from zoo.runs.evaluate import parse_layers
+from zoo.runs.export_images import CALIBRATED, COMPARED, ExportImages, export_images
 from zoo.runs.finetune import ImageSize, parse_size
 from zoo.runs.lightning import quiet
 from zoo.runs.subject import load
 from zoo.runtimes.facts import Precision
-from zoo.runtimes.module import files_of
+from zoo.runtimes.module import files_of, inputs_of
+from zoo.runtimes.onnx import SUFFIX
 from zoo.storage.staging import put_in_place, staged
 
 Target = Literal["onnx", "openvino", "transformers"]
@@ -57,7 +62,8 @@ def export(
         model: a detector, a name in the registry, a checkpoint or a run folder.
         to: the form of the file.
         output: new or empty folder; None: one under mlruns/exports, named after the model and the form.
-        data: folder or address, on whose val split both are compared; None: on made-up images, without AP.
+        data: folder or address, on whose val split both are compared, and of whose train split 16 and 8 bits are
+            learned; None: on made-up images, without AP.
         image_size: another input size, as of `finetune`.
         raw: logits and boxes of all queries, without the family's post-processing.
         precision: of the file.
@@ -92,13 +98,10 @@ def export(
     if decoder_layers is not None:
         parse_layers(str(decoder_layers), detector.module)
     contract = contract_of(detector, image_size)
+    images = export_images(detector, data, contract, learns(to, precision))
     with staged(folder.absolute().parent) as staging, as_exported(detector, decoder_layers):
-        once = (
-            None if data is None else functools.cache(functools.partial(evaluated, detector, data, contract))
-        )
-        certify = functools.partial(
-            certified, detector, contract=contract, data=data, console=console, of_source=once
-        )
+        once = None if data is None else functools.cache(functools.partial(evaluated, detector, images))
+        certify = functools.partial(certified, detector, images=images, console=console, of_source=once)
         if to == "transformers":
             export_transformers(detector, staging)
             path, document = staging, certify(staging)
@@ -106,15 +109,8 @@ def export(
             console.say(
                 f"export      {detector.name} to {to}, {precision}: the network is captured, which takes a minute"
             )
-            whole, graph = exported(
-                detector, contract, raw=raw, precision=precision, decoder_layers=decoder_layers
-            )
-            if precision == "fp32" or (to, precision) == ("openvino", "fp16"):
-                path = save(graph, to, staging, precision)
-                document = certify(path)
-            else:
-                images = calibration(detector, contract, data, facts_of_graph(graph))
-                path, document = measured(whole, graph, to, precision, images, staging, certify, console.say)
+            graphs = exported(detector, contract, raw=raw, precision=precision, decoder_layers=decoder_layers)
+            path, document = in_precision(detector, *graphs, to, precision, images, staging, certify, console)
         write_certificate(document, staging)
         if not document["passed"]:
             for file in files_of(path):
@@ -127,6 +123,25 @@ def export(
         )
     say(document, folder, console)
     return document
+
+
+def in_precision(
+    detector: Detector, whole: Any, graph: Any, to: Form, precision: Precision, images: ExportImages, folder: Path,
+    certify: Certify, console: Console,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """A file in a folder and its certificate, which tells the time of the same file in float32 too."""
+    if precision == "fp32":
+        path = save(graph, to, folder, precision)
+        return path, certify(path)
+    with tempfile.TemporaryDirectory() as memory:
+        certify = functools.partial(certify, full=save(graph, to, Path(memory), "fp32"))
+        if not learns(to, precision):
+            path = save(graph, to, folder, precision)
+            return path, certify(path)
+        singles = list(itertools.islice(images.calibration(), CALIBRATED))
+        inputs = [inputs_of(facts_of_graph(graph), single) for single in singles]
+        lost = detections_lost(detector, singles[:COMPARED])
+        return measured(whole, graph, to, precision, inputs, folder, certify, lost, console.say)
 
 
 def check(
@@ -167,8 +182,10 @@ def check(
             f"checkpoint: zoo export NAME --check {quoted(file)}"
         ) from error
     contract = replace(source.input, size=facts.contract().size)
+    form: Form = "onnx" if path.suffix == SUFFIX else "openvino"
+    images = export_images(source, data, contract, learns(form, facts.precision))
     with as_exported(source, facts.decoder_layers):
-        document = certified(source, path, contract, data, console)
+        document = certified(source, path, images, console)
     beside = (path if path.is_dir() else path.parent) / JSON_FILE
     if beside.is_file() and read_json(beside, str(beside.parent)).get("files") != document["files"]:
         document["failures"].append(f"the file is not the one of the certificate beside it, {beside}")

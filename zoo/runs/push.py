@@ -18,6 +18,7 @@ from zoo.registry.pull import Pulled, pull
 from zoo.registry.terms import restriction
 from zoo.runs.certify import certified
 from zoo.runs.console import Console
+from zoo.runs.export_images import export_images
 from zoo.storage.plain_yaml import read_yaml
 
 CARD, RECIPE_FILE = "README.md", "recipe.yaml"
@@ -84,7 +85,8 @@ def _write_transformers(pulled: Pulled, folder: Path, console: Console) -> None:
     """
     detector = Detector.from_pulled(pulled)
     export_transformers(detector, folder)
-    document = certified(detector, folder, detector.input, None, console)
+    images = export_images(detector, None, detector.input, learns=False)
+    document = certified(detector, folder, images, console)
     if not document["passed"]:
         raise ValueError(
             f"{pulled.manifest.name}: nothing was sent, for its export differs: {document['failures'][0]}"

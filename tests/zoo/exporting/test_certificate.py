@@ -5,16 +5,27 @@ import json
 import numpy as np
 import pytest
 import torch
-from exported_case import CONTRACT, LABELS, checkpoint, copied, data, detector, graphs, module, written
+from exported_case import (
+    CONTRACT,
+    LABELS,
+    certified,
+    checkpoint,
+    copied,
+    data,
+    detector,
+    graphs,
+    module,
+    written,
+)
 
 import zoo
 from zoo.cli.main import run_command
 from zoo.contract.batch import Detections
 from zoo.exporting import onnx as exporting
 from zoo.exporting.certificate import judged, paired_scores, readable
-from zoo.exporting.differences import detection_difference, raw_difference
+from zoo.exporting.compare import Comparison, tied
+from zoo.exporting.differences import DetectionDifference, RawDifference, detection_difference, raw_difference
 from zoo.exporting.limits import LIMITS
-from zoo.runs.certify import certified
 from zoo.runs.export import export
 from zoo.runtimes.onnx import read_graph
 
@@ -208,6 +219,23 @@ def test_a_swap_among_near_equal_queries_is_no_difference():
     assert raw_difference((logits, np.nan_to_num(logits)), (boxes, boxes), 1e-3).logits == np.inf
 
 
+def test_an_image_is_tied_where_queries_differ_and_detections_do_not():
+    limits = LIMITS["fp32"]
+    same, other = RawDifference(1e-5, 1e-6, order=False), RawDifference(0.5, 0.1, order=True)
+    alike = DetectionDifference(3, 3, [], 1e-5, 0.01)
+    assert tied(other, alike, limits)
+    assert tied(RawDifference(1e-5, 0.1, order=True), alike, limits)
+    assert not tied(same, alike, limits)
+    assert not tied(other, alike._replace(source=0), limits)
+    assert not tied(other, alike._replace(alone=["one"]), limits)
+    assert not tied(other, alike._replace(score=0.1), limits)
+    nothing = Comparison(images=4, tied=1, raw=[same] * 3, detections=[alike] * 4).to_dict()
+    assert judged(nothing, [], None, limits, exact=True) == []
+    nothing["raw"]["images_with_other_queries"] = 2
+    assert "queries differ in 2 of 4 images" in judged(nothing, [], None, limits, exact=True)[0]
+    assert judged(nothing, [], None, LIMITS["fp16"], exact=False) == []
+
+
 def found(scores, labels, boxes):
     return Detections(torch.tensor(scores), torch.tensor(labels), torch.tensor(boxes, dtype=torch.float32))
 
@@ -247,7 +275,7 @@ def test_the_paired_interval_is_of_the_difference(images):
     assert low < 0
     limits = LIMITS["int8"]
     nothing = {
-        "raw": {"logits": 0.0, "boxes": 0.0}, "masks": 0.0,
+        "raw": {"logits": 0.0, "boxes": 0.0, "images": 4, "images_with_other_queries": 0}, "masks": 0.0,
         "detections": {"of_source": 1, "of_file": 1, "unpaired": 0, "score": 0.0, "first_unpaired": []},
     }  # fmt: skip
     assert any("AP is" in failure for failure in judged(nothing, [], worse, limits, exact=False))

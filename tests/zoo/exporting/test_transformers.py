@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from exported_case import data
+from exported_case import certified, data
 from hub_models import saved, variants
 from safetensors.torch import load_file, save_file
 from tiny_families import small_arguments
@@ -18,7 +18,7 @@ from zoo.detector import Detector
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.families import FAMILIES, OtherNetworkError
 from zoo.registry.hugging_face.folder import read_folder
-from zoo.runs import certify, recipes
+from zoo.runs import recipes
 from zoo.runs.export import check, export
 from zoo.training.module import build_module
 
@@ -35,7 +35,7 @@ NETWORKS = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) f
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(certify, "COMPARED", 2)
+    monkeypatch.setattr("zoo.runs.export_images.COMPARED", 2)
     monkeypatch.setattr("zoo.exporting.compare.TIMED_RUNS", 1)
 
 
@@ -46,7 +46,7 @@ def exported(detector, folder):
 
 
 def certificate_of(detector, folder):
-    return certify.certified(detector, folder, detector.input, None, zoo.Silent())
+    return certified(detector, folder, detector.input, None, zoo.Silent())
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_a_folder_is_scored_beside_its_source_and_by_the_evaluator(detector_of, 
     capsys.readouterr()
     assert run_command(["export", "--check", str(tmp_path / "f")]) == 2
     assert "was made of rt_detr_v2, which is not here" in capsys.readouterr().err
-    found = certify.certified(detector, tmp_path / "f", detector.input, images, zoo.Silent())
+    found = certified(detector, tmp_path / "f", detector.input, images, zoo.Silent())
     assert any(failure.startswith("AP is") for failure in found["failures"])
 
 

@@ -10,13 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from exported_case import CONTRACT, LABELS, data, detector, written
+from exported_case import CONTRACT, LABELS, certified, data, detector, written
 from PIL import Image
 
 import zoo
 from zoo.cli.main import run_command
 from zoo.exporting.openvino import converted, save
-from zoo.runs.certify import certified
 from zoo.runtimes.openvino import _SignalStack, signal_stack_kept
 
 
