@@ -25,10 +25,11 @@ from zoo.training.position import ends_step
 from zoo.training.preflight import DROP_SAMPLE, WRONG_FORMATS, frozen_heads
 
 NEAR_ZERO = 0.01  # AP below which there is something to explain
+LOW = 0.3  # AP below which a mistake is named, if there is one: the second best label gives exchanged classes some AP
 LIES_ON = 0.5  # mean IoU of objects with the best detections of their image: they were found
 BETTER = 0.2  # by so much another reading of the boxes must be better than theirs
 MOST_IMAGES = 64
-SHARE, PAIRS = 0.7, 10  # of pairs that have to agree on a label, and how many pairs there must be
+SHARE, PAIRS = 0.6, 10  # of pairs that have to agree on a label, and how many pairs there must be
 DROPPED = 0.9  # share of objects
 FLAT, RISES = 0.02, 1.2  # relative change of the loss, and by what factor
 ENOUGH_STEPS = 50  # a loss that stands still for so long is no beginning
@@ -65,20 +66,13 @@ class Case:
 
 def diagnose(case: Case) -> str:
     """The first cause for which there is evidence, and what to do; else that it is too early."""
-    for cause in (
-        frozen_head,
-        dropped_objects,
-        no_detections,
-        other_images,
-        box_format,
-        labels,
-        new_head,
-        loss,
-    ):
-        told = cause(case)
-        if told is not None:
-            return told
-    raise AssertionError("`loss` has an answer to everything")
+    return mistake(case) or new_head(case) or loss(case)
+
+
+def mistake(case: Case) -> str | None:
+    """The first cause that no more steps would mend."""
+    causes = (frozen_head, dropped_objects, no_detections, other_images, box_format, labels)
+    return next((told for told in (cause(case) for cause in causes) if told is not None), None)
 
 
 def frozen_head(case: Case) -> str | None:
@@ -161,7 +155,8 @@ def labels(case: Case) -> str | None:
     if len(wrong) < 2 or len(set(meant.values())) < len(meant):
         return None  # one label for everything is that of a beginning
     shift, count = Counter(found - truth for truth, found in pairs).most_common(1)[0]
-    if shift and count >= SHARE * len(pairs):
+    by_class = sum(found - truth == shift for truth, found in wrong.items())
+    if shift and count >= SHARE * len(pairs) and by_class >= 0.8 * len(wrong):
         return (
             f"boxes are right but labels are off by {shift:+d} for {count / len(pairs):.0%} of the objects: weights, "
             "training and evaluation use different label maps (an id counted from 1 as from 0?)"
@@ -285,7 +280,10 @@ def _dominant(pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
     for truth in {truth for truth, _ in pairs}:
         found = Counter(f for t, f in pairs if t == truth)
         label, count = found.most_common(1)[0]
-        if count >= SHARE * found.total():
+        total = sum(found.values())
+        if count >= max(
+            SHARE * total, total / 2 + math.sqrt(total)
+        ):  # two labels at random: two deviations above
             meant[truth] = label
     return meant
 
@@ -316,7 +314,7 @@ WRONG_DETECTIONS: Mapping[str, Read] = {
 
 
 class ZeroAP(Callback):
-    """Says why, after the first, second, fourth ... validation of a training whose AP is next to 0.
+    """Says why, after the first, second, fourth ... validation of a training whose AP is 0, or low by mistake.
 
     Args:
         say: writes one line for the user.
@@ -348,17 +346,21 @@ class ZeroAP(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Diagnoses, on rank zero."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        late = (
+            trainer.state.fn == "validate" and self._validations == 0
+        )  # of a training that was too short for one
+        if trainer.sanity_checking or not (trainer.state.fn == "fit" or late) or not trainer.optimizers:
             return
         self._validations += 1
         ap = float(trainer.callback_metrics.get("val/AP", math.nan))
-        if not (ap < NEAR_ZERO and trainer.is_global_zero and self._validations.bit_count() == 1):
+        if not (ap < LOW and trainer.is_global_zero and bin(self._validations).count("1") == 1):
             return
         assert isinstance(pl_module, DetectionModule)
         rates = [float(group["initial_lr"]) for group in trainer.optimizers[0].param_groups]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         found = pl_module.val_ap.evaluation().data
         losses = [float(value) for value in self._losses]
-        self.say(
-            f"AP is 0     {diagnose(Case(pl_module, found, losses, trainer.global_step, data, max(rates)))}"
-        )
+        case = Case(pl_module, found, losses, trainer.global_step, data, max(rates))
+        told = diagnose(case) if ap < NEAR_ZERO else mistake(case)
+        if told is not None:
+            self.say(f"AP is {'0' if ap < NEAR_ZERO else f'{ap:.2f}':<5} {told}")

@@ -54,7 +54,8 @@ def test_two_ranks_are_one_and_the_recipe_of_the_run_repeats_it(case):
     two = torchrun("--nproc-per-node", "2")
     both = stopped_at(folder / "two", said(start(folder, *words, "--output", "two", launcher=two)))
     assert one["step"] == both["step"] == 12
-    assert_equal(one, both, 1e-4)
+    for name, value in one.items():  # AdamW makes a step of any gradient, also of one that is rounding alone
+        assert (value - both[name]).abs().max() <= 1e-4 * value.abs().max() + 2e-5, name
     again = said(start(folder, "fit", "-c", "one/recipe.yaml", "--output", "again"))
     assert_equal(one, stopped_at(folder / "again", again))
 
