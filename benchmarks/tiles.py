@@ -23,8 +23,9 @@ from PIL import Image, ImageDraw
 
 import zoo
 from datamodules.formats.detect import read
+from datamodules.images.decoding import decode
 from datamodules.index import AnnotationIndex
-from datamodules.loading.pictures import TilePictures, read_image
+from datamodules.loading.pictures import TilePictures
 from datamodules.loading.truth import Truth
 from datamodules.tiling.items import TileItems
 from datamodules.tiling.rules import TileSampling
@@ -97,8 +98,7 @@ def side_by_side(
         for n, row in enumerate(range(first, first + grid * grid)):
             top, left = n // grid * height, n % grid * width
             own, (h, w) = index.objects(row), index.size(row)
-            picture = read_image(index, row, "pil")
-            assert isinstance(picture, Image.Image)
+            picture = decode(index.images, index.files[row], index.image_id(row), index.size(row))
             canvas.paste(picture.resize((width, height)), (left, top))
             sx, sy = width / w, height / h
             for box, area, source, crowd in zip(

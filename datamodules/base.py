@@ -152,6 +152,10 @@ class DetectionDataModule(LightningDataModule, ABC):
         self.dense_o2o = dense_o2o
         if dense_o2o is not None:
             refuse_dense(dense_o2o, self._transforms)
+        if photometric == "device" and input.channels != 3:
+            raise ValueError(
+                "photometric: device distorts RGB; with other input.channels use photometric: worker"
+            )
         self.augmentations = None if augmentations is None else Augmentations.of(augmentations)
         if self.augmentations is not None:
             refuse_augmented(input, photometric, bucketing)
@@ -493,6 +497,10 @@ def refuse_dense(dense: DenseO2O, transforms: TransformSchedule) -> None:
     if first.input.resize != "stretch":
         raise ValueError(
             f"dense_o2o mixes images of one size, and input.resize is {first.input.resize}; use resize: stretch"
+        )
+    if dense.mosaic is not None and first.input.channels != 3:
+        raise ValueError(
+            f"dense_o2o.mosaic is made of RGB images, and input.channels is {first.input.channels}"
         )
     if dense.mosaic is not None:
         begin, end = dense.mosaic.epochs

@@ -22,7 +22,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.contract.tiles import Tiles, parse_tiles
 from zoo.pictures.detections import paint_detections
 from zoo.pictures.segments import paint_panoptic
-from zoo.prediction.image_input import ImageInput, read_rgb
+from zoo.prediction.image_input import ImageInput, read_input, read_rgb
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
 from zoo.prediction.tiles.merge import CREDIBLE
@@ -258,7 +258,8 @@ class Detector:
         Args:
             image: path, http(s) address or data URI; encoded bytes; PIL image; numpy array of uint8 [h, w, 3] in
                 RGB order (OpenCV's BGR is turned by `image[:, :, ::-1]`) or grey [h, w]; tensor of uint8 RGB
-                [3, h, w]. A list of these gives a list of predictions.
+                [3, h, w]; of a model for other channels or with a scale, arrays [h, w, C] and tensors [C, h, w] of
+                any numbers. A list of these gives a list of predictions.
             threshold: in [0, 1]. None is what the manifest says, by class where it does, or else 0.3; and for
                 panoptic segments the threshold of the model's own rule, which is higher (0.85 in the published
                 models). A number holds for all.
@@ -281,13 +282,13 @@ class Detector:
         if isinstance(image, (list, tuple)):
             given = NO_TILES if cut is None else cut
             return [self.predict(one, threshold, tiles=given, allow_private=allow_private) for one in image]
-        rgb = read_rgb(image, allow_private)
+        rgb = read_input(image, self.input, allow_private)
         own = {} if threshold is not None or self.thresholds is None else self.thresholds.classes
         if cut is None:
             found = self._predict(rgb, lowest, own, threshold)
         else:
             found = self._in_tiles(rgb, cut, lowest, own)
-        is_file = isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
+        is_file = self.input.is_rgb and isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
         return replace(found, file=os.path.abspath(image)) if is_file else found
 
     def tiles_of(self, given: GivenTiles | None, overlap: float | None = None) -> Tiles | None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from datamodules.doctor import Examination
 from datamodules.doctor.duplicates import Pair
-from datamodules.images.decoding import decode
+from datamodules.images.decoding import decode_seen
 from datamodules.index import AnnotationIndex, Fault
 from datamodules.index.object_rules import Box
 
@@ -111,7 +111,7 @@ def _painted(index: AnnotationIndex, row: int, wrong: list[bool], left_out: Sequ
     """The image on paper with its boxes, blue, those at fault red and on top, also those that were left out."""
     name, size = index.files[row], index.size(row)
     try:
-        image = decode(index.images, name, index.image_id(row), size)
+        image = decode_seen(index.images, name, index.image_id(row), size)
     except ValueError:
         return ""
     scale = _SIDE / max(image.size)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from datamodules.images.files import ORIENTATION, UNREADABLE, in_frame
 from datamodules.index.image_store import Folder, ImageStore, StoreError
+from zoo.contract.bands import TIFF, is_npy, read_bands, to_levels
 from zoo.contract.pixels import declared_bits, open_image, to_rgb
-from zoo.contract.preprocess import image_to_tensor
+from zoo.contract.preprocess import InputContract, image_to_tensor
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -52,6 +54,45 @@ def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, 
     return image_to_tensor(_decoded(data, store.where(name), image_id, size))
 
 
+def decode_seen(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Image.Image:
+    """`decode`; of bands that are no colours a picture for the eye: their first three, from lowest to highest."""
+    data = _bytes(store, name, image_id)
+    if not (is_npy(data) or data.startswith(TIFF)):
+        return _decoded(data, store.where(name), image_id, size)
+    try:
+        return _decoded(data, store.where(name), image_id, size)
+    except ValueError:
+        try:
+            values = read_bands(data)[..., :3].astype(np.float32)
+        except UNREADABLE as error:
+            raise _undecodable(store.where(name), image_id, error) from error
+    if values.shape[:2] != size:
+        raise _other_size(store.where(name), image_id, (values.shape[1], values.shape[0]), size)
+    known = values[np.isfinite(values)]
+    pair = (float(known.min()), float(known.max()) + 1e-6) if known.size else (0.0, 1.0)
+    levels = to_levels(values, values.shape[2], (pair,), name)
+    return Image.fromarray(np.repeat(levels[..., :1], 3, axis=2) if levels.shape[2] < 3 else levels)
+
+
+def decode_bands(
+    store: ImageStore, name: str, image_id: int, size: tuple[int, int], contract: InputContract
+) -> Tensor:
+    """[C, h, w] uint8: the levels of a contract that does not read RGB; a view on HWC memory.
+
+    Raises:
+        ValueError: as `decode`; also for another number of channels than the contract's.
+    """
+    data, where = _bytes(store, name, image_id), store.where(name)
+    try:
+        values = read_bands(data, alpha=contract.channels == 4)
+    except UNREADABLE as error:
+        raise _undecodable(where, image_id, error) from error
+    if values.shape[:2] != size:
+        raise _other_size(where, image_id, (values.shape[1], values.shape[0]), size)
+    levels = to_levels(values, contract.channels, contract.scale, where)
+    return torch.from_numpy(np.require(levels, requirements=["C", "W"])).permute(2, 0, 1)
+
+
 def _bytes(store: ImageStore, name: str, image_id: int) -> bytes:
     try:
         return store.read(name)
@@ -87,7 +128,11 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
             found = opened.size
     except UNREADABLE as error:
         raise _undecodable(path, image_id, error) from error
-    raise ValueError(
+    raise _other_size(path, image_id, found, size)
+
+
+def _other_size(path: str, image_id: int, found: tuple[int, int], size: tuple[int, int]) -> ValueError:
+    return ValueError(
         f"{path} (image id {image_id}) is {found[0]}x{found[1]} but its annotations are for "
         f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
         "files"

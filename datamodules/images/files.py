@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo.contract.bands import TIFF, size_of
 from zoo.contract.pixels import open_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+ARRAYS = ".npy"  # images too, where an annotation names them or no picture of their name lies beside them
 _LISTED_AT_MOST = 400_000  # names of files in subfolders that are held in memory, some 60 MB
 _MOST_LINKED = 10_000  # folders that links lead to
 ORIENTATION = 0x0112  # EXIF tag
@@ -64,8 +66,12 @@ def _holds(folder: str, path: str) -> bool:
 
 def list_images(folder: Path) -> list[Path]:
     """Image files directly in `folder`, by name; hidden files (.DS_Store, ._x.jpg) are none."""
-    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in files if p.is_file())
+    known = {*SUFFIXES, ARRAYS}
+    files = (p for p in folder.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
+    found = sorted(p for p in files if p.is_file())
+    # Ultralytics keeps the decoded pixels of an image beside it
+    pictures = {p.stem for p in found if p.suffix.lower() != ARRAYS}
+    return [p for p in found if p.suffix.lower() != ARRAYS or p.stem not in pictures]
 
 
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -75,9 +81,23 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ValueError: naming the file, if it is no readable image.
     """
     try:
+        if path.suffix.lower() == ARRAYS:
+            size = size_of(path.read_bytes())
+            return size, size
         with open_image(path) as image:
             width, height = image.size
             sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError(f"{path} is no readable image: {error}") from error
+        data = path.read_bytes()
+        if not data.startswith(TIFF):
+            raise ValueError(f"{path} is no readable image: {error}") from error
+        try:
+            size = size_of(data)  # bands that PIL has no mode for
+        except UNREADABLE as unread:
+            raise ValueError(f"{path} is no readable image: {unread}") from unread
+        return size, size
     except UNREADABLE as error:
         raise ValueError(f"{path} is no readable image: {error}") from error
     return ((width, height) if sideways else (height, width)), (height, width)

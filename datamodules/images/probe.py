@@ -21,6 +21,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.index.image_store import ImageStore, StoreError
+from zoo.contract.bands import TIFF, is_npy, read_bands
 from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_image, to_rgb
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
@@ -59,6 +60,9 @@ class Probe(NamedTuple):
     )
     brightest: int = 255
     digest: bytes = b""  # of the file's bytes; 16 bytes
+    bands: int = 0  # of an image that is read as values alone, not as RGB
+    lowest: float = 0.0  # finite value of its bands
+    highest: float = 0.0
     thumbnail: bytes = b""  # [GRID, GRID] grey levels as displayed; empty if there are no pixels
 
 
@@ -99,10 +103,29 @@ def probe(data: bytes) -> Probe:
                         if stored > 8:
                             seen = seen._replace(darkest=_share(grey, 0.01), brightest=_share(grey, 0.99))
     except UnidentifiedImageError:
+        if is_npy(data) or data.startswith(TIFF):
+            return _of_bands(data, digest)
         return Probe(error="its bytes are in no image format that can be read", digest=digest)
     except _UNREADABLE as error:
         return Probe(error=str(error) or type(error).__name__, digest=digest)
     return seen._replace(damage=damage, thumbnail=_thumbnail(grey, seen.orientation))
+
+
+def _of_bands(data: bytes, digest: bytes) -> Probe:
+    """Of an array, or a TIFF of bands that PIL has no mode for."""
+    try:
+        values = read_bands(data)
+    except _UNREADABLE as error:
+        return Probe(error=str(error) or type(error).__name__, digest=digest)
+    known = values[np.isfinite(values)]
+    lowest, highest = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    shares = (values.astype(np.float32) - lowest) / max(highest - lowest, 1e-12)
+    grey = Image.fromarray((np.nan_to_num(shares, posinf=1, neginf=0).mean(axis=2) * 255).astype(np.uint8))
+    format, mode = "NPY" if is_npy(data) else "TIFF", f"{values.shape[2]} x {values.dtype}"
+    return Probe(
+        format=format, mode=mode, size=(values.shape[0], values.shape[1]), digest=digest, thumbnail=_thumbnail(grey, 1),
+        bands=values.shape[2], lowest=lowest, highest=highest,
+    )  # fmt: skip
 
 
 def _strict_jpeg(data: bytes) -> tuple[Image.Image | None, str]:

@@ -134,10 +134,10 @@ class TrainingDataset(Dataset[Sample]):
 
     def _image(self, epoch: int, row: int, drawn: Drawn) -> Pixels:
         """The decoded image, or its mosaic."""
-        backend, pictures = drawn.transform.input.backend, self.pictures
+        contract, pictures = drawn.transform.input, self.pictures
         if drawn.mosaic is None:
-            return pictures.image(epoch, row, backend)
-        tiles = {r: pictures.image(epoch, r, backend) for r in set(drawn.mosaic.rows)}
+            return pictures.image(epoch, row, contract)
+        tiles = {r: pictures.image(epoch, r, contract) for r in set(drawn.mosaic.rows)}
         return drawn.mosaic.image([tiles[r] for r in drawn.mosaic.rows])
 
     def __getitems__(self, keys: Sequence[Key] | Sequence[Member]) -> list[Sample]:
@@ -243,7 +243,7 @@ class EvaluationDataset(Dataset[Sample]):
 
     def __getitem__(self, row: int) -> Sample:
         size = self.index.size(row)
-        image = self._input.resize_image(read_image(self.index, row, self._input.backend))
+        image = self._input.resize_image(read_image(self.index, row, self._input))
         known = self._truth.evaluated(self.index, row, self._label_map)
         labels, boxes = resized_targets(known.targets, size, (image.shape[1], image.shape[2]), min_size=0.0)
         return Sample(

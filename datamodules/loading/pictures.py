@@ -7,23 +7,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images.decoding import decode, decode_tensor
+from datamodules.images.decoding import decode, decode_bands, decode_tensor
 from datamodules.index import AnnotationIndex
 from datamodules.loading.truth import Truth
 from datamodules.tiling.cutting import CutTargets, cut_targets
 from datamodules.tiling.items import WHOLE, TileItems
 from datamodules.transforms.targets import ImageTargets, training_targets
 from zoo.contract.labels import LabelMap
-from zoo.contract.preprocess import ResizeBackend
+from zoo.contract.preprocess import InputContract
 from zoo.contract.tiles import Tile, whole
 
 Pixels = Image.Image | Tensor
 
 
-def read_image(index: AnnotationIndex, row: int, backend: ResizeBackend) -> Pixels:
-    """The decoded image, RGB, in the frame of its boxes: a [3, h, w] uint8 tensor, or PIL's for `pil`."""
-    read = decode if backend == "pil" else decode_tensor
-    return read(index.images, index.files[row], index.image_id(row), index.size(row))
+def read_image(index: AnnotationIndex, row: int, contract: InputContract) -> Pixels:
+    """The decoded image in the frame of its boxes: a [C, h, w] uint8 tensor, or PIL's RGB for backend `pil`."""
+    place = index.images, index.files[row], index.image_id(row), index.size(row)
+    if not contract.is_rgb:
+        return decode_bands(*place, contract)
+    return decode(*place) if contract.backend == "pil" else decode_tensor(*place)
 
 
 def cropped(image: Pixels, tile: Tile) -> Pixels:
@@ -71,9 +73,9 @@ class Pictures:
         """[r, 4] xyxy of parts that are neither object nor background; None where there are none by rule."""
         return None
 
-    def image(self, epoch: int, number: int, backend: ResizeBackend) -> Pixels:
+    def image(self, epoch: int, number: int, contract: InputContract) -> Pixels:
         """The pixels."""
-        return read_image(self.index, number, backend)
+        return read_image(self.index, number, contract)
 
 
 class TilePictures(Pictures):
@@ -123,12 +125,12 @@ class TilePictures(Pictures):
         shown = cut_targets(crowds, tile, np.nextafter(0, 1)).targets.boxes_xyxy
         return torch.cat([self._cut(epoch, number).ignored_xyxy, shown])
 
-    def image(self, epoch: int, number: int, backend: ResizeBackend) -> Pixels:
+    def image(self, epoch: int, number: int, contract: InputContract) -> Pixels:
         """The pixels; an image is decoded once for items that follow each other."""
         row, tile = self.row(epoch, number), self.tile(epoch, number)
         if self._last is None or self._last[0] != row:
             self._last = None  # the old one goes before the new one comes
-            self._last = (row, read_image(self.index, row, backend))
+            self._last = (row, read_image(self.index, row, contract))
         image = self._last[1]
         return image if tile.size == self.index.size(row) else cropped(image, tile)
 

@@ -93,5 +93,5 @@ class TiledEvaluationDataset(Dataset[Sample]):
     def _decoded(self, row: int) -> Pixels:
         if self._last is None or self._last[0] != row:
             self._last = None  # the old one goes before the new one comes
-            self._last = (row, read_image(self.index, row, self._input.backend))
+            self._last = (row, read_image(self.index, row, self._input))
         return self._last[1]

@@ -37,7 +37,10 @@ class Distort(_Colors):
     distortion: Distortion
 
     def on_tensor(self, placed: Placed) -> Placed:
-        return placed._replace(image=distort(placed.image, self.distortion))
+        if len(placed.image) == 3:
+            return placed._replace(image=distort(placed.image, self.distortion))
+        d = self.distortion
+        return placed._replace(image=_of_channels(placed.image, d.brightness, d.contrast))
 
     def on_pil(self, image: Image.Image) -> Image.Image:
         d = self.distortion
@@ -70,6 +73,8 @@ class Jitter(_Colors):
 
     def on_tensor(self, placed: Placed) -> Placed:
         """Equals torchvision on uint8."""
+        if len(placed.image) != 3:
+            return placed._replace(image=_of_channels(placed.image, self.brightness, self.contrast))
         planes = placed.image.to(torch.float32, memory_format=torch.contiguous_format)
         for which in self.order:
             if which == 0:
@@ -98,6 +103,8 @@ class PermuteChannels(_Colors):
     channels: tuple[int, int, int]
 
     def on_tensor(self, placed: Placed) -> Placed:
+        if len(placed.image) != 3:
+            return placed
         return placed._replace(image=placed.image[list(self.channels)])
 
     def on_pil(self, image: Image.Image) -> Image.Image:
@@ -137,6 +144,17 @@ def distort(image: Tensor, d: Distortion) -> Tensor:
     if d.contrast != 1 and not d.contrast_first:
         _contrast(planes, d.contrast)
     return interleaved(planes, d.channels)
+
+
+def _of_channels(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    """[C, h, w] uint8 that is not RGB: brightness, then contrast about the mean of each channel.
+
+    Saturation, hue and order of channels are of colours and left out.
+    """
+    planes = image.to(torch.float32, memory_format=torch.contiguous_format)
+    planes.mul_(brightness).clamp_(max=255).floor_()
+    _blend(planes, planes.mean(dim=(-2, -1), keepdim=True), contrast)
+    return torch.from_numpy(planes.permute(1, 2, 0).contiguous().numpy().astype(np.uint8)).permute(2, 0, 1)
 
 
 def _contrast(planes: Tensor, factor: float) -> None:

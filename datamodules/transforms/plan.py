@@ -35,8 +35,8 @@ class Placed(NamedTuple):
         """[3, H, W] uint8: the canvas with the image on it."""
         if self.is_whole:
             return self.image
-        canvas = _black(*self.size)
-        _, h, w = self.image.shape
+        channels, h, w = self.image.shape
+        canvas = _black(channels, *self.size)
         canvas[:, self.top : self.top + h, self.left : self.left + w] = self.image
         return canvas
 
@@ -49,17 +49,17 @@ class Placed(NamedTuple):
         if self.is_whole:
             return resize_pixels(self.image, size)
         height, width = self.size
-        _, h, w = self.image.shape
-        rows = _black(h, width)
+        channels, h, w = self.image.shape
+        rows = _black(channels, h, width)
         rows[:, :, self.left : self.left + w] = self.image
         rows = resize_pixels(rows, (h, size[1]))
-        columns = _black(height, size[1])
+        columns = _black(channels, height, size[1])
         columns[:, self.top : self.top + h] = rows
         return resize_pixels(columns, size)
 
 
-def _black(height: int, width: int) -> Tensor:
-    return torch.zeros(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
+def _black(channels: int, height: int, width: int) -> Tensor:
+    return torch.zeros(height, width, channels, dtype=torch.uint8).permute(2, 0, 1)
 
 
 class Operation(Protocol):

@@ -239,7 +239,7 @@ def collate(
     zeros = zeros or _zeros
     height = max(s.image.shape[1] for s in samples)
     width = max(s.image.shape[2] for s in samples)
-    images = zeros((len(samples), 3, height, width), samples[0].image.dtype)
+    images = zeros((len(samples), len(samples[0].image), height, width), samples[0].image.dtype)
     padding = zeros((len(samples), height, width), torch.bool)
     for row, sample in enumerate(samples):
         _, h, w = sample.image.shape

@@ -5,6 +5,7 @@ It is written in a recipe or a manifest, and training, validation, prediction an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from zoo.contract.bands import MOST_CHANNELS
 from zoo.contract.batch import Batch
 from zoo.contract.photometric import distort_batch
 from zoo.contract.pixels import LONGEST_SIDE
@@ -32,6 +34,10 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
     """Resize rule, padding and normalisation of a network's input.
@@ -46,6 +52,9 @@ class InputContract:
         padding: `batch` pads to the largest image of a micro-batch (published), `step` to that of
             the whole optimizer step (exact under any split).
         tiles: how images are cut first; each tile and the whole image are then resized. None: not at all.
+        channels: of an image; the first convolution has as many.
+        scale: (lowest, highest) value of each channel, or one pair for all, which become black and white, see
+            `zoo.contract.bands`; empty for 8-bit levels as they are.
     """
 
     resize: Literal["stretch", "shortest"]
@@ -55,6 +64,8 @@ class InputContract:
     backend: ResizeBackend = "fast"
     padding: Literal["batch", "step"] = "batch"
     tiles: Tiles | None = None
+    channels: int = 3
+    scale: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         for key, valid in _WORDS.items():
@@ -63,8 +74,10 @@ class InputContract:
         levels = (self.mean, self.std)
         if not all(isinstance(v, (tuple, list)) and all(map(_is_finite, v)) for v in levels):
             raise ValueError(f"mean {self.mean!r:.60} and std {self.std!r:.60} must be finite numbers")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (0, 3):
-            raise ValueError(f"mean {self.mean} and std {self.std} must both have three values, or none")
+        self._check_channels()
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
+            number = "three" if self.channels == 3 else str(self.channels)
+            raise ValueError(f"mean {self.mean} and std {self.std} must both have {number} values, or none")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std {self.std} must be above 0")
         if not isinstance(self.tiles, Tiles | None):
@@ -76,6 +89,29 @@ class InputContract:
                 f"size must be two positive integers up to {LONGEST_SIDE}, not {self.size!r:.60}"
             )
 
+    def _check_channels(self) -> None:
+        if type(self.channels) is not int or not 1 <= self.channels <= MOST_CHANNELS:
+            raise ValueError(f"channels is {self.channels!r:.40}; an image has 1 to {MOST_CHANNELS}")
+        if not self.is_rgb and self.backend == "pil":
+            raise ValueError("backend: pil reads RGB alone; with channels or scale take backend: fast")
+        pairs = self.scale if isinstance(self.scale, (tuple, list)) else ("",)
+        good = all(
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and all(map(_is_number, pair))
+            and pair[0] < pair[1]
+            for pair in pairs
+        )
+        if not good or len(pairs) not in (0, 1, self.channels):
+            raise ValueError(
+                f"scale is {self.scale!r:.60}; it has one pair [lowest, highest], or {self.channels} such"
+            )
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images are read as 8-bit RGB, whatever their files have."""
+        return self.channels == 3 and not self.scale
+
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> InputContract:
         """Inverse of `to_dict`.
@@ -85,6 +121,8 @@ class InputContract:
         """
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+            if isinstance(values.get("scale"), tuple):
+                values["scale"] = tuple(tuple(v) if isinstance(v, list) else v for v in values["scale"])
             tiles = values.get("tiles")
             if isinstance(tiles, dict):
                 cut: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tiles.items()}
@@ -94,8 +132,13 @@ class InputContract:
             raise ValueError(f"the input contract is invalid:  {str(error)[:120]}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for manifests and checkpoints; without tiles there is no key for them."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "tiles"}
+        """Plain values only, for manifests and checkpoints; what is not used (tiles, channels, scale) has no key."""
+        rare = ("tiles", "channels", "scale")
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in rare}
+        if self.channels != 3:
+            plain["channels"] = self.channels
+        if self.scale:
+            plain["scale"] = [list(pair) for pair in self.scale]
         if self.tiles is not None:
             plain["tiles"] = {"size": list(self.tiles.size), "overlap": self.tiles.overlap}
         return plain

@@ -52,7 +52,7 @@ def traced(graph: DetectionGraph, sides: tuple[int, int] | None, padded: bool) -
     needed("onnx", "export to ONNX")
     needed("onnxscript", "export to ONNX")
     height, width = sides or _EXAMPLE
-    images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    images = torch.zeros(2, graph.contract.channels, height, width, dtype=torch.uint8)
     inputs: dict[str, Tensor] = {"images": images, "sizes": torch.tensor([[480, 640], [427, 640]])}
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes: dict[str, dict[int, Any]] = {"images": {0: batch}, "sizes": {0: batch}}

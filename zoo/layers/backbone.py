@@ -14,6 +14,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.contract.bands import MOST_CHANNELS
 from zoo.layers.hgnetv2 import CUTS, FULL, HgNetV2, fitting
 from zoo.layers.onednn import runs_eagerly_on_cpu, use_onednn
 from zoo.layers.recompute import recomputed
@@ -61,6 +62,7 @@ class BackboneConfig:
         dilate_last: plain ResNets only: the last stage keeps stride 16 and dilates instead (DC5).
         affine: HGNetv2 only: a learnable scale and shift after every activation.
         maps: HGNetv2 only: so many of the last stages give their map; 3 are strides 8, 16 and 32.
+        channels: of the images; other than 3, the first convolution is made of the RGB one by `of_channels`.
     """
 
     name: str
@@ -71,6 +73,7 @@ class BackboneConfig:
     dilate_last: bool = False
     affine: bool = False
     maps: int = 3
+    channels: int = 3
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -273,12 +276,36 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             raise ValueError(
                 f"backbone.weights {config.weights!r} are of another network than {config.name}: {reason[:200]}"
             ) from error
+    if config.channels != 3:
+        take_channels(backbone, config.channels)
     if config.frozen_norm:
         freeze_batch_norm(backbone)
     if config.freeze_stem:
         for part in backbone.frozen_stem():
             part.requires_grad_(False)
     return backbone
+
+
+def take_channels(backbone: nn.Module, channels: int) -> None:
+    """Gives the first convolution so many channels, with the weights that `of_channels` makes of its own."""
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ValueError(f"backbone.channels is {channels}; an image has 1 to {MOST_CHANNELS}")
+    first = first_convolution(backbone)
+    first.in_channels = channels
+    first.weight = nn.Parameter(of_channels(first.weight.detach(), channels))
+
+
+def first_convolution(network: nn.Module) -> nn.Conv2d:
+    """That of the images: the first of a backbone, and of a network that begins with one."""
+    return next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+
+
+def of_channels(weight: Tensor, channels: int) -> Tensor:
+    """[n, 3, h, w] kernels for RGB to [n, channels, h, w]: each channel gets the sum of the three over their number.
+
+    So equal channels give what RGB of three equal channels gives: a grey image what it gives as RGB.
+    """
+    return (weight.sum(dim=1, keepdim=True) / channels).repeat(1, channels, 1, 1)
 
 
 def read_backbone_weights(weights: str) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from zoo.pictures.painting import (
     owners_of,
     paint,
     reduced,
+    seen_rgb,
     shade,
     shortened,
 )
@@ -290,11 +291,11 @@ def _running_mean(values: Sequence[float], window: int) -> tuple[float, ...]:
 def _viewable(image: Tensor, input: InputContract) -> Tensor:
     """[3, h, w] uint8 copy; undoes the normalisation of a float image."""
     if image.dtype == torch.uint8:
-        return image.cpu().clone()
+        return seen_rgb(image.cpu()).clone()
     pixels = image.detach().cpu().to(torch.float32)
     if input.mean:
-        pixels = pixels * torch.tensor(input.std).view(3, 1, 1) + torch.tensor(input.mean).view(3, 1, 1)
-    return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels = pixels * torch.tensor(input.std).view(-1, 1, 1) + torch.tensor(input.mean).view(-1, 1, 1)
+    return seen_rgb((pixels * 255).round().clamp(0, 255).to(torch.uint8)).clone()
 
 
 def _colours(label_map: LabelMap, heads: Sequence[int], shaded: bool) -> list[Colour]:

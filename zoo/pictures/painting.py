@@ -91,6 +91,13 @@ def name_of(label_map: LabelMap, head: int) -> str:
     return label_map.name_of_head.get(head, f"class {head}")
 
 
+def seen_rgb(image: Tensor) -> Tensor:
+    """[C, h, w] to three channels for the eye: one is repeated, two stand for red and blue, of more the first three."""
+    if len(image) == 1:
+        return image.expand(3, -1, -1)
+    return image[[0, 1, 1]] if len(image) == 2 else image[:3]
+
+
 def canvas(image: Tensor | Picture, longest: int | None) -> tuple[Picture, float]:
     """An RGB copy to paint on, and its size over the image's.
 

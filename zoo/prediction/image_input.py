@@ -12,7 +12,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from zoo.contract.bands import read_bands, to_levels
 from zoo.contract.pixels import LONGEST_SIDE, MOST_PIXELS, declared_bits, open_image, to_rgb
+from zoo.contract.preprocess import InputContract
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
@@ -56,6 +58,61 @@ def read_rgb(image: ImageInput, allow_private: bool = False) -> Image.Image | Te
     if isinstance(image, (str, os.PathLike)):
         return _of_place(image, allow_private)
     raise ValueError(f"a {type(image).__name__} is not an image; give {KINDS}")
+
+
+def read_input(
+    image: ImageInput, contract: InputContract, allow_private: bool = False
+) -> Image.Image | Tensor:
+    """`read_rgb`, or for a contract with `channels` or `scale` a tensor [channels, h, w] uint8 of its levels.
+
+    There an array is [h, w] or [h, w, C] of any numbers, a tensor [C, h, w], both in the units of the scale.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: as `read_rgb`; also for another number of channels.
+    """
+    if contract.is_rgb:
+        return read_rgb(image, allow_private)
+    values, name = _values_of(image, contract.channels == 4, allow_private)
+    if values.ndim != 3 or values.size == 0 or values.dtype.kind not in "uifb":
+        raise ValueError(
+            f"{name} is {values.dtype} of shape {list(values.shape)}; it is [h, w, {contract.channels}]"
+        )
+    _check_size(values.shape[0], values.shape[1])
+    levels = np.require(to_levels(values, contract.channels, contract.scale, name), requirements=["C", "W"])
+    return torch.from_numpy(levels).permute(2, 0, 1)
+
+
+def _values_of(image: ImageInput, alpha: bool, allow_private: bool) -> tuple[np.ndarray[Any, Any], str]:
+    if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise ValueError(f"an image as a tensor is [channels, h, w], not {list(image.shape)}")
+        return image.detach().cpu().permute(1, 2, 0).numpy(), "the tensor"
+    if isinstance(image, np.ndarray):
+        return (image[..., None] if image.ndim == 2 else image), "the array"
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        return read_bands(buffer.getvalue(), alpha), "the PIL image"
+    name, data = _bytes_of(image, allow_private)
+    try:
+        return read_bands(data, alpha), name
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+
+
+def _bytes_of(image: Any, allow_private: bool) -> tuple[str, bytes]:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return "the data", bytes(image)
+    if not isinstance(image, (str, os.PathLike)):
+        raise ValueError(f"a {type(image).__name__} is not an image; give {KINDS}")
+    scheme = scheme_of(image) if isinstance(image, str) else ""
+    if scheme in ("http", "https"):
+        return str(image)[:200], fetch(str(image), private=allow_private)
+    if scheme == "data":
+        return "the data URI", decode_data_uri(str(image))
+    if not os.path.isfile(image):
+        raise FileNotFoundError(f"image {str(image)[:200]} does not exist, or is no file")
+    return str(image), Path(image).read_bytes()
 
 
 def _of_place(image: str | os.PathLike[str], allow_private: bool) -> Image.Image:

@@ -119,6 +119,8 @@ class InputBlock(_Block, kw_only=True, frozen=True):
     backend: Literal["fast", "pil"] = "fast"
     padding: Literal["batch", "step"] = "batch"
     tiles: TilesBlock | msgspec.UnsetType = msgspec.UNSET  # None and unset are the same: images are not cut
+    channels: int | msgspec.UnsetType = msgspec.UNSET  # 3
+    scale: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET  # none
 
 
 class PublishedScores(_Block, kw_only=True, frozen=True):
@@ -333,8 +335,10 @@ def check_manifest(manifest: Manifest) -> None:
         unknown = sorted(manifest.thresholds.classes.keys() - {*labels.names})
         if unknown:
             raise ValueError(f"thresholds.classes names {unknown[0]!r}, which is no class of label_map")
-    if len(manifest.input.mean) != len(manifest.input.std) or len(manifest.input.mean) not in (0, 3):
-        raise ValueError("input.mean and input.std must both have three values, or none")
+    channels = 3 if isinstance(manifest.input.channels, msgspec.UnsetType) else manifest.input.channels
+    if len(manifest.input.mean) != len(manifest.input.std) or len(manifest.input.mean) not in (0, channels):
+        number = "three" if channels == 3 else str(channels)
+        raise ValueError(f"input.mean and input.std must both have {number} values, or none")
 
 
 def check_file_name(name: str) -> str:

@@ -156,7 +156,7 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
     """
     params = sum(p.numel() for p in module.network.parameters())
     height, width = contract.resized_size(480, 640)
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    image = torch.zeros(contract.channels, height, width, dtype=torch.uint8)
     sample = Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
     learning = [p for p in module.parameters() if p.requires_grad]
     for parameter in learning:  # the counter's hooks fail on a view of one that needs a gradient

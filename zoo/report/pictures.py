@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.images.decoding import decode
+from datamodules.images.decoding import decode_seen
 from zoo.analysis.tide import RIGHT
 from zoo.evaluation.coco_evaluator import Floats, Integers
 from zoo.report.given import Given
@@ -155,7 +155,7 @@ def _box(shares: Floats) -> list[float]:
 def _jpeg(given: Given, own: int) -> str:
     index = given.index
     try:
-        image = decode(index.images, index.files[own], index.image_id(own), index.size(own))
+        image = decode_seen(index.images, index.files[own], index.image_id(own), index.size(own))
     except (ValueError, OSError):
         return ""  # the page says so; a report is no place to fail for one picture
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -18,7 +18,7 @@ from zoo.contract.batch import Batch, Predictions, Sample, Targets, collate
 from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
 from zoo.exporting import openvino
 from zoo.exporting.onnx import exported
-from zoo.prediction.image_input import read_rgb
+from zoo.prediction.image_input import read_input
 from zoo.prediction.masks import sizes_without_padding
 from zoo.runs.console import counted
 from zoo.runs.timing import Laps
@@ -66,7 +66,7 @@ class Case:
         contents = list(itertools.islice(encoded, self.batch_size))
         self.set_layers()
         laps.begin()
-        pictures = [read_rgb(content) for content in contents]
+        pictures = [read_input(content, detector.input) for content in contents]
         laps.end("decode")
         resized = [detector.input.resize_image(picture) for picture in pictures]
         laps.end("resize")

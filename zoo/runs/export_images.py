@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from datamodules.base import DetectionDataModule
+from datamodules.images.decoding import decode
 from datamodules.index import AnnotationIndex
 from datamodules.loading.datasets import EvaluationDataset, Truth
 from datamodules.loading.loaders import EvaluationLoader
-from datamodules.loading.pictures import read_image
 from datamodules.splits import held_out
 from zoo.contract.batch import Batch, Sample, collate
-from zoo.contract.preprocess import InputContract
+from zoo.contract.preprocess import InputContract, image_to_tensor
 from zoo.detector import Detector
 from zoo.prediction.image_input import read_rgb
 from zoo.prediction.masks import sizes_without_padding
@@ -63,9 +64,7 @@ class ExportImages:
             return
         index = self.data.read().splits["val"]
         for row in range(min(COMPARED, len(index))):
-            picture = read_image(index, row, "pil")
-            assert isinstance(picture, Image.Image)
-            yield picture
+            yield decode(index.images, index.files[row], index.image_id(row), index.size(row))
 
     def calibration(self) -> Iterator[Batch]:
         """Single images that reduced precision learns from, without padding."""
@@ -155,11 +154,24 @@ def made_up_batches(contract: InputContract) -> Iterator[Batch]:
     """Images that need no data, as the data path gives them; some stand upright."""
     nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
     samples = (
-        Sample(contract.resize_image(picture), *nothing, number, (picture.height, picture.width))
+        Sample(
+            contract.resize_image(in_channels(picture, contract)),
+            *nothing,
+            number,
+            (picture.height, picture.width),
+        )
         for number, picture in enumerate(made_up_pictures())
     )
     for _ in range(0, COMPARED, AT_ONCE):
         yield collate([*itertools.islice(samples, AT_ONCE)])
+
+
+def in_channels(picture: Image.Image, contract: InputContract) -> Image.Image | Tensor:
+    """The picture, or for a contract that reads no RGB levels of its channels: those of RGB, again and again."""
+    if contract.is_rgb:
+        return picture
+    rgb = image_to_tensor(picture)
+    return rgb[[number % 3 for number in range(contract.channels)]].contiguous()
 
 
 @functools.cache

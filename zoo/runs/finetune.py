@@ -20,6 +20,7 @@ from zoo.registry.names import base_name, check_name, shortened
 from zoo.registry.store import UnknownModelError, find, is_builtin_name, refuse_builtin_name
 from zoo.registry.terms import restriction
 from zoo.runs import augmenting, building, catalogue, mask_data, recipes, schema, tile_recipe, trust
+from zoo.runs.channels import suit_channels
 from zoo.runs.console import Console
 from zoo.runs.image_check import image_check
 from zoo.runs.input_sizes import input_sizes, most_places
@@ -358,6 +359,7 @@ def complete_recipe(start: Start, choices: Choices) -> tuple[Recipe, list[str]]:
     if choices.balance is not None:
         recipe["data"]["init_args"]["balance"] = choices.balance
     recipes.apply_overrides(recipe, choices.overrides)
+    notes += suit_channels(recipe)
     notes += choices.options.write(recipe, choices.overrides)
     return recipe, notes
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from torch import Tensor
 
 from datamodules.images.files import SUFFIXES, list_images
 from zoo.contract.segments import Segment
 from zoo.detector import Detector, GivenTiles, Prediction
-from zoo.prediction.image_input import read_rgb
+from zoo.pictures.painting import seen_rgb
+from zoo.prediction.image_input import read_input
 from zoo.registry.manifest import Thresholds
 from zoo.runs.console import Console, counted
 from zoo.runs.prediction_files import PredictionFiles
@@ -83,17 +84,16 @@ def predict(
     used: set[str] = set()
     for given in images:
         try:
-            image = read_rgb(given.content)
+            image = read_input(given.content, detector.input)
         except (ValueError, OSError) as error:
             if len(images) == 1:
                 raise
             unreadable.append(str(error))
             console.say(f"left out    {error}")
             continue
-        assert isinstance(image, Image.Image)
-        prediction = detector.predict(image, threshold, **cut)
+        prediction = detector.predict(given.content if isinstance(image, Tensor) else image, threshold, **cut)
         stem = _unique(given.stem, used)
-        painted = files.draw(image, prediction, stem)
+        painted = files.draw(seen_rgb(image) if isinstance(image, Tensor) else image, prediction, stem)
         image_id = files.add(prediction, stem, given.given[:200])
         documents.append(
             {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from zoo.contract.labels import LabelMap
 from zoo.detector import Prediction
@@ -31,7 +32,7 @@ class PredictionFiles:
         self._masks = False
         self._label_map: LabelMap | None = None
 
-    def draw(self, image: Image.Image, prediction: Prediction, stem: str) -> Path:
+    def draw(self, image: Image.Image | Tensor, prediction: Prediction, stem: str) -> Path:
         """Writes the picture with segments, else with detections and the masks that they have."""
         what = "detections" if prediction.panoptic is None else "segments"
         path = self.folder / f"{stem}_{what}.png"

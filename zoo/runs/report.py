@@ -20,6 +20,7 @@ from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.operating_point import best_f1
 from zoo.evaluation.scores import ap_document
 from zoo.pictures.detections import annotations_of, compare, curves, gallery
+from zoo.pictures.painting import seen_rgb
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
 from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
@@ -191,7 +192,8 @@ def original_shape(batch: Batch, index: int) -> Image.Image:
     """Image `index` of a uint8 batch, without its padding, stretched back to the original size."""
     inside = ~batch.padding[index]
     height, width = int(inside.any(1).sum()), int(inside.any(0).sum())
-    pixels: Tensor = batch.images[index, :, :height, :width].permute(1, 2, 0).contiguous().cpu()
+    seen = seen_rgb(batch.images[index, :, :height, :width])
+    pixels: Tensor = seen.permute(1, 2, 0).contiguous().cpu()
     h, w = batch.original_sizes[index]
     return Image.fromarray(pixels.numpy()).resize((w, h), Image.Resampling.BICUBIC)
 

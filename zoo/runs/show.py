@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from datamodules.formats.coco_panoptic import PanopticSource
 from datamodules.formats.detect import Format, read
-from datamodules.images.decoding import decode
+from datamodules.images.decoding import decode_seen
 from datamodules.index import AnnotationIndex
 from datamodules.loading.mask_truth import coded
 from datamodules.loading.panoptic_truth import read_segmentation
@@ -72,7 +72,7 @@ def show(
     pictures, broken = [], {}
     for row in rows:
         try:
-            image = decode(index.images, index.files[row], index.image_id(row), index.size(row))
+            image = decode_seen(index.images, index.files[row], index.image_id(row), index.size(row))
         except ValueError as error:
             pictures.append(grey_tile(index.files[row]))
             broken[index.files[row]] = str(error)

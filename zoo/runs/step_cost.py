@@ -16,6 +16,7 @@ from datamodules.transforms.draws import DETR_SIDES
 from zoo.contract.batch import Batch, Sample, Step, collate
 from zoo.contract.input_limits import Size
 from zoo.contract.preprocess import InputContract, shortest_side_size
+from zoo.layers.backbone import first_convolution
 from zoo.training.module import DetectionModule, build_module
 from zoo.training.preflight import Precision
 
@@ -90,7 +91,8 @@ def measure(
     """
     device = next(module.parameters()).device
     optimizer = module.schedule.optimizer(module.network)
-    batch = made_up(images, size, module.num_classes, module.learns_masks, objects).to(device)
+    channels = first_convolution(module.network).in_channels
+    batch = made_up(images, size, module.num_classes, module.learns_masks, objects, channels).to(device)
     on_gpu = device.type == "cuda"
     kept = KeptTensors(module)
     times: list[float] = []
@@ -125,12 +127,14 @@ def _now(on_gpu: bool) -> float:
     return time.perf_counter()
 
 
-def made_up(images: int, size: Size, classes: int, masks: bool, objects: int = OBJECTS) -> Batch:
+def made_up(
+    images: int, size: Size, classes: int, masks: bool, objects: int = OBJECTS, channels: int = 3
+) -> Batch:
     """A batch of noise with so many objects an image."""
     generator = torch.Generator().manual_seed(0)
     samples = [
         Sample(
-            image=torch.rand(3, *size, generator=generator),
+            image=torch.rand(channels, *size, generator=generator),
             labels=torch.randint(classes, (objects,), generator=generator),
             boxes=0.2 + 0.4 * torch.rand(objects, 4, generator=generator),
             image_id=number,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.contract.class_names import Match, match_classes
 from zoo.contract.labels import LabelMap
+from zoo.layers.backbone import of_channels
 from zoo.training.module import DetectionModule
 
 Head = Literal["keep", "new", "by_class_name"]
@@ -25,6 +26,7 @@ class LoadReport:
     """
 
     copied: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
@@ -36,6 +38,7 @@ class LoadReport:
         lines = [f"copied {len(self.copied)} tensors"]
         if self.classes or self.new_classes:
             lines += self._class_lines()
+        lines += [f"adapted {what}" for what in self.adapted]
         if self.reinitialised:
             lines.append(f"re-initialised {len(self.reinitialised)}: {', '.join(self.reinitialised)}")
         if self.left_out:
@@ -107,6 +110,9 @@ def load_weights(
                 report.classes = list(report.matches)
                 report.new_classes = [n for n in target_map.names if n not in report.matches]
             report.reinitialised.append(name)
+        elif _is_of_rgb(state[name], value):
+            loaded[name] = of_channels(state[name], value.shape[1])
+            report.adapted.append(f"{name} from 3 to {value.shape[1]} channels")
         elif state[name].shape != value.shape:
             raise ValueError(
                 f"{name} is {list(state[name].shape)} in the weights and {list(value.shape)} here; a head for "
@@ -119,6 +125,14 @@ def load_weights(
     if module.ema is not None:
         module.ema.restart(module.network)
     return report
+
+
+def _is_of_rgb(given: Tensor, own: Tensor) -> bool:
+    """Whether these are the kernels for RGB of a first convolution that has other channels here."""
+    alike = (
+        given.ndim == own.ndim == 4 and given.shape[0] == own.shape[0] and given.shape[2:] == own.shape[2:]
+    )
+    return alike and given.shape[1] == 3 != own.shape[1]
 
 
 def refuse_other_copies(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -120,7 +120,7 @@ def test_the_pixels_are_those_of_the_tile(root):
         every = np.array(Image.open(root / "train" / f"{row}.png"))
         shown = every[tile.top : tile.bottom, tile.left : tile.right]
         for backend in ("fast", "pil"):
-            image = pictures.image(1, number, backend)
+            image = pictures.image(1, number, INPUT.with_backend(backend))
             found = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else np.array(image)
             assert np.array_equal(found, shown)
 

@@ -95,7 +95,16 @@ def _size(given: Mapping[str, Any], longest: int | None, refining: bool) -> tupl
 
 
 def processor_of(contract: InputContract) -> dict[str, Any]:
-    """What the processor of a family is made with; its backend is not a part of the file."""
+    """What the processor of a family is made with; its backend is not a part of the file.
+
+    Raises:
+        ValueError: a contract that does not read RGB, which processors of transformers do.
+    """
+    if not contract.is_rgb:
+        raise ValueError(
+            "processors of transformers make 8-bit RGB, and this model's input has "
+            f"{contract.channels} channels and scale {list(contract.scale)}; export it to ONNX instead"
+        )
     if contract.resize == "stretch":
         size = dict(zip(("height", "width"), contract.size, strict=True))
     else:
