@@ -1,4 +1,4 @@
-"""The first hour of somebody with images of their own: each step does what the one before it has said."""
+"""The first hour of somebody new: the demo, then images of their own; each step does what the last has said."""
 
 import json
 import re
@@ -8,14 +8,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from empty_store import put_empty_store
 from PIL import Image
 from tiny_training import said, start, wait_for_checkpoint
 
 import zoo
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
+from zoo.runs import demo
 from zoo.storage.checkpoint_io import read_checkpoint
-from zoo.tracking.backend import connect, resolve_store
+from zoo.tracking.backend import TrackingStore, connect, resolve_store
 
 SMALL = ("--image-size", "64", "--batch-size", "4")
 
@@ -53,8 +55,52 @@ def with_one_class_more(clean, folder):
         file.write_text(json.dumps(content))
 
 
+def names_in(store: TrackingStore) -> tuple[list[str], set[str]]:
+    """Of the runs in MLflow, without their times, and of the registered models."""
+    client = connect(store)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = sorted(r.info.run_name.partition(" ")[0] for r in client.search_runs(experiments))
+    return runs, {m.name for m in client.search_registered_models()}
+
+
+@pytest.mark.slow
+def test_the_demo_tells_its_steps_and_leaves_one_folder(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(demo, "NUM_TRAIN", 48)  # of 2500
+    monkeypatch.setattr(demo, "NUM_VAL", 8)
+    told = run("demo --steps 3")
+    for step in (
+        "1/5  data: 48 + 8 images of circle, ",
+        "2/5  training",
+        "3/5  the result",
+        "4/5  registered",
+        "5/5  ",
+    ):
+        assert f"\n{step}" in f"\n{told}"
+    assert re.search(r"\nAP +0\.\d{3} \[", told)
+    assert "nan" not in told.lower().split()
+    assert {p.name for p in tmp_path.iterdir()} - {"zoo_cache"} == {"mlruns"}
+    folder = tmp_path / "mlruns" / "demo"
+    assert {p.name for p in (tmp_path / "mlruns").iterdir()} == {"demo"}
+    named = [
+        line.strip() for line in told.partition("All is below ")[2].splitlines() if line.startswith("  /")
+    ]
+    assert len(named) == 6
+    assert all(Path(file).is_file() and Path(file).is_relative_to(folder) for file in named)
+    store = resolve_store(folder / "mlruns")
+    assert f"mlflow ui --backend-store-uri {store.uri}\n" in told
+    assert names_in(store) == (["rt_detr_tiny.shapes"], {"rt_detr_tiny.shapes"})
+    # the line that it ends with, on the image that it made
+    line = re.search(r"predict: +zoo (predict \S+) IMAGE (--threshold .*)", told)
+    assert "predictions.json" in run(f"{line[1]} mlruns/demo/new_image.png {line[2]}")
+    # a second one takes the place of the first
+    (folder / "mine.txt").write_text("")
+    run("demo --steps 1")
+    assert not (folder / "mine.txt").exists()
+
+
 @pytest.mark.slow
 def test_from_images_with_a_mistake_to_a_model_that_learns_one_class_more(tmp_path, run):
+    put_empty_store(tmp_path / "mlruns")
     broken = with_a_broken_image(tmp_path / "birds")
     # the mistake is named before anything is trained, with ways out that work
     assert broken in run("data check birds", 1)
@@ -111,8 +157,5 @@ def test_from_images_with_a_mistake_to_a_model_that_learns_one_class_more(tmp_pa
 
     # all of it lies in mlruns and where it was asked for
     assert {p.name for p in tmp_path.iterdir()} - {"zoo_cache"} == {"birds", "clean", "more", "mlruns", "run"}
-    client = connect(resolve_store())
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    names = sorted(r.info.run_name.partition(" ")[0] for r in client.search_runs(experiments))
-    assert names == ["rt_detr_tiny.clean", "rt_detr_tiny.more"]
-    assert {m.name for m in client.search_registered_models()} == set(names)
+    names = ["rt_detr_tiny.clean", "rt_detr_tiny.more"]
+    assert names_in(resolve_store()) == (names, set(names))
