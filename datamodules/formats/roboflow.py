@@ -47,8 +47,8 @@ def read(root: Path, *, verify_sizes: bool = True, scratch: Scratch | None = Non
     }
     first, name = next(iter(of.items()))
     message = (
-        f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and is left out of "
-        "the classes; nothing to do unless it was meant as a class"
+        f"category 0 {name!r} has no annotation: it is Roboflow's name of the project and none of the "
+        "classes; nothing to do unless it was meant as one"
     )
     note = Fault("note", "placeholder_category", shown_path(files[first], root), _PLACEHOLDER, message)
     return Source(source.format, root, source.classes, source.splits, (note, *source.notes))

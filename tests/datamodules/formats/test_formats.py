@@ -71,6 +71,7 @@ def test_roboflow_placeholder_is_told_and_left_out(tmp_path):
     source = read(write_roboflow(tmp_path / "set"))
     assert source.classes == {3: "cat", 5: "dog"}
     [note] = [f for f in source.faults if f.kind == "placeholder_category"]
+    assert not note.leaves_out  # of images and objects
     assert note.severity == "note"
     assert "'animals'" in note.message
 
