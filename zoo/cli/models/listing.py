@@ -17,6 +17,9 @@ from zoo.runs import catalogue, recipes
 from zoo.runs.console import Console
 
 WIDTH = 110
+SCORES = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", *METRICS_OF_MASKS,
+)  # fmt: skip
 
 
 def list_models(registry: Path | None, console: Console, commercial: bool = False) -> None:
@@ -99,7 +102,7 @@ def info(name: str, registry: Path | None, console: Console) -> None:
     if entry is not None:
         console.result(entry)
         if not console.as_json:
-            show({**entry, "terms": _terms(entry["terms"])}, console)
+            show(readable_registered(entry), console)
         return
     entry = catalogue.with_details(catalogue.find(name, registry))
     console.result(entry)
@@ -201,6 +204,22 @@ def readable(entry: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
+def readable_registered(entry: dict[str, Any]) -> dict[str, Any]:
+    """A model of the user's registry in words: its manifest, with scores of three digits and no lists of thresholds."""
+    facts = {"licence" if key == "license" else key: value for key, value in entry.items()}
+    facts["terms"] = _terms(entry["terms"])
+    measured = entry["measured"]
+    if measured is not None:
+        intervals = {key: band for key, band in measured["interval"].items() if None not in band}
+        facts["measured"] = {
+            "scores": _scores(measured),
+            "interval": "  ".join(f"{key} {low:.3f} to {high:.3f}" for key, (low, high) in intervals.items()),
+            **{k: v for k, v in measured.items() if k not in (*SCORES, "interval", "unit")},
+            "protocol": {k: v for k, v in measured["protocol"].items() if _is_short(v)},
+        }
+    return facts
+
+
 def _terms(terms: dict[str, Any] | None) -> dict[str, str]:
     """Licence, source and date of code, weights and each data set, in words."""
     if terms is None:
@@ -276,10 +295,7 @@ def _flops(published: dict[str, Any]) -> str:
 
 
 def _scores(scores: dict[str, Any]) -> str:
-    names = (
-        "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", *METRICS_OF_MASKS,
-    )  # fmt: skip
-    return "  ".join(f"{n} {_score(scores, n)}" for n in names if _score_is_there(scores, n))
+    return "  ".join(f"{n} {_score(scores, n)}" for n in SCORES if _score_is_there(scores, n))
 
 
 def _score_is_there(scores: dict[str, Any], name: str) -> bool:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from zoo.cli.main import run_command
+from zoo.cli.models.listing import readable_registered
 from zoo.runs import catalogue, recipes
 
 PUBLISHED = {n: e for n, e in catalogue.models().items() if e["published"] is not None}
@@ -158,6 +159,21 @@ def test_a_model_without_published_weights_has_none(capsys):
     entry, text = info("rt_detr_tiny", capsys)
     assert entry["published"] is None
     assert "published" not in text
+
+
+def test_scores_of_a_registered_model_have_three_digits_and_an_interval():
+    measured = {
+        "unit": "fraction", "AP": 0.0785305350072414, "AP50": 1.0, "APl": None, "split": "test",
+        "interval": {"AP": [0.07, 0.0909], "APl": [None, None]},
+        "protocol": {"evaluator": "x", "iou_thresholds": [0.5]},
+    }  # fmt: skip
+    facts = readable_registered({"license": "MIT", "terms": None, "measured": measured})
+    assert facts["licence"] == "MIT"
+    assert facts["measured"] == {
+        "scores": "AP 0.079  AP50 1.000", "interval": "AP 0.070 to 0.091", "split": "test",
+        "protocol": {"evaluator": "x"},
+    }  # fmt: skip
+    assert readable_registered({"license": "MIT", "terms": None, "measured": None})["measured"] is None
 
 
 def test_where_the_files_are_is_told(capsys, tmp_path):
