@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -379,10 +380,7 @@ def test_lightning_has_no_handler_of_signals_and_gives_none_back(tmp_path):
 
 def finished(monkeypatch, saver, signal_after=None):
     """`finish` of a training whose processes have scored; this one is sent a signal afterwards."""
-    run = SimpleNamespace(
-        trainer=SimpleNamespace(loggers=[], checkpoint_callback=saver, world_size=2), stop=saver.stop, data=Data(),
-        module=None, tracker=None, folder=Path("run"), checkpoint=None, step=1, seconds=1.0, stopped=None, recipe={},
-    )  # fmt: skip
+    run = MagicMock(**{"trainer.checkpoint_callback": saver, "stop": saver.stop, "folder": Path("run")})
 
     def hardware(trainer):
         saver.stop.signal = signal_after
@@ -391,18 +389,6 @@ def finished(monkeypatch, saver, signal_after=None):
     monkeypatch.setattr(report, "score_split", lambda *arguments: {})
     monkeypatch.setattr(report, "hardware", hardware)
     return ending.finish(run, None, Silent())
-
-
-class Data:
-    """As much of a data module as the end of a training asks."""
-
-    label_map = SimpleNamespace(to_dict=dict)
-
-    def read(self):
-        return SimpleNamespace(splits={"val": SimpleNamespace(store=True)})
-
-    def digest(self):
-        return ""
 
 
 def test_a_signal_while_they_score_ends_all_processes(monkeypatch):
