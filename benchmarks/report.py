@@ -58,12 +58,9 @@ def detections(boxes, labels, image, images: int, number: int, rng: np.random.Ge
 def write_set(root: Path, boxes, labels, image, images: int) -> None:
     """A COCO folder; the images are links to one JPEG."""
     (root / "annotations").mkdir()
-    (root / "val2017").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / "one.jpg", quality=85)
     rows = [{"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(images)]
-    for row in rows:
-        (root / "val2017" / row["file_name"]).symlink_to(root / "one.jpg")
     objects = [
         {"id": k + 1, "image_id": int(image[k]), "category_id": int(labels[k, 0]) + 1, "bbox": boxes[k].tolist(),
          "area": float(boxes[k, 2] * boxes[k, 3]), "iscrowd": int(labels[k, 1])}
@@ -72,7 +69,9 @@ def write_set(root: Path, boxes, labels, image, images: int) -> None:
     categories = [{"id": c + 1, "name": f"class {c}"} for c in range(CLASSES)]
     content = {"images": rows, "annotations": objects, "categories": categories}
     for split in ("train2017", "val2017"):
-        (root / split).mkdir(exist_ok=True)
+        (root / split).mkdir()
+        for row in rows:
+            (root / split / row["file_name"]).symlink_to(root / "one.jpg")
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 

@@ -264,3 +264,14 @@ def test_finetune_compares_arms_of_the_same_seed():
     rules = json.loads(script["options"]("class heads at the common rate", Path("nowhere"), steps)[1])
     assert len(rules) == 2
     assert all("score_head" not in rule["match"] for rule in rules)
+
+
+def test_report(capsys, monkeypatch):
+    arguments = ["--images", "30", "--objects", "150", "--detections", "900", "--compare"]
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    runpy.run_path(str(ROOT / "benchmarks" / "report.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines if "most memory" in line] == [
+        "numbers", "numbers again, and page", "difference of two",
+    ]  # fmt: skip
+    assert lines[-1].endswith("s CPU in all")

@@ -57,7 +57,8 @@ def compared(first: Evaluation, second: Evaluation, samples: int = SAMPLES, seed
         head: _difference(*(weighted_ap(e.matches[head], weights).mean(axis=1) for e in (first, second)))
         for head in first.matches
     }
-    return Comparison(*(_difference(ours[name], theirs[name]) for name in ("AP", "AP50")), classes)
+    ap, ap50 = (_difference(ours[name], theirs[name]) for name in ("AP", "AP50"))
+    return Comparison(ap, ap50, classes)
 
 
 def refuse_other_truth(first: Evaluation, second: Evaluation) -> None:

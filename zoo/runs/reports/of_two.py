@@ -41,11 +41,11 @@ def compare(
     """
     console = console or Console()
     refuse_split(split)
-    given = [_side(name, data, split, registry, console) for name in (first, second)]
+    ours, theirs = (_side(name, data, split, registry, console) for name in (first, second))
     if output is None:
-        names = [Path(one.model).name.replace(":", ".") for one in given]
+        names = [Path(one.model).name.replace(":", ".") for one in (ours, theirs)]
         output = Path("mlruns", "scores", f"{'.and.'.join(names)}.{split}")
-    written = write_comparison(*given, output)
+    written = write_comparison(ours, theirs, output)
     for sentence in written.numbers["verdict"]:
         console.say(sentence)
     console.say(f"report      {written.page}")
