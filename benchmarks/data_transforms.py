@@ -34,6 +34,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from datamodules.augmentations.allowed import TORCHVISION
+from datamodules.augmentations.chain import Augmentations
 from datamodules.images.decoding import decode_tensor
 from datamodules.loading.pictures import cropped
 from datamodules.tiling.cutting import cut_targets
@@ -146,6 +148,17 @@ def ours_training(name: str, contract: InputContract, *, finish: bool, device: b
     return run
 
 
+def own_list(*block: Any) -> Contestant:
+    """RT-DETR's chain with operations of a recipe's `augmentations`, which come before it."""
+    transform, augmentations = build_transform("none", RT_DETR), Augmentations.of([*block])
+
+    def run(photo: Photo, seed: int) -> Any:
+        out = augmentations(transform, photo.decoded(), photo.targets(), seed)
+        return out.image, out.boxes
+
+    return run
+
+
 def ours_evaluation(contract: InputContract, *, finish: bool) -> Contestant:
     def run(photo: Photo, seed: int) -> Any:
         image = contract.resize_image(photo.decoded())
@@ -219,6 +232,26 @@ def chains() -> dict[str, dict[str, Contestant]]:
             "ours, uint8 output": ours_training("rt_detr", RT_DETR, finish=False),
             "ours, uint8 output, photometric left too": ours_training(
                 "rt_detr", RT_DETR, finish=False, device=True
+            ),
+        },
+        "own operations": {
+            "none: decoded and resized": ours_training("none", RT_DETR, finish=False),
+            "ours: distort, flip, crop by IoU": own_list("distort", "flip", "iou_crop"),
+            "torchvision: distort, flip, crop by IoU": own_list(
+                f"{TORCHVISION}.RandomPhotometricDistort",
+                f"{TORCHVISION}.RandomHorizontalFlip",
+                f"{TORCHVISION}.RandomIoUCrop",
+            ),
+            "albumentations: colour jitter, flip, crop safe for boxes": own_list(
+                {"albumentations.ColorJitter": {"p": 0.5}},
+                "albumentations.HorizontalFlip",
+                {"albumentations.RandomSizedBBoxSafeCrop": {"height": 480, "width": 480, "p": 0.8}},
+            ),
+            "torchvision: blur of 5 pixels alone": own_list(
+                {f"{TORCHVISION}.GaussianBlur": {"kernel_size": 5}}
+            ),
+            "albumentations: blur of 5 pixels alone": own_list(
+                {"albumentations.GaussianBlur": {"blur_limit": [5, 5], "p": 1.0}}
             ),
         },
         "RT-DETR val": {

@@ -151,8 +151,30 @@ def _deep(probe: Probe, reading: Reading) -> Iterable[_Finding]:
         )
 
 
+def _scales(probes: list[Probe]) -> Iterator[Fault]:
+    """What a model's input has to say of images that are no 8-bit RGB, by their number of channels."""
+    ranges: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for probe in probes:
+        if probe.bands:
+            ranges[probe.bands].append((probe.lowest, probe.highest))
+        elif probe.reading is not None:
+            ranges[0].append((0.0, probe.reading.largest))
+    for channels, own in sorted(ranges.items()):
+        low, high = min(low for low, _ in own), max(high for _, high in own)
+        scale = f"--data.input.scale '[[{low:g}, {max(high, low + 1e-6):g}]]'"
+        number = f"{len(own)} image{'' if len(own) == 1 else 's'}"
+        if channels:
+            what = f"no 8-bit RGB: {number} of {channels} channels, values from {low:g} to {high:g}; to train on them: "
+            way = f"--data.input.channels {channels} {scale}"
+        else:
+            what = f"more than 8 bits: {number}, values up to {high:g}; to read all by one scale: "
+            way = f"{scale}, and for a network of one channel --data.input.channels 1"
+        yield Fault("note", "input_scale", ".", None, f"{what}{way}")
+
+
 def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]) -> Iterator[Fault]:
     """Images whose files do not declare a bit depth and whose values suggest different ones, so equal values differ."""
+    yield from _scales([probe for seen in probes.values() for probe in seen.odd.values()])
     found: dict[str, list[str]] = defaultdict(list)
     for split, seen in probes.items():
         for row, probe in seen.odd.items():
@@ -171,7 +193,7 @@ def _encoded(probe: Probe, name: str) -> Iterable[_Finding]:
     if probe.format in _SUFFIXES and not _suffix_fits(probe, name):
         said = f"the name ends in {PurePosixPath(name).suffix!r}, the bytes are {probe.format}; it is read by its bytes"
         yield "note", "wrong_suffix", f"{said}, other programs may refuse it"
-    if probe.format not in ("JPEG", "PNG", "MPO", "BMP"):
+    if probe.format not in ("JPEG", "PNG", "MPO", "BMP", "NPY"):
         yield "note", "uncommon_format", f"{probe.format} is read here; other programs may not read it"
     if probe.frames > 1 and probe.format != "MPO":
         yield "warning", "animated", f"it has {probe.frames} frames; only the first is read"

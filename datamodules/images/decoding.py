@@ -21,6 +21,9 @@ try:
 except ImportError:  # torchvision 0.29 announces the end of its decoders; PIL gives the same pixels
     decode_jpeg = None
 
+_NO_RGB = ValueError(
+    "its values are no 8-bit RGB, which --data.input.channels and --data.input.scale can say"
+)
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -126,6 +129,9 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
             if image is not None:
                 return to_rgb(image, declared_bits(opened))
             found = opened.size
+    except UnidentifiedImageError as error:
+        bands = is_npy(data) or data.startswith(TIFF)
+        raise _undecodable(path, image_id, _NO_RGB if bands else error) from error
     except UNREADABLE as error:
         raise _undecodable(path, image_id, error) from error
     raise _other_size(path, image_id, found, size)

@@ -250,3 +250,18 @@ def test_grey_images_of_any_depth_for_grey_and_for_rgb():
     scaled = replace(RGB, scale=((0.0, 4000.0),))
     found = read_input(encoded(values(1)[..., 0], "TIFF"), scaled)
     np.testing.assert_array_equal(found[2].numpy(), np.rint(values(1)[..., 0] / 4000 * 255))
+
+
+def test_a_check_recommends_channels_and_scale(root):
+    from datamodules.doctor import image_faults, probe_splits
+
+    splits = data_of(root, BANDS).read().splits
+    faults = image_faults(splits, probe_splits(splits, None, None))[0]
+    [told] = [fault.message for fault in faults if fault.kind == "input_scale"]
+    assert told.startswith("no 8-bit RGB: 6 images of 5 channels, values from ")
+    assert "--data.input.channels 5 --data.input.scale '[[" in told
+
+
+def test_bands_for_a_network_of_rgb_name_the_way_out(root):
+    with pytest.raises(ValueError, match=r"(npy|tif) .*--data.input.channels"):
+        next(iter(data_of(root, RGB).train_dataloader()))

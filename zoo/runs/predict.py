@@ -19,6 +19,7 @@ from zoo.pictures.painting import seen_rgb
 from zoo.prediction.image_input import read_input
 from zoo.registry.manifest import Thresholds
 from zoo.runs.console import Console, counted
+from zoo.runs.geo import GeoFile
 from zoo.runs.prediction_files import PredictionFiles
 from zoo.storage.durable import write_json
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
@@ -82,6 +83,7 @@ def predict(
         console.say(threshold_line(detector.thresholds))
     documents, files = [], PredictionFiles(output)
     used: set[str] = set()
+    placed = GeoFile()
     for given in images:
         try:
             image = read_input(given.content, detector.input)
@@ -103,12 +105,16 @@ def predict(
                 **prediction.to_dict(),
             }
         )
+        if isinstance(given.content, Path):
+            placed.add(given.content, documents[-1])
         say(given, prediction, painted, console)
     if not documents:
         raise ValueError(f"none of {len(images)} images can be read; the first: {unreadable[0]}")
     if any(document.get("detections") for document in documents):
         console.say("locations are [left, top, right, bottom] in pixels of the image (xyxy)")
-    files_written = {kind: str(path) for kind, path in files.write().items()}
+    for note in placed.notes:
+        console.say(note)
+    files_written = {kind: str(path) for kind, path in (files.write() | placed.write(output)).items()}
     result = {
         "model": detector.name,
         "threshold": detector.default_threshold if threshold is None else threshold,

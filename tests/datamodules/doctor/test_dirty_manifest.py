@@ -129,7 +129,7 @@ ALSO = (
 # faults of the whole folder, which follow from the small and contrived sets
 OF_THE_FOLDER = {
     "unused_class", "rare_class", "class_not_evaluated", "id_holes", "below_stride", "empty_images", "mixed_sizes",
-    "class_only_in_val",
+    "class_only_in_val", "input_scale",
 }  # fmt: skip
 
 
