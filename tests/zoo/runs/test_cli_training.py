@@ -243,6 +243,23 @@ def test_the_checkpoint_to_resume(tmp_path):
         find_checkpoint("gone.ckpt", None)
 
 
+def test_fit_looks_a_model_up_in_the_registry_that_is_named(tmp_path, capsys):
+    shapes = generate_shapes(tmp_path / "shapes", 8, 4, seed=0, size=64)
+    small = ["--model.num_classes", "4", "--data.batch_size", "4", "--model.schedule.global_batch_size", "4"]
+    start = [
+        "fit",
+        "--config",
+        "rt_detr/tiny",
+        "--data",
+        str(shapes),
+        "--init_from.source",
+        "mine.birds",
+        *small,
+    ]
+    assert run_command([*start, "--registry", "elsewhere"]) == 2
+    assert f"nor in the registry {Path('elsewhere').absolute()}, which is empty" in capsys.readouterr().err
+
+
 def test_the_demo_empties_only_its_own_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
