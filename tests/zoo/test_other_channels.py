@@ -265,3 +265,30 @@ def test_a_check_recommends_channels_and_scale(root):
 def test_bands_for_a_network_of_rgb_name_the_way_out(root):
     with pytest.raises(ValueError, match=r"(npy|tif) .*--data.input.channels"):
         next(iter(data_of(root, RGB).train_dataloader()))
+
+
+def test_weights_of_rgb_start_a_network_of_other_channels():
+    import zoo
+    from zoo.training.transfer import load_weights
+
+    given = {k: v + 1 for k, v in zoo.recipe("rt_detr/tiny").module().network.state_dict().items()}
+    module = zoo.recipe("rt_detr/tiny", {"model.backbone.channels": 5}).module()
+    report = load_weights(module, given, "keep")
+    name = "backbone.conv1.0.0.weight"
+    assert report.adapted == [f"{name} from 3 to 5 channels"]
+    assert f"adapted {name} from 3 to 5 channels" in report.lines()
+    own = module.network.state_dict()
+    torch.testing.assert_close(own[name], of_channels(given[name], 5))
+    assert all(torch.equal(own[key], value) for key, value in given.items() if key != name)
+
+
+def test_a_fine_tuning_suits_the_model_to_the_channels():
+    from zoo.runs import recipes
+    from zoo.runs.channels import suit_channels
+
+    recipe = recipes.read("detr/finetune", {"data.input.channels": 1, "data.input.scale": [[0, 4095]]})
+    notes = suit_channels(recipe)
+    assert recipe["model"]["init_args"]["backbone"]["channels"] == 1
+    assert recipe["data"]["init_args"]["input"]["mean"] == [0.449]
+    assert len(notes) == 4
+    assert suit_channels(recipes.read("detr/finetune")) == []

@@ -24,7 +24,7 @@ def suit_channels(recipe: dict[str, Any]) -> list[str]:
     if own != channels:
         backbone["channels"] = channels
         notes.append(
-            f"input: {channels} channels; the first convolution gives each the sum of its RGB kernels over {channels}"
+            f"input.channels {channels}: the first convolution gives each the sum of its RGB kernels over {channels}"
         )
     for key in ("mean", "std"):
         given = contract.get(key) or []
