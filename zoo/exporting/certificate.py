@@ -213,12 +213,20 @@ def readable(document: dict[str, Any]) -> str:
         *search_told(document.get("search")),
         f"Milliseconds an image at batch 1, levels to detections, median of {TIMED_RUNS} runs in turns: "
         + ", ".join(f"{name} {value:.1f}" for name, value in document["milliseconds"].items())
-        + f". {document['hardware']}. "
+        + f". {slower_told(document)}{document['hardware']}. "
         + ", ".join(f"{name} {number}" for name, number in document["versions"].items())
         + f". {document['created']}",
         "",
     ]
     return "\n".join(lines)
+
+
+def slower_told(document: dict[str, Any]) -> str:
+    """A sentence where lower precision gains no time on this machine; nothing else."""
+    times, runtime = document["milliseconds"], document["runtime"]
+    if times[runtime] < times.get(f"{runtime} fp32", math.inf):
+        return ""
+    return f"{document['precision']} is not faster than fp32 here. "
 
 
 def search_told(search: dict[str, Any] | None) -> list[str]:

@@ -102,11 +102,16 @@ def evaluated(detector: Detector, images: ExportImages) -> Scored:
     """The evaluation of the images that are scored, and scores of masks; there are data."""
     module = detector.module
     assert images.data is not None
-    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-                      enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
+    trainer = silent_trainer()
     refuse_other_labels(Subject(detector.name, module, images.data, trainer))
     trainer.validate(module, datamodule=images.data, verbose=False)
     return module.val_ap.evaluation(), mask_scores(module, images.data.label_map)
+
+
+def silent_trainer() -> Trainer:
+    """On the CPU, without files and bars."""
+    return Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+                   enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
 
 
 def detections_lost(source: Detector, batches: Sequence[Batch]) -> Callable[[Path], float]:

@@ -21,13 +21,13 @@ from zoo.exporting.saving import FILES, Form, facts_of_graph, learns, measured, 
 from zoo.exporting.search import Certify
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.folder import CONFIG_FILE, read_json
-from zoo.runs.certify import certified, detections_lost, evaluated
+from zoo.runs.certify import certified, detections_lost, evaluated, silent_trainer
 from zoo.runs.console import Console, quoted
-from zoo.runs.evaluate import parse_layers
+from zoo.runs.evaluate import parse_layers, refuse_other_labels
 from zoo.runs.export_images import CALIBRATED, COMPARED, ExportImages, export_images
 from zoo.runs.finetune import ImageSize, parse_size
 from zoo.runs.lightning import quiet
-from zoo.runs.subject import load
+from zoo.runs.subject import Subject, load
 from zoo.runtimes.facts import Precision
 from zoo.runtimes.module import files_of, inputs_of
 from zoo.runtimes.onnx import SUFFIX
@@ -99,6 +99,8 @@ def export(
         parse_layers(str(decoder_layers), detector.module)
     contract = contract_of(detector, image_size)
     images = export_images(detector, data, contract, learns(to, precision))
+    if images.data is not None:
+        refuse_other_labels(Subject(detector.name, detector.module, images.data, silent_trainer()))
     with staged(folder.absolute().parent) as staging, as_exported(detector, decoder_layers):
         once = None if data is None else functools.cache(functools.partial(evaluated, detector, images))
         certify = functools.partial(certified, detector, images=images, console=console, of_source=once)
@@ -209,8 +211,10 @@ def contract_of(source: Detector, image_size: ImageSize | None) -> InputContract
     if image_size is None:
         return source.input
     limits = source.module.limits_of(source.module.init_args)
-    size = parse_size(image_size, source.input.resize, limits.multiple_of)
-    return replace(source.input, size=(size[0], size[1]))
+    height, width = parse_size(image_size, source.input.resize, limits.multiple_of)
+    if source.input.resize == "stretch":
+        limits.refuse((height, width), source.name, "give a larger --image-size")
+    return replace(source.input, size=(height, width))
 
 
 @contextmanager

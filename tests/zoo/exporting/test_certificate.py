@@ -1,6 +1,7 @@
 """The certificate is green for what was exported, and red for one changed number in it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ from exported_case import (
 import zoo
 from zoo.cli.main import run_command
 from zoo.contract.batch import Detections
+from zoo.contract.input_limits import InputLimits
 from zoo.exporting import onnx as exporting
-from zoo.exporting.certificate import judged, paired_scores, readable
+from zoo.exporting.certificate import judged, paired_scores, readable, slower_told
 from zoo.exporting.compare import Comparison, tied
 from zoo.exporting.differences import DetectionDifference, RawDifference, detection_difference, raw_difference
 from zoo.exporting.limits import LIMITS
-from zoo.runs.export import export
+from zoo.runs.export import contract_of, export
 from zoo.runtimes.onnx import read_graph
 
 
@@ -204,6 +206,39 @@ def test_a_refused_export_leaves_its_certificate_alone(tmp_path, monkeypatch, ca
     assert "encoder.fpn_blocks.0" in json.loads((folder / "certificate.json").read_text())["first_difference"]
     assert "REFUSED" in (folder / "certificate.md").read_text()
     assert "REFUSED" in capsys.readouterr().out
+
+
+def test_what_cannot_be_exported_is_refused_before_the_network_is_captured(
+    images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("zoo.runs.export.exported", lambda *_, **__: pytest.fail("captured"))
+    model = str(checkpoint(tmp_path / "tiny.ckpt"))
+    file = images / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"][0]["name"] = "star"
+    shutil.copytree(images, tmp_path / "other")
+    (tmp_path / "other" / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    for arguments, message in (
+        (["--data", str(tmp_path / "other")], "do not have the same classes"),
+        (["--image-size", "33"], "multiples of 32"),
+        (["--decoder-layers", "2"], "from 1 to 1"),
+    ):
+        assert run_command(["export", model, *arguments, "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    limits = InputLimits(multiple_of=32, queries=300, strides=(8, 16, 32))
+    source = detector()
+    monkeypatch.setattr(type(source.module), "limits_of", lambda *_: limits)
+    with pytest.raises(ValueError, match=r"has 300 queries, .* give a larger --image-size"):
+        contract_of(source, "64")
+    assert contract_of(source, "128x160").size == (128, 160)
+
+
+def test_a_time_that_is_no_gain_is_told_as_such():
+    times = {"pytorch": 9.0, "onnxruntime": 4.0, "onnxruntime fp32": 3.0}
+    document = {"milliseconds": times, "runtime": "onnxruntime", "precision": "int8"}
+    assert slower_told(document) == "int8 is not faster than fp32 here. "
+    assert slower_told(document | {"milliseconds": times | {"onnxruntime": 2.0}}) == ""
+    assert slower_told({"milliseconds": {"pytorch": 1.0, "onnxruntime": 3.0}, "runtime": "onnxruntime"}) == ""
 
 
 def test_a_swap_among_near_equal_queries_is_no_difference():
