@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[1]
@@ -100,6 +102,24 @@ def test_inference(family):
         low, high = row["ratio_range"]
         assert 0 < low <= row["ratio"] <= high
     assert found[0]["ratio_range"] == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["rt_detr", "deimv2"])
+def test_exported(family, tmp_path):
+    """onnxruntime, OpenVINO and transformers find alone what the source finds; the script ends with 1 if not."""
+    random = np.random.default_rng(0)
+    for number in range(2):
+        spots = Image.fromarray(random.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+        spots.resize((640, 480), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.png")
+    given = ("--images", str(tmp_path), "--count", "2", "--families", family)
+    found = json.loads(output("exported.py", "--json", *given).splitlines()[-1])["rows"]
+    assert [row["form"] for row in found] == ["onnx", "openvino", "transformers"][: len(found)]
+    assert len(found) == 2 + (family == "rt_detr")
+    for row in found:
+        assert row["same"]
+        assert row["detections"] > 10
+        assert 0.05 < row["ap"]["source"] < 0.95
 
 
 @pytest.mark.slow
