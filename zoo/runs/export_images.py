@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.base import DetectionDataModule
 from datamodules.images.decoding import decode
 from datamodules.index import AnnotationIndex
-from datamodules.loading.datasets import EvaluationDataset, Truth
+from datamodules.loading.datasets import EvaluationDataset
 from datamodules.loading.loaders import EvaluationLoader
 from datamodules.splits import held_out
 from zoo.contract.batch import Batch, Sample, collate
@@ -71,7 +71,7 @@ class ExportImages:
         if self.learned is None or self.data is None:
             batches = made_up_batches(self.contract)
         else:
-            images = EvaluationDataset(self.learned, self.data.label_map, self.contract, Truth())
+            images = EvaluationDataset(self.learned, self.data.label_map, self.contract)
             batches = _parts(EvaluationLoader(images, AT_ONCE, 0))
         singles = (batch.part(image, image + 1) for batch in batches for image in range(len(batch)))
         return (cropped(batch) for batch in singles)
