@@ -507,7 +507,8 @@ def _best_scores(client: MlflowClient, run: Run, model_id: str) -> list[Metric]:
     """The run's scores of its best checkpoint, as they were logged, but of the model and its data set too."""
     from mlflow.entities import Metric
 
-    data = run.inputs.dataset_inputs[0].dataset if run.inputs.dataset_inputs else None
+    inputs = [] if run.inputs is None else run.inputs.dataset_inputs
+    data = inputs[0].dataset if inputs else None
     logged = [
         client.get_metric_history(run.info.run_id, name)[-1]
         for name in run.data.metrics
