@@ -14,7 +14,7 @@ from zoo.detector import Detector
 from zoo.registry.manifest import DataBlock, InputBlock, LabelMapBlock, ModelBlock
 from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
-from zoo.runtimes.facts import DETECTIONS, RAW, ExportedFacts, Precision, Source, TensorFacts
+from zoo.runtimes.facts import DETECTIONS, RAW, DType, ExportedFacts, Precision, Source, TensorFacts
 
 LIBRARIES = ("detr-zoo", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 _HOLDS = {
@@ -59,11 +59,14 @@ def facts_of_folder(detector: Detector) -> ExportedFacts:
     module, contract = detector.module, detector.input
     stretch = contract.resize == "stretch"
     sides: list[int | str] = list(contract.size) if stretch else ["height", "width"]
-    queries, boxes = ["batch", "queries"], ["batch", "detections"]
-    inputs = {"images": ("uint8", ["batch", 3, *sides]), "sizes": ("int64", ["batch", 2])}
+    queries: list[int | str] = ["batch", "queries"]
+    boxes: list[int | str] = ["batch", "detections"]
+    inputs: dict[str, tuple[DType, list[int | str]]] = {
+        "images": ("uint8", ["batch", 3, *sides]), "sizes": ("int64", ["batch", 2])
+    }  # fmt: skip
     if not stretch:
         inputs["padding"] = ("bool", ["batch", *sides])
-    outputs: dict[str, tuple[str, list[Any]]] = {
+    outputs: dict[str, tuple[DType, list[int | str]]] = {
         "labels": ("int64", boxes), "boxes": ("float32", [*boxes, 4]), "scores": ("float32", boxes)
     }  # fmt: skip
     if module.instances is not None:

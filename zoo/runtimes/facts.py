@@ -39,10 +39,13 @@ class _Block(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     """Unknown keys are errors: facts of a later format must not go unread."""
 
 
+DType = Literal["uint8", "int64", "bool", "float32"]
+
+
 class TensorFacts(_Block, kw_only=True, frozen=True):
     """An input or output: numpy's name of its type, sides (a word is any number) and what it holds."""
 
-    dtype: Literal["uint8", "int64", "bool", "float32"]
+    dtype: DType
     shape: list[int | Words]
     holds: Words
 
