@@ -229,7 +229,7 @@ def test_a_list_gives_a_list(detector, picture, tmp_path):
         ("x" * 10_000, "does not exist"),
         ("a\0b", "does not exist"),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) and len(part) < 50 else "",
 )
 def test_anything_else_is_told_what_a_picture_may_be(detector, image, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says) as caught:
