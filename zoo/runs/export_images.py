@@ -19,7 +19,6 @@ from datamodules.images.decoding import decode
 from datamodules.index import AnnotationIndex
 from datamodules.loading.datasets import EvaluationDataset
 from datamodules.loading.loaders import EvaluationLoader
-from datamodules.loading.truth import Truth
 from datamodules.splits import held_out
 from zoo.contract.batch import Batch, Sample, collate
 from zoo.contract.preprocess import InputContract, image_to_tensor
