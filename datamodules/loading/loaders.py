@@ -5,10 +5,14 @@ Neither is a torch DataLoader: Lightning would put its own sampler into one.
 
 from __future__ import annotations
 
+import atexit
 import math
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -46,13 +50,33 @@ class WorkerDiedError(OSError):
     """A worker process was killed, mostly by the kernel for want of memory."""
 
 
+_workers: WeakSet[BaseProcess] = WeakSet()  # every one that was started here
+
+
+@atexit.register  # before multiprocessing's, which is older
+def _end_workers() -> None:
+    """Kills the workers that an error has left, at the end of the program.
+
+    multiprocessing sends them SIGTERM and then waits for ever. One that has not come to torch's handler yet, or hangs
+    before it, has the handler of the process that it was forked from, and a training's only notes the signal.
+    """
+    if not _workers:
+        return
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise for each
+    for worker in _workers:
+        worker.kill()
+
+
 def batches_of(loader: DataLoader[Sample]) -> Iterator[Batch]:
     """The loader's batches; its workers start now, not at the first batch.
 
     Raises:
         WorkerDiedError: a worker was killed. Exceptions that are raised inside a worker are raised as they are.
     """
-    return _checked(loader, iter(loader))
+    batches = iter(loader)
+    _workers.update(getattr(batches, "_workers", ()))  # there is no public way
+    return _checked(loader, batches)
 
 
 def _checked(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[Batch]:
