@@ -83,7 +83,7 @@ def write_adversarial_coco(root: Path) -> Path:
     (root / "train" / nfd).write_bytes(jpeg(scene(10)))
     (root.parent / "stranger.jpg").write_bytes(jpeg(scene(11)))
     train.add("../../stranger.jpg", None)
-    train.add("../../../../../../etc/hostname", None)
+    train.add(f"{'../' * len((root / 'train').resolve().parents)}etc/hostname", None)
     train.add("listed_twice.jpg", jpeg(scene(12)))
     train.add("listed_twice.jpg", None)
     os.symlink(root / "train", root / "train" / "loop")

@@ -133,10 +133,11 @@ def limit_waiting(trainer: Trainer, minutes: float) -> None:
 
 
 class _NoHandlers(_SignalConnector):
-    """Lightning's part for signals, without any handler."""
+    """Lightning's part for signals, without any handler; it gives those back that it finds, as Lightning's does."""
 
     def register_signal_handlers(self) -> None:
         self.received_sigterm = False
+        self._original_handlers = self._get_current_signal_handlers()
 
 
 def take_signals_from(trainer: Trainer) -> None:

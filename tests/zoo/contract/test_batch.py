@@ -5,11 +5,13 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from zoo.contract.batch import Annotations, Batch, Sample, Step, Targets, collate
+from zoo.contract.batch import Annotations, Batch, Piece, Sample, Step, Targets, collate
 from zoo.contract.segments import PanopticSegmentation
+from zoo.contract.tiles import whole
 
 OBJECTS = (2, 0, 3, 1)
 SIZE = (6, 8)
+PIECE = Piece(whole(*SIZE), 1, SIZE, None)
 
 
 def segmentation(number):
@@ -26,7 +28,8 @@ def sample(number, count):
     return Sample(
         image=(draw(3, *SIZE) * 255).byte(), labels=torch.arange(count) + 10 * number, boxes=draw(count, 4),
         image_id=100 + number, original_size=(60 + number, 80), annotations=facts,
-        masks=draw(count, *SIZE) > 0.5, panoptic=segmentation(number), photometric=draw(12),
+        masks=draw(count, *SIZE) > 0.5, panoptic=segmentation(number), photometric=draw(12), piece=PIECE,
+        ignored=draw((number + 1) % 3, 4),
     )  # fmt: skip
 
 
@@ -76,7 +79,7 @@ def test_all_that_the_network_and_the_criterion_read_moves():
     moved = WHOLE.to("meta")
     tensors = [getattr(moved, f.name) for f in fields(Batch)] + list(moved.targets)
     there = [t for t in tensors if isinstance(t, torch.Tensor)]
-    assert len(there) == 6  # images, padding, photometric; labels, boxes, masks
+    assert len(there) == 7  # images, padding, photometric; labels, boxes, masks, ignored
     assert all(t.device.type == "meta" for t in there)
     assert moved.annotations is WHOLE.annotations
     assert moved.step is WHOLE.step
@@ -88,5 +91,5 @@ def test_all_that_moves_is_pinned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     WHOLE.pin_memory()
     wanted = (WHOLE.images, WHOLE.padding, WHOLE.photometric, WHOLE.targets.labels, WHOLE.targets.boxes,
-              WHOLE.targets.masks)  # fmt: skip
+              WHOLE.targets.masks, WHOLE.targets.ignored)  # fmt: skip
     assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in wanted}

@@ -138,8 +138,12 @@ class FakeDetector:
 
     def __init__(self) -> None:
         from zoo.contract.labels import LabelMap
+        from zoo.contract.preprocess import InputContract
 
-        self.label_map = LabelMap.contiguous(["cat"], [17])
+        self.label_map, self.input = (
+            LabelMap.contiguous(["cat"], [17]),
+            InputContract(resize="stretch", size=(64, 64)),
+        )
         self.thresholds, self.default_threshold = None, 0.3
 
     def predict(self, image, threshold):
