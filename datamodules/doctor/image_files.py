@@ -19,6 +19,7 @@ _SMALL = 8  # pixels: below this a side holds less than one cell of the finest f
 _DARK = 32  # levels of 255
 _FEW_LEVELS = 16
 _LOST = 1e-3  # share of values
+INPUT_SCALE = "input_scale"  # kind of the note that says what a model's input has to say
 _LONG = 10.0  # longer over shorter side
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -169,7 +170,7 @@ def _scales(probes: list[Probe]) -> Iterator[Fault]:
         else:
             what = f"more than 8 bits: {number}, values up to {high:g}; to read all by one scale: "
             way = f"{scale}, and for a network of one channel --data.input.channels 1"
-        yield Fault("note", "input_scale", ".", None, f"{what}{way}")
+        yield Fault("note", INPUT_SCALE, ".", None, f"{what}{way}")
 
 
 def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]) -> Iterator[Fault]:

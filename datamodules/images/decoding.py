@@ -21,8 +21,9 @@ try:
 except ImportError:  # torchvision 0.29 announces the end of its decoders; PIL gives the same pixels
     decode_jpeg = None
 
-_NO_RGB = ValueError(
-    "its values are no 8-bit RGB, which --data.input.channels and --data.input.scale can say"
+_NO_RGB = (
+    "its values are no 8-bit RGB: train with --data.input.channels and --data.input.scale, as the note of `zoo data "
+    "check` says for these images, or save it as 8-bit RGB"
 )
 _END_OF_JPEG = b"\xff\xd9"
 
@@ -131,7 +132,7 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
             found = opened.size
     except UnidentifiedImageError as error:
         bands = is_npy(data) or data.startswith(TIFF)
-        raise _undecodable(path, image_id, _NO_RGB if bands else error) from error
+        raise _no_rgb(path, image_id) if bands else _undecodable(path, image_id, error) from error
     except UNREADABLE as error:
         raise _undecodable(path, image_id, error) from error
     raise _other_size(path, image_id, found, size)
@@ -143,6 +144,10 @@ def _other_size(path: str, image_id: int, found: tuple[int, int], size: tuple[in
         f"{size[1]}x{size[0]} (width x height); correct the annotations; `zoo data check` lists all such "
         "files"
     )
+
+
+def _no_rgb(path: str, image_id: int) -> ValueError:
+    return ValueError(f"{path} (image id {image_id}) cannot be decoded: {_NO_RGB}")
 
 
 def _undecodable(path: str, image_id: int, error: Exception) -> ValueError:

@@ -262,9 +262,17 @@ def test_a_check_recommends_channels_and_scale(root):
     assert "--data.input.channels 5 --data.input.scale '[[" in told
 
 
+def test_the_command_after_a_check_says_that_it_takes_the_options_of_the_note(root, capsys):
+    from zoo.cli.main import run_command
+
+    assert run_command(["data", "check", str(root)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("with the options of the note input_scale")
+
+
 def test_bands_for_a_network_of_rgb_name_the_way_out(root):
-    with pytest.raises(ValueError, match=r"(npy|tif) .*--data.input.channels"):
+    with pytest.raises(ValueError, match=r"(npy|tif) .*--data.input.channels") as told:
         next(iter(data_of(root, RGB).train_dataloader()))
+    assert "remove it" not in str(told.value)
 
 
 def test_weights_of_rgb_start_a_network_of_other_channels():

@@ -306,6 +306,7 @@ def test_unknown_ids_are_one_line(tmp_path, capsys):
     [
         (["evaluate", "--data", "set"], "evaluate what?"),
         (["evaluate", "m"], "evaluate on which images?"),
+        (["evaluate", "m", "--predictions", "r.json", "--data", "set"], "not both"),
         (["evaluate", "--predictions", "r.json", "--data", "set", "--split", "train"], "it is val or test"),
         (["evaluate", "--predictions", "r.json", "--data", "set", "--split", "test"], "no test split; it has val (2"),
         (["evaluate", "--predictions", "r.json", "--data", "set", "--precision-at", "2"], "above 0 and at most 1"),
@@ -319,6 +320,21 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, message):
     told = capsys.readouterr().err
     assert message in told
     assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"), [("0.9", "precision 0.9 from threshold 0."), ("1", "no threshold has the precision 1:")]
+)  # fmt: skip
+def test_a_wanted_precision_is_told_on_the_terminal(tmp_path, capsys, wanted, says):
+    objects = some()
+    data = write(tmp_path / "set", objects)
+    found = results_of(objects) if wanted == "0.9" else results_of(objects, wrong=1.0, seed=3)
+    Path("r.json").write_text(json.dumps(found))
+    assert (
+        run_command(["evaluate", "--predictions", "r.json", "--data", str(data), "--precision-at", wanted])
+        == 0
+    )
+    assert says in capsys.readouterr().out
 
 
 def test_a_wanted_precision_is_that_of_the_threshold(tmp_path):

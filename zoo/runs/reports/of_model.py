@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,8 @@ def evaluate_with_report(
     """
     console = console or Console()
     if (model is None) == (predictions is None):
-        raise ValueError(
-            "evaluate what? zoo evaluate MODEL --data DIR, or --predictions results.json --data DIR"
-        )
+        what = "evaluate what?" if model is None else "a model and --predictions, not both:"
+        raise ValueError(f"{what} zoo evaluate MODEL --data DIR, or --predictions results.json --data DIR")
     refuse_split(split)
     if precision is not None and not 0 < precision <= 1:
         raise ValueError(f"--precision-at {precision}: a precision is above 0 and at most 1")
@@ -68,11 +68,23 @@ def evaluate_with_report(
     if output is None:
         output = Path("mlruns", "scores", f"{Path(given.model).name.replace(':', '.')}.{split}")
     written = write_report(given, output)
+    if precision is not None:
+        console.say(_at(precision, written.numbers["threshold"]["chosen"]))
     for sentence in written.numbers["why"]:
         console.say(sentence)
     console.say(f"report      {written.page}")
     console.say(f"numbers     {written.file}")
     return written.numbers
+
+
+def _at(precision: float, chosen: Mapping[str, float] | None) -> str:
+    """The threshold that was wanted, and that the reasons speak of."""
+    if chosen is None:
+        return f"no threshold has the precision {precision:g}: what follows is at the usual threshold"
+    return (
+        f"precision {precision:g} from threshold {chosen['threshold']:.3f} on, with recall {chosen['recall']:.3f}; "
+        "what follows is at this threshold"
+    )
 
 
 def refuse_split(split: str) -> None:
