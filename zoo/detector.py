@@ -162,9 +162,17 @@ class Detector:
 
     Attributes:
         manifest: of a model of a registry; None for a checkpoint or an exported file.
+        thresholds: from which detections are shown by default: the manifest's, the run's or the exported file's; None:
+            `DEFAULT_THRESHOLD` holds.
     """
 
-    def __init__(self, module: DetectionModule, name: str, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        module: DetectionModule,
+        name: str,
+        manifest: Manifest | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
         if module.label_map is None or module.input is None:
             raise ValueError(f"{name} has no label map or input contract; load it with zoo.load")
         self.module = module.eval()
@@ -172,12 +180,9 @@ class Detector:
         self.label_map: LabelMap = module.label_map
         self.input: InputContract = module.input
         self.manifest = manifest
-
-    @property
-    def thresholds(self) -> Thresholds | None:
-        """Those of the manifest, from which detections are shown by default; None: `DEFAULT_THRESHOLD` holds."""
-        given = None if self.manifest is None else self.manifest.thresholds
-        return given if isinstance(given, Thresholds) else None
+        if thresholds is None and manifest is not None and isinstance(manifest.thresholds, Thresholds):
+            thresholds = manifest.thresholds
+        self.thresholds = thresholds
 
     @property
     def default_threshold(self) -> float:
@@ -208,12 +213,13 @@ class Detector:
         Raises:
             ValueError: it is damaged, no export of the zoo, or its runtime is not installed.
         """
-        return cls(exported_module(open_session(Path(path))), str(path))
+        session = open_session(Path(path))
+        return cls(exported_module(session), str(path), thresholds=session.facts.thresholds)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Detector:
+    def from_checkpoint(cls, path: str | Path, thresholds: Thresholds | None = None) -> Detector:
         """With the released weights of a training checkpoint, registered or not."""
-        return cls.from_released(released_from_checkpoint(path), str(path))
+        return cls(ready_module(released_from_checkpoint(path)), str(path), thresholds=thresholds)
 
     def to(self, device: torch.device | str) -> Detector:
         """Moves the module; returns itself."""
@@ -260,7 +266,7 @@ class Detector:
                 RGB order (OpenCV's BGR is turned by `image[:, :, ::-1]`) or grey [h, w]; tensor of uint8 RGB
                 [3, h, w]; of a model for other channels or with a scale, arrays [h, w, C] and tensors [C, h, w] of
                 any numbers. A list of these gives a list of predictions.
-            threshold: in [0, 1]. None is what the manifest says, by class where it does, or else 0.3; and for
+            threshold: in [0, 1]. None is what `thresholds` say, by class where they do, or else 0.3; and for
                 panoptic segments the threshold of the model's own rule, which is higher (0.85 in the published
                 models). A number holds for all.
             tiles: side in pixels of the image, or (height, width): the image is cut into tiles, each and the whole

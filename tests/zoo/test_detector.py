@@ -244,6 +244,22 @@ def test_a_threshold_is_a_number(detector, picture, threshold):
         detector.predict(picture, threshold)
 
 
+def test_a_run_folder_has_the_thresholds_of_its_run(tmp_path):
+    tiny_checkpoint(tmp_path / "best.ckpt")
+    document = {"checkpoint": str(tmp_path / "best.ckpt"), "thresholds": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(document))
+    assert zoo.load(tmp_path).thresholds is None
+    chosen = {"chosen_for": "best F1", "split": "val", "all": 0.125, "classes": {LABELS.names[0]: 0.25}}
+    (tmp_path / "metrics.json").write_text(json.dumps(document | {"thresholds": chosen}))
+    loaded = zoo.load(tmp_path)
+    assert loaded.default_threshold == 0.125
+    assert loaded.thresholds.classes == {LABELS.names[0]: 0.25}
+    assert zoo.load(tmp_path / "best.ckpt").default_threshold == 0.3
+    (tmp_path / "metrics.json").write_text(json.dumps(document | {"thresholds": {"all": 2}}))
+    with pytest.raises(ValueError, match="thresholds: "):
+        zoo.load(tmp_path)
+
+
 def test_load_takes_a_checkpoint_a_run_folder_and_a_name(detector, picture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = detector.predict(picture, 0.0).boxes_xyxy

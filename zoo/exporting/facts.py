@@ -105,6 +105,7 @@ def _facts(
         decoder_layers=decoder_layers,
         license=NOT_STATED if manifest is None else manifest.license,
         terms=None if manifest is None else manifest.terms,
+        thresholds=detector.thresholds,
         source=Source(
             name=detector.name,
             weights_sha256=weights_digest(module.evaluation_network.state_dict()),

@@ -7,7 +7,7 @@ are known keys, file names are plain, model classes live under `zoo.architecture
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -206,6 +206,18 @@ class Thresholds(_Block, kw_only=True, frozen=True):
     iou: Fraction = 0.5  # of a right detection
     all: Fraction
     classes: dict[str, Fraction] = {}
+
+
+def thresholds_of(given: Mapping[str, Any]) -> Thresholds:
+    """The block, as a run's metrics.json and a manifest have it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return msgspec.convert(dict(given), Thresholds)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"thresholds: {error}") from error
 
 
 class DataBlock(_Block, kw_only=True, frozen=True):

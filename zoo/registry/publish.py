@@ -29,8 +29,8 @@ from zoo.registry.manifest import (
     MeasuredScores,
     ModelBlock,
     Origin,
-    Thresholds,
     TrainedBy,
+    thresholds_of,
 )
 from zoo.registry.names import check_alias, check_name, logged_model_name
 from zoo.registry.store import (
@@ -160,7 +160,7 @@ def publish(
     terms = _terms(released, parent, registry, license, (data_name, data_terms or not_stated()))
     manifest = _manifest(released, name, run, scores, terms, parent, (data_name, data_split))
     if thresholds is not None:
-        manifest = msgspec.structs.replace(manifest, thresholds=_thresholds(thresholds))
+        manifest = msgspec.structs.replace(manifest, thresholds=thresholds_of(thresholds))
     store = LocalRegistry(registry)
     before = store.versions(name)
 
@@ -295,13 +295,6 @@ def _measured(run: _Run | None, given: Mapping[str, Any] | None, data_name: str)
         return msgspec.convert({**defaults, **scores, **facts}, MeasuredScores)
     except msgspec.ValidationError as error:
         raise ValueError(f"measured scores: {error}") from error
-
-
-def _thresholds(given: Mapping[str, Any]) -> Thresholds:
-    try:
-        return msgspec.convert(dict(given), Thresholds)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"thresholds: {error}") from error
 
 
 def _of_recipe(text: str | None) -> tuple[str | None, str | None]:

@@ -136,7 +136,7 @@ def threshold_line(chosen: Thresholds) -> str:
     """From which score detections are shown, and why."""
     own = f", its own for {len(chosen.classes)} of the classes" if chosen.classes else ""
     return (
-        f"threshold   {chosen.all:.3f}{own}: the {chosen.chosen_for} on {chosen.split}, as the manifest says; "
+        f"threshold   {chosen.all:.3f}{own}: the {chosen.chosen_for} on {chosen.split}, kept with the model; "
         "--threshold N takes its place"
     )
 

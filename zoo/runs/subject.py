@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from datamodules.base import DetectionDataModule
 from datamodules.shards.reader import place_of
 from zoo.detector import Detector
+from zoo.registry.manifest import thresholds_of
 from zoo.registry.pull import pull
 from zoo.registry.store import UnknownModelError, find
 from zoo.runs import catalogue, mask_data, recipes
@@ -69,11 +70,14 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
             return Detector.from_pulled(pull(str(model), registry=registry))
     if is_exported(path):
         return Detector.from_exported(path)
+    thresholds = None
     if os.path.isdir(path):
-        path = Path(document_of(path)["checkpoint"])
+        document = document_of(path)
+        path, chosen = Path(document["checkpoint"]), document.get("thresholds")
+        thresholds = None if chosen is None else thresholds_of(chosen)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no checkpoint or run folder {str(path)[:200]}")
-    return Detector.from_checkpoint(path)
+    return Detector.from_checkpoint(path, thresholds)
 
 
 def _is_written_as_path(model: str | Path) -> bool:

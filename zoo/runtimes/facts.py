@@ -20,6 +20,7 @@ from zoo.registry.manifest import (
     ModelBlock,
     RunId,
     Sha256,
+    Thresholds,
     Words,
 )
 from zoo.registry.terms import ModelTerms, check_terms
@@ -77,6 +78,7 @@ class ExportedFacts(_Block, kw_only=True, frozen=True):
     decoder_layers: Annotated[int, msgspec.Meta(ge=1)] | None = None  # None: all
     license: Words  # of the weights
     terms: ModelTerms | None = None
+    thresholds: Thresholds | None = None  # from which detections are shown by default
     source: Source
     created: Words
     tool_versions: dict[str, str] = {}

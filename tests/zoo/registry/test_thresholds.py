@@ -59,12 +59,12 @@ def test_predict_says_where_the_threshold_is_from(monkeypatch, tmp_path, capsys)
     PICTURE.save(tmp_path / "a.png")
     model = detector(monkeypatch, thresholds=CHOSEN)
     found = predict(lambda: model, [str(tmp_path / "a.png")], None, tmp_path / "out", Console())
-    line = "threshold   0.400, its own for 1 of the classes: the best F1 on val, as the manifest says; --threshold N"
+    line = "threshold   0.400, its own for 1 of the classes: the best F1 on val, kept with the model; --threshold N"
     assert line in capsys.readouterr().out
     assert found["threshold"] == 0.4
     assert [d["label"] for d in found["predictions"][0]["detections"]] == ["disc", "square"]
     predict(lambda: model, [str(tmp_path / "a.png")], 0.3, tmp_path / "out", Console())
-    assert "as the manifest says" not in capsys.readouterr().out
+    assert "kept with the model" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import zoo
 from zoo.cli.main import run_command
 from zoo.exporting.facts import facts_of
 from zoo.exporting.onnx import finished
+from zoo.registry.manifest import Thresholds
 from zoo.runtimes.facts import KEY, parse_facts
 from zoo.runtimes.onnx import read_graph
 
@@ -106,6 +107,17 @@ def test_facts_come_back_from_their_text():
     assert not facts.raw
     assert [list(facts.inputs), list(facts.outputs)] == [["images", "sizes"], ["labels", "boxes", "scores"]]
     assert facts.inputs["images"].shape == ["batch", 3, 64, 64]
+
+
+def test_a_file_has_the_thresholds_of_its_source(tmp_path):
+    whole, model = graphs()[0], detector()
+    model.thresholds = Thresholds(
+        chosen_for="best F1", split="val", all=0.125, classes={LABELS.names[0]: 0.25}
+    )
+    facts = facts_of(model, whole, CONTRACT, raw=False, precision="fp32", decoder_layers=None)
+    back = zoo.load(written(tmp_path / "model.onnx", finished(whole, facts)))
+    assert back.thresholds == model.thresholds
+    assert back.default_threshold == 0.125
 
 
 def test_a_raw_file_ends_at_logits_and_boxes_and_finds_the_same(pictures, tmp_path):
