@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,15 +86,27 @@ def _checked(loader: DataLoader[Sample], batches: Iterator[Batch]) -> Iterator[B
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
+        except Exception as error:
             if not str(error).startswith("DataLoader worker (pid"):
-                raise
+                plain = as_raised(error)
+                if plain is error:
+                    raise
+                raise plain from error
             raise WorkerDiedError(
                 f"{str(error).rstrip('. ')}. Unless it was stopped, the machine or container ran out of memory "
                 f"(`dmesg` says so) or of shared memory (`docker run --shm-size`): lower num_workers "
                 f"({loader.num_workers}) or the batch size"
             ) from error
         yield batch
+
+
+def as_raised(error: Exception) -> Exception:
+    """An exception of a worker without the worker's traceback, which torch makes a part of its message."""
+    name, text = type(error).__name__, str(error)
+    if not text.startswith(f"Caught {name} in DataLoader worker process"):
+        return error
+    ends = [match.end() for match in re.finditer(rf"^(?:[\w.]+\.)?{name}: ", text, re.MULTILINE)]
+    return type(error)(text[ends[-1] :].rstrip()) if ends else error
 
 
 def gather_over_ranks(facts: Tensor) -> Tensor:
