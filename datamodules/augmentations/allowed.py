@@ -13,9 +13,10 @@ CONTAINERS = {
     ALBUMENTATIONS: ("OneOf", "RandomOrder", "Sequential", "SomeOf"),
 }
 ALLOWED = {
+    # not ElasticTransform: in torchvision 0.25 it fails on boxes that end at the edge of the image
     TORCHVISION: (
         *CONTAINERS[TORCHVISION],
-        "CenterCrop", "ColorJitter", "ElasticTransform", "GaussianBlur", "GaussianNoise", "Grayscale", "JPEG", "Pad",
+        "CenterCrop", "ColorJitter", "GaussianBlur", "GaussianNoise", "Grayscale", "JPEG", "Pad",
         "RandomAdjustSharpness", "RandomAffine", "RandomAutocontrast", "RandomChannelPermutation", "RandomCrop",
         "RandomEqualize", "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomInvert", "RandomIoUCrop",
         "RandomPerspective", "RandomPhotometricDistort", "RandomPosterize", "RandomResize", "RandomResizedCrop",

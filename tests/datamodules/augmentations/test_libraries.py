@@ -27,7 +27,6 @@ OPERATIONS = [
     {f"{V2}.RandomAffine": {"degrees": 30, "translate": [0.3, 0.3]}},
     {f"{V2}.RandomIoUCrop": {}},
     {f"{V2}.RandomZoomOut": {"p": 1.0}},
-    {f"{V2}.ElasticTransform": {}},
     {f"{V2}.RandomChoice": {"transforms": [f"{V2}.RandomHorizontalFlip", {f"{V2}.JPEG": {"quality": [5, 50]}}]}},
     {"albumentations.RandomRain": {"p": 1.0}},
     {"albumentations.GaussNoise": {"p": 1.0}},
