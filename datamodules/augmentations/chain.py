@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -132,8 +131,3 @@ def _carried_out(
     plan = Plan(tuple(operations), size)
     given = Image.fromarray(image.permute(1, 2, 0).numpy()) if transform.input.backend == "pil" else image
     return plan.pixels(given), plan.targets(targets)
-
-
-def numbered(targets: ImageTargets) -> ImageTargets:
-    """Numbers in the place of labels, to see which objects are left."""
-    return targets._replace(labels=torch.arange(len(targets.labels)))

@@ -59,11 +59,6 @@ def check(entry: Entry) -> None:
     _operation(entry)
 
 
-def keeps_places(entry: Entry) -> bool:
-    """Whether it changes colours alone, as far as the library says so."""
-    return entry.library == ALBUMENTATIONS and _is_of_pixels(made(entry))
-
-
 @lru_cache(maxsize=256)
 def _operation(entry: Entry) -> _Operation:
     operation = made(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch.utils.data import Dataset, Sampler
 
@@ -85,10 +85,6 @@ class TiledEvaluationDataset(Dataset[Sample]):
             annotations=cut_annotations(known.annotations, tile, self._visible),
             piece=Piece(tile, len(views), size, known.annotations if last else None),
         )
-
-    def __getitems__(self, keys: Sequence[ViewKey]) -> list[Sample]:
-        """The views of a batch."""
-        return [self[key] for key in keys]
 
     def _decoded(self, row: int) -> Pixels:
         if self._last is None or self._last[0] != row:
