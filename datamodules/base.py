@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,6 @@ class DetectionDataModule(LightningDataModule, ABC):
                 "tile_sampling belongs to input.tiles, and there are none; set their size, or leave it out"
             )
         self.tile_sampling = tile_sampling or TileSampling()
-        self._items: TileItems | None = None
         self._tiles_logged = False
         self._limits = {"train": limit_train, "val": limit_eval, "test": limit_eval}
         first = build_transform(train_transform, input, flip_both, photometric, min_box_side)
@@ -256,14 +256,12 @@ class DetectionDataModule(LightningDataModule, ABC):
         data = self.read()
         return summarize(data.format, data.splits, data.label_map, data.faults)
 
-    @property
+    @cached_property
     def tile_items(self) -> TileItems | None:
         """The tiles and whole images of an epoch; None where images are not cut."""
-        if self.input.tiles is not None and self._items is None:
-            self._items = TileItems(
-                self.read().splits["train"], self.input.tiles, self.tile_sampling, self.seed
-            )
-        return self._items
+        if self.input.tiles is None:
+            return None
+        return TileItems(self.read().splits["train"], self.input.tiles, self.tile_sampling, self.seed)
 
     # ------------------------------------------------------------------ steps
 
@@ -293,7 +291,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         self._split = _Split(size, per_device // size, world_size, rank)
         return self._split.accumulation
 
-    @property
+    @cached_property
     def repeats(self) -> Balance | None:
         """What `balance` makes of the training images; None where nothing is repeated."""
         if self.balance is None:
