@@ -1,7 +1,11 @@
 """Detections and annotations that are hard to evaluate, and evaluations of them."""
 
+import contextlib
+import io
+
 import numpy as np
 import torch
+from pycocotools.cocoeval import COCOeval
 
 from zoo.contract.batch import Annotations, Batch, Detections, Targets
 from zoo.contract.labels import LabelMap
@@ -9,6 +13,18 @@ from zoo.evaluation.coco_ap import CocoAP, Evaluation
 from zoo.evaluation.coco_evaluator import Collected
 
 LABELS = LabelMap(("cup", "dog", "owl", "bus"), (7, 3, 90, 12), (0, 1, 2, 3), 4)
+BOX, FAR = (10, 10, 20, 20), (200, 200, 20, 20)  # x, y, width, height
+
+
+def found(label, box, score):
+    """A detection for `one_image`."""
+    x, y, w, h = box
+    return (label, x, y, x + w, y + h, score)
+
+
+def annotated(label, box, crowd=0):
+    """An object for `one_image`."""
+    return (label, *box, box[2] * box[3], crowd)
 
 
 def one_image(image_id, detections, annotations, size=(480, 640)):
@@ -58,6 +74,17 @@ def filled(images, backend="hotcoco"):
     for detections, batch in images:
         metric.update(detections, batch)
     return metric
+
+
+def matched_by_pycocotools(truth, results):
+    """The records of pycocotools of every image and class at IoU 0.5, objects of all sizes; of COCOs without index."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        results.createIndex()
+        run = COCOeval(truth, results, "bbox")
+        run.params.iouThrs, run.params.areaRng, run.params.areaRngLbl = np.array([0.5]), [[0, 1e10]], ["all"]
+        run.evaluate()
+    return [record for record in run.evalImgs if record is not None]
 
 
 def from_coco(truth, results):

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from evaluated import filled, hard_images, one_image
+from evaluated import BOX, FAR, filled, hard_images, one_image
 
 from zoo.analysis.comparison import compared, disagreement
 from zoo.analysis.confusion import confusion
 from zoo.evaluation.bootstrap import drawn
-
-BOX, FAR = (10, 10, 20, 20), (200, 200, 20, 20)
 
 
 def worse(images, share, seed=0):

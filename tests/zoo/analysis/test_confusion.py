@@ -1,28 +1,14 @@
 """The confusion matrix against pycocotools on its diagonal and a search by hand off it."""
 
-import contextlib
-import io
 import itertools
 
 import numpy as np
 import pytest
-from evaluated import filled, hard_images, one_image
+from evaluated import BOX, FAR, annotated, filled, found, hard_images, matched_by_pycocotools, one_image
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from zoo.analysis.confusion import confusion
 from zoo.evaluation.operating_point import measured_at, verdicts, verdicts_by_class
-
-BOX, FAR = (10, 10, 20, 20), (200, 200, 20, 20)
-
-
-def found(label, box, score):
-    x, y, w, h = box
-    return (label, x, y, x + w, y + h, score)
-
-
-def annotated(label, box, crowd=0):
-    return (label, *box, box[2] * box[3], crowd)
 
 
 def iou(a, b, crowd=False):
@@ -76,14 +62,8 @@ def right_by_pycocotools(image, objects, shown):
     dt.dataset = gt.dataset | {
         "annotations": [r | {"area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0} for r in shown]
     }
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt.createIndex()
-        dt.createIndex()
-        run = COCOeval(gt, dt, "bbox")
-        run.params.iouThrs, run.params.areaRng, run.params.areaRngLbl = np.array([0.5]), [[0, 1e10]], ["all"]
-        run.evaluate()
     used, taken = {}, set()
-    for record in filter(None, run.evalImgs):
+    for record in matched_by_pycocotools(gt, dt):
         rows = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
         for number, match, ignored in rows:
             if match and not ignored:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated import filled, from_coco, hard_images, one_image
+from evaluated import BOX, FAR, annotated, filled, found, from_coco, hard_images, one_image
 
 from zoo.analysis.tide import KINDS, tide_errors
 
 CASES = json.loads(Path(__file__).with_name("tidecv_1.0.1.json").read_text())
-BOX, FAR = (10, 10, 20, 20), (200, 200, 20, 20)
 
 
 def evaluation_of(case):
@@ -29,15 +28,6 @@ def evaluation_of(case):
 
 def errors_of(*images):
     return tide_errors(filled(images).evaluation().data)
-
-
-def found(label, box, score):
-    x, y, w, h = box
-    return (label, x, y, x + w, y + h, score)
-
-
-def annotated(label, box, crowd=0):
-    return (label, *box, box[2] * box[3], crowd)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"][:20] for case in CASES])
