@@ -32,12 +32,10 @@ from zoo.storage.checkpoint_io import read_checkpoint
 from zoo.tracking.backend import connect, resolve_store
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = 24
 ORPHAN_SECONDS = 10.0
 LONGEST_SECONDS = 120.0  # of one process
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "zoo", "callbacks")
-EXTRA = {"ema": {"decay": 0.9, "warmup_steps": 3}, "multi_scale": [64, 96]}  # where a family has them
 MODULES = "modules.txt"  # that a process which ended by itself had imported
 TEMPORARY = re.compile(r"\.tmp$|\.link$|\.part$")
 
