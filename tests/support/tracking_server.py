@@ -7,6 +7,8 @@ import time
 import urllib.parse
 import uuid
 
+from loopback_server import QuietHandler
+
 
 class BadServer:
     """Holds runs and what was logged to them, and answers as `mode` says.
@@ -64,7 +66,7 @@ class BadServer:
 
 
 def _handler(owner):
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def _serve(self):
             parts = urllib.parse.urlsplit(self.path)
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -101,8 +103,5 @@ def _handler(owner):
                 time.sleep(1)
 
         do_GET = do_POST = do_PUT = do_PATCH = _serve
-
-        def log_message(self, *arguments):
-            pass
 
     return Handler

@@ -1,5 +1,4 @@
 import base64
-import http.server
 import io
 import json
 import os
@@ -8,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from loopback_server import LoopbackServer, QuietHandler
 from PIL import Image
 
 from zoo.cli.main import run_command
@@ -25,7 +25,7 @@ def png(size=(8, 6)) -> bytes:
     return file.getvalue()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """Serves a picture, one without a declared length, a redirect to a file, and a 404."""
 
     def do_GET(self) -> None:
@@ -48,19 +48,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def log_message(self, *arguments: object) -> None:
-        pass
-
 
 @pytest.fixture
 def server():
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.wait = threading.Event()
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.wait.set()
-    httpd.shutdown()
-    httpd.server_close()
+    with LoopbackServer(Handler) as web:
+        web.server.wait = threading.Event()
+        yield web.url
+        web.server.wait.set()
 
 
 def test_an_address_is_fetched(server):
