@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.images.files import ORIENTATION, UNREADABLE, in_frame
 from datamodules.index.image_store import Folder, ImageStore, StoreError
-from zoo.contract.bands import TIFF, is_npy, read_bands, to_levels
+from zoo.contract.bands import Values, may_be_bands, read_bands, to_levels
 from zoo.contract.pixels import declared_bits, open_image, to_rgb
 from zoo.contract.preprocess import InputContract, image_to_tensor
 
@@ -60,18 +60,13 @@ def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, 
 
 def decode_seen(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Image.Image:
     """`decode`; of bands that are no colours a picture for the eye: their first three, from lowest to highest."""
-    data = _bytes(store, name, image_id)
-    if not (is_npy(data) or data.startswith(TIFF)):
-        return _decoded(data, store.where(name), image_id, size)
+    data, where = _bytes(store, name, image_id), store.where(name)
     try:
-        return _decoded(data, store.where(name), image_id, size)
+        return _decoded(data, where, image_id, size)
     except ValueError:
-        try:
-            values = read_bands(data)[..., :3].astype(np.float32)
-        except UNREADABLE as error:
-            raise _undecodable(store.where(name), image_id, error) from error
-    if values.shape[:2] != size:
-        raise _other_size(store.where(name), image_id, (values.shape[1], values.shape[0]), size)
+        if not may_be_bands(data):
+            raise
+    values = _bands(data, where, image_id, size)[..., :3].astype(np.float32)
     known = values[np.isfinite(values)]
     pair = (float(known.min()), float(known.max()) + 1e-6) if known.size else (0.0, 1.0)
     levels = to_levels(values, values.shape[2], (pair,), name)
@@ -87,12 +82,7 @@ def decode_bands(
         ValueError: as `decode`; also for another number of channels than the contract's.
     """
     data, where = _bytes(store, name, image_id), store.where(name)
-    try:
-        values = read_bands(data, alpha=contract.channels == 4)
-    except UNREADABLE as error:
-        raise _undecodable(where, image_id, error) from error
-    if values.shape[:2] != size:
-        raise _other_size(where, image_id, (values.shape[1], values.shape[0]), size)
+    values = _bands(data, where, image_id, size, alpha=contract.channels == 4)
     levels = to_levels(values, contract.channels, contract.scale, where)
     return torch.from_numpy(np.require(levels, requirements=["C", "W"])).permute(2, 0, 1)
 
@@ -131,11 +121,21 @@ def _decoded(data: bytes, path: str, image_id: int, size: tuple[int, int]) -> Im
                 return to_rgb(image, declared_bits(opened))
             found = opened.size
     except UnidentifiedImageError as error:
-        bands = is_npy(data) or data.startswith(TIFF)
-        raise _no_rgb(path, image_id) if bands else _undecodable(path, image_id, error) from error
+        refusal = _no_rgb(path, image_id) if may_be_bands(data) else _undecodable(path, image_id, error)
+        raise refusal from error
     except UNREADABLE as error:
         raise _undecodable(path, image_id, error) from error
     raise _other_size(path, image_id, found, size)
+
+
+def _bands(data: bytes, path: str, image_id: int, size: tuple[int, int], alpha: bool = False) -> Values:
+    try:
+        values = read_bands(data, alpha)
+    except UNREADABLE as error:
+        raise _undecodable(path, image_id, error) from error
+    if values.shape[:2] != size:
+        raise _other_size(path, image_id, (values.shape[1], values.shape[0]), size)
+    return values
 
 
 def _other_size(path: str, image_id: int, found: tuple[int, int], size: tuple[int, int]) -> ValueError:

@@ -84,20 +84,16 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         if path.suffix.lower() == ARRAYS:
             size = size_of(path.read_bytes())
             return size, size
-        with open_image(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
-    except UnidentifiedImageError as error:
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            raise ValueError(f"{path} is no readable image: {error}") from error
-        data = path.read_bytes()
-        if not data.startswith(TIFF):
-            raise ValueError(f"{path} is no readable image: {error}") from error
         try:
+            with open_image(path) as image:
+                width, height = image.size
+                sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
+        except UnidentifiedImageError:
+            data = path.read_bytes() if path.suffix.lower() in (".tif", ".tiff") else b""
+            if not data.startswith(TIFF):
+                raise
             size = size_of(data)  # bands that PIL has no mode for
-        except UNREADABLE as unread:
-            raise ValueError(f"{path} is no readable image: {unread}") from unread
-        return size, size
+            return size, size
     except UNREADABLE as error:
         raise ValueError(f"{path} is no readable image: {error}") from error
     return ((width, height) if sideways else (height, width)), (height, width)

@@ -21,8 +21,8 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.index.image_store import ImageStore, StoreError
-from zoo.contract.bands import TIFF, is_npy, read_bands
-from zoo.contract.pixels import Reading, declared_bits, is_deep, levels, open_image, to_rgb
+from zoo.contract.bands import is_npy, may_be_bands, read_bands
+from zoo.contract.pixels import Reading, declared_bits, has_wide_samples, is_deep, levels, open_image, to_rgb
 
 GRID = 17  # side of a thumbnail: 16 differences a row and a column
 _SMALLEST = 4 * GRID  # pixels; a JPEG is decoded no smaller than this, so that its thumbnail stays an average
@@ -78,7 +78,7 @@ def probe(data: bytes) -> Probe:
                 "ignore"
             )  # PIL on odd EXIF and large pictures: not about this file's pixels
             with open_image(io.BytesIO(data)) as image:
-                bits, stored = declared_bits(image), _stored_bits(image)  # before anything decodes it
+                bits, wide = declared_bits(image), has_wide_samples(image)  # before anything decodes it
                 seen = Probe(
                     format=image.format or "",
                     mode=image.mode,
@@ -100,10 +100,10 @@ def probe(data: bytes) -> Probe:
                         grey = (
                             image.convert("L") if image.mode not in _ONLY_RGB else to_rgb(image).convert("L")
                         )
-                        if stored > 8:
+                        if wide:
                             seen = seen._replace(darkest=_share(grey, 0.01), brightest=_share(grey, 0.99))
     except UnidentifiedImageError:
-        if is_npy(data) or data.startswith(TIFF):
+        if may_be_bands(data):
             return _of_bands(data, digest)
         return Probe(error="its bytes are in no image format that can be read", digest=digest)
     except _UNREADABLE as error:
@@ -156,11 +156,6 @@ def _thumbnail(grey: Image.Image, orientation: int) -> bytes:
         seen = np.rot90(seen, turns)
         seen = seen[:, ::-1] if mirror else seen
     return np.ascontiguousarray(seen.round().clip(0, 255).astype(np.uint8)).tobytes()
-
-
-def _stored_bits(image: Image.Image) -> int:
-    """8 or 16: bits of a value in the file, also where PIL gives 8 of 16, as of colours."""
-    return 16 if any(";16" in str(part) for part in getattr(image, "tile", ())) else 8
 
 
 def _share(grey: Image.Image, share: float) -> int:

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from zoo.contract.pixels import LONGEST_SIDE, MOST_PIXELS, declared_bits, is_deep, levels, open_image
+from zoo.contract.pixels import (
+    LONGEST_SIDE,
+    MOST_PIXELS,
+    declared_bits,
+    has_wide_samples,
+    is_deep,
+    levels,
+    open_image,
+)
 
 MOST_CHANNELS = 64
 INSTALL = "pip install 'detr-zoo[geo]'"
@@ -32,6 +40,11 @@ Scale = Sequence[Sequence[float]]
 def is_npy(data: bytes) -> bool:
     """Whether these are the first bytes of an array file."""
     return data[:6] == _NPY
+
+
+def may_be_bands(data: bytes) -> bool:
+    """Whether `read_bands` may read a file that PIL does not know: an array, or a TIFF of other bands."""
+    return is_npy(data) or data.startswith(TIFF)
 
 
 def read_bands(data: bytes, alpha: bool = False) -> Values:
@@ -136,10 +149,9 @@ def _needs_gdal(image: Image.Image, data: bytes) -> bool:
     """Whether PIL would give 8 of 16 bits, or some of the bands."""
     if is_deep(image):
         return False
-    deep = any(";16" in str(part) for part in getattr(image, "tile", ()))
     tags = getattr(image, "tag_v2", None)
     samples = int(tags.get(_SAMPLES, 1)) if tags is not None else len(image.getbands())
-    return data.startswith((*TIFF, _PNG)) and (deep or samples > 4)
+    return data.startswith((*TIFF, _PNG)) and (has_wide_samples(image) or samples > 4)
 
 
 def _of_gdal(data: bytes) -> Values:

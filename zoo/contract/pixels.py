@@ -92,6 +92,11 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
+def has_wide_samples(image: Image.Image) -> bool:
+    """Whether the file of an image just opened has 16 bits a sample, also where PIL gives 8 of them, as of colours."""
+    return any(";16" in str(part) for part in getattr(image, "tile", ()))
+
+
 def declared_bits(image: Image.Image) -> int | None:
     """Bits of a grey pixel by the tags of a TIFF just opened; None where 16 or 32 only say how they are stored.
 
