@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules.doctor.changes import Action, Change, ChangeLog
 from datamodules.doctor.converting import converted, suffix_of
 from datamodules.doctor.verdicts import Verdicts, judge, merged_classes
-from datamodules.index import AnnotationIndex
+from datamodules.index import AnnotationIndex, Fault
 from datamodules.index.object_rules import OUTSIDE_TOLERANCE, Box, judge_segmentation
 from datamodules.shards.reader import is_address
 from datamodules.writers.base import Labelled, LabelledImage, labelled_images
@@ -96,13 +96,9 @@ class _Copy:
 
     def write(self) -> ChangeLog:
         for fault in self._verdicts.not_read:
-            self._log.add(
-                Change("image_left_out", None, fault.file, fault.id, None, None, fault.message, fault.of)
-            )
+            self._tell("image_left_out", fault)
         for fault in self._verdicts.objects:
-            self._log.add(
-                Change("object_left_out", None, fault.file, fault.id, None, None, fault.message, fault.of)
-            )
+            self._tell("object_left_out", fault)
         splits, classes = self._found.source.splits, self._found.source.classes
         kept = self._classes()
         names = {i: " ".join(classes[i].split()) for i in classes if kept[i] == i}
@@ -112,11 +108,12 @@ class _Copy:
         writer.close()
         gone = {splits[split].files[row] for split, rows in self._verdicts.images.items() for row in rows}
         for fault in (f for f in self._verdicts.kept if f.file not in gone):
-            self._log.add(
-                Change("kept_as_it_is", None, fault.file, fault.id, None, None, fault.message, fault.of)
-            )
+            self._tell("kept_as_it_is", fault)
         self._log.close()
         return self._log
+
+    def _tell(self, action: Action, fault: Fault) -> None:
+        self._log.add(Change(action, None, fault.file, fault.id, None, None, fault.message, fault.of))
 
     def _classes(self) -> dict[int, int]:
         classes = self._found.source.classes
