@@ -38,11 +38,7 @@ class Examination:
     view: ViewSize  # how the model that is to be trained resizes images
     probes: dict[str, SplitProbes] = field(default_factory=dict)  # split -> its images; empty if not decoded
     pairs: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # (earlier, later split)
-
-    @property
-    def tiles(self) -> TileAdvice | None:
-        """Tiles that would show many small objects; None where they would not."""
-        return tile_advice(self.source.splits, self.view)
+    tiles: TileAdvice | None = None  # that would show many small objects; None where they would not
 
     @property
     def summary(self) -> DataSummary:
@@ -95,7 +91,8 @@ def examine(
     statistics = measure(source.splits, view, queries)
     probes: dict[str, SplitProbes] = {}
     pairs: dict[tuple[str, str], list[Pair]] = {}
-    faults += quick_faults(source.splits, source.classes, statistics, source.format, view)
+    tiles = tile_advice(source.splits, view)
+    faults += quick_faults(source.splits, source.classes, statistics, source.format, tiles)
     if not quick:
         probes = probe_splits(source.splits, workers, progress)
         found, pairs = image_faults(source.splits, probes)
@@ -103,14 +100,14 @@ def examine(
     faults += stray_faults(source, faults)
     unread = list(unread_folders(source, faults))
     faults += [*unread, *no_train(source.splits, unread), *too_few(source.splits)]
-    return Examination(source, sorted(faults, key=by_severity), statistics, view, probes, pairs)
+    return Examination(source, sorted(faults, key=by_severity), statistics, view, probes, pairs, tiles)
 
 
 def quick_faults(
     splits: Mapping[str, AnnotationIndex], classes: Mapping[int, str], statistics: Statistics, format: str,
-    view: ViewSize | None = None,
+    tiles: TileAdvice | None = None,
 ) -> Iterator[Fault]:  # fmt: skip
-    """Faults that the annotations alone show: boxes, classes, sizes; with `view` also whether tiles would help."""
+    """Faults that the annotations alone show: boxes, classes, sizes; with `tiles` also that these would help."""
     if not classes:
         yield Fault("error", "no_class", ".", None, "the data set has no class; annotate at least one object")
     for index in splits.values():
@@ -120,9 +117,8 @@ def quick_faults(
     yield from class_faults(splits, classes)
     yield from augmented_leaks(splits)
     yield from statistics_faults(statistics)
-    advice = None if view is None else tile_advice(splits, view)
-    if advice is not None:
-        yield advice.fault(statistics.image_size)
+    if tiles is not None:
+        yield tiles.fault(statistics.image_size)
 
 
 def no_train(splits: Mapping[str, AnnotationIndex], unread: Iterable[Fault] = ()) -> Iterator[Fault]:

@@ -21,13 +21,15 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
     """
     from datamodules.doctor import quick_faults
     from datamodules.doctor.statistics import measure, view_size
+    from datamodules.doctor.tile_advice import tile_advice
     from datamodules.index import by_severity
 
     read = data.read()
     classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
     size = view_size(view)
     statistics = measure(read.splits, size, queries)
-    faults = sorted(quick_faults(read.splits, classes, statistics, read.format, size), key=by_severity)
+    tiles = tile_advice(read.splits, size)
+    faults = sorted(quick_faults(read.splits, classes, statistics, read.format, tiles), key=by_severity)
     errors = [f for f in faults if f.severity == "error"]
     if errors and not data.skip_broken:
         shown = "\n".join(f"  {f}" for f in errors[:_SHOWN])
