@@ -12,7 +12,7 @@ from datamodules.augmentations import own
 from datamodules.augmentations.block import TRAIN_TRANSFORM, Entry, parse
 from datamodules.augmentations.libraries import AugmentationError, carried_out, check
 from datamodules.transforms.geometry import Resize
-from datamodules.transforms.plan import Operation, Plan
+from datamodules.transforms.plan import Operation, Plan, size_after
 from datamodules.transforms.presets import Draw, TrainTransform, Transformed
 from datamodules.transforms.targets import ImageTargets, large, unit_boxes
 from zoo.contract.preprocess import image_to_tensor
@@ -125,9 +125,6 @@ def _carried_out(
     transform: TrainTransform, operations: list[Operation], image: Tensor, targets: ImageTargets
 ) -> tuple[Tensor, ImageTargets]:
     """By the backend of the contract."""
-    size = (image.shape[1], image.shape[2])
-    for operation in operations:
-        size = operation.size_after(size)
-    plan = Plan(tuple(operations), size)
+    plan = Plan(tuple(operations), size_after(operations, (image.shape[1], image.shape[2])))
     given = Image.fromarray(image.permute(1, 2, 0).numpy()) if transform.input.backend == "pil" else image
     return plan.pixels(given), plan.targets(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -80,6 +81,13 @@ class Operation(Protocol):
     def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the result for an image of (h, w) `size`."""
         ...
+
+
+def size_after(operations: Iterable[Operation], size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the result of all operations for an image of (h, w) `size`."""
+    for operation in operations:
+        size = operation.size_after(size)
+    return size
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from datamodules.transforms.draws import (
     draw_shapes,
 )
 from datamodules.transforms.geometry import Resize, VerticalFlip, shown
-from datamodules.transforms.plan import Operation, Plan
+from datamodules.transforms.plan import Operation, Plan, size_after
 from datamodules.transforms.targets import ImageTargets, large, unit_boxes
 from zoo.contract.preprocess import InputContract, image_to_tensor
 
@@ -138,18 +138,13 @@ class TrainTransform:
         assert draw is not None
         operations = draw(Draw(self.input, seed, size, boxes_xyxy, self.smallest))
         if self.flip_both and not self.preset.flips_both and Random(f"{seed}/flip_both").random() < 0.5:
-            now = size
-            for operation in operations:
-                now = operation.size_after(now)
-            operations.append(VerticalFlip(now[0]))
+            operations.append(VerticalFlip(size_after(operations, size)[0]))
         return operations, self.preset.draws_side and self.input.resize == "shortest"
 
     def draw(self, size: tuple[int, int], boxes_xyxy: Tensor, seed: int, mosaic: bool = False) -> Plan:
         """The plan for an image of (h, w) `size` with boxes [n, 4]; depends on its arguments alone, reads no pixel."""
         operations, resized = self.operations(size, boxes_xyxy, seed, mosaic)
-        now = size
-        for operation in operations:
-            now = operation.size_after(now)
+        now = size_after(operations, size)
         if not resized:
             end = self.input.resized_size(*now)
             operations.append(Resize(now, end))
