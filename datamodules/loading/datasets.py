@@ -103,10 +103,11 @@ class TrainingDataset(Dataset[Sample]):
         image, mosaic = self._image(epoch, row, drawn), drawn.mosaic is not None
         regions = self._regions(epoch, row, drawn)
         if self._augmentations is None:
-            out = drawn.transform.apply(image, drawn.targets, drawn.plan)
+            plan = drawn.plan  # drawn anew at every question
+            out = drawn.transform.apply(image, drawn.targets, plan)
             if regions is None:
                 return out
-            return out._replace(ignored=unit_boxes(drawn.plan.regions(regions), drawn.plan.size))
+            return out._replace(ignored=unit_boxes(plan.regions(regions), plan.size))
         try:
             if regions is None:
                 return self._augmentations(drawn.transform, image, drawn.targets, drawn.seed, mosaic, watch)
