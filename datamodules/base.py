@@ -533,5 +533,5 @@ def _limited(index: AnnotationIndex, limit: int | None) -> AnnotationIndex:
 
 def _objects_of_images(index: AnnotationIndex) -> NDArray[np.int64]:
     """[N] objects of each image, crowds left out."""
-    row = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    row = index.image_rows
     return np.bincount(row[~index.crowd], minlength=len(index))

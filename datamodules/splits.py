@@ -168,7 +168,7 @@ def _by_class(index: AnnotationIndex, groups: list[Rows], wanted: Mapping[str, i
 def _images_by_class(index: AnnotationIndex, groups: list[Rows]) -> NDArray[np.float64]:
     """[G, C] images of each group that have an object of each class."""
     classes, position = np.unique(index.source_ids, return_inverse=True)
-    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    image = index.image_rows
     group_of = np.empty(len(index), dtype=np.int64)
     for number, rows in enumerate(groups):
         group_of[rows] = number

@@ -102,7 +102,7 @@ def summarize(
 
 
 def _of_split(name: str, index: AnnotationIndex, faults: Iterable[Fault]) -> SplitSummary:
-    row = np.repeat(np.arange(len(index)), np.diff(index.offsets))[~index.crowd]
+    row = index.image_rows[~index.crowd]
     left_out = sum(1 for fault in index.faults if fault.kind in _LEFT_OUT)
     # of Objects365: one fault of a folder, whose id says how many
     left_out += sum(int(str(f.id).split()[0]) for f in index.faults if f.kind == "missing_images")

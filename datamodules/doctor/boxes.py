@@ -36,7 +36,7 @@ def box_faults(
 def _all_faults(
     index: AnnotationIndex, queries: int, classes: Mapping[int, str], own_ids: bool
 ) -> Iterator[Fault]:
-    boxes, rows = index.boxes_xywh, rows_of(index)
+    boxes, rows = index.boxes_xywh, index.image_rows
     if len(boxes):
         sizes = index.sizes[rows].astype(np.float64)
         normalised = _normalised(boxes, sizes)
@@ -78,11 +78,6 @@ def _odd_images(index: AnnotationIndex) -> Iterator[Fault]:
                 "the file lies outside the data set's folder and is lost when that is moved; bring it inside"
             )
             yield Fault("warning", "outside_folder", file, int(ids[row]), message)
-
-
-def rows_of(index: AnnotationIndex) -> NDArray[np.int64]:
-    """[A] the image row of each object."""
-    return np.repeat(np.arange(len(index)), np.diff(index.offsets))
 
 
 def _object(
@@ -178,7 +173,7 @@ def limit_faults(splits: Mapping[str, AnnotationIndex], classes: Mapping[int, st
     for name in scored:
         index = splits[name]
         own = ~index.crowd
-        limit = ceiling(rows_of(index)[own], index.source_ids[own])
+        limit = ceiling(index.image_rows[own], index.source_ids[own])
         if limit is not None:
             row, source_id = limit.fullest
             yield Fault(

@@ -119,7 +119,7 @@ def _counts(index: AnnotationIndex) -> np.ndarray:
 
 
 def _centres(index: AnnotationIndex) -> np.ndarray:
-    rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    rows = index.image_rows
     middle = index.boxes_xywh[:, :2] + index.boxes_xywh[:, 2:] / 2
     return np.clip(middle / np.maximum(index.sizes[rows][:, ::-1], 1), 0, 1)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.doctor.boxes import rows_of
 from datamodules.index import AnnotationIndex, Fault
 from zoo.contract.tiles import parse_tiles
 
@@ -106,13 +105,13 @@ def measure(splits: Mapping[str, AnnotationIndex], view: ViewSize, queries: int)
 def viewed_boxes(index: AnnotationIndex, view: ViewSize) -> NDArray[np.float64]:
     """[n, 2] height and width of every object except crowds, in pixels of the resized image."""
     kept = ~index.crowd
-    scales = view.scales(index.sizes)[rows_of(index)[kept]]
+    scales = view.scales(index.sizes)[index.image_rows[kept]]
     return index.boxes_xywh[kept][:, [3, 2]] * scales
 
 
 def _of_split(index: AnnotationIndex, view: ViewSize) -> SplitStatistics:
     boxes = viewed_boxes(index, view)
-    counts = np.bincount(rows_of(index)[~index.crowd], minlength=len(index))
+    counts = np.bincount(index.image_rows[~index.crowd], minlength=len(index))
     sizes = index.sizes.astype(np.float64)
     shorter = boxes.min(axis=1) if len(boxes) else np.zeros(0)
     return SplitStatistics(

@@ -179,6 +179,11 @@ class AnnotationIndex:
         return self._of_objects("crowd")
 
     @property
+    def image_rows(self) -> NDArray[np.int64]:
+        """[A] the image row of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @property
     def annotation_ids(self) -> Ints:
         """[A]."""
         return self._of_objects("annotation_ids")

@@ -52,7 +52,7 @@ class Balance:
     def of(cls, index: AnnotationIndex, threshold: float) -> Balance:
         """The factors of a training set; crowds do not count, for they are not trained on."""
         single = ~index.crowd
-        row = np.repeat(np.arange(len(index)), np.diff(index.offsets))[single]
+        row = index.image_rows[single]
         pairs = np.unique(np.stack([row, index.source_ids[single].astype(np.int64)]), axis=1)
         classes, which, images = np.unique(pairs[1], return_inverse=True, return_counts=True)
         of_class = np.maximum(1.0, np.sqrt(threshold / (images / max(1, len(index)))))

@@ -96,7 +96,7 @@ def missing_outlines(index: AnnotationIndex, *, crowds: bool) -> Iterable[Fault]
     else:
         parts = np.diff(outlines.polygon_offsets) + np.diff(outlines.rle_offsets)
         drawn = parts[positions] > 0
-    owner = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    owner = index.image_rows
     message = (
         "the object has a box and no outline, and masks are trained and evaluated; draw its outline, remove "
         "it, or set masks: false"
