@@ -28,6 +28,21 @@ def read_image(index: AnnotationIndex, row: int, contract: InputContract) -> Pix
     return decode(*place) if contract.backend == "pil" else decode_tensor(*place)
 
 
+class LastImage:
+    """Images of an index, of which the last is kept decoded: one, however many are read."""
+
+    def __init__(self, index: AnnotationIndex) -> None:
+        self._index = index
+        self._last: tuple[int, Pixels] | None = None
+
+    def read(self, row: int, contract: InputContract) -> Pixels:
+        """`read_image`; an image is decoded once for readings that follow each other."""
+        if self._last is None or self._last[0] != row:
+            self._last = None  # the old one goes before the new one comes
+            self._last = (row, read_image(self._index, row, contract))
+        return self._last[1]
+
+
 def cropped(image: Pixels, tile: Tile) -> Pixels:
     """The pixels of a tile, copied: a view would keep all of a large image in memory."""
     if isinstance(image, Image.Image):
@@ -84,7 +99,7 @@ class TilePictures(Pictures):
     def __init__(self, index: AnnotationIndex, label_map: LabelMap, truth: Truth, items: TileItems) -> None:
         super().__init__(index, label_map, truth)
         self.items = items
-        self._last: tuple[int, Pixels] | None = None  # decoded: one image, however many are read
+        self._decoded = LastImage(index)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -128,10 +143,7 @@ class TilePictures(Pictures):
     def image(self, epoch: int, number: int, contract: InputContract) -> Pixels:
         """The pixels; an image is decoded once for items that follow each other."""
         row, tile = self.row(epoch, number), self.tile(epoch, number)
-        if self._last is None or self._last[0] != row:
-            self._last = None  # the old one goes before the new one comes
-            self._last = (row, read_image(self.index, row, contract))
-        image = self._last[1]
+        image = self._decoded.read(row, contract)
         return image if tile.size == self.index.size(row) else cropped(image, tile)
 
     def _cut(self, epoch: int, number: int) -> CutTargets:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch.utils.data import Dataset, Sampler
 
 from datamodules.index import AnnotationIndex
-from datamodules.loading.pictures import Pixels, cropped, read_image
+from datamodules.loading.pictures import LastImage, cropped
 from datamodules.loading.truth import Truth
 from datamodules.tiling.cutting import cut_annotations, cut_targets
 from datamodules.transforms.targets import resized_targets
@@ -56,7 +56,7 @@ class TiledEvaluationDataset(Dataset[Sample]):
         self._input = input
         self._truth = truth
         self._visible = visible
-        self._last: tuple[int, Pixels] | None = None  # decoded: one image, whatever their number
+        self._decoded = LastImage(index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -73,7 +73,7 @@ class TiledEvaluationDataset(Dataset[Sample]):
         tile = views[number]
         known = self._truth.evaluated(self.index, row, self._label_map)
         cut = cut_targets(known.targets, tile, self._visible).targets
-        image = self._input.resize_image(cropped(self._decoded(row), tile))
+        image = self._input.resize_image(cropped(self._decoded.read(row, self._input), tile))
         labels, boxes = resized_targets(cut, tile.size, (image.shape[1], image.shape[2]), min_size=0.0)
         last = number == len(views) - 1
         return Sample(
@@ -85,9 +85,3 @@ class TiledEvaluationDataset(Dataset[Sample]):
             annotations=cut_annotations(known.annotations, tile, self._visible),
             piece=Piece(tile, len(views), size, known.annotations if last else None),
         )
-
-    def _decoded(self, row: int) -> Pixels:
-        if self._last is None or self._last[0] != row:
-            self._last = None  # the old one goes before the new one comes
-            self._last = (row, read_image(self.index, row, self._input))
-        return self._last[1]
