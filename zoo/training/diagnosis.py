@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from zoo.evaluation.coco_evaluator import Collected
 from zoo.training.freezing import trained_parts
 from zoo.training.module import DetectionModule
 from zoo.training.position import ends_step
-from zoo.training.preflight import DROP_SAMPLE, WRONG_FORMATS, frozen_heads
+from zoo.training.preflight import DROP_SAMPLE, WRONG_FORMATS, as_cxcywh, as_xyxy, frozen_heads
 
 NEAR_ZERO = 0.01  # AP below which there is something to explain
 LOW = 0.3  # AP below which a mistake is named, if there is one: the second best label gives exchanged classes some AP
@@ -62,6 +63,16 @@ class Case:
     steps: int
     data: Data
     rate: float
+
+    @cached_property
+    def pictures(self) -> list[_Picture]:
+        """Images with objects and detections, the first `MOST_IMAGES`."""
+        return _images(self.found)
+
+    @cached_property
+    def overlap(self) -> float:
+        """See `_overlap`, of the boxes as they are."""
+        return _overlap(self.pictures)
 
 
 def diagnose(case: Case) -> str:
@@ -105,8 +116,8 @@ def no_detections(case: Case) -> str | None:
 
 def other_images(case: Case) -> str | None:
     """Detections that lie on the objects of another image."""
-    pictures = _images(case.found)
-    if len(pictures) < 3 or _overlap(pictures) >= LIES_ON:
+    pictures = case.pictures
+    if len(pictures) < 3 or case.overlap >= LIES_ON:
         return None
     iou = _iou(torch.cat([p.boxes for p in pictures]), torch.cat([p.objects for p in pictures]))
     objects = [len(p.objects) for p in pictures]
@@ -126,28 +137,26 @@ def other_images(case: Case) -> str | None:
 
 def box_format(case: Case) -> str | None:
     """Boxes that would be right if one side were read in another way."""
-    pictures = _images(case.found)
-    own = _overlap(pictures)
-    if not pictures or own >= LIES_ON:
+    if not case.pictures or case.overlap >= LIES_ON:
         return None
+
+    def right(**read: Read) -> bool:
+        return _overlap(case.pictures, **read) >= max(LIES_ON, case.overlap + BETTER)
+
     for what, read in WRONG_FORMATS.items():
-
-        def read_objects(picture: _Picture, read: Callable[[Tensor], Tensor] = read) -> Tensor:
-            return read(picture.objects)
-
-        if _overlap(pictures, objects=read_objects) >= max(LIES_ON, own + BETTER):
+        if right(objects=_of_objects(read)):
             return f"boxes would be right if the annotations were {what}: the box format is mistaken"
-    if _overlap(pictures, objects=_shares_in_pixels) >= max(LIES_ON, own + BETTER):
+    if right(objects=_shares_in_pixels):
         return "boxes would be right if the annotations were pixels: they are shares of the image"
     for what, read_boxes in WRONG_DETECTIONS.items():
-        if _overlap(pictures, boxes=read_boxes) >= max(LIES_ON, own + BETTER):
+        if right(boxes=read_boxes):
             return f"boxes would be right if the detections were not {what}: the box format is mistaken"
     return None
 
 
 def labels(case: Case) -> str | None:
     """Boxes that are right under labels that are another's."""
-    pairs = [pair for picture in _images(case.found) for pair in picture.pairs()]
+    pairs = [pair for picture in case.pictures for pair in picture.pairs()]
     if len(pairs) < PAIRS:
         return None
     meant = _dominant(pairs)
@@ -171,7 +180,7 @@ def labels(case: Case) -> str | None:
 
 def new_head(case: Case) -> str | None:
     """A class head that was not among the weights, whose boxes are right."""
-    if case.module.new_head is None or _overlap(_images(case.found)) < LIES_ON:
+    if case.module.new_head is None or case.overlap < LIES_ON:
         return None
     return (
         f"boxes are right, and the class head was not loaded ({case.module.new_head}): it learns from nothing; if the "
@@ -288,6 +297,10 @@ def _dominant(pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
     return meant
 
 
+def _of_objects(read: Callable[[Tensor], Tensor]) -> Read:
+    return lambda picture: read(picture.objects)
+
+
 def _shares_in_pixels(picture: _Picture) -> Tensor:
     """Objects whose numbers are all below 1, in pixels; others as they are."""
     shares = bool((picture.objects <= 1).all())
@@ -297,12 +310,8 @@ def _shares_in_pixels(picture: _Picture) -> Tensor:
 WRONG_DETECTIONS: Mapping[str, Read] = {
     "shares of the image": lambda p: p.boxes * p.size.repeat(2),
     "multiplied by the size of the image once too often": lambda p: p.boxes / p.size.repeat(2),
-    "(x0, y0, x1, y1) read as (x, y, w, h)": lambda p: torch.cat(
-        [p.boxes[:, :2], p.boxes[:, 2:] - p.boxes[:, :2]], 1
-    ),
-    "(centre x, centre y, w, h) read as (x, y, w, h)": lambda p: torch.cat(
-        [p.boxes[:, :2] - p.boxes[:, 2:] / 2, p.boxes[:, 2:]], 1
-    ),
+    "(x0, y0, x1, y1) read as (x, y, w, h)": lambda p: as_xyxy(p.boxes),
+    "(centre x, centre y, w, h) read as (x, y, w, h)": lambda p: as_cxcywh(p.boxes),
     "with y and x in each other's place": lambda p: p.boxes[:, [1, 0, 3, 2]],
     "scaled with height and width in each other's place": lambda p: (
         p.boxes / p.size.flip(0).repeat(2) * p.size.repeat(2)

@@ -323,13 +323,13 @@ def diagnose(detections: list[Detections], batch: Batch, module: DetectionModule
     return "Neither boxes nor classes are learned: is the backbone or the decoder frozen, or the learning rate 0?"
 
 
-def _as_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Boxes of annotations that are corners but were read as corner and size."""
+def as_xyxy(boxes_xywh: Tensor) -> Tensor:
+    """Boxes that are corners but were read as corner and size."""
     return torch.cat([boxes_xywh[:, :2], boxes_xywh[:, 2:] - boxes_xywh[:, :2]], 1)
 
 
-def _as_cxcywh(boxes_xywh: Tensor) -> Tensor:
-    """Boxes of annotations whose first two numbers are the centre but were read as a corner."""
+def as_cxcywh(boxes_xywh: Tensor) -> Tensor:
+    """Boxes whose first two numbers are the centre but were read as a corner."""
     return torch.cat([boxes_xywh[:, :2] - boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]], 1)
 
 
@@ -339,8 +339,8 @@ def _as_centre_in_training(boxes_xywh: Tensor) -> Tensor:
 
 
 WRONG_FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
-    "(x0, y0, x1, y1) read as (x, y, w, h)": _as_xyxy,
-    "(centre x, centre y, w, h) read as (x, y, w, h)": _as_cxcywh,
+    "(x0, y0, x1, y1) read as (x, y, w, h)": as_xyxy,
+    "(centre x, centre y, w, h) read as (x, y, w, h)": as_cxcywh,
     "corners that training takes for centres": _as_centre_in_training,
 }
 
