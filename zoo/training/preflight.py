@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Detections, Step
 from zoo.contract.boxes import iou_and_giou
@@ -292,10 +292,10 @@ def trial_copy(module: DetectionModule) -> DetectionModule:
 
 def frozen_heads(module: DetectionModule) -> list[str]:
     """Class tensors that do not train, the schedule's freezing rules applied."""
-    trial = trial_copy(module)
-    trial.schedule.groups(trial.network.named_parameters())
-    named = dict(trial.network.named_parameters())
-    return [n for n in named if re.search(module.class_tensors, n) and not named[n].requires_grad]
+    # the rules switch off what they freeze: not the network's own parameters, but others over the same memory
+    named = [(n, nn.Parameter(p.detach(), p.requires_grad)) for n, p in module.network.named_parameters()]
+    module.schedule.groups(named)
+    return [n for n, p in named if re.search(module.class_tensors, n) and not p.requires_grad]
 
 
 def ap50(detections: list[Detections], batch: Batch) -> float:
