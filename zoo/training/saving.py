@@ -131,9 +131,7 @@ class CheckpointSaver(Checkpoint):
     # --- when
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """All ranks read and write where rank zero does; the signals are taken back from Lightning."""
-        if self.stop.is_entered:
-            self.stop.install()
+        """All ranks read and write where rank zero does."""
         if stage == "fit":
             self.folder = Path(trainer.strategy.broadcast(str(self.folder.absolute())))
             resumes = trainer.ckpt_path is not None

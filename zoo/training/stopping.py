@@ -38,11 +38,6 @@ class StopRequest:
         self.install()
         return self
 
-    @property
-    def is_entered(self) -> bool:
-        """Whether this context gives the handlers back; else Lightning gives back those that it finds."""
-        return bool(self._before)
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
