@@ -18,6 +18,7 @@ from zoo.runs import recipes, schema, step_cost, trainer_options
 from zoo.runs.building import Recipe
 from zoo.runs.console import Console, Silent, counted
 from zoo.runs.cuts import Cut, Published, cuts, steps_of
+from zoo.runs.options.batch_size import parse as parse_batch_size
 from zoo.runs.price import FREE, NOT_MEASURED, Price, gigabytes
 from zoo.runs.train import refuse_missing_data
 from zoo.training.module import DetectionModule
@@ -268,8 +269,7 @@ def cap(most: int | str, budget: int | None, price: Price, on_gpu: bool) -> Call
         price: measures.
         on_gpu: each device has a memory of its own.
     """
-    if str(most) != "auto" and not (str(most).isdigit() and int(most) >= 1):
-        raise ValueError(f"--batch-size is {most!r:.40}; it must be auto, or a whole number of at least 1")
+    parse_batch_size(most)
     if budget is None:
         if most == "auto":
             raise ValueError("--batch-size auto needs the memory of a device: give it with --memory 24GB")
