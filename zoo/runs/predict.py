@@ -76,8 +76,6 @@ def predict(
     images = [given for source in sources for given in open_source(source, allow_private)]
     unreadable: list[str] = []
     detector = load()
-    given_tiles = {"tiles": tiles, "tile_overlap": tile_overlap}
-    cut: dict[str, Any] = {name: value for name, value in given_tiles.items() if value is not None}
     output.mkdir(parents=True, exist_ok=True)
     if threshold is None and detector.thresholds is not None:
         console.say(threshold_line(detector.thresholds))
@@ -93,7 +91,12 @@ def predict(
             unreadable.append(str(error))
             console.say(f"left out    {error}")
             continue
-        prediction = detector.predict(given.content if isinstance(image, Tensor) else image, threshold, **cut)
+        prediction = detector.predict(
+            given.content if isinstance(image, Tensor) else image,
+            threshold,
+            tiles=tiles,
+            tile_overlap=tile_overlap,
+        )
         stem = _unique(given.stem, used)
         painted = files.draw(seen_rgb(image) if isinstance(image, Tensor) else image, prediction, stem)
         image_id = files.add(prediction, stem, given.given[:200])

@@ -140,7 +140,7 @@ class FakeDetector:
         )
         self.thresholds, self.default_threshold = None, 0.3
 
-    def predict(self, image, threshold):
+    def predict(self, image, threshold, tiles=None, tile_overlap=None):
         from zoo.detector import Prediction
 
         return Prediction(
