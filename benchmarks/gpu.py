@@ -28,10 +28,10 @@ from pairs import build
 from torch import Tensor
 from train_step import random_batch
 
-from zoo.contract.batch import Batch
+from zoo.contract.batch import Batch, unlabelled
 from zoo.contract.photometric import Distortion
 from zoo.contract.preprocess import InputContract
-from zoo.runs.bench_cases import batch_of, compiled_network
+from zoo.runs.bench_cases import compiled_network
 from zoo.runs.timing import processor_name
 from zoo.verification import deformable_detr, deimv2, detr, dfine, rt_detr, rt_detrv2
 from zoo.verification.cases import COMMITTED, Case, find_cases
@@ -103,7 +103,7 @@ def batch_of_case(case: Case) -> Batch:
     if "images" not in case:
         return padded_batch(case, torch.float32)
     images = case.images("images").float()
-    return batch_of(list(images), [(images.shape[2], images.shape[3])] * len(images))
+    return unlabelled(list(images), [(images.shape[2], images.shape[3])] * len(images))
 
 
 def capture(setting: Setting) -> Iterator[Row]:
@@ -157,7 +157,7 @@ def deferred(key: str, setting: Setting) -> Row:
     count = 2 if setting.tiny else 16
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
-    batch = batch_of(list(pixels), [(height, width)] * count)
+    batch = unlabelled(list(pixels), [(height, width)] * count)
     vectors = [
         Distortion(1.05, 0.8, 1.3, 0.04, bool(n % 2), (2, 0, 1)).vector((0, 0, width, height))
         for n in range(count)

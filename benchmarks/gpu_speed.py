@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import FAMILIES, PADDED, our_step, random_batch, reasonable_norms, recipe_module, their_step
 
-from zoo.contract.batch import Batch
-from zoo.runs.bench_cases import batch_of, compiled_network
+from zoo.contract.batch import Batch, unlabelled
+from zoo.runs.bench_cases import compiled_network
 from zoo.training.module import DetectionModule
 
 Row = dict[str, Any]
@@ -161,7 +161,7 @@ def step_row(step: Callable[[], None], images: int, operations: int, rate: float
 
 def forward_operations(module: DetectionModule, size: tuple[int, int]) -> int:
     """Two for each multiply-add of the evaluation network on one image."""
-    image = batch_of([torch.zeros(3, *size)], [size])
+    image = unlabelled([torch.zeros(3, *size)], [size])
     learning = [p for p in module.parameters() if p.requires_grad]
     for parameter in learning:  # the counter's hooks fail on a view of one that needs a gradient
         parameter.requires_grad_(False)
@@ -257,4 +257,4 @@ def random_images(count: int, name: str, setting: Setting) -> Batch:
     """Normalised noise of the network's size on the device."""
     size = (64, 64) if setting.tiny else PAIRS[name].size
     pixels = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
-    return batch_of(list(pixels), [size] * count).to(setting.device)
+    return unlabelled(list(pixels), [size] * count).to(setting.device)

@@ -24,13 +24,12 @@ from pairs import PAIRS, build, query_differences
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from zoo.contract.batch import Batch
+from zoo.contract.batch import Batch, unlabelled
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
 from zoo.exporting.onnx import exported
 from zoo.runs import recipes
-from zoo.runs.bench_cases import batch_of
 from zoo.runs.timing import processor_name
 from zoo.runtimes.facts import RAW
 
@@ -52,7 +51,7 @@ def contestants(
     contract = InputContract.from_dict(contract)
     module.adopt(labels, contract if contract.resize == "shortest" else replace(contract, size=size))
     pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    levels = batch_of([pixels], [size])
+    levels = unlabelled([pixels], [size])
     batch = module.normalized(levels)
     mask = (~batch.padding).long()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from zoo.contract.batch import RLE, Detections, Predictions, Sample, collate
+from zoo.contract.batch import RLE, Detections, Predictions, unlabelled
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.segments import PanopticSegmentation, Segment
@@ -331,9 +331,7 @@ class Detector:
     ) -> Prediction:
         height, width = _size(rgb)
         resized = self.input.resize_image(rgb)
-        sample = Sample(resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
-        device = self.module.device
-        batch = collate([sample]).to(device)
+        batch = unlabelled([resized], [(height, width)]).to(self.module.device)
         if self.module.instances is None:
             return self._named(self.module.detect(batch)[0], usual, own, (height, width))
         predictions = self.module.predictions(batch)

@@ -265,6 +265,13 @@ def collate(
     )
 
 
+def unlabelled(resized: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Batch:
+    """Resized images without objects as a batch; `sizes` are those before the resize."""
+    labels, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    pairs = enumerate(zip(resized, sizes, strict=True))
+    return collate([Sample(image, labels, boxes, number, size) for number, (image, size) in pairs])
+
+
 def _ignored(samples: Sequence[Sample]) -> dict[str, Any]:
     regions = _of_every([s.ignored for s in samples])
     if regions is None:

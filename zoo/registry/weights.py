@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.contract.batch import Batch, Sample, collate
+from zoo.contract.batch import Batch, unlabelled
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.registry.manifest import WEIGHTS_FILE, Manifest
@@ -157,7 +157,6 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
     params = sum(p.numel() for p in module.network.parameters())
     height, width = contract.resized_size(480, 640)
     image = torch.zeros(contract.channels, height, width, dtype=torch.uint8)
-    sample = Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (height, width))
     learning = [p for p in module.parameters() if p.requires_grad]
     for parameter in learning:  # the counter's hooks fail on a view of one that needs a gradient
         parameter.requires_grad_(False)
@@ -165,7 +164,7 @@ def count(module: DetectionModule, contract: InputContract) -> tuple[int, int, s
         # torch 2.14 counts the CPU's fused attention as 0, other releases do not; the products of the plain kernel
         # are counted alike by all
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            run_everything(module, collate([sample]))
+            run_everything(module, unlabelled([image], [(height, width)]))
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contract.batch import Batch, Predictions, Sample, Targets, collate
+from zoo.contract.batch import Batch, Predictions, Targets, unlabelled
 from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
 from zoo.exporting import openvino
 from zoo.exporting.onnx import exported
@@ -71,7 +71,7 @@ class Case:
         resized = [detector.input.resize_image(picture) for picture in pictures]
         laps.end("resize")
         sizes = [(p.shape[1], p.shape[2]) if isinstance(p, Tensor) else (p.height, p.width) for p in pictures]
-        batch = detector.module.normalized(batch_of(resized, sizes).to(laps.device))
+        batch = detector.module.normalized(unlabelled(resized, sizes).to(laps.device))
         laps.end("normalise")
         with autocast(laps.device, self.precision):
             found = self.network(batch)
@@ -158,13 +158,6 @@ def compiled_network(module: DetectionModule, **options: Any) -> Network:
         return Predictions(*graph(batch.images, batch.padding))
 
     return network
-
-
-def batch_of(resized: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Batch:
-    """Images without objects; `sizes` are those before the resize."""
-    labels, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    pairs = enumerate(zip(resized, sizes, strict=True))
-    return collate([Sample(image, labels, boxes, number, size) for number, (image, size) in pairs])
 
 
 def finish(module: DetectionModule, found: Predictions, batch: Batch) -> None:

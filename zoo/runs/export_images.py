@@ -20,7 +20,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.loading.datasets import EvaluationDataset
 from datamodules.loading.loaders import EvaluationLoader
 from datamodules.splits import held_out
-from zoo.contract.batch import Batch, Sample, collate
+from zoo.contract.batch import Batch, unlabelled
 from zoo.contract.preprocess import InputContract, image_to_tensor
 from zoo.detector import Detector
 from zoo.prediction.image_input import read_rgb
@@ -152,18 +152,10 @@ def digest_of(index: AnnotationIndex) -> str:
 
 def made_up_batches(contract: InputContract) -> Iterator[Batch]:
     """Images that need no data, as the data path gives them; some stand upright."""
-    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    samples = (
-        Sample(
-            contract.resize_image(in_channels(picture, contract)),
-            *nothing,
-            number,
-            (picture.height, picture.width),
-        )
-        for number, picture in enumerate(made_up_pictures())
-    )
-    for _ in range(0, COMPARED, AT_ONCE):
-        yield collate([*itertools.islice(samples, AT_ONCE)])
+    for first in range(0, COMPARED, AT_ONCE):
+        some = made_up_pictures()[first : first + AT_ONCE]
+        resized = [contract.resize_image(in_channels(picture, contract)) for picture in some]
+        yield unlabelled(resized, [(picture.height, picture.width) for picture in some])
 
 
 def in_channels(picture: Image.Image, contract: InputContract) -> Image.Image | Tensor:

@@ -13,12 +13,13 @@ from registry_case import INPUT, MODEL, tiny_checkpoint, write_checkpoint
 from tiny_sets import CLASSES, write_coco
 
 from zoo.cli.main import run_command
+from zoo.contract.batch import unlabelled
 from zoo.contract.labels import LabelMap
 from zoo.runs import bench as benching
 from zoo.runs import bench_arguments
 from zoo.runs.bench import published_speed
 from zoo.runs.bench_arguments import made_up_images
-from zoo.runs.bench_cases import batch_of, cases_of, compiled_network
+from zoo.runs.bench_cases import cases_of, compiled_network
 from zoo.runs.subject import load
 from zoo.runs.timing import Laps, Times, in_turns, percentile
 from zoo.runtimes.onnx import OnnxSession
@@ -126,7 +127,7 @@ def test_a_compiled_network_finds_what_the_network_finds(checkpoint):
     torch._dynamo.reset()
     detector = load(checkpoint)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    batch = detector.module.normalized(batch_of(list(images), [(64, 64)] * 2))
+    batch = detector.module.normalized(unlabelled(list(images), [(64, 64)] * 2))
     found, expected = (
         compiled_network(detector.module, backend="eager")(batch),
         detector.module.predictions(batch),

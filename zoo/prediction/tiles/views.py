@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from zoo.contract.batch import Batch, Detections, Sample, collate
+from zoo.contract.batch import Batch, Detections, unlabelled
 from zoo.contract.preprocess import InputContract
 from zoo.contract.tiles import Tile, Tiles
 from zoo.prediction.tiles.merge import View, merge
@@ -70,17 +69,9 @@ def detect_in_tiles(
     tiles = contract.tiles
     assert tiles is not None
     for some in contract.view_batches(*size, at_once):
-        samples = [
-            Sample(
-                contract.resize_image(cropped(image, tile)),
-                torch.zeros(0, dtype=torch.int64),
-                torch.zeros(0, 4),
-                0,
-                tile.size,
-            )
-            for tile in some
-        ]
-        for tile, detections in zip(some, detect(collate(samples)), strict=True):
+        resized = [contract.resize_image(cropped(image, tile)) for tile in some]
+        batch = unlabelled(resized, [tile.size for tile in some])
+        for tile, detections in zip(some, detect(batch), strict=True):
             own = worth_it(placed(detections, tile), tile, size, tiles)
             found.append(View(tile, only(own, own.scores >= lowest)))
     return merge(found, size), len(found)

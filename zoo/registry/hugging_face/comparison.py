@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from zoo.contract.batch import Sample, collate
+from zoo.contract.batch import Batch, unlabelled
 from zoo.contract.preprocess import InputContract
 from zoo.training.module import DetectionModule
 
@@ -71,11 +71,7 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
     assert contract is not None
     other_sizes = 0
     for image in images:
-        resized = contract.resize_image(image)
-        sample = Sample(
-            resized, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0, (image.height, image.width)
-        )
-        batch = contract.normalize(collate([sample]))
+        batch = _normalised(image, contract)
         apart = pixels_apart(image, contract, processor(images=image, return_tensors="pt")["pixel_values"][0])
         other_sizes += apart is None
         worst["pixels"] = max(worst["pixels"], apart or 0.0)
@@ -106,13 +102,15 @@ def pixels_apart(image: Image.Image, contract: InputContract, seen: Tensor) -> f
         contract: of ours.
         seen: [3, h, w] what transformers' processor makes of it.
     """
-    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    sample = Sample(contract.resize_image(image), *nothing, 0, (image.height, image.width))
-    ours = contract.normalize(collate([sample])).images[0]
+    ours = _normalised(image, contract).images[0]
     if seen.shape == ours.shape:
         levels = 255 * torch.tensor(contract.std or (1.0,)).view(-1, 1, 1)
         return _largest((seen - ours) * levels)
     return None if _is_long(image, contract) else float("inf")
+
+
+def _normalised(image: Image.Image, contract: InputContract) -> Batch:
+    return contract.normalize(unlabelled([contract.resize_image(image)], [(image.height, image.width)]))
 
 
 def _is_long(image: Image.Image, contract: InputContract) -> bool:
