@@ -45,7 +45,7 @@ def segment_difference(
     ]
     apart = (source.masks_of_all() - file.masks_of_all()).abs().amax((1, 2, 3))
     kept = module.panoptic.kept_masks(source, sizes)
-    for image, (mine, theirs, (_, logits)) in enumerate(zip(*segments, kept, strict=True)):
+    for image, (mine, theirs, (*_, logits)) in enumerate(zip(*segments, kept, strict=True)):
         other = other_pixels(mine, theirs)
         decided = torch.ones_like(other)
         if len(logits) > 1:

@@ -122,18 +122,18 @@ class PanopticRule:
             ValueError: the predictions have no masks, or a size is missing.
         """
         masks_of(predictions, original_sizes)
-        scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
         found = []
-        for image, (query, logits) in enumerate(self.kept_masks(predictions, processed_sizes)):
-            facts = zip(labels[image, query].tolist(), scores[image, query].tolist(), strict=True)
+        kept = self.kept_masks(predictions, processed_sizes)
+        for original, (labels, scores, logits) in zip(original_sizes, kept, strict=True):
+            facts = zip(labels.tolist(), scores.tolist(), strict=True)
             candidates = [Candidate(label, label in things, score) for label, score in facts]
-            found.append(shared_pixels(logits, candidates, original_sizes[image], self.min_area))
+            found.append(shared_pixels(logits, candidates, original, self.min_area))
         return found
 
     def kept_masks(
         self, predictions: Predictions, processed_sizes: Sequence[Size]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each image the K queries that may become segments, and their masks' logits [K, h, w] at its size."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(labels [K], scores [K], masks' logits [K, h, w] at its size) of each image's queries that it keeps."""
         masks = masks_of(predictions, processed_sizes)
         scores, labels = at_least_float32(predictions.logits).softmax(-1).max(-1)
         kept = (labels != predictions.logits.shape[-1] - 1) & (scores > self.score_threshold)
@@ -142,9 +142,10 @@ class PanopticRule:
             query = kept[image].nonzero()[:, 0]
             logits = masks(torch.full_like(query, image), query)
             if self.crop_padding:
-                yield query, enlarged(logits, padded)[:, : processed[0], : processed[1]]
+                logits = enlarged(logits, padded)[:, : processed[0], : processed[1]]
             else:
-                yield query, enlarged(logits, processed)
+                logits = enlarged(logits, processed)
+            yield labels[image, query], scores[image, query], logits
 
 
 class Candidate(NamedTuple):
