@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,21 +29,12 @@ class Difference:
         pixels: in grey levels.
         logits, masks: as shares of the largest of all of them; masks are None of a network without.
         boxes: in sides of the image.
-        images: how many were compared.
-        other_sizes: of them, those that transformers' processor gives another size: where the longest side sets the
-            scale it does not round the shorter one first, as DETR's authors do, and is some pixels off.
     """
 
     pixels: float
     logits: float
     boxes: float
     masks: float | None
-    images: int
-    other_sizes: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a certificate; null is infinite, but for the masks of a network without."""
-        return {key: None if value == float("inf") else value for key, value in asdict(self).items()}
 
     def above(self, limit: float) -> str | None:
         """The first part that differs by more than `limit`, in words; None if all agree."""
@@ -69,11 +60,9 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
     worst = {"pixels": 0.0, "logits": 0.0, "boxes": 0.0, "masks": 0.0}
     contract = ours.input
     assert contract is not None
-    other_sizes = 0
     for image in images:
         batch = _normalised(image, contract)
         apart = pixels_apart(image, contract, processor(images=image, return_tensors="pt")["pixel_values"][0])
-        other_sizes += apart is None
         worst["pixels"] = max(worst["pixels"], apart or 0.0)
         output = theirs(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
         found = ours.predictions(batch)
@@ -89,13 +78,14 @@ def compare(ours: DetectionModule, theirs: Any, processor: Any, images: Sequence
             scale = float(output.pred_masks.abs().max()) or 1.0
             worst["masks"] = max(worst["masks"], _largest(masks[order] - output.pred_masks[0]) / scale)
     masks_differ = worst["masks"] if ours.instances is not None else None
-    return Difference(
-        worst["pixels"], worst["logits"], worst["boxes"], masks_differ, len(images), other_sizes
-    )
+    return Difference(worst["pixels"], worst["logits"], worst["boxes"], masks_differ)
 
 
 def pixels_apart(image: Image.Image, contract: InputContract, seen: Tensor) -> float | None:
-    """Largest difference of a pixel in grey levels; None where a long image has another size there, see `Difference`.
+    """Largest difference of a pixel in grey levels; None where a long image has another size there.
+
+    Where the longest side sets the scale, transformers' processor does not round the shorter one first, as DETR's
+    authors do, and is some pixels off.
 
     Args:
         image: RGB.
