@@ -195,9 +195,9 @@ class Detector:
         return self.module.runtime
 
     @classmethod
-    def from_released(cls, released: Released, name: str) -> Detector:
+    def from_released(cls, released: Released, name: str, thresholds: Thresholds | None = None) -> Detector:
         """With weights that were read before."""
-        return cls(ready_module(released), name)
+        return cls(ready_module(released), name, thresholds=thresholds)
 
     @classmethod
     def from_pulled(cls, pulled: Pulled) -> Detector:
@@ -219,7 +219,7 @@ class Detector:
     @classmethod
     def from_checkpoint(cls, path: str | Path, thresholds: Thresholds | None = None) -> Detector:
         """With the released weights of a training checkpoint, registered or not."""
-        return cls(ready_module(released_from_checkpoint(path)), str(path), thresholds=thresholds)
+        return cls.from_released(released_from_checkpoint(path), str(path), thresholds)
 
     def to(self, device: torch.device | str) -> Detector:
         """Moves the module; returns itself."""
