@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 
 from zoo.contract.batch import Batch
 from zoo.detector import Detector
@@ -25,7 +24,7 @@ from zoo.exporting.compare import (
 from zoo.exporting.differences import Agreement, masks_lost
 from zoo.exporting.limits import LIMITS
 from zoo.runs.console import Console, counted
-from zoo.runs.evaluate import refuse_other_labels
+from zoo.runs.evaluate import refuse_other_labels, silent_trainer
 from zoo.runs.export_images import ExportImages
 from zoo.runs.mask_report import mask_scores
 from zoo.runs.subject import Subject
@@ -102,16 +101,10 @@ def evaluated(detector: Detector, images: ExportImages) -> Scored:
     """The evaluation of the images that are scored, and scores of masks; there are data."""
     module = detector.module
     assert images.data is not None
-    trainer = silent_trainer()
+    trainer = silent_trainer("cpu")
     refuse_other_labels(Subject(detector.name, module, images.data, trainer))
     trainer.validate(module, datamodule=images.data, verbose=False)
     return module.val_ap.evaluation(), mask_scores(module, images.data.label_map)
-
-
-def silent_trainer() -> Trainer:
-    """On the CPU, without files and bars."""
-    return Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-                   enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
 
 
 def detections_lost(source: Detector, batches: Sequence[Batch]) -> Callable[[Path], float]:

@@ -147,9 +147,13 @@ def from_model(
     detector = model if isinstance(model, Detector) else load(model, registry)
     contract = detector.input.with_tiles(detector.tiles_of(tiles, tile_overlap))
     data = folder_data(folder, contract, detector.module)
-    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False,
-                      enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
-    return Subject(detector.name, detector.module, data, trainer)
+    return Subject(detector.name, detector.module, data, silent_trainer())
+
+
+def silent_trainer(accelerator: str = "auto") -> Trainer:
+    """On one device, without files and bars."""
+    return Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator=accelerator,
+                   enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
 
 
 def folder_data(folder: Path | str, contract: InputContract, module: DetectionModule) -> DetectionDataModule:

@@ -21,9 +21,9 @@ from zoo.exporting.saving import FILES, Form, facts_of_graph, learns, measured, 
 from zoo.exporting.search import Certify
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.folder import CONFIG_FILE, read_json
-from zoo.runs.certify import certified, detections_lost, evaluated, silent_trainer
+from zoo.runs.certify import certified, detections_lost, evaluated
 from zoo.runs.console import Console, quoted
-from zoo.runs.evaluate import parse_layers, refuse_other_labels
+from zoo.runs.evaluate import parse_layers, refuse_other_labels, silent_trainer
 from zoo.runs.export_images import CALIBRATED, COMPARED, ExportImages, export_images
 from zoo.runs.finetune import ImageSize, parse_size
 from zoo.runs.lightning import quiet
@@ -100,7 +100,7 @@ def export(
     contract = contract_of(detector, image_size)
     images = export_images(detector, data, contract, learns(to, precision))
     if images.data is not None:
-        refuse_other_labels(Subject(detector.name, detector.module, images.data, silent_trainer()))
+        refuse_other_labels(Subject(detector.name, detector.module, images.data, silent_trainer("cpu")))
     with staged(folder.absolute().parent) as staging, as_exported(detector, decoder_layers):
         once = None if data is None else functools.cache(functools.partial(evaluated, detector, images))
         certify = functools.partial(certified, detector, images=images, console=console, of_source=once)
