@@ -22,7 +22,7 @@ from zoo.contract.segments import PanopticSegmentation, Segment
 from zoo.contract.tiles import Tiles, parse_tiles
 from zoo.pictures.detections import paint_detections
 from zoo.pictures.segments import paint_panoptic
-from zoo.prediction.image_input import ImageInput, read_input, read_rgb
+from zoo.prediction.image_input import ImageInput, read_input, read_rgb, size_of
 from zoo.prediction.masks import sizes_without_padding
 from zoo.prediction.postprocess import best_classes
 from zoo.prediction.tiles.merge import CREDIBLE
@@ -324,12 +324,12 @@ class Detector:
             rgb, self.input.with_tiles(tiles), lambda batch: self.module.detect(batch.to(device)), at_once=at_once,
             lowest=CREDIBLE * min([usual, *own.values()]),
         )  # fmt: skip
-        return replace(self._named(detections, usual, own, _size(rgb)), tiles=tiles, views=views)
+        return replace(self._named(detections, usual, own, size_of(rgb)), tiles=tiles, views=views)
 
     def _predict(
         self, rgb: Image.Image | Tensor, usual: float, own: Mapping[str, float], threshold: float | None
     ) -> Prediction:
-        height, width = _size(rgb)
+        height, width = size_of(rgb)
         resized = self.input.resize_image(rgb)
         batch = unlabelled([resized], [(height, width)]).to(self.module.device)
         if self.module.instances is None:
@@ -425,9 +425,3 @@ def counted_from_one(found: PanopticSegmentation, label_map: LabelMap) -> Panopt
 def _plain(mask: RLE) -> dict[str, Any]:
     """Run lengths as text, which JSON can hold and pycocotools reads."""
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
-
-
-def _size(image: Image.Image | Tensor) -> tuple[int, int]:
-    if isinstance(image, Tensor):
-        return int(image.shape[1]), int(image.shape[2])
-    return image.height, image.width

@@ -60,6 +60,13 @@ def read_rgb(image: ImageInput, allow_private: bool = False) -> Image.Image | Te
     raise ValueError(f"a {type(image).__name__} is not an image; give {KINDS}")
 
 
+def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
+    """(h, w) of a PIL image or a tensor [C, h, w]."""
+    if isinstance(image, Tensor):
+        return int(image.shape[1]), int(image.shape[2])
+    return image.height, image.width
+
+
 def read_input(
     image: ImageInput, contract: InputContract, allow_private: bool = False
 ) -> Image.Image | Tensor:

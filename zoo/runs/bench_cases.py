@@ -18,7 +18,7 @@ from zoo.contract.batch import Batch, Predictions, Targets, unlabelled
 from zoo.detector import DEFAULT_THRESHOLD, Detector, queries_above
 from zoo.exporting import openvino
 from zoo.exporting.onnx import exported
-from zoo.prediction.image_input import read_input
+from zoo.prediction.image_input import read_input, size_of
 from zoo.prediction.masks import sizes_without_padding
 from zoo.runs.console import counted
 from zoo.runs.timing import Laps
@@ -70,8 +70,7 @@ class Case:
         laps.end("decode")
         resized = [detector.input.resize_image(picture) for picture in pictures]
         laps.end("resize")
-        sizes = [(p.shape[1], p.shape[2]) if isinstance(p, Tensor) else (p.height, p.width) for p in pictures]
-        batch = detector.module.normalized(unlabelled(resized, sizes).to(laps.device))
+        batch = detector.module.normalized(unlabelled(resized, [*map(size_of, pictures)]).to(laps.device))
         laps.end("normalise")
         with autocast(laps.device, self.precision):
             found = self.network(batch)

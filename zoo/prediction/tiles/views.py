@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.contract.batch import Batch, Detections, unlabelled
 from zoo.contract.preprocess import InputContract
 from zoo.contract.tiles import Tile, Tiles
+from zoo.prediction.image_input import size_of
 from zoo.prediction.tiles.merge import View, merge
 
 
@@ -60,11 +61,7 @@ def detect_in_tiles(
         at_once: views of a batch.
         lowest: score of a view's detection.
     """
-    size = (
-        (int(image.shape[1]), int(image.shape[2]))
-        if isinstance(image, Tensor)
-        else (image.height, image.width)
-    )
+    size = size_of(image)
     found: list[View] = []
     tiles = contract.tiles
     assert tiles is not None
