@@ -11,6 +11,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import PIL
@@ -22,7 +24,7 @@ from datamodules.index import AnnotationIndex
 from datamodules.index.faults import Fault
 from datamodules.index.plain_json import decode, encode
 from datamodules.progress import Meter
-from zoo.contract import pixels
+from zoo.contract import bands, pixels
 from zoo.storage.cache import cache_root
 from zoo.storage.durable import write_atomically
 
@@ -103,8 +105,10 @@ def _place(root: str) -> Path:
 
 @cache
 def _decoders() -> str:
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (probe, pixels))
-    return f"{PIL.__version__} {simplejpeg.__version__} {hashlib.sha256(code).hexdigest()}"
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (probe, pixels, bands))
+    # which only some images need: without it they cannot be decoded, until it is installed
+    rasterio = version("rasterio") if find_spec("rasterio") else None
+    return f"{PIL.__version__} {simplejpeg.__version__} {rasterio} {hashlib.sha256(code).hexdigest()}"
 
 
 def without(

@@ -91,6 +91,12 @@ def test_another_decoder_or_a_damaged_record_decodes_again(tmp_path, decoded, mo
     corrupt_images(splits)
     assert len(decoded) == 9
     decodable._decoders.cache_clear()
+    monkeypatch.setattr(
+        decodable, "find_spec", lambda name: None
+    )  # as if rasterio, which reads bands, were gone
+    corrupt_images(splits)
+    assert len(decoded) == 12
+    decodable._decoders.cache_clear()
 
 
 def test_a_training_that_leaves_out_what_is_broken_decodes_at_its_first_start_alone(tmp_path, decoded):
