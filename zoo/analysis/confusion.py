@@ -22,7 +22,6 @@ class Confusion:
     """Every joined pair, missed object and detection on background; -1 stands for neither class nor row.
 
     Attributes:
-        threshold: lowest score.
         image: [P] row of the image.
         object: [P] row of the annotation; -1: there is none, the detection is of background.
         found: [P] row of the detection; -1: the object was missed.
@@ -30,7 +29,6 @@ class Confusion:
         shown: [P] head index of the detection, -1 for missed.
     """
 
-    threshold: float
     image: Integers
     object: Integers
     found: Integers
@@ -59,7 +57,7 @@ def confusion(data: Collected, threshold: float) -> Confusion:
     # row -1 of a column with -1 at its end
     true = np.append(data.annotation_labels[:, 0], -1)[truth]
     shown = np.append(data.detection_labels, -1)[found]
-    return Confusion(threshold, image, truth, found, true, shown)
+    return Confusion(image, truth, found, true, shown)
 
 
 def _joined(pairs: ImagePairs) -> list[tuple[int, int]]:

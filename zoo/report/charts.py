@@ -32,13 +32,9 @@ class Range(NamedTuple):
         return min(max((value - self.low) / width, 0.0), 1.0) if width > 0 else 0.5
 
 
-def lines(curves: Sequence[Line], x: Range, y: Range, diagonal: bool = False) -> Markup:
+def lines(curves: Sequence[Line], x: Range, y: Range) -> Markup:
     """A chart of curves with grid, words and a legend below."""
     parts = [_grid(x, y)]
-    if diagonal:
-        parts.append(
-            Markup('<path class="diagonal" d="{}"/>').format(_path([(x.low, y.low), (x.high, y.high)], x, y))
-        )
     for k, curve in enumerate(curves):
         style = f"line c{k % COLOURS}"
         parts.append(Markup('<path class="{}" d="{}"><title>{}</title></path>').format(
