@@ -97,6 +97,11 @@ class Given:
         return confusion(self.evaluation.data, self.threshold)
 
     @cached_property
+    def matrix(self) -> Integers:
+        """[K + 1, K + 1] the counts of `confusion`, over all classes of the evaluation."""
+        return self.confusion.matrix(self.evaluation.data.classes)
+
+    @cached_property
     def rows(self) -> Integers:
         """[N] the row in `index` of each image of the evaluation."""
         order = np.argsort(self.index.image_ids, kind="stable")

@@ -124,16 +124,15 @@ def _classes(given: Given) -> list[dict[str, Any]]:
 
 def _tallies(given: Given) -> dict[int, dict[str, Any]]:
     """What is found, shown and right of each class at the threshold over all classes."""
-    pairs, found = given.confusion, {}
-    right = pairs.true == pairs.shown
-    for head in given.evaluation.data.classes:
-        hits = int((right & (pairs.true == head)).sum())
-        there, shown = int((pairs.true == head).sum()), int((pairs.shown == head).sum())
-        found[head] = {
-            "precision": hits / shown if shown else None,
-            "recall": hits / there if there else None,
+    matrix = given.matrix
+    right, there, shown = (c.tolist() for c in (matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)))
+    return {
+        head: {
+            "precision": right[k] / shown[k] if shown[k] else None,
+            "recall": right[k] / there[k] if there[k] else None,
         }
-    return found
+        for k, head in enumerate(given.evaluation.data.classes)
+    }
 
 
 def _group(group: groups.GroupScore) -> dict[str, Any]:
@@ -204,9 +203,8 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 def _confusion(given: Given) -> dict[str, Any]:
     """The cells that are not zero; background and missed are null."""
-    heads = given.evaluation.data.classes
-    matrix = given.confusion.matrix(heads)
-    names: list[str | None] = [*map(given.name_of, heads), None]
+    matrix = given.matrix
+    names: list[str | None] = [*map(given.name_of, given.evaluation.data.classes), None]
     return {
         "rule": "at IoU 0.5; objects of the own class first, by score, as in AP; then the closest of other classes",
         "threshold": given.threshold,
