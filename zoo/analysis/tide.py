@@ -68,12 +68,12 @@ class TideErrors:
         """[K] AP at IoU 0.5 of each of `classes`, nan for one that is neither annotated nor detected."""
         return self._ap(np.flatnonzero(~self.ignored), self._labels, self.kind == RIGHT, self._objects())
 
-    def corrected_ap(self, kind: str) -> Floats:
-        """[K] AP of each class if the errors of one kind were corrected.
+    @cached_property
+    def corrected_ap(self) -> dict[str, Floats]:
+        """[K] AP of each class if the errors of one kind were corrected, by kind."""
+        return {kind: self._corrected_ap(kind) for kind in KINDS}
 
-        Raises:
-            ValueError: no such kind.
-        """
+    def _corrected_ap(self, kind: str) -> Floats:
         if kind == "missed":
             points, objects = np.flatnonzero(~self.ignored), self._objects(self.missed)
             return self._ap(self._right_last(points), self._labels, self.kind == RIGHT, objects)
@@ -92,7 +92,7 @@ class TideErrors:
         found were not counted.
         """
         base = _mean(self.ap)
-        found = {name: max(_mean(self.corrected_ap(name)) - base, 0.0) for name in KINDS}
+        found = {name: max(_mean(ap) - base, 0.0) for name, ap in self.corrected_ap.items()}
         return {
             **found,
             "false_positives": _mean(self._without_false_positives()) - base,
@@ -102,7 +102,7 @@ class TideErrors:
     def costs_by_class(self) -> dict[str, Floats]:
         """[K] the AP of each class that each kind costs."""
         before = np.nan_to_num(self.ap)
-        return {name: np.maximum(np.nan_to_num(self.corrected_ap(name)) - before, 0.0) for name in KINDS}
+        return {name: np.maximum(np.nan_to_num(ap) - before, 0.0) for name, ap in self.corrected_ap.items()}
 
     def _without_false_positives(self) -> Floats:
         points = self._right_last(np.flatnonzero(~self.ignored))
