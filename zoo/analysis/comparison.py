@@ -101,10 +101,9 @@ class Disagreement(NamedTuple):
 
 def disagreement(first: Confusion, second: Confusion, image_of_object: Integers, images: int) -> Disagreement:
     """On each image; `image_of_object` [A] is the row of the image of every annotation."""
-    found = [np.zeros(len(image_of_object), dtype=bool) for _ in range(2)]
-    wrong = []
-    for flags, pairs in zip(found, (first, second), strict=True):
-        flags[pairs.object[(pairs.object >= 0) & (pairs.true == pairs.shown)]] = True
+    found, wrong = [], []
+    for pairs in (first, second):
+        found.append(pairs.right_objects(len(image_of_object)))
         bad = (pairs.found >= 0) & (pairs.true != pairs.shown)
         wrong.append(np.bincount(pairs.image[bad], minlength=images))
     only = [np.bincount(image_of_object[a & ~b], minlength=images) for a, b in (found, found[::-1])]

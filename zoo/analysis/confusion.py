@@ -35,6 +35,12 @@ class Confusion:
     true: Integers
     shown: Integers
 
+    def right_objects(self, number: int) -> Flags:
+        """[A] whether a detection of the right class finds each of the `number` annotations."""
+        right = np.zeros(number, dtype=bool)
+        right[self.object[(self.object >= 0) & (self.true == self.shown)]] = True
+        return right
+
     def matrix(self, heads: list[int]) -> Integers:
         """[K + 1, K + 1] counts: rows are true classes and background, columns shown classes and missed.
 

@@ -66,6 +66,11 @@ class Given:
         """Of a class."""
         return self.labels.name_of_head.get(head, f"class {head}")
 
+    @property
+    def object_counts(self) -> dict[int, int]:
+        """Objects of each class, crowds aside, by head index."""
+        return {head: int(m.objects.sum()) for head, m in self.evaluation.matches.items()}
+
     @cached_property
     def errors(self) -> TideErrors:
         """Every error by its kind."""

@@ -64,7 +64,7 @@ def thresholds(given: Given) -> dict[str, Any]:
 
     `chosen` is None where nothing is right, or no threshold is as precise as wanted.
     """
-    counts = _counts(given)
+    counts = given.object_counts
     own = {h: p for h, p in given.points.items() if p is not None and counts.get(h, 0) >= ENOUGH}
     return {
         "for": "best F1" if given.precision is None else f"precision {given.precision:g}",
@@ -89,11 +89,6 @@ def for_manifest(chosen: Mapping[str, Any], split: str) -> dict[str, Any] | None
 
 def _point(point: OperatingPoint | None) -> dict[str, float] | None:
     return None if point is None else dataclasses.asdict(point)
-
-
-def _counts(given: Given) -> dict[int, int]:
-    """Objects of each class, crowds aside."""
-    return {head: int(m.objects.sum()) for head, m in given.evaluation.matches.items()}
 
 
 def _classes(given: Given) -> list[dict[str, Any]]:

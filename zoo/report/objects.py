@@ -56,10 +56,7 @@ def traits(given: Given) -> list[Trait]:
 
 def found_objects(given: Given) -> Flags:
     """[A] whether a detection of the right class that scores the threshold finds it."""
-    found = np.zeros(len(given.evaluation.data.annotations), dtype=bool)
-    pairs = given.confusion
-    found[pairs.object[(pairs.object >= 0) & (pairs.true == pairs.shown)]] = True
-    return found
+    return given.confusion.right_objects(len(given.evaluation.data.annotations))
 
 
 def _traits(given: Given) -> list[tuple[str, str, Flags]]:

@@ -125,7 +125,7 @@ def verdict(first: Given, second: Given, result: Comparison) -> list[str]:
         said = [f"Neither is clearly better on these {images} images: {told} may be chance."]
     else:
         said = [f"{(second if ap.value > 0 else first).model} is better: {told}."]
-    counts = {head: int(m.objects.sum()) for head, m in first.evaluation.matches.items()}
+    counts = first.object_counts
     told_of = {head: d for head, d in result.classes.items() if counts[head] >= SOME}
     clear = [(head, d) for head, d in told_of.items() if d.is_clear]
     for words, sign, model in (("first", -1, first), ("second", 1, second)):
