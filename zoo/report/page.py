@@ -39,11 +39,16 @@ def write_report(given: Given, folder: Path, name: str = "report") -> Written:
     """
     numbers = document(given)
     numbers["why"] = words.sentences(given, numbers)
+    return write_both(folder, name, numbers, page(given, numbers))
+
+
+def write_both(folder: Path, name: str, numbers: dict[str, Any], page: str) -> Written:
+    """NAME.html and NAME.json in `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     written = Written(folder / f"{name}.html", folder / f"{name}.json", numbers)
     write_json(written.file, numbers)
     # a file name that is no UTF-8 is shown with a question mark
-    write_atomically(written.page, page(given, numbers).encode("utf-8", "replace"))
+    write_atomically(written.page, page.encode("utf-8", "replace"))
     return written
 
 

@@ -10,9 +10,8 @@ from zoo.analysis.comparison import CONFIDENCE, SAMPLES, Comparison, Difference,
 from zoo.evaluation.scores import or_null
 from zoo.report import pictures
 from zoo.report.given import Given
-from zoo.report.page import Written, render
+from zoo.report.page import Written, render, write_both
 from zoo.report.words import SOME
-from zoo.storage.durable import write_atomically, write_json
 
 IMAGES = 12  # on which they disagree most, as pictures
 LISTED = 100  # of them in the numbers
@@ -27,7 +26,6 @@ def write_comparison(first: Given, second: Given, folder: Path) -> Written:
         OSError: the files cannot be written.
     """
     numbers = document(first, second)
-    written = Written(folder / "compare.html", folder / "compare.json", numbers)
     shown = [image["row"] for image in numbers["images"][:IMAGES]]
     scene = {
         "classes": [first.name_of(head) for head in sorted({*_places(first), *_places(second)})],
@@ -42,10 +40,7 @@ def write_comparison(first: Given, second: Given, folder: Path) -> Written:
         (abs(v) for row in numbers["classes"] for v in row["interval"] if v is not None), default=1.0
     )
     page = render("compare.html.jinja", n=numbers, scene=scene, first=FIRST_CLASSES, widest=max(widest, 0.01))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(written.file, numbers)
-    write_atomically(written.page, page.encode("utf-8", "replace"))
-    return written
+    return write_both(folder, "compare", numbers, page)
 
 
 def _places(given: Given) -> list[int]:
