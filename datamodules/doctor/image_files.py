@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datamodules.images.decodable import corrupt_image
 from datamodules.images.probe import GRID, Probe, probe_all
 from datamodules.index import AnnotationIndex, Fault, Severity
+from datamodules.summary import counted
 from zoo.contract.pixels import Reading
 
 _SMALL = 8  # pixels: below this a side holds less than one cell of the finest feature map
@@ -163,7 +164,7 @@ def _scales(probes: list[Probe]) -> Iterator[Fault]:
     for channels, own in sorted(ranges.items()):
         low, high = min(low for low, _ in own), max(high for _, high in own)
         scale = f"--data.input.scale '[[{low:g}, {max(high, low + 1e-6):g}]]'"
-        number = f"{len(own)} image{'' if len(own) == 1 else 's'}"
+        number = counted(len(own), "image")
         if channels:
             what = f"no 8-bit RGB: {number} of {channels} channels, values from {low:g} to {high:g}; to train on them: "
             way = f"--data.input.channels {channels} {scale}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.summary import counted
 from zoo.analysis.tide import BOTH, CLASSIFICATION, DUPLICATE, KINDS, LOCALISATION, ON_BACKGROUND
 from zoo.report import objects
 from zoo.report.given import Given
@@ -164,7 +165,7 @@ def _weakest(numbers: Mapping[str, Any]) -> str | None:
     seen = f", {learned} to learn from" if learned is not None else ""
     return (
         f"The weakest class is {weakest['name']}: AP {weakest['AP']:.3f} of "
-        f"{weakest['objects']} object{'' if weakest['objects'] == 1 else 's'}{seen}{why}."
+        f"{counted(weakest['objects'], 'object')}{seen}{why}."
     )
 
 
