@@ -20,7 +20,7 @@ from zoo.detector import DEFAULT_THRESHOLD
 from zoo.runs import recipes
 from zoo.runs.console import Console, quoted
 from zoo.runs.ending import page_of
-from zoo.runs.finetune import announce, queries_of, read_data, seen_as
+from zoo.runs.finetune import announce, queries_of, read_data
 from zoo.runs.predict import predict
 from zoo.runs.quick_check import quick_check
 from zoo.runs.register import pull, register
@@ -66,7 +66,7 @@ def _demo(seed: int, steps: int, output: Path, console: Console) -> dict[str, An
     folder = generate_shapes(output / "shapes", NUM_TRAIN, NUM_VAL, seed, SIZE)
     recipe = demo_recipe(folder, seed, steps)
     data = read_data(recipe)
-    faults = quick_check(data, seen_as(recipe), queries_of(recipe))
+    faults = quick_check(data, queries_of(recipe))
     console.say(f"     {len(faults)} faults")
     announce(recipe, data, faults, [f"{steps} steps from random weights, seed {seed}"], console)
     console.say("2/5  training")

@@ -196,7 +196,7 @@ def finetune(
         refuse_used(folder, trust)
     read = read_data(recipe)
     refuse_too_few_places(recipe, read, start.family_name)
-    faults = quick_check(read, seen_as(recipe), queries_of(recipe))
+    faults = quick_check(read, queries_of(recipe))
     seen, looked = image_check(read, place_of(data))
     notes += [*fit_to_data(recipe, read, choices), head_note(recipe), *looked, *augmenting.notes_on(read)]
     if recipe["init_from"]["source"] == start.weights:
@@ -550,15 +550,6 @@ def refuse_too_few_places(recipe: Recipe, data: DetectionDataModule, name: str) 
 def queries_of(recipe: Recipe) -> int:
     """How many queries the recipe's model has."""
     return schema.module_class(recipe).num_queries(recipe["model"]["init_args"])
-
-
-def seen_as(recipe: Recipe) -> str:
-    """How images are resized, in the form of `zoo data check --image-size`."""
-    contract = recipe["data"]["init_args"]["input"]
-    first, second = contract["size"]
-    whole = f"{first}x{second}" if contract["resize"] == "stretch" else f"{first}/{second}"
-    tiles = contract.get("tiles")
-    return f"{whole} tiles {tiles['size'][0]}x{tiles['size'][1]}" if tiles else whole
 
 
 def fetch_published(start: Start, registry: str | Path | None) -> list[str]:

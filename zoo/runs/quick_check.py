@@ -9,11 +9,12 @@ from zoo.runs.console import counted
 if TYPE_CHECKING:
     from datamodules.base import DetectionDataModule
     from datamodules.index import Fault
+    from zoo.contract.preprocess import InputContract
 
 _SHOWN = 5  # errors
 
 
-def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Fault]:
+def quick_check(data: DetectionDataModule, queries: int) -> list[Fault]:
     """The faults that the annotations of a data set show, errors first; no image is read.
 
     Raises:
@@ -26,7 +27,7 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
 
     read = data.read()
     classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
-    size = view_size(view)
+    size = view_size(seen_as(data.input))
     statistics = measure(read.splits, size, queries)
     tiles = tile_advice(read.splits, size)
     faults = sorted(quick_faults(read.splits, classes, statistics, read.format, tiles), key=by_severity)
@@ -39,3 +40,13 @@ def quick_check(data: DetectionDataModule, view: str, queries: int) -> list[Faul
             "all the same: --data.skip_broken true"
         )
     return faults
+
+
+def seen_as(contract: InputContract) -> str:
+    """How images are resized, in the form of `zoo data check --image-size`."""
+    first, second = contract.size
+    whole = f"{first}x{second}" if contract.resize == "stretch" else f"{first}/{second}"
+    if contract.tiles is None:
+        return whole
+    height, width = contract.tiles.size
+    return f"{whole} tiles {height}x{width}"

@@ -18,10 +18,12 @@ from datamodules.custom import CustomDataModule
 from zoo.cli.main import run_command
 from zoo.contract.batch import Detections
 from zoo.contract.preprocess import InputContract
+from zoo.contract.tiles import Tiles
 from zoo.evaluation.coco_ap import CocoAP
 from zoo.report import words
 from zoo.runs.console import Silent
 from zoo.runs.reports.of_model import evaluate_with_report
+from zoo.runs.reports.of_run import faults_of
 from zoo.runs.reports.results_file import collected
 
 NAMES = ("cat", "dog", "owl")
@@ -119,6 +121,25 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+@pytest.mark.parametrize("tiles", [None, Tiles(size=(64, 64))])
+def test_objects_are_as_small_as_the_network_sees_them(tmp_path, tiles):
+    """Not as the whole image would show them, if it is cut."""
+    root = write(
+        tmp_path / "set", [[(0, 20, 20, 12, 12, 0)]], train=[[(0, 20, 20, 12, 12, 0)]], size=(640, 640)
+    )
+    contract = InputContract(resize="stretch", size=(64, 64), tiles=tiles)
+    data = CustomDataModule(
+        root=str(root),
+        input=contract,
+        train_transform="none",
+        batch_size=1,
+        eval_batch_size=1,
+        num_workers=0,
+        seed=0,
+    )
+    assert ("below_stride" in {fault.kind for fault in faults_of(data, look=False)}) == (tiles is None)
 
 
 @pytest.fixture(scope="module")

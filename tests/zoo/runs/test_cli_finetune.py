@@ -20,11 +20,10 @@ from zoo.runs.finetune import (
     queries_of,
     read_data,
     scale_learning_rate,
-    seen_as,
     slug,
     starting_point,
 )
-from zoo.runs.quick_check import quick_check
+from zoo.runs.quick_check import quick_check, seen_as
 from zoo.tracking.backend import connect, resolve_store
 
 
@@ -353,7 +352,7 @@ def test_faults_are_grouped_by_kind_before_training(shapes, capsys):
     chosen = Choices(model="rt_detr_tiny", data=shapes, overrides={"model.decoder.num_queries": 1})
     recipe, _ = complete_recipe(starting_point("rt_detr_tiny", None), chosen)
     data = read_data(recipe)
-    announce(recipe, data, quick_check(data, seen_as(recipe), 1), [], Console())
+    announce(recipe, data, quick_check(data, 1), [], Console())
     said = capsys.readouterr().out
     number = int(re.search(r"warning more_objects_than_queries: (\d+)\n", said)[1])
     assert number > 3
@@ -373,8 +372,8 @@ def test_the_doctor_speaks_before_training(shapes):
         starting_point("rt_detr_tiny", None), Choices(model="rt_detr_tiny", data=shapes, image_size="32")
     )
     data = read_data(recipe)
-    assert (seen_as(recipe), queries_of(recipe)) == ("32x32", 20)
-    kinds = {f.kind for f in quick_check(data, seen_as(recipe), 1)}
+    assert (seen_as(data.input), queries_of(recipe)) == ("32x32", 20)
+    kinds = {f.kind for f in quick_check(data, 1)}
     assert {"duplicate_object", "more_objects_than_queries", "below_stride"} <= kinds
 
 

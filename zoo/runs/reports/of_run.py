@@ -12,6 +12,7 @@ from zoo.report.given import Given, Training
 from zoo.report.page import Written, write_report
 from zoo.runs import recipes
 from zoo.runs.image_check import image_faults_of, is_large, known_image_faults
+from zoo.runs.quick_check import seen_as
 from zoo.runs.tracked import registry_name
 from zoo.tracking.lineage import tool_versions
 
@@ -63,8 +64,7 @@ def faults_of(data: DetectionDataModule, look: bool) -> list[Fault]:
 
     read = data.read()
     classes = dict(zip(read.label_map.source_ids, read.label_map.names, strict=True))
-    first, second = data.input.size
-    view = view_size(f"{first}x{second}" if data.input.resize == "stretch" else f"{first}/{second}")
+    view = view_size(seen_as(data.input))
     faults = [*quick_faults(read.splits, classes, measure(read.splits, view, _NO_LIMIT), read.format)]
     if look and not any(index.store is not None for index in read.splits.values()) and not is_large(data):
         faults += image_faults_of(data)
