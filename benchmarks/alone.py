@@ -87,12 +87,14 @@ def transformers(path: str) -> tuple[dict[str, Any], Run]:
     masks = "Segmentation" in config["architectures"][0]
     auto = AutoModelForImageSegmentation if masks else AutoModelForObjectDetection
     model, processor = auto.from_pretrained(path).eval(), AutoImageProcessor.from_pretrained(path)
+    # as the folder's card says: a number of detections is told with every call
+    rule = {key: n for key, n in config["detr_zoo"]["model"]["init_args"].items() if key == "top_k"}
 
     @torch.no_grad()
     def run(picture: Image.Image) -> Found:
         raw = model(**processor(images=picture, return_tensors="pt"))
         sizes = [(picture.height, picture.width)]
-        (found,) = processor.post_process_object_detection(raw, threshold=-1.0, target_sizes=sizes)
+        (found,) = processor.post_process_object_detection(raw, threshold=-1.0, target_sizes=sizes, **rule)
         return {name: found[name].numpy() for name in NAMES}
 
     return config["detr_zoo"], run

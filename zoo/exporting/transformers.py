@@ -112,6 +112,8 @@ def card_of(detector: Detector, architecture: str) -> str:
         f'processor = AutoImageProcessor.from_pretrained("FOLDER"{pil})\n'
         f'model = {auto}.from_pretrained("FOLDER")'
     )
+    if (most := detector.module.init_args.get("top_k")) is not None:  # its processor takes 100 unless told
+        usage += f"\n# detections: processor.post_process_object_detection(outputs, top_k={most})"
     title = detector.manifest.name if detector.manifest is not None else "A detector"
     return model_card(
         title, detector.label_map, detector.input, detector.manifest,

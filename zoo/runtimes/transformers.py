@@ -142,7 +142,9 @@ class TransformersSession:
             found["masks"] = raw["pred_masks"]
         if "sizes" in inputs:
             sizes = torch.from_numpy(np.asarray(inputs["sizes"]))
-            detections = self.processor.post_process_object_detection(raw, threshold=-1.0, target_sizes=sizes)
+            detections = self.processor.post_process_object_detection(
+                raw, threshold=-1.0, target_sizes=sizes, **self.rule
+            )
             best = torch.stack([one["scores"] for one in detections]).sort(
                 dim=1, descending=True, stable=True
             )

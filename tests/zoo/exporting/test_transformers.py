@@ -18,6 +18,7 @@ from zoo.detector import Detector
 from zoo.exporting.transformers import export_transformers
 from zoo.registry.hugging_face.families import FAMILIES, OtherNetworkError
 from zoo.registry.hugging_face.folder import read_folder
+from zoo.registry.weights import Released
 from zoo.runs import recipes
 from zoo.runs.export import check, export
 from zoo.training.module import build_module
@@ -110,6 +111,24 @@ def test_layers_behind_the_evaluated_ones_stay_out(tmp_path):
     document = exported(detector, tmp_path)
     assert document["passed"], document["failures"]
     assert json.loads((tmp_path / "config.json").read_text())["decoder_layers"] == 2
+
+
+def test_as_many_detections_as_the_model_gives(detector_of, tmp_path):
+    """The processor of Deformable DETR gives 100 unless it is told, and no config holds the number."""
+    released = released_of(detector_of("deformable two-stage"), top_k=7)
+    detector = Detector.from_released(released, "seven")
+    document = exported(detector, tmp_path)
+    assert document["passed"], document["failures"]
+    assert document["detections"]["of_file"] == 2 * 7
+    assert "top_k=7" in (tmp_path / "README.md").read_text()
+
+
+def released_of(detector, **changes):
+    """The same weights with other arguments."""
+    module = detector.module
+    block = module.model_block()
+    block["init_args"] |= changes
+    return Released(module.evaluation_network.state_dict(), block, detector.label_map, detector.input, {})
 
 
 def test_ids_of_the_source_and_the_backend_come_back(tmp_path):
