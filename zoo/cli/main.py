@@ -368,6 +368,7 @@ def _score(
 ) -> None:  # fmt: skip
     from zoo.runs.evaluate import evaluation
     from zoo.runs.report import write_metrics
+    from zoo.runs.reports.scores_folder import scores_folder
     from zoo.runs.threads import chosen
 
     with chosen(console):
@@ -376,8 +377,7 @@ def _score(
             registry=registry, console=console, tiles=tiles, tile_overlap=tile_overlap,
         )  # fmt: skip
     if output is None:
-        name = Path(model or "recipe").name.replace(":", ".").replace("@", ".")
-        output = Path("mlruns", "scores", f"{name}.{split}")
+        output = scores_folder([model or "recipe"], split)
     console.say(f"metrics     {write_metrics(document, output)}")
     console.result(document)
 

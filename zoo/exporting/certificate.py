@@ -14,6 +14,7 @@ import numpy as np
 from zoo.evaluation.coco_ap import Evaluation
 from zoo.evaluation.scores import or_null
 from zoo.exporting.compare import TIMED_RUNS, Comparison
+from zoo.exporting.differences import SCORED
 from zoo.exporting.facts import versions
 from zoo.exporting.limits import Limits
 from zoo.registry.hugging_face.comparison import LARGEST_SHADE
@@ -74,6 +75,7 @@ def certificate(
         "format": FORMAT,
         "passed": not (failures := judged(found, differences, scores, limits, facts.precision == "fp32")),
         "failures": failures,
+        "not_compared": not_compared(found["detections"], images["data"] is not None, scores),
         "first_difference": None,
         "files": [
             {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
@@ -135,6 +137,22 @@ def judged(
     return failures
 
 
+def not_compared(
+    detections: dict[str, Any], with_data: bool, scores: dict[str, Any] | None
+) -> dict[str, str]:
+    """What the verdict says nothing of, and why."""
+    missing = {}
+    if not detections["of_source"] and not detections["of_file"]:
+        missing["detections"] = f"none has a score of {SCORED:g} on these images; those of all queries were"
+    if not with_data:
+        missing["AP"] = "these images have no known objects; give --data FOLDER"
+    elif scores is None:
+        missing["AP"] = "the file says that it is of another model"
+    elif scores["AP"]["difference"] is None:
+        missing["AP"] = "the images have no objects of its classes"
+    return missing
+
+
 def write_certificate(document: dict[str, Any], folder: Path) -> None:
     """certificate.json and certificate.md in a folder."""
     write_json(folder / JSON_FILE, document, indent=2)
@@ -181,9 +199,13 @@ def readable(document: dict[str, Any]) -> str:
             told = f" [{band[0]:+.4f}, {band[1]:+.4f}]" if band else ""
             text = f"{score['source']:.4f} to {score['file']:.4f}: {score['difference']:+.4f}{told}"
             rows.append((f"{name} on {document['scores']['images']} images", text, document["limits"]["ap"]))
+    missing = document["not_compared"]
+    verdict = "passed" if document["passed"] else "REFUSED"
     lines = [
-        f"# {document['files'][0]['name']}: {'passed' if document['passed'] else 'REFUSED'}",
+        f"# {document['files'][0]['name']}: {verdict}{missing_told(document)}",
         "",
+        *(f"- not compared: {what}: {why}" for what, why in missing.items()),
+        *([""] if missing else []),
         f"Made of {source['name']}, weights {source['weights_sha256']}. Precision {document['precision']}, computed by "
         f"{document['runtime']}{kept}.",
         "",
@@ -219,6 +241,12 @@ def readable(document: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def missing_told(document: dict[str, Any]) -> str:
+    """`, AP not compared`, or nothing."""
+    missing = document["not_compared"]
+    return f", {' and '.join(missing)} not compared" if missing else ""
 
 
 def slower_told(document: dict[str, Any]) -> str:

@@ -220,6 +220,13 @@ def thresholds_of(given: Mapping[str, Any]) -> Thresholds:
         raise ValueError(f"thresholds: {error}") from error
 
 
+def refuse_unknown_classes(thresholds: Thresholds | None, labels: LabelMap) -> None:
+    """Raises ValueError if a class has a threshold and is not in the label map."""
+    unknown = sorted((thresholds.classes if thresholds else {}).keys() - {*labels.names})
+    if unknown:
+        raise ValueError(f"thresholds.classes names {unknown[0]!r}, which is no class of label_map")
+
+
 class DataBlock(_Block, kw_only=True, frozen=True):
     """The training data."""
 
@@ -344,9 +351,7 @@ def check_manifest(manifest: Manifest) -> None:
     if width is not None and width != labels.num_classes:
         raise ValueError(f"model.init_args.num_classes is {width}, label_map is for {labels.num_classes}")
     if not isinstance(manifest.thresholds, msgspec.UnsetType):
-        unknown = sorted(manifest.thresholds.classes.keys() - {*labels.names})
-        if unknown:
-            raise ValueError(f"thresholds.classes names {unknown[0]!r}, which is no class of label_map")
+        refuse_unknown_classes(manifest.thresholds, labels)
     channels = 3 if isinstance(manifest.input.channels, msgspec.UnsetType) else manifest.input.channels
     if len(manifest.input.mean) != len(manifest.input.std) or len(manifest.input.mean) not in (0, channels):
         number = "three" if channels == 3 else str(channels)

@@ -36,7 +36,7 @@ Scored = tuple[Evaluation, dict[str, Any]]  # of boxes, and scores of masks
 
 def certified(
     source: Detector, path: Path, images: ExportImages, console: Console, kept: Sequence[str] = (),
-    of_source: Callable[[], Scored] | None = None, full: Path | None = None,
+    of_source: Callable[[], Scored] | None = None, full: Path | None = None, opened: Detector | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The certificate of a file; names the first block that differs where it failed.
 
@@ -48,8 +48,9 @@ def certified(
         kept: parts of the network in float32 where the rest is not.
         of_source: `evaluated` of the source, for several files of one; None evaluates it here.
         full: the same graph in float32 for the same runtime, whose time is told too.
+        opened: the file as a detector; None opens it.
     """
-    file = Detector.from_exported(path)
+    file = opened or Detector.from_exported(path)
     facts = session_of(file).facts
     limits = LIMITS[facts.precision]
     differences = fact_differences(source, facts, images.contract)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from datamodules.outputs import require_writable
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector
-from zoo.exporting.certificate import JSON_FILE, readable, write_certificate
+from zoo.exporting.certificate import JSON_FILE, missing_told, readable, write_certificate
 from zoo.exporting.compare import session_of
 from zoo.exporting.onnx import exported
 from zoo.exporting.saving import FILES, Form, facts_of_graph, learns, measured, save
@@ -173,7 +173,8 @@ def check(
     path = Path(file)
     if path.is_dir() and not (path / CONFIG_FILE).is_file():
         path = next((path / name for name in FILES.values() if (path / name).is_file()), path / FILES["onnx"])
-    facts = session_of(Detector.from_exported(path)).facts
+    opened = Detector.from_exported(path)
+    facts = session_of(opened).facts
     try:
         source = load(facts.source.name if model is None else model, registry)
     except (ValueError, OSError) as error:
@@ -187,7 +188,7 @@ def check(
     form: Form = "onnx" if path.suffix == SUFFIX else "openvino"
     images = export_images(source, data, contract, learns(form, facts.precision))
     with as_exported(source, facts.decoder_layers):
-        document = certified(source, path, images, console)
+        document = certified(source, path, images, console, opened=opened)
     beside = (path if path.is_dir() else path.parent) / JSON_FILE
     if beside.is_file() and read_json(beside, str(beside.parent)).get("files") != document["files"]:
         document["failures"].append(f"the file is not the one of the certificate beside it, {beside}")
@@ -238,4 +239,4 @@ def say(document: dict[str, Any], folder: Path | None, console: Console) -> None
     console.say(readable(document))
     if folder is not None:
         what = "exported   " if document["passed"] else "refused, so only its certificate is in"
-        console.say(f"{what} {folder}", red=not document["passed"])
+        console.say(f"{what} {folder}{missing_told(document)}", red=not document["passed"])

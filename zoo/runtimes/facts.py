@@ -22,6 +22,7 @@ from zoo.registry.manifest import (
     Sha256,
     Thresholds,
     Words,
+    refuse_unknown_classes,
 )
 from zoo.registry.terms import ModelTerms, check_terms
 
@@ -116,7 +117,8 @@ def parse_facts(text: str, where: str) -> ExportedFacts:
         raise ValueError(f"{where}: its facts have {len(text)} characters; at most {MOST_BYTES} are read")
     try:
         facts = msgspec.json.decode(text, type=ExportedFacts)
-        facts.labels(), facts.contract()
+        labels, _ = facts.labels(), facts.contract()
+        refuse_unknown_classes(facts.thresholds, labels)
         if facts.terms is not None:
             check_terms(facts.terms)
         check_tensors(facts)

@@ -26,7 +26,7 @@ from zoo.registry.hugging_face.folder import (
     settings_of,
 )
 from zoo.registry.hugging_face.keys import same_blocks
-from zoo.registry.manifest import InputBlock, LabelMapBlock
+from zoo.registry.manifest import InputBlock, LabelMapBlock, refuse_unknown_classes
 from zoo.runtimes.facts import DETECTIONS, RAW, parse_facts
 from zoo.runtimes.onnx import Arrays
 
@@ -62,6 +62,10 @@ class TransformersSession:
             raise FileNotFoundError(f"{path} has no {WEIGHTS_FILE}")
         facts = parse_facts(json.dumps(extra), f"{shown}, {CONFIG_FILE}")
         labels, contract = settings_of(path, raw, shown)
+        try:
+            refuse_unknown_classes(facts.thresholds, labels)
+        except ValueError as error:
+            raise ValueError(f"{shown}, {CONFIG_FILE}: {error} or id2label") from error
         self.facts = msgspec.structs.replace(
             facts,
             label_map=msgspec.convert(labels.to_dict(), LabelMapBlock),

@@ -23,8 +23,16 @@ import zoo
 from zoo.cli.main import run_command
 from zoo.contract.batch import Detections
 from zoo.contract.input_limits import InputLimits
+from zoo.detector import Detector
 from zoo.exporting import onnx as exporting
-from zoo.exporting.certificate import judged, paired_scores, readable, slower_told
+from zoo.exporting.certificate import (
+    judged,
+    missing_told,
+    not_compared,
+    paired_scores,
+    readable,
+    slower_told,
+)
 from zoo.exporting.compare import Comparison, tied
 from zoo.exporting.differences import DetectionDifference, RawDifference, detection_difference, raw_difference
 from zoo.exporting.limits import LIMITS
@@ -55,10 +63,27 @@ def test_what_was_exported_passes_with_data_and_without(images, tmp_path):
     text = readable(found)
     assert "passed" in text
     assert found["files"][0]["sha256"] in text
+    assert found["not_compared"] == {}
+    assert "not compared" not in text
     without = certificate_of(graphs()[1], tmp_path)
     assert without["passed"]
     assert without["scores"] is None
     assert "made up" in without["images"]["kind"]
+    assert list(without["not_compared"]) == ["AP"]
+    assert readable(without).startswith("# model.onnx: passed, AP not compared\n\n- not compared: AP: ")
+
+
+def test_what_was_not_compared_is_told():
+    found, none = {"of_source": 3, "of_file": 0}, {"of_source": 0, "of_file": 0}
+    no_objects = {"AP": {"source": None, "file": None, "difference": None}}
+    assert not_compared(found, True, {"AP": {"difference": 0.0}}) == {}
+    assert "none has a score of 0.05" in not_compared(none, True, {"AP": {"difference": 0.0}})["detections"]
+    assert "give --data" in not_compared(found, False, None)["AP"]
+    assert "of another model" in not_compared(found, True, None)["AP"]
+    assert "no objects" in not_compared(found, True, no_objects)["AP"]
+    assert (
+        missing_told({"not_compared": not_compared(none, False, None)}) == ", detections and AP not compared"
+    )
 
 
 def changed_weight(graph, part):
@@ -166,8 +191,15 @@ def test_the_command_exports_checks_and_scores(images, tmp_path, monkeypatch, ca
     scores = [zoo.evaluate(name, images, console=zoo.Silent()) for name in (model, folder / "model.onnx")]
     assert scores[0]["AP"] == pytest.approx(scores[1]["AP"], abs=1e-4)
     assert scores[0]["AP"] == pytest.approx(written_down["scores"]["AP"]["source"], abs=1e-9)
-    assert run_command(["export", str(model), "--check", str(folder), "--data", str(images)]) == 0
+    opened = []
+    original = Detector.from_exported
+    monkeypatch.setattr(Detector, "from_exported", lambda path: opened.append(path) or original(path))
     capsys.readouterr()
+    assert run_command(["export", str(model), "--check", str(folder), "--data", str(images)]) == 0
+    assert "# model.onnx: passed\n" in capsys.readouterr().out
+    assert len(opened) == 1
+    assert run_command(["export", str(model), "--check", str(folder), "--output", str(tmp_path / "new")]) == 0
+    assert f"exported    {tmp_path / 'new'}, AP not compared\n" in capsys.readouterr().out
 
     assert run_command(["export", str(model), "--output", str(folder)]) == 2
     assert "not empty" in capsys.readouterr().err

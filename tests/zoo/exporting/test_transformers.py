@@ -179,6 +179,17 @@ def test_one_changed_weight_label_or_mean_fails_the_certificate(detector_of, tmp
     config["id2label"] = {"0": "disc", "1": "square", "2": "no"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"decoder_activation_function": "gelu"}))
     assert failed()["first_difference"].startswith("decoder.decoder.layers.0: differs by")
+    threshold = {"chosen_for": "best F1", "split": "val", "all": 0.1, "classes": {"star": 0.2}}
+    extra = config["detr_zoo"] | {"thresholds": threshold}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"detr_zoo": extra}))
+    with pytest.raises(ValueError, match=r"config\.json: .*thresholds\.classes names 'star'"):
+        failed()
+    of_disc = threshold | {"classes": {"disc": 0.2}}  # which its own id2label does not have
+    other = config | {"id2label": {"0": "x", "1": "square", "2": "no"}}
+    other["detr_zoo"] = config["detr_zoo"] | {"thresholds": of_disc}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"thresholds\.classes names 'disc', .* or id2label"):
+        failed()
     config["detr_zoo"]["source"]["weights_sha256"] = "0" * 64
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "the file was made of weights 0000" in failed()["failures"][0]

@@ -212,6 +212,7 @@ def broken_graph(graph):
     graph.graph.node[3].input[0] = "nowhere"
 
 
+UNKNOWN_CLASS = {"chosen_for": "best F1", "split": "val", "all": 0.1, "classes": {"star": 0.2}}
 HOSTILE = {
     outside: "from another file",
     outside_in_a_branch: "'deep' from another file",
@@ -229,6 +230,7 @@ HOSTILE = {
     facts_with(surprise=1): "surprise",
     facts_with(outputs={}): "outputs are none",
     facts_with(precision="fp4"): "precision",
+    facts_with(thresholds=UNKNOWN_CLASS): "thresholds.classes names 'star', which is no class of label_map",
 }
 
 

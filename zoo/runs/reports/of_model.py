@@ -19,6 +19,7 @@ from zoo.runs.lightning import quiet
 from zoo.runs.report import score_split
 from zoo.runs.reports.of_run import faults_of, given_of, masks_in
 from zoo.runs.reports.results_file import collected, read_results
+from zoo.runs.reports.scores_folder import scores_folder
 
 if TYPE_CHECKING:
     from zoo.detector import Detector
@@ -66,7 +67,7 @@ def evaluate_with_report(
         assert model is not None
         given = of_model(model, data, split, precision, registry, console)
     if output is None:
-        output = Path("mlruns", "scores", f"{Path(given.model).name.replace(':', '.')}.{split}")
+        output = scores_folder([given.model], split)
     written = write_report(given, output)
     if precision is not None:
         console.say(_at(precision, written.numbers["threshold"]["chosen"]))

@@ -10,6 +10,7 @@ from zoo.report.versus import write_comparison
 from zoo.runs.console import Console, Silent
 from zoo.runs.evaluate import Split
 from zoo.runs.reports.of_model import of_model, of_predictions, refuse_split
+from zoo.runs.reports.scores_folder import scores_folder
 
 
 def compare(
@@ -43,8 +44,7 @@ def compare(
     refuse_split(split)
     ours, theirs = (_side(name, data, split, registry, console) for name in (first, second))
     if output is None:
-        names = [Path(one.model).name.replace(":", ".") for one in (ours, theirs)]
-        output = Path("mlruns", "scores", f"{'.and.'.join(names)}.{split}")
+        output = scores_folder([ours.model, theirs.model], split)
     written = write_comparison(ours, theirs, output)
     for sentence in written.numbers["verdict"]:
         console.say(sentence)
