@@ -28,6 +28,7 @@ ZOO = (
     "zoo.exporting",
     "zoo.report",
     "zoo.runs",
+    "zoo.serving",
     "zoo._moved",
     "zoo",  # the public surface
     "zoo.cli.options",

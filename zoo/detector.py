@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from zoo.contract.batch import RLE, Detections, Predictions, unlabelled
+from zoo.contract.batch import RLE, Batch, Detections, Predictions, unlabelled
 from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.segments import PanopticSegmentation, Segment
@@ -30,7 +30,7 @@ from zoo.prediction.tiles.views import detect_in_tiles
 from zoo.registry.manifest import Manifest, Thresholds
 from zoo.registry.pull import Pulled
 from zoo.registry.weights import Released, ready_module, released_from_checkpoint, released_from_folder
-from zoo.runtimes.module import exported_module, open_session
+from zoo.runtimes.module import ExportedNetwork, exported_module, open_session
 from zoo.training.module import DetectionModule
 
 DEFAULT_THRESHOLD = 0.3  # of a detection
@@ -155,6 +155,23 @@ class Prediction:
         buffer = io.BytesIO()
         self.paint(self.file).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+class ReadyImage(NamedTuple):
+    """An image as `Detector.predict_together` takes it.
+
+    Attributes:
+        resized: [C, H, W] uint8, as the network takes it; the image itself of a model that cuts it into tiles.
+        size: (h, w) of the image.
+    """
+
+    resized: Image.Image | Tensor
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `resized`; images of one shape may share a batch."""
+        return tuple(self.resized.shape) if isinstance(self.resized, Tensor) else size_of(self.resized)
 
 
 class Detector:
@@ -282,20 +299,65 @@ class Detector:
                 none or of a model that predicts masks.
         """
         cut = self.tiles_of(tiles, tile_overlap)
-        lowest = self.default_threshold if threshold is None else threshold
-        if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
-            raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
+        lowest, own = self._lowest(threshold)
         if isinstance(image, (list, tuple)):
             given = NO_TILES if cut is None else cut
             return [self.predict(one, threshold, tiles=given, allow_private=allow_private) for one in image]
         rgb = read_input(image, self.input, allow_private)
-        own = {} if threshold is not None or self.thresholds is None else self.thresholds.classes
         if cut is None:
-            found = self._predict(rgb, lowest, own, threshold)
+            (found,) = self._together([self._resized(rgb)], [threshold])
         else:
             found = self._in_tiles(rgb, cut, lowest, own)
         is_file = self.input.is_rgb and isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
         return replace(found, file=os.path.abspath(image)) if is_file else found
+
+    def ready(self, image: ImageInput) -> ReadyImage:
+        """Reads and resizes an image for `predict_together`; no work of the network, so that any thread may.
+
+        Raises:
+            FileNotFoundError, ConnectionError, ValueError: as `predict`.
+        """
+        rgb = read_input(image, self.input)
+        return ReadyImage(rgb, size_of(rgb)) if self.input.tiles is not None else self._resized(rgb)
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether `predict_together` computes several images of one size at once: neither masks nor tiles."""
+        if self.module.instances is not None or self.input.tiles is not None:
+            return False
+        network = self.module.network
+        return not isinstance(network, ExportedNetwork) or network.takes_any_number
+
+    def predict_together(
+        self, images: Sequence[ReadyImage], thresholds: Sequence[float | None]
+    ) -> list[Prediction]:
+        """As `predict` of each image with its threshold, but for the last digits: sums of a batch have another order.
+
+        Args:
+            images: all resized to one size, so that there is no padding; one if not `takes_several`.
+            thresholds: of each, as of `predict`.
+
+        Raises:
+            ValueError: several images that cannot share a batch; a threshold outside [0, 1].
+        """
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("images of several sizes share no batch: padding would change what is found")
+        if len(images) > 1 and not self.takes_several:
+            raise ValueError(f"{self.name} takes one image at a time")
+        if self.input.tiles is not None:
+            (image,), (threshold,) = images, thresholds
+            return [self._in_tiles(image.resized, self.input.tiles, *self._lowest(threshold))]
+        return self._together(images, thresholds)
+
+    def _lowest(self, threshold: float | None) -> tuple[float, Mapping[str, float]]:
+        """The lowest score that is shown, and that of classes that have their own."""
+        lowest = self.default_threshold if threshold is None else threshold
+        if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
+            raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
+        return lowest, {} if threshold is not None or self.thresholds is None else self.thresholds.classes
+
+    def _resized(self, rgb: Image.Image | Tensor) -> ReadyImage:
+        return ReadyImage(self.input.resize_image(rgb), size_of(rgb))
 
     def tiles_of(self, given: GivenTiles | None, overlap: float | None = None) -> Tiles | None:
         """The tiles that `predict` cuts an image into, by its arguments and the model; None for none.
@@ -326,19 +388,23 @@ class Detector:
         )  # fmt: skip
         return replace(self._named(detections, usual, own, size_of(rgb)), tiles=tiles, views=views)
 
-    def _predict(
-        self, rgb: Image.Image | Tensor, usual: float, own: Mapping[str, float], threshold: float | None
-    ) -> Prediction:
-        height, width = size_of(rgb)
-        resized = self.input.resize_image(rgb)
-        batch = unlabelled([resized], [(height, width)]).to(self.module.device)
-        if self.module.instances is None:
-            return self._named(self.module.detect(batch)[0], usual, own, (height, width))
+    def _together(self, images: Sequence[ReadyImage], thresholds: Sequence[float | None]) -> list[Prediction]:
+        """Of images whose resized sizes are equal; of one if there are masks."""
+        resized = [image.resized for image in images]
+        batch = unlabelled(resized, [image.size for image in images]).to(self.module.device)
+        if self.module.instances is not None:
+            return [self._with_masks(batch, *thresholds)]
+        rows = zip(self.module.detect(batch), images, thresholds, strict=True)
+        return [self._named(found, *self._lowest(threshold), image.size) for found, image, threshold in rows]
+
+    def _with_masks(self, batch: Batch, threshold: float | None) -> Prediction:
+        assert self.module.instances is not None
+        usual, own = self._lowest(threshold)
         predictions = self.module.predictions(batch)
         sizes = sizes_without_padding(batch)
         above = queries_above(predictions, min([usual, *own.values()]))
         detections = self.module.instances(above, sizes, batch.original_sizes)[0]
-        found = self._named(detections, usual, own, (height, width))
+        found = self._named(detections, usual, own, batch.original_sizes[0])
         rule = self.module.panoptic
         if rule is None:
             return found

@@ -20,6 +20,7 @@ from zoo.cli.data.convert import convert, split
 from zoo.cli.data.download import download
 from zoo.cli.data.shard import shard
 from zoo.cli.data.show import show
+from zoo.cli.models.serving import serve
 from zoo.cli.options import Augmentations, Json
 from zoo.cli.overrides import split_overrides, with_data_option
 from zoo.runs import signals
@@ -514,6 +515,9 @@ def predict(
         )
     console.result(found)
     return 1 if found["unreadable"] else 0
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -48,6 +48,11 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.session = session
 
+    @property
+    def takes_any_number(self) -> bool:
+        """Of images, whose number is not fixed in the graph."""
+        return not isinstance(self.session.facts.inputs["images"].shape[0], int)
+
     def forward(self, batch: Batch) -> Outputs:
         """Logits and boxes where the graph gives them; detections, where it makes them, as extras.
 

@@ -51,7 +51,9 @@ def decode_data_uri(uri: str) -> bytes:
         raise ValueError(f"the data URI {uri[:40]!r}... is not valid base64: {error}") from error
 
 
-def fetch(address: str, *, private: bool = False) -> bytes:
+def fetch(
+    address: str, *, private: bool = False, most_bytes: int | None = None, seconds: float | None = None
+) -> bytes:
     """The bytes behind an http(s) address, of a public machine.
 
     The name is resolved once, every address that it has is checked, and one of these is connected to: a name cannot
@@ -61,16 +63,20 @@ def fetch(address: str, *, private: bool = False) -> bytes:
     Args:
         address: with port 80 or 443.
         private: whether machines of the own network, this one, and other ports may be asked too.
+        most_bytes: of the image; None for `MAX_BYTES`.
+        seconds: in all, however slowly a server sends it; None for `SECONDS_IN_ALL`.
 
     Raises:
         ConnectionError: no answer, not in time, or an answer that is none; or the machine or port is not public.
         ValueError: it is too large.
     """
-    end, asked = time.monotonic() + SECONDS_IN_ALL, address
+    most_bytes = MAX_BYTES if most_bytes is None else most_bytes
+    seconds = SECONDS_IN_ALL if seconds is None else seconds
+    end, asked = time.monotonic() + seconds, address
     shown = " ".join(address[:200].split())
     try:
         for _ in range(MOST_REDIRECTS + 1):
-            content, asked = _answer(asked, private, end)
+            content, asked = _answer(asked, private, end, most_bytes)
             if content is not None:
                 break
         else:
@@ -78,14 +84,14 @@ def fetch(address: str, *, private: bool = False) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         if time.monotonic() > end:  # the socket was shut, and reading it ended somehow
-            what = f"it is not complete after {SECONDS_IN_ALL:.0f} seconds"
+            what = f"it is not complete after {seconds:.0f} seconds"
         raise ConnectionError(f"{shown} could not be fetched: {what[:200]}") from error
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{shown} is larger than {MAX_BYTES >> 20} MB, which no image here may be")
+    if len(content) > most_bytes:
+        raise ValueError(f"{shown} is larger than {most_bytes >> 20} MB, which no image here may be")
     return content
 
 
-def _answer(address: str, private: bool, end: float) -> tuple[bytes | None, str]:
+def _answer(address: str, private: bool, end: float, most_bytes: int) -> tuple[bytes | None, str]:
     """The body, one byte too long if it is too large; or None and where it redirects to."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -111,10 +117,10 @@ def _answer(address: str, private: bool, end: float) -> tuple[bytes | None, str]
             return None, urllib.parse.urljoin(address, answer.headers.get("Location") or "missing:")
         if answer.status != http.HTTPStatus.OK:
             raise ConnectionError(f"it answers {answer.status} {answer.reason}")
-        content = answer.read(MAX_BYTES + 1)
+        content = answer.read(most_bytes + 1)
         if time.monotonic() > end:  # what was shut looks like a body that ends
             raise TimeoutError
-        if answer.length and len(content) <= MAX_BYTES:
+        if answer.length and len(content) <= most_bytes:
             raise ConnectionError(f"it ends after {len(content)} of {len(content) + answer.length} bytes")
         return content, address
     finally:

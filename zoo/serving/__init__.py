@@ -1,0 +1,1 @@
+"""`zoo serve`: detectors behind HTTP, safe to put on a network."""
