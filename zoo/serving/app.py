@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,6 +19,7 @@ from zoo.serving.door import GONE, App, Door, Recorder
 from zoo.serving.given import read_request
 from zoo.serving.keys import Keys
 from zoo.serving.metrics import MEDIA_TYPE, Metrics
+from zoo.serving.page_files import PAGE_HEADERS, PageFile, page_files
 from zoo.serving.problems import Problem, server_fault
 from zoo.serving.service import ClientGone, Service
 
@@ -52,6 +53,7 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     _add_models(app, service)
     _add_detect(app, service)
     _add_chat(app, service)
+    _add_page(app)
     return app
 
 
@@ -146,3 +148,15 @@ def _add_chat(app: FastAPI, service: Service) -> None:
                 iter([*openai.events(document, served.id)]), media_type="text/event-stream"
             )
         return _json(openai.completion(document, served.id))
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, file in page_files().items():
+        app.add_route(path, _answer_of(file), include_in_schema=False)
+
+
+def _answer_of(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return Response(file.content, headers=PAGE_HEADERS, media_type=file.media_type)
+
+    return answer

@@ -31,12 +31,14 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
         threshold: lowest score; None: what the model's own thresholds say.
         max_detections: the best so many.
         classes: names; others are left out. None: all.
+        picture: whether the answer has the image as a browser can show it.
     """
 
     model: Name | None = None
     threshold: Threshold | None = None
     max_detections: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     classes: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=MOST_CLASSES)] | None = None
+    picture: bool = False
 
 
 class DetectRequest(Options, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -162,11 +164,11 @@ def _of_fields(fields: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
         elif name in found:
             raise Problem(422, "form", f"field {shown(name)!r} is given twice")
         else:
-            found[name] = _number(text) if name in ("threshold", "max_detections") else text
+            found[name] = _plain(text) if name in ("threshold", "max_detections", "picture") else text
     return found
 
 
-def _number(text: str) -> Any:
+def _plain(text: str) -> Any:
     try:
         return parse_json(text.encode("utf-8", "replace"))
     except Problem:

@@ -17,6 +17,7 @@ from zoo.serving.images import Images
 from zoo.serving.limits import Limits
 from zoo.serving.metrics import Metrics
 from zoo.serving.problems import Problem, shown
+from zoo.serving.seen import picture_of
 from zoo.serving.served import Served
 
 _T = TypeVar("_T")
@@ -123,7 +124,11 @@ class Service:
             image = await self.images.ready(content, served.detector)
             answer = batcher.submit(image, options.threshold)
         prediction = await answer
-        return await self.images.in_thread(lambda: document_of(prediction, options, served.version))
+        document = await self.images.in_thread(lambda: document_of(prediction, options, served.version))
+        if options.picture:
+            contract = served.detector.input
+            document["picture"] = await self.images.in_thread(lambda: picture_of(content, contract))
+        return document
 
     def _waiting(self) -> int:
         return sum(len(served.batcher) for served in self.models.values())
