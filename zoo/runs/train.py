@@ -222,7 +222,8 @@ def note_stop(trainer: Trainer, folder: Path, console: Console) -> str | None:
     rules = next(c for c in trainer.callbacks if isinstance(c, StopRules))  # type: ignore[attr-defined]
     stopped = (rules.reason() or "callback") if trainer.should_stop else None
     if stopped is not None:
-        why = rules.told(trainer) if rules.reason() else "by a callback of the recipe"
+        finetuned = noted(folder).get("register") is not None
+        why = rules.told(trainer, finetuned) if rules.reason() else "by a callback of the recipe"
         console.say(f"stopped     step {trainer.global_step}{_of_total(trainer)} {why}")
     if noted(folder).get("stopped") != stopped and is_rank_zero():
         note(folder, stopped=stopped)

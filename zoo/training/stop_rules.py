@@ -21,7 +21,8 @@ class Stopping:
 
     Attributes:
         patience: validations without a better score of `checkpoint.monitor` after which the training ends; null for
-            never. What is validated is the moving average, where there is one.
+            never. What is validated is the moving average, where there is one. Of a training that starts a second
+            stage from its best (`schedule.restart_epoch`) only those of that stage count: the first does not end it.
         min_delta: a score counts as better if it is so by more than this.
     """
 
@@ -54,6 +55,7 @@ class StopRules(Callback):
         self.stopping, self.max_time = stopping, max_time
         self.waited = 0
         self.better: float | None = None
+        self._counts_from = 0  # epoch: of the second stage, where there is one
         self._seconds = 0.0  # of earlier processes
         self._begun: float | None = None
 
@@ -97,6 +99,7 @@ class StopRules(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock; a run that was stopped trains no step more."""
         self._begun = time.monotonic()
+        self._counts_from = second_stage_of(trainer, pl_module) or 0
         self._decide(trainer)
 
     def on_train_batch_end(
@@ -123,7 +126,7 @@ class StopRules(Callback):
         ahead = math.inf if self.better is None else sign * (score - self.better)
         if not math.isnan(score) and ahead > self.stopping.min_delta:
             self.better, self.waited = score, 0
-        else:
+        elif trainer.current_epoch >= self._counts_from:
             self.waited += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,18 +137,34 @@ class StopRules(Callback):
         """All ranks do what rank zero sees on its clock."""
         trainer.should_stop |= trainer.strategy.broadcast(self.reason() is not None)
 
-    def told(self, trainer: Trainer) -> str:
-        """The rule that has ended the training, in words, with the way to go on."""
+    def told(self, trainer: Trainer, by_option: bool) -> str:
+        """The rule that has ended the training, as the option or the key that set it, with the line that goes on."""
+        saver = trainer.checkpoint_callback
+        again = saver.resume_command() if isinstance(saver, CheckpointSaver) else ""
+        more = f"; for more: {again or 'again with'}"
         if self.reason() == "patience":
-            saver = trainer.checkpoint_callback
             assert isinstance(saver, CheckpointSaver)
             best = "none" if self.better is None else f"{self.better:.4f}"
+            validations = f"{self.waited} validation{'' if self.waited == 1 else 's'}"
+            rule = "--patience" if by_option else "stopping.patience"
             return (
-                f"by patience: in {self.waited} validations no {saver.monitor} was better than {best} by more than "
-                f"{self.stopping.min_delta:g}; for more: --stopping.patience {2 * self.waited}"
+                f"by {rule} {self.stopping.patience}: in {validations} no {saver.monitor} was better than {best} "
+                f"by more than {self.stopping.min_delta:g}{more} --stopping.patience {2 * self.waited}"
             )
         assert self.max_time is not None
-        return f"by max_time: {clock(self.max_time)} are over; for more: a longer --trainer.max_time"
+        rule = (
+            f"--max-time {spoken(self.max_time)}" if by_option else f"trainer.max_time {clock(self.max_time)}"
+        )
+        return f"by {rule}: it is over{more} --trainer.max_time {clock(2 * self.max_time)}"
+
+
+def second_stage_of(trainer: Trainer, module: LightningModule) -> int | None:
+    """The epoch that the second stage begins with; None where there is none, or the training ends before."""
+    stage = getattr(module, "second_stage", None)
+    if stage is None:
+        return None
+    per_epoch = int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+    return stage.epoch if stage.epoch * per_epoch < trainer.estimated_stepping_batches else None
 
 
 def timedelta(value: Any) -> datetime.timedelta | None:
@@ -164,3 +183,12 @@ def clock(time: datetime.timedelta) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{days:02d}:{hours:02d}:{minutes:02d}:{seconds:02d}"
+
+
+def spoken(time: datetime.timedelta) -> str:
+    """As `--max-time` takes it: 1d12h, 90m is 1h30m."""
+    seconds = round(time.total_seconds())
+    parts = zip(
+        "dhms", (seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60), strict=True
+    )
+    return "".join(f"{number}{unit}" for unit, number in parts if number) or "0s"

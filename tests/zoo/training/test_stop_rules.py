@@ -8,13 +8,15 @@ import lightning.pytorch as L
 import pytest
 import torch
 from test_module import build, make_data, trainer
+from test_restart import fit as fit_in_stages
+from test_restart import module_of
 from test_saving import equal, facts
 
 from datamodules.shapes import generate_shapes
 from zoo.storage.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from zoo.training import stop_rules
 from zoo.training.saving import LAST, CheckpointSaver
-from zoo.training.stop_rules import Stopping, StopRules, clock, timedelta
+from zoo.training.stop_rules import Stopping, StopRules, clock, spoken, timedelta
 from zoo.training.stopping import StopRequest
 
 SCORES = {2: 0.3, 4: 0.3005, 6: 0.1, 8: 0.3009, 10: 0.9}  # by step
@@ -97,7 +99,8 @@ def test_the_smallest_difference_that_counts(delta, better):
 def moment(score, mode="max"):
     saver = CheckpointSaver(monitor="val/mine", mode=mode)
     return SimpleNamespace(
-        callback_metrics={"val/mine": torch.tensor(score)}, checkpoint_callback=saver, should_stop=False,
+        current_epoch=0, callback_metrics={"val/mine": torch.tensor(score)}, checkpoint_callback=saver,
+        should_stop=False,
         state=SimpleNamespace(fn="fit"), sanity_checking=False, strategy=SimpleNamespace(broadcast=lambda x: x),
     )  # fmt: skip
 
@@ -145,6 +148,50 @@ def test_time_ends_it_at_the_end_of_a_step_with_a_validation_and_counts_over_res
     longer = StopRules(Stopping(), datetime.timedelta(seconds=13))
     run, _ = fit(shapes, tmp_path / "more", longer, batch_size=2, resume=tmp_path / "again" / LAST)
     assert run.global_step == 4
+
+
+@pytest.mark.parametrize(("begin", "ends_at"), [(2, 6), (5, 4)])
+def test_the_first_stage_is_not_ended_by_patience_unless_no_second_will_come(
+    shapes, tmp_path, begin, ends_at
+):
+    """2 steps an epoch, 5 epochs; the best is epoch 0, so a patience of 1 is over after epoch 1."""
+
+    def ended(folder, **options):
+        rules, saver = StopRules(Stopping(patience=1)), Kept(monitor="val/mine", every_n_train_steps=1)
+        module = module_of(restart_epoch=begin)
+        options = {"max_epochs": 5, "batch_size": 4, "saver": saver, "module": module} | options
+        fit_in_stages(shapes, folder, rules, **options)
+        assert rules.reason() == "patience"
+        return facts(folder / LAST)["step"]
+
+    assert ended(tmp_path / "whole") == ends_at
+    file = next(f for f in sorted((tmp_path / "whole").glob("*.killed")) if facts(f)["step"] == 3)
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")  # the best is gone back to
+    assert ended(tmp_path / "again", resume=file) == ends_at
+    equal(tmp_path / "whole" / LAST, tmp_path / "again" / LAST)
+
+
+def test_the_words_of_a_stop_name_what_set_it_and_a_line_that_goes_on(tmp_path):
+    rules = StopRules(Stopping(patience=1), datetime.timedelta(minutes=90))
+    run = moment(0.5)
+    (tmp_path / LAST).write_bytes(b"")
+    run.checkpoint_callback.folder = tmp_path
+    for _ in range(2):
+        rules.count(run)
+    assert rules.told(run, True) == (
+        f"by --patience 1: in 1 validation no val/mine was better than 0.5000 by more than 0.001; for more: "
+        f"zoo fit --ckpt-path {tmp_path / LAST} --stopping.patience 2"
+    )
+    assert rules.told(run, False).startswith("by stopping.patience 1: ")
+    rules.waited, rules._seconds = 0, 5400.0
+    assert rules.told(run, True).startswith("by --max-time 1h30m: it is over; for more: zoo fit --ckpt-path ")
+    assert rules.told(run, False).startswith("by trainer.max_time 00:01:30:00: ")
+    assert rules.told(run, False).endswith("last.ckpt --trainer.max_time 00:03:00:00")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(45, "45s"), (5400, "1h30m"), (129600, "1d12h"), (0.2, "0s")])
+def test_times_as_the_option_takes_them(seconds, words):
+    assert spoken(datetime.timedelta(seconds=seconds)) == words
 
 
 def test_patience_without_a_score_is_refused(shapes, tmp_path):

@@ -28,7 +28,7 @@ class Options:
 
     def write(self, recipe: Recipe, given: Collection[str]) -> list[str]:
         """Writes them into the recipe, unless its keys are `given` by the user; notes for the user."""
-        stopping.write(recipe, self.patience, self.max_time)
+        notes = stopping.write(recipe, self.patience, self.max_time)
         if self.logger is not None:
             also = self.logger.split(",") if isinstance(self.logger, str) else self.logger
             recipe["tracking"]["also"] = [name.strip() for name in also]
@@ -39,7 +39,7 @@ class Options:
         said = {key: value for key, value in computing.items() if value is not None}
         if said:
             recipe["computing"] = recipe.get("computing", {}) | said
-        notes = [*freezing.write(recipe, self.freeze), *precisions.write(recipe, self.precision, given)]
+        notes += [*freezing.write(recipe, self.freeze), *precisions.write(recipe, self.precision, given)]
         if self.compile and not on_gpu(recipe["trainer"].get("accelerator")):
             notes.append(
                 "--compile: on a CPU it takes a minute and gains little over the kernels that are there"

@@ -18,13 +18,21 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _PART = r"(\d{1,6})([dhms])"
 
 
-def write(recipe: Recipe, patience: int | None, max_time: str | datetime.timedelta | None) -> None:
-    """The choices as the keys that `fit` reads."""
+def write(recipe: Recipe, patience: int | None, max_time: str | datetime.timedelta | None) -> list[str]:
+    """The choices as the keys that `fit` reads; a note where a second stage is waited for."""
     if patience is not None:
         least = {"min_delta": Stopping.min_delta}
         recipe["stopping"] = least | recipe.get("stopping", {}) | {"patience": patience}
     if max_time is not None:
         recipe["trainer"]["max_time"] = clock(parse_time(max_time))
+    model = recipe.get("model", {"init_args": {"schedule": {}}})["init_args"]
+    begin = model["schedule"].get("restart_epoch")
+    if patience is None or begin is None:
+        return []
+    return [
+        f"--patience {patience}: counted from epoch {begin + 1} on, which starts from the best of those before "
+        "(schedule.restart_epoch); of a training that ends earlier from the first on"
+    ]
 
 
 def parse_time(given: str | datetime.timedelta) -> datetime.timedelta:

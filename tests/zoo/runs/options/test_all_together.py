@@ -42,7 +42,7 @@ def case(request, tmp_path_factory):
 
 def stopped_at(folder, text):
     (line,) = [line for line in text.splitlines() if line.startswith("stopped ")]
-    assert "by patience" in line
+    assert "by stopping.patience 2: in 2 validations" in line
     assert load(folder / "recipe.yaml")["stopping"]["patience"] == 2
     assert yaml.safe_load((folder / "run.json").read_text())["stopped"] == "patience"
     return weights(folder)

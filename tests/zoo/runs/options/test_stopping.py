@@ -57,3 +57,12 @@ def test_what_the_recipe_says_stands():
     restarts = recipe()
     restarts["model"]["init_args"]["schedule"]["restart_epoch"] = 4
     assert stopping.suit_validations(restarts, 2, 1000, ()) == []
+
+
+def test_patience_with_a_second_stage_says_from_when_it_counts():
+    found = recipe()
+    assert stopping.write(found, 3, None) == []
+    found["model"]["init_args"]["schedule"]["restart_epoch"] = 4
+    assert stopping.write(found, None, "1h") == []
+    (note,) = stopping.write(found, 3, None)
+    assert note.startswith("--patience 3: counted from epoch 5 on")
