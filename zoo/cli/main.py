@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from zoo.cli.data.check import check
 from zoo.cli.data.convert import convert, split
@@ -26,8 +27,19 @@ from zoo.cli.overrides import split_overrides, with_data_option
 from zoo.runs import signals
 from zoo.runs.console import Console, rank_before, repeats_another, tame_log, write
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """What has been told is not told again: Typer would forget which Ctrl-C it was."""
+        try:
+            return super().invoke(ctx)
+        except signals.Told as error:
+            raise signals.Interrupted from error
+
+
 app = typer.Typer(
     name="zoo",
+    cls=_Commands,
     help="Fine-tune, train, check and share DETR-family detectors. Start with `zoo demo`.",
     no_args_is_help=True,
     add_completion=False,
@@ -896,7 +908,7 @@ def _fail(message: str, code: int) -> int:
         # the first says it, and its end ends this one; where it does not, this one alone has the error
         time.sleep(_FIRST_SECONDS)
     rank = rank_before()
-    if code == 2 or not rank:  # a signal is rank zero's to tell of
+    if message and (code == 2 or not rank):  # a signal is rank zero's to tell of
         write(f"{rank}error: {message}", sys.stderr)
     return code
 

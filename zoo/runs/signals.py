@@ -21,7 +21,11 @@ class Terminated(SystemExit):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, with what was written until then. No KeyboardInterrupt: Typer would drop its message."""
+    """Ctrl-C, with what was written until then, or empty. No KeyboardInterrupt: Typer would drop its message."""
+
+
+class Told(KeyboardInterrupt):
+    """Ctrl-C of which the user has been told all: what is kept, and how to go on."""
 
 
 @contextmanager

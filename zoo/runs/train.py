@@ -238,10 +238,13 @@ def said_again(resume: Path | None, console: Console, trusted: bool) -> Iterator
     """Inside, before anything is trained, a signal leaves the checkpoint as it is; says how to go on with it."""
     try:
         yield
-    except (KeyboardInterrupt, signals.Terminated):
-        if resume is not None:
-            trust = " --trust-recipe" if trusted else ""
-            console.say(f"interrupted; go on with: zoo fit --ckpt-path {quoted(resume)}{trust}")
+    except (KeyboardInterrupt, signals.Terminated) as error:
+        if resume is None:
+            raise
+        trust = " --trust-recipe" if trusted else ""
+        console.say(f"interrupted; go on with: zoo fit --ckpt-path {quoted(resume)}{trust}")
+        if isinstance(error, KeyboardInterrupt):
+            raise signals.Told from error
         raise
 
 
@@ -280,7 +283,7 @@ def ended_as_asked(trainer: Trainer, saver: CheckpointSaver, console: Console) -
         console.say("interrupted before a step was saved; nothing is lost: start it again as before")
     if number != signal.SIGINT:
         raise signals.Terminated(number)
-    raise KeyboardInterrupt(
+    raise signals.Told(
         f"the run is kept; go on with zoo.fit(resume={last!r}{', trust=True' if saver.trusted else ''})"
         if last
         else ""

@@ -138,6 +138,27 @@ def test_a_resume_that_is_ended_before_its_first_step_says_how_to_go_on(tmp_path
     )
 
 
+def test_ctrl_c_that_was_told_is_not_told_again(tmp_path, monkeypatch, capsys):
+    saver, trainer = CheckpointSaver(), SimpleNamespace(loggers=[])
+    saver.folder = tmp_path
+
+    def train(**_):
+        with ended_as_asked(trainer, saver, Console()):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.runs.demo.demo", train)
+    assert run_command(["demo"]) == 130
+    shown = capsys.readouterr()
+    assert (shown.out.count("interrupted"), shown.err) == (1, "")
+
+    def show(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.runs.demo.demo", show)
+    assert run_command(["demo"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_at_any_end_of_a_training_says_how_to_go_on(tmp_path, number):
     """Also where what was written would have been told to be written by another command."""
