@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 38
 COLOURS = 6  # classes c0, c1, ... of the style
+_TINY = 1e-9  # of a step, by which rounding may be off
 
 
 class Line(NamedTuple):
@@ -74,20 +76,31 @@ def legend(names: Sequence[str]) -> Markup:
 
 def _grid(x: Range, y: Range) -> Markup:
     parts = []
-    for k in range(6):
-        down, across = y.low + (y.high - y.low) * k / 5, x.low + (x.high - x.low) * k / 5
-        at, right = _down(y, down), _across(x, across)
+    for down in ticks(y):
+        at = _down(y, down)
         parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(LEFT, at, WIDTH - RIGHT))
         parts.append(
             Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
                 LEFT - 6, at + 4, _short(down)
             )
         )
+    for across in ticks(x):
         parts.append(Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            right, HEIGHT - BOTTOM + 16, _short(across)))  # fmt: skip
+            _across(x, across), HEIGHT - BOTTOM + 16, _short(across)))  # fmt: skip
     parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
         (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x.words))  # fmt: skip
     return Markup("").join(parts)
+
+
+def ticks(axis: Range) -> list[float]:
+    """Two to seven round numbers on an axis; its one value where it has no more."""
+    width = axis.high - axis.low
+    if width <= 0:
+        return [axis.low]
+    unit = 10.0 ** math.floor(math.log10(width))
+    step = next(unit * k for k in (0.1, 0.2, 0.25, 0.5, 1, 2) if width / (unit * k) <= 6 * (1 + _TINY))
+    first, last = math.ceil(axis.low / step - _TINY), math.floor(axis.high / step + _TINY)
+    return [n * step for n in range(first, last + 1)]
 
 
 def _path(points: Sequence[tuple[float, float | None]], x: Range, y: Range) -> str:
@@ -112,4 +125,4 @@ def _down(y: Range, value: float) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
