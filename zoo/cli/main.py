@@ -411,6 +411,8 @@ def evaluate(
             "--precision-at", help="Thresholds with this precision, e.g. 0.9, instead of the best F1."
         ),
     ] = None,
+    tiles: TileSide = None,
+    tile_overlap: TileOverlap = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the page; default mlruns/scores/MODEL.SPLIT.")
     ] = None,
@@ -427,7 +429,7 @@ def evaluate(
     with chosen(console):
         numbers = evaluate_with_report(
             model, data, split=split, predictions=predictions, precision=precision_at,  # type: ignore[arg-type]
-            output=output, registry=registry, console=console,
+            tiles=tiles, tile_overlap=tile_overlap, output=output, registry=registry, console=console,
         )  # fmt: skip
     console.result(numbers)
 

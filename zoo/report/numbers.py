@@ -29,12 +29,14 @@ def document(given: Given) -> dict[str, Any]:
     """Everything that was measured; nan (nothing to measure) is null."""
     data, evaluation = given.evaluation.data, given.evaluation
     interval = evaluation.interval()
+    tiles = None if given.contract is None else given.contract.tiles
     crowds = int(data.annotation_labels[:, 1].sum())
     return {
         "format": FORMAT,
         "model": given.model,
         "data": given.place,
         "split": given.split,
+        "tiles": None if tiles is None else {"size": list(tiles.size), "overlap": tiles.overlap},
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "images": evaluation.num_images,
         "objects": len(data.annotations) - crowds,

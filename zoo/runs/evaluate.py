@@ -14,6 +14,7 @@ from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards.reader import place_of
 from zoo.contract.preprocess import InputContract
+from zoo.contract.tiles import Tiles
 from zoo.detector import Detector, GivenTiles
 from zoo.evaluation.coco_ap import format_score
 from zoo.evaluation.coco_evaluator import protocol
@@ -126,7 +127,7 @@ def evaluation(
     cut = subject.data.input.tiles
     if cut is not None:
         document["tiles"] = {"size": list(cut.size), "overlap": cut.overlap}
-        console.say(f"tiles       {cut}, and the whole image; scores are of whole images")
+    say_tiles(cut, console)
     if decoder_layers is None:
         document[split] = score_split(split, subject.trainer, subject.module, subject.data, console)
     else:
@@ -134,6 +135,12 @@ def evaluation(
             parse_layers(decoder_layers, subject.module), subject, split, console
         )
     return document
+
+
+def say_tiles(tiles: Tiles | None, console: Console) -> None:
+    """How images are cut, if they are."""
+    if tiles is not None:
+        console.say(f"tiles       {tiles}, and the whole image; scores are of whole images")
 
 
 def from_model(

@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.base import DetectionDataModule
-from zoo.contract.batch import Batch, Detections
+from datamodules.loading.pictures import read_image
+from zoo.contract.batch import Annotations, Batch, Detections
 from zoo.contract.labels import LabelMap
 from zoo.contract.segments import PanopticSegmentation
+from zoo.detector import DEFAULT_THRESHOLD
 from zoo.evaluation.coco_ap import Evaluation, score_table, small_set_note
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.operating_point import best_f1
@@ -23,6 +25,8 @@ from zoo.pictures.detections import annotations_of, compare, curves, gallery
 from zoo.pictures.painting import seen_rgb
 from zoo.pictures.segments import compare_panoptic
 from zoo.prediction.masks import PanopticRule, sizes_without_padding
+from zoo.prediction.tiles.merge import CREDIBLE
+from zoo.prediction.tiles.views import detect_in_tiles
 from zoo.registry.manifest import METRICS, METRICS_OF_MASKS
 from zoo.report.numbers import for_manifest
 from zoo.runs.console import Console, counted, is_rank_zero
@@ -64,7 +68,11 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     }
     if not is_rank_zero():
         return document
-    pictures = [write_curves(run, scores), write_gallery(run)]
+    point = scores[splits[0]]["operating_point"]
+    pictures = [
+        write_curves(run, scores),
+        write_gallery(run, DEFAULT_THRESHOLD if point is None else point["threshold"]),
+    ]
     run.stop.obey_if_asked()
     pages = [report_of_run(run, n, evaluations[n], scores[n], document["hardware"]) for n in splits]
     # of val: test is not there to choose by
@@ -84,10 +92,10 @@ def report(run: TrainedRun, splits: Sequence[str], console: Console) -> dict[str
     console.say(f"curves      {pictures[0]}")
     console.say(f"gallery     {pictures[1]}")
     console.say(f"metrics     {path}")
-    for written in pages:
-        console.say(f"report      {written.page}")
-    for sentence in pages[-1].numbers["why"][:2]:
-        console.say(f"  {sentence}")
+    for name, written in zip(splits, pages, strict=True):
+        console.say(f"report      {written.page}  ({name})")
+        for sentence in written.numbers["why"][:2]:
+            console.say(f"  {sentence}")
     return document
 
 
@@ -166,11 +174,14 @@ def write_curves(run: TrainedRun, scores: dict[str, dict[str, Any]]) -> Path:
     return path
 
 
-def write_gallery(run: TrainedRun) -> Path:
-    """Predictions beside the ground truth on the first images of the val split."""
-    labels = run.data.label_map
+def write_gallery(run: TrainedRun, threshold: float = DEFAULT_THRESHOLD) -> Path:
+    """Predictions that score the threshold beside the ground truth, on the first images of the val split."""
+    data, labels = run.data, run.data.label_map
     rows = []
-    for batch in _first_batches(run.data):
+    if data.input.tiles is not None:
+        for image, found, known in _first_in_tiles(run.module, data, threshold):
+            rows.append(compare(image, found, known, labels, threshold))
+    for batch in _first_batches(data) if data.input.tiles is None else ():
         pictures = [original_shape(batch, i) for i in range(len(batch))]
         moved = batch.to(run.module.device)
         if batch.panoptic is not None and run.module.panoptic is not None:
@@ -178,14 +189,30 @@ def write_gallery(run: TrainedRun) -> Path:
             compared = zip(pictures, segments, batch.panoptic, strict=True)
             rows += [compare_panoptic(*each, labels) for each in compared]
         else:
-            found = _detections(run.module, moved)
+            found_in = _detections(run.module, moved)
             rows += [
-                compare(pictures[i], found[i], annotations_of(batch, i), labels) for i in range(len(batch))
+                compare(pictures[i], found_in[i], annotations_of(batch, i), labels, threshold)
+                for i in range(len(batch))
             ]
     path = run.folder / "gallery.png"
     with written(path):
         gallery(rows[:PICTURES], columns=2).save(path)
     return path
+
+
+def _first_in_tiles(
+    module: DetectionModule, data: DetectionDataModule, threshold: float
+) -> Iterator[tuple[Image.Image | Tensor, Detections, Annotations]]:
+    """Whole images, what is found in all of their views, and what is there."""
+    index, truth = data.read().splits["val"], data.truth("val")
+    for row in range(min(PICTURES, len(index))):
+        image = read_image(index, row, data.input)
+        found, _ = detect_in_tiles(
+            image, data.input, lambda batch: module.detect(batch.to(module.device)), at_once=1,
+            lowest=CREDIBLE * threshold,
+        )  # fmt: skip
+        seen = seen_rgb(image) if isinstance(image, Tensor) else image
+        yield seen, found, truth.evaluated(index, row, data.label_map).annotations
 
 
 def original_shape(batch: Batch, index: int) -> Image.Image:

@@ -100,7 +100,7 @@ def test_the_gallery_of_a_report_shows_masks(tmp_path, monkeypatch, panoptic):
     module = mask_module() if panoptic else mask_module(None)
     module.adopt(LABELS, InputContract.from_dict(INPUT))
     monkeypatch.setattr(module, "predictions", scripted)
-    data = SimpleNamespace(label_map=LABELS, val_dataloader=lambda: [batch()])
+    data = SimpleNamespace(label_map=LABELS, input=module.input, val_dataloader=lambda: [batch()])
     path = write_gallery(SimpleNamespace(data=data, module=module, folder=tmp_path))
     with Image.open(path) as opened:
         sheet = np.asarray(opened).astype(int)

@@ -218,7 +218,7 @@ def check_the_report(document, run, said):
     numbers = json.loads((run / "report.json").read_text())
     assert numbers["scores"]["AP"] == document["val"]["AP"]
     assert numbers["interval"]["AP"] == document["val"]["interval"]["AP"]
-    assert f"report      {run.absolute() / 'report.html'}\n" in said
+    assert f"report      {run.absolute() / 'report.html'}  (val)\n" in said
     assert numbers["why"][0] in said
     page = (run / "report.html").read_text()
     assert "Scores on val" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from blob_detector import blob_module, painted
@@ -16,7 +17,8 @@ from zoo.contract.labels import LabelMap
 from zoo.contract.preprocess import InputContract
 from zoo.contract.tiles import Tiles
 from zoo.detector import Detector
-from zoo.runs import subject
+from zoo.runs import report, subject
+from zoo.runs.evaluate import folder_data
 
 SIDE = 64
 LABELS = LabelMap.contiguous(["red", "green", "blue"], [1, 2, 3])
@@ -89,6 +91,39 @@ def test_the_command_says_that_it_cuts_and_the_document_too(root, detector, tmp_
     assert "tiles" not in json.loads((out / "metrics.json").read_text())
     assert run_command(["validate", "--config", "rt_detr/tiny", "--ckpt-path", "x", "--tiles", "64"]) == 2
     assert "--data.input.tiles" in capsys.readouterr().err
+
+
+def test_the_page_is_of_whole_images_that_were_cut(root, detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(zoo.runs.evaluate, "load", lambda model, registry: detector)
+    command = ["evaluate", "blobs", "--data", str(root), "--output", str(tmp_path)]
+    assert run_command([*command, "--tiles", str(SIDE), "--tile-overlap", "0.5"]) == 0
+    assert "tiles       64x64, overlap 0.5, and the whole image" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["tiles"] == {"size": [64, 64], "overlap": 0.5}
+    assert (numbers["images"], numbers["scores"]["AP50"]) == (len(SIZES), pytest.approx(1.0))
+    assert "detected in tiles of 64x64, overlap 0.5" in (tmp_path / "report.html").read_text()
+    assert run_command(command) == 0
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["tiles"] is None
+    assert numbers["scores"]["AP"] < 0.6
+    (tmp_path / "results.json").write_text("[]")
+    results = ["--predictions", str(tmp_path / "results.json"), "--data", str(root)]
+    assert run_command(["evaluate", *results, "--tiles", "64"]) == 2
+    assert "--tiles says how a model looks at images" in capsys.readouterr().err
+
+
+def test_the_gallery_shows_whole_images_with_what_their_tiles_found(root, detector, tmp_path, monkeypatch):
+    data = folder_data(root, INPUT.with_tiles(Tiles(size=(SIDE, SIDE))), detector.module)
+    data.setup("validate")
+    shown = []
+    monkeypatch.setattr(report, "compare", lambda *row: shown.append(row) or Image.new("RGB", (9, 9)))
+    run = SimpleNamespace(data=data, module=detector.module, folder=tmp_path)
+    assert report.write_gallery(run, 0.5).is_file()
+    assert [(*image.shape[1:],) for image, *_ in shown] == [*SIZES]
+    for size, (_, found, known, _, threshold) in zip(SIZES, shown, strict=True):
+        assert threshold == 0.5
+        assert len(found.scores) == len(known.labels) == len(objects_of(size))
+        assert not known.crowd.any(), "none is trimmed, and so ignored"
 
 
 @pytest.mark.slow

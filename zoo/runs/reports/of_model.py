@@ -13,7 +13,7 @@ from zoo.evaluation.coco_ap import Evaluation, score_table
 from zoo.report.given import Given
 from zoo.report.page import write_report
 from zoo.runs.console import Console, counted
-from zoo.runs.evaluate import Split, from_model, refuse_other_labels
+from zoo.runs.evaluate import Split, from_model, refuse_other_labels, say_tiles
 from zoo.runs.input_sizes import input_sizes
 from zoo.runs.lightning import quiet
 from zoo.runs.report import score_split
@@ -22,7 +22,7 @@ from zoo.runs.reports.results_file import collected, read_results
 from zoo.runs.reports.scores_folder import scores_folder
 
 if TYPE_CHECKING:
-    from zoo.detector import Detector
+    from zoo.detector import Detector, GivenTiles
 
 
 def evaluate_with_report(
@@ -32,6 +32,8 @@ def evaluate_with_report(
     split: Split = "val",
     predictions: Path | None = None,
     precision: float | None = None,
+    tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
     output: Path | None = None,
     registry: str | Path | None = None,
     console: Console | None = None,
@@ -44,6 +46,8 @@ def evaluate_with_report(
         split: `val` or `test`.
         predictions: COCO results, instead of a model: image ids and category ids are those of the data.
         precision: wanted of the thresholds; None: the best F1.
+        tiles: as of `Detector.predict`: images are cut, and scored whole.
+        tile_overlap: likewise.
         output: folder of report.html and report.json; None: mlruns/scores/MODEL.SPLIT.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: prints scores and the reasons; None: on stdout.
@@ -62,10 +66,16 @@ def evaluate_with_report(
     if precision is not None and not 0 < precision <= 1:
         raise ValueError(f"--precision-at {precision}: a precision is above 0 and at most 1")
     if predictions is not None:
+        if tiles is not None or tile_overlap is not None:
+            raise ValueError(
+                "--tiles says how a model looks at images; --predictions are made already: leave it out"
+            )
         given = of_predictions(predictions, data, split, precision, console)
     else:
         assert model is not None
-        given = of_model(model, data, split, precision, registry, console)
+        given = of_model(
+            model, data, split, precision, registry, console, tiles=tiles, tile_overlap=tile_overlap
+        )
     if output is None:
         output = scores_folder([given.model], split)
     written = write_report(given, output)
@@ -96,11 +106,12 @@ def refuse_split(split: str) -> None:
 
 def of_model(
     model: str | Path | Detector, data: str | Path, split: Split, precision: float | None,
-    registry: str | Path | None, console: Console, look: bool = True,
+    registry: str | Path | None, console: Console, look: bool = True, tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
 ) -> Given:  # fmt: skip
     """Runs the model over the split."""
     quiet()
-    subject = from_model(model, data, registry)
+    subject = from_model(model, data, registry, tiles, tile_overlap)
     refuse_other_labels(subject)
     refuse_other_split(subject.data, split)
     limits = subject.module.limits_of(subject.module.init_args)
@@ -109,6 +120,7 @@ def of_model(
         subject.name,
         "use larger images, or a model with fewer queries",
     )
+    say_tiles(subject.data.input.tiles, console)
     scores = score_split(split, subject.trainer, subject.module, subject.data, console)
     return given_of(
         subject.name, split, str(data), subject.module.val_ap.evaluation(), subject.data,
