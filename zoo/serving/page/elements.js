@@ -17,3 +17,11 @@ export function drawn(tag, attributes = {}) {
 }
 
 export const counted = (number, one) => `${number.toLocaleString("en")} ${number === 1 ? one : one.endsWith("s") ? `${one}es` : `${one}s`}`
+
+const SLOW_TO_SPEAK = 350 // ms without a change before a screen reader hears of it, as a slider makes many
+let speaking
+/** What a screen reader is to say. */
+export function speak(words) {
+  clearTimeout(speaking)
+  speaking = setTimeout(() => { find("live").textContent = words }, SLOW_TO_SPEAK)
+}

@@ -1,4 +1,5 @@
 // Masks and segments as one map of owners: each pixel belongs to one item, or to none.
+import { light } from "./colours.js"
 
 const LONGEST = 1600 // pixels of the map's longer side; a larger image is sampled
 // opacity of 255 inside and at the outline
@@ -90,7 +91,10 @@ export function paint(canvas, owners, grid, items, strong) {
   const image = new ImageData(width, height)
   const pixels = new Uint32Array(image.data.buffer) // alpha, blue, green, red
   const colours = []
-  for (const { number, colour } of items) colours[number + 1] = colour[0] | (colour[1] << 8) | (colour[2] << 16)
+  for (const { number, colour } of items) {
+    const pack = ([red, green, blue]) => red | (green << 8) | (blue << 16)
+    colours[number + 1] = [pack(colour), pack(light(colour))]
+  }
   for (let x = 0; x < width; x++) {
     for (let y = 0; y < height; y++) {
       const at = x * height + y, owner = owners[at]
@@ -99,7 +103,7 @@ export function paint(canvas, owners, grid, items, strong) {
         (x > 0 && owners[at - height] !== owner) || (x + 1 < width && owners[at + height] !== owner) ||
         (y > 0 && owners[at - 1] !== owner) || (y + 1 < height && owners[at + 1] !== owner)
       const [inside, edge] = strong === null ? USUAL : owner === strong + 1 ? STRONG : BACK
-      pixels[y * width + x] = colours[owner] | ((isEdge ? edge : inside) << 24)
+      pixels[y * width + x] = isEdge ? colours[owner][1] | (edge << 24) : colours[owner][0] | (inside << 24)
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0)

@@ -1,6 +1,6 @@
 // The image with what was found on it. Boxes are an SVG in pixels of the image, stretched over it, so they are at
 // their places at any size and pixel density; names are HTML, which keeps its size.
-import { css, dark, light } from "./colours.js"
+import { css, dark } from "./colours.js"
 import { drawn, find, make } from "./elements.js"
 import { gridOf, idsOf, ownersByIds, ownersByMasks, paint } from "./masks.js"
 
@@ -8,18 +8,17 @@ const stage = find("stage"), image = find("image"), masks = find("masks"), boxes
 const LEGIBLE = 480 // a smaller image is enlarged to this longer side
 let answer = null // what is drawn on the image, with its grid and, of a panoptic model, its ids
 let items = [], strong = null, owners = null, address = null
-let whenPointed = () => {}
 
-/** Shows an image without anything on it; rejects if the browser cannot read it. */
+/** Shows an image without anything on it; false if the browser cannot read it. */
 export async function showImage(source, alt) {
   const given = source instanceof Blob ? URL.createObjectURL(source) : source
   const next = new Image()
   next.src = given
   try {
     await next.decode()
-  } catch (error) {
+  } catch {
     if (source instanceof Blob) URL.revokeObjectURL(given)
-    throw error
+    return false
   }
   clear()
   if (address) URL.revokeObjectURL(address)
@@ -32,6 +31,7 @@ export async function showImage(source, alt) {
   find("picture").style.setProperty("--wide", width * enlarged)
   find("empty").hidden = true
   find("picture").hidden = false
+  return true
 }
 
 /** Takes away the image. */
@@ -84,7 +84,7 @@ function boxOf(item) {
   const place = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 }
   const group = drawn("g", { "data-number": item.number })
   const line = drawn("rect", { ...place, class: "line" })
-  line.style.stroke = css(light(item.colour))
+  line.style.stroke = css(item.colour)
   group.append(drawn("rect", { ...place, class: "rim" }), line)
   return group
 }
@@ -92,7 +92,7 @@ function boxOf(item) {
 function nameOf(item) {
   const name = make("span", { "data-number": item.number }, `${item.name} ${item.score.toFixed(2)}`)
   name.style.background = css(dark(item.colour))
-  name.style.borderColor = css(light(item.colour))
+  name.style.borderColor = css(item.colour)
   return name
 }
 
@@ -163,24 +163,26 @@ function middleOf(item) {
 
 // ------------------------------------------------------------------------------------------------ pointer
 /** `told` is called with the number of the item under the pointer, null where there is none. */
-export const onPointed = (told) => { whenPointed = told }
+export function onPointed(told) {
+  stage.addEventListener("pointermove", (event) => told(itemAt(event)))
+  stage.addEventListener("pointerleave", () => told(null))
+}
 
+/** The smallest box there, or else the mask. */
 function itemAt(event) {
   if (!answer) return null
   const frame = boxes.getBoundingClientRect()
   const x = (event.clientX - frame.left) / frame.width, y = (event.clientY - frame.top) / frame.height
-  const inside = items.filter(({ box }) =>
-    box && box[0] <= x * answer.width && x * answer.width <= box[2] && box[1] <= y * answer.height && y * answer.height <= box[3])
+  if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return null
+  const px = x * answer.width, py = y * answer.height
   const size = ({ box }) => (box[2] - box[0]) * (box[3] - box[1])
-  if (inside.length) return inside.sort((a, b) => size(a) - size(b))[0].number
-  if (!owners) return null
+  const [smallest] = items
+    .filter(({ box }) => box && box[0] <= px && px <= box[2] && box[1] <= py && py <= box[3])
+    .sort((a, b) => size(a) - size(b))
+  if (smallest || !owners) return smallest?.number ?? null
   const { width, height } = answer.grid
-  return (owners[Math.min(width - 1, Math.floor(x * width)) * height + Math.min(height - 1, Math.floor(y * height))] || 0) - 1
+  const owner = owners[Math.floor(x * width) * height + Math.floor(y * height)]
+  return owner ? owner - 1 : null
 }
 
-stage.addEventListener("pointermove", (event) => {
-  const number = itemAt(event)
-  whenPointed(number === -1 ? null : number)
-})
-stage.addEventListener("pointerleave", () => whenPointed(null))
 new ResizeObserver(placeNames).observe(boxes)

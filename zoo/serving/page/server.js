@@ -6,11 +6,11 @@ export const useKey = (given) => { key = given.trim() }
 export const hasKey = () => key !== ""
 export const address = (path) => new URL(path, document.baseURI).href
 
-/** An answer that is none, in words for a person. */
+/** Why there is no answer, in words for a person. */
 export class Problem extends Error {
-  constructor(status, title, detail) {
-    super(detail)
-    Object.assign(this, { status, title, detail })
+  constructor(status, title, message) {
+    super(message)
+    Object.assign(this, { status, title })
   }
 }
 
@@ -21,7 +21,7 @@ async function ask(path, options = {}) {
     answer = await fetch(address(path), { ...options, headers })
   } catch (error) {
     if (error.name === "AbortError") throw error
-    throw new Problem(0, "The server does not answer", "It may have been stopped, or the connection was lost. Start it again or check the connection, then try again.")
+    throw new Problem(0, "The server does not answer", "It may have been stopped, or the connection is lost.")
   }
   const document = await answer.json().catch(() => null)
   if (answer.ok && document) return document
@@ -29,17 +29,16 @@ async function ask(path, options = {}) {
 }
 
 function problemOf(answer, document) {
-  const wait = answer.headers.get("Retry-After")
-  const ways = {
-    401: "",
-    413: "Take a smaller image.",
-    415: "Take a JPEG, PNG, WebP or TIFF image.",
-    429: wait ? `Try again in ${wait} s.` : "Try again in a moment.",
-    503: wait ? `Try again in ${wait} s.` : "Try again in a moment.",
-  }
-  const detail = document?.detail ?? `The server answered with status ${answer.status}.`
-  const sentence = /[.!?]$/.test(detail) ? detail : `${detail}.`
-  return new Problem(answer.status, document?.title ?? "The request failed", `${sentence} ${ways[answer.status] ?? ""}`.trim())
+  const { status } = answer, wait = answer.headers.get("Retry-After")
+  const kind = document?.type?.split(":").at(-1) ?? ""
+  const isBusy = status === 429 || status === 503
+  const title = kind.startsWith("image") || kind === "body-bytes" ? "This image cannot be used"
+    : isBusy ? "The server is busy"
+    : status >= 500 ? "The server has failed"
+    : "The request was refused"
+  const detail = document?.detail ?? `It answered with status ${status}`
+  const way = isBusy && wait ? `Wait ${wait} s and try again.` : ""
+  return new Problem(status, title, `${detail[0].toUpperCase()}${detail.slice(1)}${/[.!?]$/.test(detail) ? "" : "."} ${way}`.trim())
 }
 
 export const models = async () => (await ask("v1/models")).data
