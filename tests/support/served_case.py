@@ -7,7 +7,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ class Running:
     port: int
     service: Service
     lines: list[str]  # of its log
+    end: Callable[[], None]  # as SIGTERM does
 
 
 def tiny_detector(name: str = "tiny") -> Detector:
@@ -58,7 +59,9 @@ def running(
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield Running(f"http://127.0.0.1:{port}", port, service, lines)
+        yield Running(
+            f"http://127.0.0.1:{port}", port, service, lines, lambda: setattr(server, "should_exit", True)
+        )
     finally:
         server.should_exit = True
         thread.join()

@@ -43,6 +43,10 @@ class Reading(NamedTuple):
     lost: float
 
 
+class TooManyPixels(ValueError):
+    """An image that is never read, however much memory there is."""
+
+
 def open_image(source: BinaryIO | Path | str, formats: tuple[str, ...] = ()) -> Image.Image:
     """Opens an image without decoding it; its size is checked before memory is taken for it.
 
@@ -60,7 +64,7 @@ def open_image(source: BinaryIO | Path | str, formats: tuple[str, ...] = ()) -> 
     width, height = opened.size
     if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
         opened.close()
-        raise ValueError(
+        raise TooManyPixels(
             f"it has {width}x{height} pixels; at most {LONGEST_SIDE} a side and {MOST_PIXELS} in all are read; "
             "cut it into tiles"
         )

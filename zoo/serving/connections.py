@@ -62,6 +62,7 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             if self._is_idle():
                 self.loop.call_later(limits.linger_seconds, super().shutdown)
             else:
+                self.cycle.default_headers = self.server_state.default_headers
                 super().shutdown()
 
         def _is_idle(self) -> bool:
@@ -106,6 +107,12 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no new connection; answers what is there, and tells each client that it is the last answer."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await asyncio.sleep(0)  # connections that have come by now are taken
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal."""

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from zoo.contract.bands import may_be_bands, size_of
-from zoo.contract.pixels import open_image
+from zoo.contract.pixels import TooManyPixels, open_image
 from zoo.detector import Detector, ReadyImage
 from zoo.serving.limits import MB, Limits
 from zoo.serving.problems import Problem
@@ -179,8 +179,8 @@ def _size(content: bytes, detector: Detector) -> tuple[int, int]:
                 return opened.height, opened.width
         except UnidentifiedImageError:
             raise
-        except ValueError as error:  # its own limit
-            raise Problem(413, "image-pixels", f"the image is too large: {error}") from None
+        except (TooManyPixels, Image.DecompressionBombError):
+            raise Problem(413, "image-pixels", "the image has more pixels than are ever read") from None
         except Exception:
             raise Problem(422, "image", "the file is damaged, or of a kind that is not read") from None
     if not detector.input.is_rgb and may_be_bands(content):

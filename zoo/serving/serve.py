@@ -25,6 +25,8 @@ from zoo.serving.metrics import Metrics
 from zoo.serving.served import Served, id_of, place_of
 from zoo.serving.service import Service
 
+_BACKLOG = 2048
+
 
 def serve(
     names: Sequence[str],
@@ -72,6 +74,7 @@ def serve(
         }
         metrics = Metrics()
         service = Service(models, limits, metrics)
+        listener.listen(_BACKLOG)  # from here on a connection is taken, if only a moment later
         say_start(service, listener, known, console)
         app = guarded(create_app(service, metrics), known, service, metrics, origins, console.say)
         return run(app, service, listener, console)
