@@ -72,8 +72,10 @@ async function answered(given, withPicture, mine) {
     run(given, true)
     return false
   }
-  await take(answer, model, given)
-  return !isOld()
+  await picture.takeAnswer(answer)
+  if (isOld()) return false
+  take(answer, model, given)
+  return true
 }
 
 function busy(is) {
@@ -89,6 +91,7 @@ function report(error, repeat) {
   if (problem.status === 401) return askKey()
   find("problem-title").textContent = problem.title
   find("problem-detail").textContent = problem.message
+  find("again").hidden = !problem.mayPass
   find("problem").hidden = false
 }
 
@@ -117,6 +120,7 @@ find("key-form").addEventListener("submit", (event) => {
 const runFile = (file, isPasted = false) => run({ file, name: file.name || "image.png", isPasted })
 
 find("model").addEventListener("change", (event) => choose(event.target.value))
+find("empty").addEventListener("click", () => find("file").click())
 find("file").addEventListener("change", (event) => {
   if (event.target.files[0]) runFile(event.target.files[0])
   event.target.value = "" // the same file may be chosen again

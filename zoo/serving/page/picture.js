@@ -119,6 +119,7 @@ function placeNames() {
   if (!answer) return
   const width = boxes.clientWidth, height = boxes.clientHeight, taken = []
   const elements = [...names.children]
+  for (const element of elements) element.hidden = false // what is hidden has no size
   const sizes = elements.map((element) => [element.offsetWidth, element.offsetHeight])
   const order = elements.map((_, index) => index).sort((a, b) => (items[b].number === strong) - (items[a].number === strong))
   for (const index of order) {

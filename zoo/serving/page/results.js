@@ -12,9 +12,8 @@ let view = "objects"
 const chosen = new Set() // classes; none is all
 let chips = "" // what the chips show
 
-/** Shows an answer from now on: with the model's own threshold, and all classes. */
-export async function take(answer, model, image) {
-  await picture.takeAnswer(answer)
+/** Shows an answer, which the picture has taken, with the model's own threshold and all classes. */
+export function take(answer, model, image) {
   const rule = answer.panoptic?.threshold
   found = {
     ...itemsOf(answer), model, image,
@@ -78,7 +77,7 @@ function showThreshold() {
   find("own").hidden = threshold === null
   const others = Object.keys(own.classes).length, notes = []
   if (threshold === null) notes.push(others ? `The model's own; ${counted(others, "class")} with another.` : "The model's own.")
-  if (floor > 0) notes.push(`It makes no ${view} below ${short(floor)}.`)
+  if (floor > 0) notes.push(view === "segments" ? `Its rule makes no segment below ${short(floor)}.` : `Objects below ${short(floor)} were not asked for.`)
   find("threshold-note").textContent = notes.join(" ")
 }
 

@@ -6,11 +6,11 @@ export const useKey = (given) => { key = given.trim() }
 export const hasKey = () => key !== ""
 export const address = (path) => new URL(path, document.baseURI).href
 
-/** Why there is no answer, in words for a person. */
+/** Why there is no answer, in words for a person; `mayPass`: whether the same may succeed another time. */
 export class Problem extends Error {
-  constructor(status, title, message) {
+  constructor(status, title, message, mayPass = true) {
     super(message)
-    Object.assign(this, { status, title })
+    Object.assign(this, { status, title, mayPass })
   }
 }
 
@@ -38,7 +38,8 @@ function problemOf(answer, document) {
     : "The request was refused"
   const detail = document?.detail ?? `It answered with status ${status}`
   const way = isBusy && wait ? `Wait ${wait} s and try again.` : ""
-  return new Problem(status, title, `${detail[0].toUpperCase()}${detail.slice(1)}${/[.!?]$/.test(detail) ? "" : "."} ${way}`.trim())
+  const mayPass = isBusy || status >= 500 || status === 408 || ["image-fetch", "image-slow"].includes(kind)
+  return new Problem(status, title, `${detail[0].toUpperCase()}${detail.slice(1)}${/[.!?]$/.test(detail) ? "" : "."} ${way}`.trim(), mayPass)
 }
 
 export const models = async () => (await ask("v1/models")).data
