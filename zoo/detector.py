@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -76,6 +76,18 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def only(self, classes: Collection[str] | None = None, most: int | None = None) -> Prediction:
+        """The best `most` detections of these classes; None for all of them. Segments stay as they are."""
+        kept = [row for row, label in enumerate(self.labels) if classes is None or label in classes][:most]
+        return replace(
+            self,
+            scores=[self.scores[row] for row in kept],
+            labels=[self.labels[row] for row in kept],
+            source_ids=[self.source_ids[row] for row in kept],
+            boxes_xyxy=[self.boxes_xyxy[row] for row in kept],
+            masks=None if self.masks is None else [self.masks[row] for row in kept],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a prediction file, with the label map that the ids belong to."""

@@ -93,6 +93,13 @@ def detect(root: Path) -> str:
     return _detected(root)[0]
 
 
+def is_without_annotations(root: Path) -> bool:
+    """Whether a folder is no data set that is read, holds none, and is no part of one that is damaged."""
+    shards.refuse_missing_manifest(root)
+    with sniff.one_walk():
+        return not evidence(root) and not _sets_inside(root)
+
+
 def _detected(root: Path) -> tuple[str, list[Evidence]]:
     """The format, and what else the folder has that is not read."""
     if not root.is_dir():

@@ -31,6 +31,10 @@ _FILL_THREADS = 2
 _log = logging.getLogger(__name__)
 
 
+class DamagedImageError(StoreError):
+    """An image's bytes are not those that were packed; those of the other images may be."""
+
+
 class ShardSource(Protocol):
     """Reads ranges of shards. Its pickle is small, because each worker process gets one."""
 
@@ -102,7 +106,7 @@ class ShardStore:
             if len(content) == length and zlib.crc32(content) == check:
                 return content
             self._source.damaged(shard)
-        raise StoreError(
+        raise DamagedImageError(
             f"{self._source.where(shard)} is damaged: image {name} at byte {offset} is not what was packed, in "
             f"{_CACHE_READS} reads; put a whole copy of the shard there, or pack the data again"
         )

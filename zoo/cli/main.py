@@ -483,13 +483,14 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             help="Folder of the JSON, the drawn pictures, and of masks: results.json (COCO), or panoptic.json with "
-            "panoptic/*.png (COCO panoptic).",
+            "panoptic/*.png (COCO panoptic); default mlruns/predictions. With --data: results.json or "
+            "results.parquet.",
         ),
-    ] = Path("mlruns", "predictions"),
+    ] = None,
     allow_private: Annotated[
         bool,
         typer.Option(
@@ -498,11 +499,43 @@ def predict(
     ] = False,
     tiles: TileSide = None,
     tile_overlap: TileOverlap = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Instead of images: a folder of many, a data set or shards, also at an address. A job that was "
+            "interrupted goes on.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Of --data; default: its only one, else val.")
+    ] = None,
+    data_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of --data: auto, coco, yolo, ...; images: without annotations."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Of --data: only these, joined by commas.")
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", min=1, help="Of --data: the best so many an image.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Of --data; default: 16 on a GPU, 1 on a CPU."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, max=1024, help="Of --data: processes that read images."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Of --data: cpu, cuda, cuda:1; default: a GPU if there is one."),
+    ] = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> int:
     """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if an image could not be read."""
-    from zoo.runs.predict import predict as run
     from zoo.runs.subject import detector_of_recipe, load
     from zoo.runs.threads import chosen
 
@@ -516,17 +549,38 @@ def predict(
         return load(model, registry)
 
     console = Console(as_json)
-    with chosen(console):
-        found = run(
-            detector,
-            sources,
-            threshold,
-            output,
-            console,
-            allow_private,
-            tiles=tiles,
-            tile_overlap=tile_overlap,
-        )
+    of_data = {
+        "split": split, "format": data_format, "classes": classes, "max-detections": max_detections,
+        "batch-size": batch_size, "workers": workers, "device": device,
+    }  # fmt: skip
+    if data is not None:
+        from zoo.bulk.job import Setting, predict_data
+
+        if sources:
+            raise ValueError(f"{sources[0][:200]}: give images or --data, not both")
+        found = predict_data(
+            detector, model, data, output or Path("results.json"), console, split=split,
+            format=data_format or "auto", threshold=threshold, tiles=tiles, tile_overlap=tile_overlap,
+            classes=classes, most=max_detections,
+            setting=Setting(batch_size, workers, device or "auto"), registry=registry,
+        )  # fmt: skip
+    else:
+        from zoo.runs.predict import predict as run
+
+        given = next((name for name, value in of_data.items() if value is not None), None)
+        if given is not None:
+            raise ValueError(f"--{given} belongs to --data DIR, and there is none; leave it out")
+        with chosen(console):
+            found = run(
+                detector,
+                sources,
+                threshold,
+                output or Path("mlruns", "predictions"),
+                console,
+                allow_private,
+                tiles=tiles,
+                tile_overlap=tile_overlap,
+            )
     console.result(found)
     return 1 if found["unreadable"] else 0
 

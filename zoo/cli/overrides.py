@@ -8,7 +8,7 @@ from typing import Any
 
 _OVERRIDE = re.compile(r"^--(?P<key>[A-Za-z_]\w*(\.\w+)+\+?)(=(?P<value>.*))?$", re.DOTALL)
 # commands whose data are an option, and no key of a recipe unless one is given
-_WITH_DATA = ("finetune", "validate", "test", "evaluate", "bench", "export")
+_WITH_DATA = ("finetune", "validate", "test", "predict", "evaluate", "bench", "export")
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 

@@ -80,19 +80,20 @@ class PredictionFiles:
 
 
 def results_of(prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
-    """Detections with masks in COCO's result format: boxes [x, y, width, height], run lengths as text."""
-    assert prediction.masks is not None
-    rows = zip(prediction.source_ids, prediction.scores, prediction.boxes_xyxy, prediction.masks, strict=True)
-    return [
+    """Detections in COCO's result format: boxes [x, y, width, height]; masks, if there are any, as run lengths."""
+    rows = zip(prediction.source_ids, prediction.scores, prediction.boxes_xyxy, strict=True)
+    results: list[dict[str, Any]] = [
         {
             "image_id": image_id,
             "category_id": category,
             "score": score,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "segmentation": mask,
         }
-        for category, score, (x0, y0, x1, y1), mask in rows
+        for category, score, (x0, y0, x1, y1) in rows
     ]
+    for result, mask in zip(results, prediction.masks or (), strict=False):
+        result["segmentation"] = mask
+    return results
 
 
 def categories_of(label_map: LabelMap) -> list[dict[str, Any]]:

@@ -1,0 +1,445 @@
+"""`zoo predict MODEL --data DIR --output results.json`: many images, resumable at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.images.decodable import usable_cores
+from datamodules.progress import image_bar, watched
+from zoo.bulk import results
+from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches
+from zoo.bulk.images import Images, open_images
+from zoo.bulk.journal import Journal, Line
+from zoo.detector import Detector, GivenTiles
+from zoo.registry.weights import weights_digest
+from zoo.runs import threads
+from zoo.runs.console import Console, counted, quoted
+from zoo.runs.predict import threshold_line
+from zoo.runs.prediction_files import categories_of
+from zoo.runs.signals import Interrupted
+from zoo.runtimes.module import files_of
+from zoo.storage.durable import sha256_of, write_atomically
+
+ON_A_GPU = (
+    16  # images computed together; a CPU is about as fast with one, which is computed as `zoo predict` does
+)
+_SAID_EVERY = 30.0  # seconds, where nobody watches a bar
+_LEFT_OUT_SAID = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a job is computed.
+
+    Attributes:
+        batch_size: images together; None for `ON_A_GPU` there and 1 elsewhere. One begun job keeps its own.
+        workers: processes that read images; None for as many as there are cores, at most 8.
+        device: of torch; `auto` for a GPU if there is one.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that is ready to run.
+
+    Attributes:
+        detector: on its device.
+        model: how the user named it, by which workers elsewhere load it.
+        images: to detect in.
+        wanted: what is kept.
+        setting: with a batch size and a number of workers.
+        output: file.
+        registry: of the model.
+    """
+
+    detector: Detector
+    model: str
+    images: Images
+    wanted: Wanted
+    setting: Setting
+    output: Path
+    registry: Path | None
+
+    @property
+    def batch_size(self) -> int:
+        """Images together."""
+        assert self.setting.batch_size is not None
+        return self.setting.batch_size
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return -(-len(self.images) // self.batch_size)
+
+
+def predict_data(
+    load: Callable[[], Detector],
+    model: str,
+    data: str,
+    output: Path,
+    console: Console,
+    *,
+    split: str | None = None,
+    format: str = "auto",
+    threshold: float | None = None,
+    tiles: GivenTiles | None = None,
+    tile_overlap: float | None = None,
+    classes: str | None = None,
+    most: int | None = None,
+    setting: Setting | None = None,
+    registry: Path | None = None,
+) -> dict[str, Any]:
+    """Detects in all images of a folder or of shards; a job that was interrupted goes on where it was.
+
+    Beside `output` lies its images file with ids, sizes, classes and the images that were left out, and until the job
+    is finished a journal.
+
+    Args:
+        load: gives the detector.
+        model: its name, for messages.
+        data: folder, or address of shards.
+        output: results.json (COCO's results; of a panoptic model its panoptic form), or results.parquet.
+        console: for the user.
+        split: of a data set.
+        format: as of `open_images`.
+        threshold: as of `Detector.predict`.
+        tiles: likewise.
+        tile_overlap: likewise.
+        classes: names joined by commas; None for all.
+        most: detections an image, the best; None for all.
+        setting: how it is computed.
+        registry: folder.
+
+    Returns:
+        the counts, the files and the images that were left out.
+
+    Raises:
+        ValueError, OSError: model, data or output cannot be used, or the output is of another job.
+        Interrupted: by Ctrl-C, with what is kept.
+    """
+    setting = setting or Setting()
+    _check_output(output)
+    images = open_images(data, split, format)
+    if not len(images):
+        raise ValueError(f"{data} has no image")
+    detector = load()
+    detector.input = detector.input.with_tiles(detector.tiles_of(tiles, tile_overlap))
+    wanted = Wanted(threshold, _class_names(classes, detector), most)
+    panoptic = detector.module.panoptic is not None
+    if panoptic and (output.suffix == results.PARQUET or wanted.classes or most):
+        raise ValueError(
+            f"{detector.name} gives panoptic segments, one for every pixel: COCO's panoptic form alone, so --output "
+            "results.json, without --classes and --max-detections"
+        )
+    device = _device(setting.device, detector)
+    detector.to(device)
+    identity = _identity(detector, images, wanted)
+    if finished := _finished(output, identity):
+        console.say(
+            f"{output} is finished: {counted(finished['num_images'], 'image')}; nothing is done again"
+        )
+        return {key: value for key, value in finished.items() if key != "job"}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with Journal(_journal_file(output)) as journal:
+        begun = _begun(journal, identity, output)
+        setting = _settled(setting, begun, device)
+        job = Job(detector, model, images, wanted, setting, output, registry)
+        if begun is None:
+            journal.begin({"identity": identity, "batch_size": job.batch_size, "threads": usable_cores()})
+        assert journal.job is not None
+        _say_plan(job, journal, console)
+        with threads.chosen(console, before=journal.job["job"]["threads"]):
+            _run(job, journal, console)
+        document = _write(job, journal, identity)
+        journal.remove()
+    _say_end(document, console)
+    return document
+
+
+def _run(job: Job, journal: Journal, console: Console) -> None:
+    """Does what is not done; every batch is kept when it is finished."""
+    todo = [batch for batch in range(job.batches) if batch not in journal.done]
+    kept = len(job.images) - _count(job, todo)
+    with _interrupted(job, journal), _progress(kept, len(job.images), console) as advance:
+        for batch, found in _found(job, todo):
+            for name, png in found.pictures.items():
+                folder = results.pictures_folder(job.output)
+                folder.mkdir(exist_ok=True)
+                write_atomically(folder / name, png)
+            journal.add(batch, {"images": found.images, "results": found.results, "left_out": found.left_out})
+            advance(len(found.images) + len(found.left_out))
+
+
+def _found(job: Job, todo: list[int]) -> Iterator[tuple[int, Found]]:
+    if not todo:
+        return
+    numbers = NumbersOfBatches(todo, job.batch_size, len(job.images))
+    assert job.setting.workers is not None
+    read = read_batches(job.images, job.detector.input, numbers, job.setting.workers)
+    for batch, one in zip(todo, read, strict=True):
+        yield batch, found_in(job.detector, job.images, one, job.wanted)
+
+
+def _count(job: Job, batches: Iterable[int]) -> int:
+    return sum(min(job.batch_size, len(job.images) - batch * job.batch_size) for batch in batches)
+
+
+@contextmanager
+def _interrupted(job: Job, journal: Journal) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = _count(job, journal.done)
+        raise Interrupted(
+            f"interrupted: {done} of {len(job.images)} images are kept in {journal.path}; the same command goes on"
+        ) from error
+
+
+@contextmanager
+def _progress(kept: int, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar where somebody watches, else a line now and then; images a second in the end."""
+    begun = said = time.monotonic()
+    done = kept
+
+    with image_bar("detecting") as meter:
+
+        def advance(number: int) -> None:
+            nonlocal done, said
+            done += number
+            meter(done, total)
+            now = time.monotonic()
+            if now - said > _SAID_EVERY and not watched():
+                said = now
+                console.say(
+                    f"progress    {done} of {total} images, {(done - kept) / (now - begun):.1f} images/s"
+                )
+
+        if kept:
+            meter(kept, total)
+        yield advance
+    seconds = time.monotonic() - begun
+    if done > kept:
+        rate = f"{(done - kept) / max(seconds, 1e-9):.1f} images/s"
+        console.say(f"detected    {counted(done - kept, 'image')} in {seconds:.1f} s, {rate}")
+
+
+# ---------------------------------------------------------------------- which job it is
+
+
+def _identity(detector: Detector, images: Images, wanted: Wanted) -> Line:
+    """What the results depend on; plain values as JSON gives them back."""
+    labels = detector.label_map.to_dict()
+    return {
+        "model": detector.name,
+        "weights": _weights_of(detector),
+        "input": detector.input.to_dict(),
+        "threshold": detector.default_threshold if wanted.threshold is None else wanted.threshold,
+        "class_thresholds": _own_thresholds(detector, wanted),
+        "classes": None if wanted.classes is None else list(wanted.classes),
+        "max_detections": wanted.most,
+        "label_map": labels,
+        "data": images.place,
+        "split": images.split,
+        "format": images.format,
+        "images": len(images),
+        "data_sha256": images.digest(),
+    }
+
+
+def _own_thresholds(detector: Detector, wanted: Wanted) -> dict[str, float]:
+    if wanted.threshold is not None or detector.thresholds is None:
+        return {}
+    return dict(detector.thresholds.classes)
+
+
+def _weights_of(detector: Detector) -> str:
+    if detector.runtime == "pytorch":
+        return weights_digest(detector.module.network.state_dict())
+    return "+".join(sha256_of(file) for file in files_of(Path(detector.name)))
+
+
+_WORDS = {
+    "model": "another model",
+    "weights": "another model",
+    "data": "other images",
+    "split": "another split",
+    "format": "other images",
+    "images": "other images",
+    "data_sha256": "other images",
+}
+
+
+def _difference(before: Any, now: Line) -> str:
+    """How a job differs from the one that an output belongs to; empty if it does not."""
+    if not isinstance(before, dict):
+        return "something else"
+    key = next((key for key in now if before.get(key) != now[key]), None)
+    if key is None:
+        return ""
+    if key in ("model", "data", "split", "threshold", "max_detections", "classes"):
+        return f"{_WORDS.get(key, f'another {key}')}: {str(before.get(key))[:80]}, not {str(now[key])[:80]}"
+    return _WORDS.get(key, f"another {key}")
+
+
+def _finished(output: Path, identity: Line) -> Line | None:
+    """What the finished job came to, if this one is finished.
+
+    Raises:
+        FileExistsError: the output is of another job.
+    """
+    if not output.exists() or _journal_file(output).exists():
+        return None
+    file = results.images_file(output)
+    info = results.info_of(file) if file.is_file() else None
+    difference = _difference(None if info is None else info.get("job"), identity)
+    if difference:
+        raise FileExistsError(
+            f"{output} is there already, of {difference}; give another --output, or remove it to begin anew: "
+            f"rm {quoted(output)}"
+        )
+    return info
+
+
+def _begun(journal: Journal, identity: Line, output: Path) -> Line | None:
+    """What the journal says of this job; None if it begins.
+
+    Raises:
+        FileExistsError: the journal is of another job.
+    """
+    if journal.job is None:
+        return None
+    begun: Line = journal.job["job"]
+    difference = _difference(begun.get("identity"), identity)
+    if difference:
+        raise FileExistsError(
+            f"{journal.path} is an unfinished job of {difference}; give another --output, or remove it to begin anew: "
+            f"rm {quoted(journal.path)}"
+        )
+    return begun
+
+
+def _settled(setting: Setting, begun: Line | None, device: str) -> Setting:
+    size = setting.batch_size
+    if begun is not None:
+        before = int(begun["batch_size"])
+        if size not in (None, before):
+            raise ValueError(
+                f"--batch-size {size}: the job was begun with {before}, and results may differ in their last digits; "
+                f"leave it out, or give another --output"
+            )
+        size = before
+    if size is None:
+        size = 1 if device == "cpu" else ON_A_GPU
+    workers = min(8, usable_cores()) if setting.workers is None else setting.workers
+    return Setting(size, workers, device)
+
+
+def _device(given: str, detector: Detector) -> str:
+    if detector.runtime != "pytorch":
+        return "cpu"
+    if given == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {given[:40]}: {str(error).splitlines()[0][:200]}") from error
+    return given
+
+
+def _class_names(given: str | None, detector: Detector) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    names = detector.label_map.names
+    if given in names:  # a name may have a comma in it
+        return (given,)
+    chosen = tuple(name.strip() for name in given.split(","))
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+        raise ValueError(
+            f"--classes: {detector.name} has no class {unknown[0]!r}; it has {shown}; join names by commas"
+        )
+    return chosen
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix not in (results.JSON, results.PARQUET) or output.is_dir():
+        raise ValueError(
+            f"--output {str(output)[:200]}: with --data it is a file, results{results.JSON} or results{results.PARQUET}"
+        )
+
+
+def _journal_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.unfinished")
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def _write(job: Job, journal: Journal, identity: Line) -> Line:
+    """The files, from the journal; the output last, for it says that the job is finished."""
+    left_out = [*job.images.left_out, *results.left_out_of(journal.lines())]
+    categories = categories_of(job.detector.label_map)
+    document: Line = {
+        "model": job.detector.name,
+        "threshold": identity["threshold"],
+        "class_thresholds": identity["class_thresholds"],
+        "num_images": len(job.images) + len(job.images.left_out) - len(left_out),
+        "num_detections": sum(len(line["results"]) for line in journal.lines()),
+        "unreadable": [one._asdict() for one in left_out],
+        "files": {"results": str(job.output), "images": str(results.images_file(job.output))},
+        "job": identity,
+    }
+    results.write_images(results.images_file(job.output), document, categories, journal.lines())
+    if job.detector.module.panoptic is not None:
+        results.pictures_folder(job.output).mkdir(exist_ok=True)
+        results.write_panoptic(job.output, categories, journal.lines(), journal.lines())
+    elif job.output.suffix == results.PARQUET:
+        results.write_parquet(job.output, categories, journal.lines())
+    else:
+        results.write_results(job.output, journal.lines())
+    return {key: value for key, value in document.items() if key != "job"}
+
+
+def _say_plan(job: Job, journal: Journal, console: Console) -> None:
+    images, detector = job.images, job.detector
+    of_split = "" if images.split is None else f", split {images.split}"
+    console.say(f"images      {len(images)} of {images.place} ({images.format}{of_split})")
+    console.say(
+        f"model       {detector.name}, on {job.setting.device}, {counted(job.batch_size, 'image')} at a time"
+    )
+    if job.wanted.threshold is None and detector.thresholds is not None:
+        console.say(threshold_line(detector.thresholds))
+    elif job.wanted.threshold is None:
+        console.say(
+            f"threshold   {detector.default_threshold}; --threshold 0 keeps all, as an evaluation needs"
+        )
+    if images.classes is not None and set(images.classes.items()) != set(
+        zip(detector.label_map.source_ids, detector.label_map.names, strict=True)
+    ):
+        console.say("note        the classes of the data are not the model's; category_id are the model's")
+    if journal.done:
+        console.say(f"goes on     {_count(job, journal.done)} of {len(images)} images are done")
+
+
+def _say_end(document: Line, console: Console) -> None:
+    left_out = document["unreadable"]
+    for one in left_out[:_LEFT_OUT_SAID]:
+        console.say(f"left out    {one['file_name'][:200]}: {one['reason'][:400]}")
+    if len(left_out) > _LEFT_OUT_SAID:
+        console.say(f"left out    ... {len(left_out)} in all; {document['files']['images']} lists them")
+    if not document["num_detections"]:
+        console.say(f"nothing scores {document['threshold']} or more; try a lower --threshold")
+    for path in document["files"].values():
+        console.say(path)
