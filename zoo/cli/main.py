@@ -56,7 +56,7 @@ app.add_typer(data_app, name="data")
 runs_app = typer.Typer(help="What trainings left behind.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
-TAKES_OVERRIDES = ("finetune", "fit", "plan", "validate", "test", "predict", "manifest")
+TAKES_OVERRIDES = ("finetune", "fit", "plan", "validate", "test", "predict", "manifest", "data show")
 _FIRST_SECONDS = 10.0
 
 Configs = Annotated[
@@ -922,7 +922,8 @@ def run_command(argv: Sequence[str]) -> int:
     try:
         with signals.raising():
             plain, overrides = split_overrides(with_data_option(argv))
-            if overrides and not (plain and plain[0] in TAKES_OVERRIDES):
+            command = " ".join(plain[: 2 if plain[:1] == ["data"] else 1])
+            if overrides and command not in TAKES_OVERRIDES:
                 raise ValueError(
                     f"--{next(iter(overrides))}: only {', '.join(TAKES_OVERRIDES)} take dotted overrides, as in "
                     "`zoo fit --config NAME --trainer.max_epochs 1`"

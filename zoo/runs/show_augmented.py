@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from datamodules.base import DetectionDataModule
@@ -25,8 +27,8 @@ class Augmented:
 
     Attributes:
         picture: a row for each image, a column for each epoch.
-        files: images that are shown.
-        total: images of the training split.
+        files: images that are shown, of the first epoch; of a training in tiles those that they are tiles of.
+        total: images of the training split, or tiles and whole images of an epoch.
         epochs: the first and the last that are shown.
         notes: what the recipe's own operations do, and what is repeated.
     """
@@ -47,6 +49,7 @@ def show_augmented(
     epoch: int = 0,
     epochs: int = 4,
     seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Augmented:
     """Images after augmentation, resize and normalisation, which is undone for the eye, with their boxes and masks.
 
@@ -60,27 +63,32 @@ def show_augmented(
         epoch: the first, from 0.
         epochs: how many.
         seed: of the training; None is the recipe's.
+        overrides: dotted keys of the recipe and their values.
 
     Raises:
         ValueError: the data or the recipe are at fault, or an operation cannot be used.
     """
     recipe = recipes.read(config)
-    data = _data(recipe, folder, augmentations, seed)
-    index = data.read().splits["train"]
-    rows = chosen(index, count, data.seed)
+    data = _data(recipe, folder, augmentations, seed, overrides or {})
+    pictures = data.training_dataset().pictures
+    numbers = chosen(pictures.index, count, data.seed)
+    if data.tile_items is not None:  # tiles and whole images, of which an epoch may have others than the next
+        numbers = sorted(np.random.default_rng(data.seed).permutation(len(pictures))[:count].tolist())
     shown = range(epoch, epoch + epochs)
-    samples = [data.augmented(row, e) for row in rows for e in shown]
-    names = [f"{Path(index.files[row]).name}, epoch {e}" for row in rows for e in shown]
+    files = {(n, e): pictures.index.files[pictures.row(e, n)] for n in numbers for e in shown}
+    samples = [data.augmented(n, e) for n, e in files]
+    names = [f"{Path(file).name}, epoch {e}" for (_, e), file in files.items()]
     picture = training_gallery(
         data.input.normalize(collate(samples)), data.label_map, data.input, len(samples), epochs, names
     )
-    files = [index.files[row] for row in rows]
-    return Augmented(picture, files, len(index), (shown[0], shown[-1]), augmenting.notes_on(data))
+    first = [files[n, epoch] for n in numbers]
+    return Augmented(picture, first, len(pictures), (shown[0], shown[-1]), augmenting.notes_on(data))
 
 
 def _data(
-    recipe: recipes.Recipe, folder: str | Path, augmentations: augmenting.Given | None, seed: int | None
-) -> DetectionDataModule:
+    recipe: recipes.Recipe, folder: str | Path, augmentations: augmenting.Given | None, seed: int | None,
+    overrides: Mapping[str, Any],
+) -> DetectionDataModule:  # fmt: skip
     """The recipe's data module with its images taken from the folder."""
     place, given = place_of(folder), recipe["data"]["init_args"]
     common: dict[str, Any] = {k: v for k, v in given.items() if k in (*mask_data.KEPT, *DATA_KEEPS)}
@@ -93,9 +101,10 @@ def _data(
     block = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **common}}
     if learns_masks or mask_data.is_panoptic(place):
         block = mask_data.data_block(place, common)
-    changed = building.Recipe({**recipe, "data": block})
-    data = changed.datamodule()
+    changed = {**recipe, "data": block}
+    recipes.apply_overrides(changed, overrides)
+    data = building.Recipe(changed).datamodule()
     data.setup("fit")
-    whole = recipe["model"]["init_args"]["schedule"]["global_batch_size"]
+    whole = changed["model"]["init_args"]["schedule"]["global_batch_size"]
     data.plan_steps(min(whole, data.images_of_epoch), 1, 0)
     return data

@@ -13,6 +13,7 @@ from zoo.runs.console import Console, quoted
 
 
 def show(
+    context: typer.Context,
     folder: DataSet,
     split: Annotated[str | None, typer.Option("--split", help="Default: the first with images.")] = None,
     count: Annotated[
@@ -38,7 +39,10 @@ def show(
     epochs: Annotated[int, typer.Option("--epochs", min=1, max=16, help="With --augmented: how many.")] = 4,
     as_json: Json = False,
 ) -> None:
-    """Draw images with their boxes as they were understood: one look tells whether they sit right."""
+    """Draw images with their boxes as they were understood: one look tells whether they sit right.
+
+    With --augmented any key of the recipe may be given too, as in --data.min_box_side 4.
+    """
     from datamodules.shards.reader import place_of
     from zoo.runs.show import show as run
     from zoo.storage.durable import written
@@ -48,11 +52,14 @@ def show(
     if output is None:
         output = Path("mlruns", "pictures", f"{place_of(folder).rstrip('/').rpartition('/')[2]}.png")
     if augmented:
-        given: dict[str, Any] = {"count": count or 4, "epoch": epoch, "epochs": epochs, "seed": seed}
+        given: dict[str, Any] = {"count": count or 4, "epoch": epoch, "epochs": epochs, "seed": seed,
+                                 "overrides": context.obj}  # fmt: skip
         _show_augmented(console, folder, output, config=config, augmentations=augmentations, **given)
         return
-    if config or augmentations:
-        raise ValueError("--config and --augmentations say how training images are made; add --augmented")
+    if config or augmentations or context.obj:
+        raise ValueError(
+            "--config, --augmentations and keys of the recipe say how training images are made; add --augmented"
+        )
     with signals.leaving_nothing(output):
         shown = run(folder, split=split, count=count or 16, seed=seed or 0, format=known)
         for reason in shown.broken.values():

@@ -41,7 +41,7 @@ def test_it_shows_what_the_loader_gives_also_where_images_are_mixed(root):
     recipe = {"data.dense_o2o": {"group": 4, "mixup": {"epochs": [0, 9], "probability": 1.0}}}
     from zoo.runs import recipes
 
-    data = shown._data(recipes.read("rt_detr/tiny", recipe), root, None, 3)
+    data = shown._data(recipes.read("rt_detr/tiny", recipe), root, None, 3, {})
     data.set_epoch(1)
     batches = list(data.train_dataloader())
     index = data.read().splits["train"]
@@ -66,6 +66,29 @@ def test_a_bad_list_is_one_line(root, tmp_path, capsys, content, told):
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "a.png").exists()
+
+
+def test_keys_of_the_recipe_are_taken_and_tiles_are_named_by_their_images(root, tmp_path, capsys):
+    command = ["data", "show", str(root), "--augmented", "--config", "rt_detr/tiny", "--count", "3", "--epochs", "2",
+               "--output", str(tmp_path / "a.png"), "--json"]  # fmt: skip
+    pictures = []
+    for keys in (
+        [],
+        ["--data.input.size", "[64, 96]"],
+        ["--data.input.tiles={size: [32, 32]}", "--data.limit_train=2"],
+    ):
+        assert run_command([*command, *keys]) == 0
+        told = json.loads(capsys.readouterr().out)
+        pictures.append(Image.open(tmp_path / "a.png").size)
+    assert pictures[0] != pictures[1]
+    assert {Path(file).name for file in told["images"]} <= {"00000.png", "00001.png"}, "tiles of two images"
+    assert len(told["images"]) == 3
+    assert run_command([*command, "--data.nothing", "1"]) == 2
+    assert "nothing" in capsys.readouterr().err
+    assert run_command(["data", "show", str(root), "--data.min_box_side", "4"]) == 2
+    assert "add --augmented" in capsys.readouterr().err
+    assert run_command(["data", "check", str(root), "--data.min_box_side", "4"]) == 2
+    assert "only finetune" in capsys.readouterr().err
 
 
 def test_options_of_augmented_images_need_it(root, capsys):
