@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.augmentations.block import Entry, spelled
 from datamodules.base import DetectionDataModule
 from zoo.runs.console import counted
-from zoo.storage.plain_yaml import read_yaml
+from zoo.storage.plain_yaml import described, read_yaml
 
 TRIED = 24  # images that the operations are tried on before a training
 
@@ -36,7 +36,7 @@ def block_of(given: Given) -> list[Any]:
         found = found["augmentations"]
     if not isinstance(found, list):
         raise ValueError(
-            f"{path} holds {type(found).__name__}; it is a list of operations, as in "
+            f"{path} holds {described(found)}; it is a list of operations, as in "
             "[albumentations.RandomRain: {p: 0.2}, train_transform]"
         )
     return found

@@ -32,6 +32,7 @@ def start_from(
     `labels` are those of the data; needed where rows go by class name.
     """
     if init.source == "none":
+        module.from_nothing = True
         return
     state, source_map = read_weights(init.source, module, registry)
     report = load_weights(module, state, init.head, source_map=source_map, target_map=labels)

@@ -13,7 +13,7 @@ import yaml
 
 from zoo.registry.store import builtin_manifest, builtin_manifests
 from zoo.storage.places import recipe_files
-from zoo.storage.plain_yaml import read_yaml
+from zoo.storage.plain_yaml import described, read_yaml
 
 Recipe = dict[str, Any]  # its values; `zoo.runs.building.Recipe` builds from them
 Given = str | Path | Mapping[str, Any] | Sequence[str | Path]  # names, paths, several to merge, or the values
@@ -71,7 +71,7 @@ def load(path: Path) -> Recipe:
     """
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds {type(recipe).__name__}; a recipe is a mapping of keys to values")
+        raise ValueError(f"{path} holds {described(recipe)}; a recipe is a mapping of keys to values")
     return recipe
 
 

@@ -173,6 +173,10 @@ def _train(
             else:
                 search.search(trainer, module)
             connect(trainer, cli.config_init.distributed.timeout_minutes)
+            if recipe.get("computing", {}).get("compile"):
+                console.say(
+                    "compiling   at the first step, and at the first validation: a minute or more each"
+                )
             fit(trainer, module, data, resume)
             stopped = note_stop(trainer, folder, console)
             saver.obey_if_any_asked(trainer)

@@ -279,3 +279,9 @@ def _plain(text: str) -> Any:
 
 def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
+
+
+def described(value: Any) -> str:
+    """What a document holds, in words."""
+    words = {dict: "keys and values", list: "a list", str: "a text", type(None): "nothing"}
+    return words.get(type(value), "a single value")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from zoo.layers.recompute import set_recompute
@@ -53,6 +55,8 @@ def compile_parts(network: nn.Module, **options: Any) -> None:
         network: of a module.
         options: of `torch.compile`.
     """
+    if not torch.cuda.is_available():  # of which torch would warn whoever trains on a CPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     for part in _parts(network):
         part.compile(**options)
 

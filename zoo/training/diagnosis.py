@@ -77,7 +77,7 @@ class Case:
 
 def diagnose(case: Case) -> str:
     """The first cause for which there is evidence, and what to do; else that it is too early."""
-    return mistake(case) or new_head(case) or loss(case)
+    return mistake(case) or frozen_as_drawn(case) or new_head(case) or loss(case)
 
 
 def mistake(case: Case) -> str | None:
@@ -178,6 +178,23 @@ def labels(case: Case) -> str | None:
     )
 
 
+def frozen_as_drawn(case: Case) -> str | None:
+    """Parts that were drawn at random and do not train."""
+    module = case.module
+    if not module.from_nothing:
+        return None
+    backbone = module.init_args.get("backbone")
+    loaded = isinstance(backbone, Mapping) and backbone.get("weights", "random") != "random"
+    frozen = [n for n in trained_parts(module.network)[1] if not (loaded and n.startswith("backbone"))]
+    if not frozen:
+        return None
+    were, do = ("was", "does") if len(frozen) == 1 else ("were", "do")
+    return (
+        f"{', '.join(frozen)} {were} drawn at random and {do} not train: the rest learns little from that; leave "
+        "--freeze out, or start from weights"
+    )
+
+
 def new_head(case: Case) -> str | None:
     """A class head that was not among the weights, whose boxes are right."""
     if case.module.new_head is None or case.overlap < LIES_ON:
@@ -215,7 +232,8 @@ def loss(case: Case) -> str:
         )
     if last > (1 - FLAT) * first:
         return f"too early to tell: loss {change}"
-    return f"too early: the loss falls ({change}), and nothing else is wrong; let it go on"
+    known = ", and no other cause shows" if case.steps >= ENOUGH_STEPS else ""
+    return f"too early: the loss falls ({change}){known}; let it go on"
 
 
 # -- pictures -----------------------------------------------------------------------------------------

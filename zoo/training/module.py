@@ -112,6 +112,7 @@ class DetectionModule(LightningModule):
     estimates_pairs: bool = False
     # regex of the tensors that weights to start from may lack, all of them or none
     added_tensors: ClassVar[str | None] = None
+    from_nothing: bool = False  # whether a training started from no weights but those of a backbone
     new_head: str | None = None  # why class rows are as they were drawn although weights were loaded
     # what computes the network; any but pytorch takes uint8 images and normalises them itself, see zoo.runtimes
     runtime: str = "pytorch"

@@ -160,6 +160,26 @@ def test_a_head_that_was_not_loaded():
     )
 
 
+def test_after_enough_steps_it_says_that_nothing_else_shows():
+    told = diagnose(case(random(0), [5.0, 4.0], 60, mine=MODULE))
+    assert told == "too early: the loss falls (5 -> 4 in 60 steps), and no other cause shows; let it go on"
+
+
+def test_what_was_drawn_at_random_and_does_not_train():
+    mine = module()
+    for name, parameter in mine.network.named_parameters():
+        parameter.requires_grad = not name.startswith("backbone.")
+    assert diagnose(case(random(0), [5.0, 4.0], 2, mine=mine)).startswith("too early")
+    mine.from_nothing = True
+    assert diagnose(case(random(0), [5.0, 4.0], 2, mine=mine)).startswith(
+        "backbone was drawn at random and does not"
+    )
+    mine.init_args["backbone"]["weights"] = "somewhere"
+    assert diagnose(case(random(0), [5.0, 4.0], 2, mine=mine)).startswith("too early")
+    mine.network.encoder.requires_grad_(False)
+    assert diagnose(case(random(0), [5.0, 4.0], 2, mine=mine)).startswith("encoder was drawn")
+
+
 def test_a_rate_that_is_too_high_or_too_low():
     rises, stands = [20 + i for i in range(40)], [20 - 0.001 * i for i in range(60)]
     said = diagnose(case(random(0), rises, 40, mine=MODULE, rate=0.1))
@@ -205,7 +225,7 @@ def test_no_false_alarm_of_boxes_that_are_right_under_any_label(classes):
 
 @pytest.mark.parametrize(("losses", "told"), [
     ([], "too early to tell: 3 steps"), ([5.0, 5.0], "too early to tell: loss 5 -> 5 in 3 steps"),
-    ([5.0, math.nan, 4.0], "too early: the loss falls (5 -> 4 in 3 steps), and nothing else is wrong; let it go on"),
+    ([5.0, math.nan, 4.0], "too early: the loss falls (5 -> 4 in 3 steps); let it go on"),
 ])  # fmt: skip
 def test_it_is_early(losses, told):
     assert diagnose(case(random(0), losses, 3, mine=MODULE)) == told

@@ -56,7 +56,13 @@ def test_it_shows_what_the_loader_gives_also_where_images_are_mixed(root):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("a: 1", "list of operations"), ("- os.system", "none of the operations"), ("- [", "own.yaml")],
+    [
+        ("a: 1", "own.yaml holds keys and values; it is a list of operations"),
+        ("text", "own.yaml holds a text; it is"),
+        ("", "own.yaml holds nothing; it is"),
+        ("- os.system", "none of the operations"),
+        ("- [", "own.yaml"),
+    ],
 )
 def test_a_bad_list_is_one_line(root, tmp_path, capsys, content, told):
     (tmp_path / "own.yaml").write_text(content)
