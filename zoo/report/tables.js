@@ -4,7 +4,7 @@ for (const table of document.querySelectorAll("table.sortable"))
     const down = head.getAttribute("aria-sort") !== "descending"
     const key = (row) => {
       const text = row.cells[column].textContent
-      const number = parseFloat(text.replaceAll(",", ""))
+      const number = parseFloat(text.replaceAll(",", "").replace("−", "-"))
       return Number.isNaN(number) || head.cellIndex === 0 ? text : number
     }
     const rows = [...table.tBodies[0].rows].sort((a, b) => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def write_comparison(first: Given, second: Given, folder: Path) -> Written:
     widest = max(
         (abs(v) for row in numbers["classes"] for v in row["interval"] if v is not None), default=1.0
     )
-    page = render("compare.html.jinja", n=numbers, scene=scene, first=FIRST_CLASSES, widest=max(widest, 0.01))
+    page = render(
+        "compare.html.jinja", n=numbers, scene=scene, first=FIRST_CLASSES, widest=max(widest, 0.01),
+        signed=signed, minus=minus,
+    )  # fmt: skip
     return write_both(folder, "compare", numbers, page)
 
 
@@ -107,13 +111,24 @@ def _plain(difference: Difference) -> dict[str, Any]:
     }
 
 
+def signed(value: float) -> str:
+    """With three decimals and its sign, of which nothing (0.000) has the plus."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def minus(text: str) -> str:
+    """Numbers of a text with the sign that is as wide as the plus."""
+    return re.sub(r"(?<![^\s\[])-(?=\d)", "−", text)
+
+
 def verdict(first: Given, second: Given, result: Comparison) -> list[str]:
     """Which is better, if that can be told, and at which classes."""
     ap, images = result.ap, first.evaluation.num_images
     if ap.value != ap.value:
         return [f"There is no object in these {images} images, so that there is nothing to compare."]
     low, high = ap.interval
-    told = f"AP {ap.first:.3f} against {ap.second:.3f}, a difference of {ap.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    by = f"{signed(ap.value)} [{signed(low)}, {signed(high)}]"
+    told = f"AP {ap.first:.3f} against {ap.second:.3f}, a difference of {by}"
     if images < 2:
         said = [f"{told}; one image tells nothing about others."]
     elif not ap.is_clear:

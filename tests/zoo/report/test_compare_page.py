@@ -8,6 +8,7 @@ import pytest
 from test_page import HOSTILE, Page, results_of, scene_of, some, write
 
 from zoo.cli.main import run_command
+from zoo.report.versus import minus, signed
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_which_is_better_and_where_they_disagree(two, capsys):
     assert not parsed.handlers
     assert parsed.addresses == []
     assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg"}
-    assert numbers["verdict"][0] in "".join(parsed.text)
+    assert minus(numbers["verdict"][0]) in "".join(parsed.text)
     scene = scene_of(page)
     shown = scene["images"][0]["row"]
     assert {f"a{shown}", f"b{shown}"} <= set(scene["pictures"])
@@ -49,8 +50,26 @@ def test_the_order_turns_the_sign(two):
     forth = json.loads(Path("out/compare.json").read_text())
     compare(two, "second.json", "first.json")
     back = json.loads(Path("out/compare.json").read_text())
+    page = Path("out/compare.html").read_text()
+    assert f">{minus(signed(back['AP']['difference']))}</b>" in page
+    assert not re.search(r"[>\s\[]-\d", re.sub(r"(?s)<(style|script).*?</\1>", "", page)), (
+        "a hyphen as a sign"
+    )
     assert back["AP"]["difference"] == pytest.approx(-forth["AP"]["difference"])
     assert back["AP"]["interval"] == pytest.approx([-v for v in forth["AP"]["interval"][::-1]])
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (0.0123, "+0.012"), (-0.0123, "-0.012"), (-0.0001, "+0.000"), (0.0, "+0.000"), (-0.0006, "-0.001"),
+])  # fmt: skip
+def test_nothing_has_no_minus(value, words):
+    assert signed(value) == words
+
+
+def test_only_signs_of_numbers_are_widened():
+    assert (
+        minus("of -0.100 [-0.2, +0.1] at t-shirt, a-1, x-2") == "of −0.100 [−0.2, +0.1] at t-shirt, a-1, x-2"
+    )
 
 
 def test_a_model_and_itself(two, capsys):
