@@ -19,9 +19,9 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from datamodules.augmentations.chain import Augmentations
+from datamodules.balance import Balance
 from datamodules.images.decodable import corrupt_images, without
 from datamodules.index import AnnotationIndex, Fault
-from datamodules.loading.balance import Balance
 from datamodules.loading.datasets import EvaluationDataset, TrainingDataset
 from datamodules.loading.loaders import EvaluationLoader, StepLoader
 from datamodules.loading.pictures import Pictures, TilePictures
@@ -97,7 +97,7 @@ class DetectionDataModule(LightningDataModule, ABC):
         augmentations: operations before and after `train_transform`, ours, torchvision's and albumentations', see
             `datamodules.augmentations.block`; null for none.
         balance: share of the training images, e.g. 0.001; images of classes that fewer have are used more often, by
-            the rule of `datamodules.loading.balance`. Null for each image once.
+            the rule of `datamodules.balance`. Null for each image once.
         tile_sampling: what an epoch holds where `input.tiles` cuts images; null for the defaults.
     """
 
@@ -162,10 +162,6 @@ class DetectionDataModule(LightningDataModule, ABC):
         if balance is not None and not 0 < balance <= 1:
             raise ValueError(
                 f"balance is {balance}; it is a share of the images, above 0 and at most 1, or null"
-            )
-        if balance is not None and input.tiles is not None:
-            raise ValueError(
-                "balance repeats whole images, and input.tiles cut them; leave one of the two out"
             )
         self.balance = balance
         if bucketing is not None:
@@ -261,7 +257,8 @@ class DetectionDataModule(LightningDataModule, ABC):
         """The tiles and whole images of an epoch; None where images are not cut."""
         if self.input.tiles is None:
             return None
-        return TileItems(self.read().splits["train"], self.input.tiles, self.tile_sampling, self.seed)
+        index = self.read().splits["train"]
+        return TileItems(index, self.input.tiles, self.tile_sampling, self.seed, self._repeats_of_images)
 
     # ------------------------------------------------------------------ steps
 
@@ -293,7 +290,12 @@ class DetectionDataModule(LightningDataModule, ABC):
 
     @cached_property
     def repeats(self) -> Balance | None:
-        """What `balance` makes of the training images; None where nothing is repeated."""
+        """What `balance` makes of the images of an epoch, or of its tiles; None where nothing is repeated."""
+        found, items = self._repeats_of_images, self.tile_items
+        return found if found is None or items is None else replace(found, factors=items.factors)
+
+    @cached_property
+    def _repeats_of_images(self) -> Balance | None:
         if self.balance is None:
             return None
         found = Balance.of(self.read().splits["train"], self.balance)
@@ -302,10 +304,9 @@ class DetectionDataModule(LightningDataModule, ABC):
     @property
     def images_of_epoch(self) -> int:
         """Training images of an epoch, repeats or tiles included."""
-        if self.tile_items is not None:
-            return len(self.tile_items)
-        repeats = self.repeats
-        return len(self.read().splits["train"]) if repeats is None else repeats.num_images
+        if self.repeats is not None:
+            return self.repeats.num_images
+        return len(self.read().splits["train"] if self.tile_items is None else self.tile_items)
 
     @property
     def micro_batches(self) -> tuple[int, int]:

@@ -47,6 +47,7 @@ DATA = (
     "datamodules.shards",
     "datamodules.transforms",
     "datamodules.augmentations",
+    "datamodules.balance",
     "datamodules.tiling",
     "datamodules.loading",
     "datamodules.reading",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import Sampler
 
-from datamodules.loading.balance import Balance
+from datamodules.balance import Balance
 from zoo.contract.seeds import derived_generator
 
 _T = TypeVar("_T")

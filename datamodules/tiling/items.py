@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.balance import Balance
 from datamodules.index import AnnotationIndex
 from datamodules.tiling.cutting import shown
 from datamodules.tiling.rules import TileSampling
@@ -46,10 +48,26 @@ class TileItems:
     """The items of every epoch, as many in each.
 
     First every tile with an object, then tiles without, then whole images; the sampler shuffles them.
+
+    Args:
+        index: of the training images.
+        tiles: how they are cut.
+        sampling: what an epoch holds.
+        seed: of what is drawn.
+        repeats: of the images. A tile is used as often as the rarest class that it shows asks for, a whole image as
+            its own; so that the stated shares hold, there are more of both than without.
+
+    Attributes:
+        factors: [len] float64, how often an item is used in an epoch: above 1 only of tiles with objects, for the whole
+            images of an epoch are drawn by theirs.
     """
 
-    def __init__(self, index: AnnotationIndex, tiles: Tiles, sampling: TileSampling, seed: int) -> None:
+    def __init__(
+        self, index: AnnotationIndex, tiles: Tiles, sampling: TileSampling, seed: int,
+        repeats: Balance | None = None,
+    ) -> None:  # fmt: skip
         self.tiles, self.sampling, self._seed = tiles, sampling, seed
+        factors: list[NDArray[np.float64]] = []
         rows: list[NDArray[np.int32]] = []
         numbers: list[NDArray[np.int32]] = []
         full: list[NDArray[np.bool_]] = []
@@ -59,6 +77,9 @@ class TileItems:
         for row in range(len(index)):
             shares = tile_shares(index, row, tiles)  # [t, n]
             objects = shares >= sampling.visible
+            if repeats is not None:
+                own = repeats.of_classes(_shown_objects(index, row)[1])
+                factors.append(np.where(objects, own, 1.0).max(axis=1, initial=1.0))
             rows.append(np.full(len(shares), row, dtype=np.int32))
             numbers.append(np.arange(len(shares), dtype=np.int32))
             full.append(np.asarray(objects.any(axis=1)))
@@ -80,13 +101,19 @@ class TileItems:
         self._rows, self._numbers = all_rows[has], all_numbers[has]
         self._empty_rows, self._empty_numbers = all_rows[~has], all_numbers[~has]
         self._cut = np.array(cut, dtype=np.int32)
+        of_tiles = (
+            np.ones(len(self._rows)) if repeats is None else np.concatenate([*factors, np.ones(0)])[has]
+        )
+        self._whole = None if repeats is None else replace(repeats, factors=repeats.factors[self._cut])
+        used = round(float(of_tiles.sum()))  # tiles with objects, repeats included
         self.counts = Counts._make(
             [len(index), len(cut), len(all_rows), int(has.sum()), *totals.tolist(), fullest]
         )
-        wanted = round(sampling.empty * len(self._rows)) if len(self._rows) else len(self._empty_rows)
+        wanted = round(sampling.empty * used) if len(self._rows) else len(self._empty_rows)
         self.num_empty = min(len(self._empty_rows), wanted)
         ratio = sampling.whole / (1 - sampling.whole)
-        self.num_whole = round(ratio * (len(self._rows) + self.num_empty)) if cut else 0
+        self.num_whole = round(ratio * (used + self.num_empty)) if cut else 0
+        self.factors = np.concatenate([of_tiles, np.ones(self.num_empty + self.num_whole)])
         self._drawn: dict[tuple[int, ...], NDArray[np.int64]] = {}  # of the last epoch
 
     def __len__(self) -> int:
@@ -100,7 +127,9 @@ class TileItems:
         if number < self.num_empty:
             place = self._order(len(self._empty_rows), epoch, _EMPTY, 0)[number]
             return Item(int(self._empty_rows[place]), int(self._empty_numbers[place]))
-        turn, place = divmod(number - self.num_empty, len(self._cut))
+        number -= self.num_empty
+        images = len(self._cut) if self._whole is None else self._whole.num_images
+        turn, place = divmod(number, images)
         return Item(int(self._cut[self._order(len(self._cut), epoch, _WHOLE, turn)[place]]), WHOLE)
 
     def _order(self, count: int, epoch: int, what: int, turn: int) -> NDArray[np.int64]:
@@ -108,8 +137,11 @@ class TileItems:
         if key not in self._drawn:
             if any(known[0] != epoch for known in self._drawn):
                 self._drawn.clear()
-            generator = derived_generator(self._seed, epoch, -1, what, turn)
-            self._drawn[key] = torch.randperm(count, generator=generator).numpy()
+            if what == _WHOLE and self._whole is not None:
+                self._drawn[key] = np.array(self._whole.order(self._seed, epoch, turn)) % count
+            else:
+                generator = derived_generator(self._seed, epoch, -1, what, turn)
+                self._drawn[key] = torch.randperm(count, generator=generator).numpy()
         return self._drawn[key]
 
     def lines(self) -> Iterator[str]:
@@ -139,11 +171,7 @@ _COMPLETE = 1 - 1e-9  # share of an object from which it is whole
 
 def tile_shares(index: AnnotationIndex, row: int, tiles: Tiles) -> NDArray[np.float64]:
     """[t, n] what each tile of an image shows of each object, crowds left out, as a share of its area."""
-    size, objects = index.size(row), index.objects(row)
-    boxes = objects.boxes_xywh[~objects.crowd]
-    boxes[:, 2:] += boxes[:, :2]
-    np.clip(boxes, 0, [size[1], size[0]] * 2, out=boxes)
-    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+    size, boxes = index.size(row), _shown_objects(index, row)[0]
     down, across = tiles.counts(*size)
     if down * across == 1:
         return np.ones((1, len(boxes)))
@@ -155,6 +183,16 @@ def tile_shares(index: AnnotationIndex, row: int, tiles: Tiles) -> NDArray[np.fl
     of_columns = np.stack([shown(boxes, tile).share for tile in wide])
     of_rows = np.stack([shown(boxes, tile).share for tile in high])
     return (of_rows[:, None] * of_columns[None]).reshape(down * across, len(boxes))
+
+
+def _shown_objects(index: AnnotationIndex, row: int) -> tuple[NDArray[np.float64], NDArray[np.integer[Any]]]:
+    """Boxes [n, 4] xyxy of an image's objects, clipped to it, and their classes [n]; no crowds, and none outside."""
+    size, objects = index.size(row), index.objects(row)
+    boxes = objects.boxes_xywh[~objects.crowd]
+    boxes[:, 2:] += boxes[:, :2]
+    np.clip(boxes, 0, [size[1], size[0]] * 2, out=boxes)
+    there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[there], objects.source_ids[~objects.crowd][there]
 
 
 def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -54,7 +54,8 @@ def notes_on(data: DetectionDataModule) -> list[str]:
         if repeats is None:
             notes.append(f"balance {data.balance:g}: no class is in so few images; nothing is repeated")
         else:
-            notes += repeats.lines(label_map.names, label_map.source_ids)
+            what = "images" if data.tile_items is None else "tiles and whole images"
+            notes += repeats.lines(label_map.names, label_map.source_ids, what)
     return notes
 
 

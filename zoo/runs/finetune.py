@@ -152,7 +152,7 @@ def finetune(
         augmentations: operations of torchvision, albumentations and ours besides the recipe's, as a list or the YAML
             file of one, see `datamodules.augmentations.block`.
         balance: share of the training images; images of classes that fewer have are repeated, see
-            `datamodules.loading.balance`; LVIS took 0.001.
+            `datamodules.balance`; LVIS took 0.001.
         tiles: side in pixels of the images, or (height, width): large images are trained and evaluated in tiles of that
             size, mixed with whole ones, and the model predicts so too; `none` for none.
         tile_overlap: of neighbouring tiles, as a share of their side; None is 0.2.

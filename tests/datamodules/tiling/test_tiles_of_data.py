@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -170,7 +171,10 @@ def flat(
     """All images of an epoch, by their place in it, of all ranks."""
     found = {}
     for rank in range(world):
-        own = tiled(Path(data._root), batch_size=batch_size, num_workers=workers, train_transform="rt_detr")
+        own = tiled(
+            Path(data._root), batch_size=batch_size, num_workers=workers, train_transform="rt_detr",
+            balance=data.balance,
+        )  # fmt: skip
         own.setup("fit")
         accumulation = own.plan_steps(8, world, rank)
         own.set_epoch(epoch)
@@ -196,13 +200,15 @@ def assert_equal(one, other):
 @pytest.mark.parametrize(
     ("world", "batch_size", "workers"), [(1, 2, 0), (2, 4, 0), (2, 2, 0), (4, 1, 0), (1, 4, 2)]
 )
-def test_ranks_micro_batches_and_workers_change_nothing(root, world, batch_size, workers):
-    data = tiled(root)
+@pytest.mark.parametrize("balance", [None, 0.9])
+def test_ranks_micro_batches_and_workers_change_nothing(root, world, batch_size, workers, balance):
+    data = tiled(root, balance=balance)
     assert_equal(flat(data), flat(data, world, batch_size, workers))
 
 
-def test_a_resume_within_an_epoch_goes_on_with_the_same_tiles(root):
-    data = tiled(root)
+@pytest.mark.parametrize("balance", [None, 0.9])
+def test_a_resume_within_an_epoch_goes_on_with_the_same_tiles(root, balance):
+    data = tiled(root, balance=balance)
     whole, rest = flat(data, batch_size=4), flat(data, batch_size=4, skip=1)
     assert 0 < len(rest) < len(whole)
     assert_equal({place: whole[place] for place in rest}, rest)
@@ -215,6 +221,44 @@ def test_epochs_differ_in_what_is_drawn_and_have_as_many_images(root):
     assert len({tuple(epoch) for epoch in drawn}) > 1
     again = TileItems(data.read().splits["train"], TILES, data.tile_sampling, data.seed)
     assert [[again.item(epoch, n) for n in range(len(again))] for epoch in reversed(range(6))] == drawn[::-1]
+
+
+def test_balance_repeats_tiles_by_the_classes_that_they_show_and_whole_images_by_theirs(root):
+    """Of five images four have class 1 and two have class 2: factors of 1.06 and 1.5."""
+    sampling = TileSampling(visible=0.4, whole=0.25, empty=0.1)
+    data = tiled(root, tile_sampling=sampling, balance=0.9)
+    items, index, repeats = data.tile_items, data.read().splits["train"], data.repeats
+    factor = {1: math.sqrt(0.9 / 0.8), 2: math.sqrt(0.9 / 0.4)}
+    wanted = {}
+    for row in range(len(index)):
+        classes = [1 + n % 2 for n, (_, crowd) in enumerate(PICTURES[row][1]) if not crowd]
+        for number, shares in enumerate(tile_shares(index, row, TILES)):
+            held = [factor[c] for c, share in zip(classes, shares, strict=True) if share >= 0.4]
+            if held:
+                wanted[row, number] = max(held)
+    assert len(set(wanted.values())) == 2
+    uses, kinds, epochs = Counter(), Counter(), 400
+    for epoch in range(epochs):
+        keys = repeats.order(data.seed, epoch)
+        assert len(keys) == data.images_of_epoch
+        for key in keys:
+            item = items.item(epoch, key % len(items))
+            uses[tuple(item)] += 1
+            kinds["whole" if item.number == WHOLE else "full" if tuple(item) in wanted else "empty"] += 1
+    for item, mean in wanted.items():
+        assert uses[item] / epochs == pytest.approx(mean, rel=0.1), item
+    total = sum(kinds.values())
+    assert kinds["whole"] / total == pytest.approx(0.25, abs=0.02), "as the recipe says"
+    assert kinds["empty"] / kinds["full"] == pytest.approx(0.1, abs=0.02)
+    whole = {row: uses[row, WHOLE] for row in (0, 3, 4)}
+    assert whole[0] / whole[4] == pytest.approx(factor[2] / factor[1], rel=0.1)
+    assert whole[0] / whole[3] == pytest.approx(1, rel=0.1)
+
+
+def test_where_no_class_is_rare_balance_changes_no_tile(root):
+    one, other = tiled(root), tiled(root, balance=0.001)
+    assert other.repeats is None
+    assert_equal(flat(one), flat(other))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

@@ -1,13 +1,15 @@
 """Repeat-factor sampling: images of rare classes are used more often, as LVIS does it.
 
 Source: Gupta, Dollár, Girshick, LVIS (arXiv 1908.03195), section 4.2: of a class that a share f of the images has, the
-factor is max(1, sqrt(t / f)) with a threshold t, and of an image the largest of its classes.
+factor is max(1, sqrt(t / f)) with a threshold t, and of an image the largest of its classes. Where images are cut, f is
+still a share of the images, and a tile has the largest factor of the classes that it shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,14 +72,14 @@ class Balance:
         """Images of an epoch, repeats included: the same in every epoch."""
         return int(self._whole().sum()) // _ONE
 
-    def order(self, seed: int, epoch: int) -> list[int]:
-        """The images of an epoch in their order: row + copy * N for each copy of it.
+    def order(self, seed: int, epoch: int, *draw: int) -> list[int]:
+        """The images of an epoch in their order: row + copy * N for each copy of it; `draw` numbers other such orders.
 
         An image is used as often as its factor says, or once more or less than that, so that its mean over epochs is
         the factor. Where the paper rounds each image by a number of its own, here the images in a random order share
         one, as in systematic sampling: that keeps the number of images of an epoch, and the mean of each.
         """
-        generator = derived_generator(seed, epoch, -2)
+        generator = derived_generator(seed, epoch, -2, *draw)
         number = len(self.factors)
         rows = torch.randperm(number, generator=generator).numpy()
         start = int(torch.randint(_ONE, (1,), generator=generator))
@@ -89,11 +91,18 @@ class Balance:
         shuffled = keys[torch.randperm(len(keys), generator=generator).numpy()]
         return shuffled[: self.num_images].tolist()
 
+    def of_classes(self, source_ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """The factors of objects by their classes, 1 of those that are not rare."""
+        factors = np.ones(len(source_ids))
+        for rare in self.rare:
+            factors[source_ids == rare.source_id] = rare.factor
+        return factors
+
     def _whole(self) -> NDArray[np.int64]:
         return np.rint(self.factors * _ONE).astype(np.int64)
 
-    def lines(self, names: Sequence[str], source_ids: Sequence[int]) -> list[str]:
-        """What it did, for people: classes with their factors."""
+    def lines(self, names: Sequence[str], source_ids: Sequence[int], what: str = "images") -> list[str]:
+        """What it did to `what`, for people: classes with their factors."""
         if not self.rare:
             return [
                 f"balance {self.threshold:g}: every class is in more images than that share; nothing is repeated"
@@ -105,6 +114,6 @@ class Balance:
         )
         more = f" and {len(self.rare) - 8} more classes" if len(self.rare) > 8 else ""
         return [
-            f"balance {self.threshold:g}: an epoch has {self.num_images} images instead of {len(self.factors)}; "
+            f"balance {self.threshold:g}: an epoch has {self.num_images} {what} instead of {len(self.factors)}; "
             f"repeated: {told}{more}"
         ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_sets import module, write_image
 
-from datamodules.loading.balance import Balance
+from datamodules.balance import Balance
 from datamodules.loading.samplers import StepBatchSampler
 
 IMAGES = 20
