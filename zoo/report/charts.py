@@ -38,7 +38,12 @@ def lines(curves: Sequence[Line], x: Range, y: Range) -> Markup:
     """A chart of curves with grid, words and a legend below."""
     parts = [_grid(x, y)]
     for k, curve in enumerate(curves):
-        style = f"line c{k % COLOURS}"
+        style, known = f"line c{k % COLOURS}", [point for point in curve.points if point[1] is not None]
+        if len(known) == 1:
+            ((across, down),) = known
+            dot = Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>')
+            parts.append(dot.format(style, _across(x, across), _down(y, down or 0.0), curve.name))
+            continue
         parts.append(Markup('<path class="{}" d="{}"><title>{}</title></path>').format(
             style, _path(curve.points, x, y), curve.name))  # fmt: skip
     drawn = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -105,8 +110,6 @@ def ticks(axis: Range) -> list[float]:
 
 def _path(points: Sequence[tuple[float, float | None]], x: Range, y: Range) -> str:
     words, pen = [], "M"
-    if sum(down is not None for _, down in points) == 1:
-        points = [point for point in points if point[1] is not None] * 2  # a dot, by its round ends
     for across, down in points:
         if down is None:
             pen = "M"

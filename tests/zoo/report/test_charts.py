@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.report.charts import Range, ticks
+from zoo.report.charts import Line, Range, lines, ticks
 
 
 @pytest.mark.parametrize(("low", "high", "wanted"), [
@@ -22,3 +22,11 @@ def test_there_are_always_a_few_and_all_lie_on_the_axis():
         assert 2 <= len(found) <= 7, axis
         assert axis.low - 1e-9 <= found[0], axis
         assert found[-1] <= axis.high * (1 + 1e-9), axis
+
+
+def test_one_point_is_a_dot_to_be_seen():
+    axes = Range(0, 1, "x"), Range(0, 1, "y")
+    drawn = lines([Line("one", [(0.2, None), (0.5, 0.25)]), Line("two", [(0, 0), (1, 1)])], *axes)
+    assert drawn.count("<circle") == 1
+    assert 'class="dot line c0" cx="246.0" cy="169.5" r="4"' in drawn
+    assert drawn.count('class="line c') == 1

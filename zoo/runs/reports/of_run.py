@@ -29,6 +29,7 @@ def report_of_run(
     """Writes the page of a finished training into its folder: report.html, of the test split report.test.html."""
     facts = {
         "best checkpoint": f"step {run.step}",
+        "ended by": run.stopped or "its schedule",
         "time": f"{run.seconds / 60:.1f} minutes",
         "hardware": hardware,
         **tool_versions(),
