@@ -72,7 +72,7 @@ def page_server(keys: tuple[str, ...] = ()) -> Iterator[Running]:
         yield server
 
 
-def photo(width: int, height: int, kind: str = "PNG", orientation: int = 1) -> bytes:
+def photo(width: int, height: int, kind: str = "PNG", orientation: int = 1, tag: str = "exif") -> bytes:
     """Paper with ink where `KNOWN` says that there is something.
 
     Args:
@@ -80,6 +80,7 @@ def photo(width: int, height: int, kind: str = "PNG", orientation: int = 1) -> b
         height: likewise.
         kind: of the file.
         orientation: of EXIF; the stored image is turned so that a viewer shows the upright one.
+        tag: what tells the orientation, `exif` or `xmp`.
     """
     pixels = np.full((height, width, 3), PAPER, np.uint8)
     for _, _, (x0, y0, x1, y1) in KNOWN:
@@ -87,9 +88,10 @@ def photo(width: int, height: int, kind: str = "PNG", orientation: int = 1) -> b
     image, turned = Image.fromarray(pixels), STORED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    given = {} if orientation == 1 else {"exif": exif} if tag == "exif" else {"xmp": xmp}
     buffer = io.BytesIO()
-    given = {"exif": exif, "quality": 95} if kind == "JPEG" else {}
-    (image if turned is None else image.transpose(turned)).save(buffer, kind, **given)
+    (image if turned is None else image.transpose(turned)).save(buffer, kind, quality=95, **given)
     return buffer.getvalue()
 
 

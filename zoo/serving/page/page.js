@@ -60,6 +60,7 @@ async function run(given, withPicture = given.url !== undefined) {
 async function answered(given, withPicture, mine) {
   const isOld = () => running !== mine
   const alt = given.name ? `The image ${given.name}` : "The image at the address"
+  if (!withPicture) withPicture = await picture.mayBeTurned(given.file)
   if (!withPicture) withPicture = !(await picture.showImage(given.file, alt)) // the server reads more formats
   if (isOld()) return false
   if (withPicture) picture.hideImage()
@@ -127,7 +128,8 @@ find("file").addEventListener("change", (event) => {
 })
 find("url-form").addEventListener("submit", (event) => {
   event.preventDefault()
-  run({ url: find("url").value.trim() })
+  const given = find("url").value.trim()
+  run({ url: /^[a-z][a-z\d+.-]*:/i.test(given) ? given : `https://${given}` })
 })
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"))

@@ -42,6 +42,11 @@ export function hideImage() {
   find("picture").hidden = true
 }
 
+/** Whether a file has a tag of how to turn it that the server heeds and not every browser: EXIF of PNG and WebP, XMP. */
+export async function mayBeTurned(file) {
+  return /eXIf|EXIF|tiff:Orientation/.test(new TextDecoder("latin1").decode(await file.arrayBuffer()))
+}
+
 /** Whether the browser reads the image as the server did: turned upright, and of its size. */
 export const isSized = ({ width, height }) => image.naturalWidth === width && image.naturalHeight === height
 

@@ -39,7 +39,8 @@ function problemOf(answer, document) {
   const detail = document?.detail ?? `It answered with status ${status}`
   const way = isBusy && wait ? `Wait ${wait} s and try again.` : ""
   const mayPass = isBusy || status >= 500 || status === 408 || ["image-fetch", "image-slow"].includes(kind)
-  return new Problem(status, title, `${detail[0].toUpperCase()}${detail.slice(1)}${/[.!?]$/.test(detail) ? "" : "."} ${way}`.trim(), mayPass)
+  const begun = /^\w+:/.test(detail) ? detail : detail[0].toUpperCase() + detail.slice(1)
+  return new Problem(status, title, `${begun}${/[.!?]$/.test(detail) ? "" : "."} ${way}`.trim(), mayPass)
 }
 
 export const models = async () => (await ask("v1/models")).data
