@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from PIL import Image
@@ -320,8 +320,9 @@ class Detector:
             (found,) = self._together([self._resized(rgb)], [threshold])
         else:
             found = self._in_tiles(rgb, cut, lowest, own)
-        is_file = self.input.is_rgb and isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
-        return replace(found, file=os.path.abspath(image)) if is_file else found
+        if self.input.is_rgb and isinstance(image, (str, os.PathLike)) and os.path.isfile(image):
+            return replace(found, file=os.path.abspath(image))
+        return found
 
     def ready(self, image: ImageInput) -> ReadyImage:
         """Reads and resizes an image for `predict_together`; no work of the network, so that any thread may.
@@ -402,7 +403,7 @@ class Detector:
 
     def _together(self, images: Sequence[ReadyImage], thresholds: Sequence[float | None]) -> list[Prediction]:
         """Of images whose resized sizes are equal; of one if there are masks."""
-        resized = [image.resized for image in images]
+        resized = [cast(Tensor, image.resized) for image in images]
         batch = unlabelled(resized, [image.size for image in images]).to(self.module.device)
         if self.module.instances is not None:
             return [self._with_masks(batch, *thresholds)]
