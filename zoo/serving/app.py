@@ -14,11 +14,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from zoo.serving import openai
+from zoo.serving.description import Card, Cards, Completion, Document, Fault, describe, described
 from zoo.serving.door import GONE, App, Door, Recorder
-from zoo.serving.given import read_request
+from zoo.serving.given import DetectRequest, FormFields, read_request
 from zoo.serving.keys import Keys
 from zoo.serving.metrics import MEDIA_TYPE, Metrics
+from zoo.serving.openai import ChatRequest, completion, events, read_chat
 from zoo.serving.page_files import PAGE_HEADERS, PageFile, page_files
 from zoo.serving.problems import Problem, server_fault
 from zoo.serving.service import ClientGone, Service
@@ -54,6 +55,7 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     _add_detect(app, service)
     _add_chat(app, service)
     _add_page(app)
+    describe(app)
     return app
 
 
@@ -108,7 +110,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    @app.get("/readyz", summary="Whether requests should be sent here")
+    @app.get("/readyz", summary="Whether requests should be sent here", **described(None))
     async def readyz() -> JSONResponse:
         if service.is_ready:
             return JSONResponse({"status": "ready"})
@@ -120,17 +122,19 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="The models, and what is known of them")
+    @app.get("/v1/models", summary="The models, and what is known of them", **described(Cards))
     async def models() -> Response:
         return _json({"object": "list", "data": [served.card for served in service.models.values()]})
 
-    @app.get("/v1/models/{model}", summary="One of the models")
+    @app.get("/v1/models/{model}", summary="One of the models", **described(Card))
     async def model_card(model: str) -> Response:
         return _json(service.named(model).card)
 
 
 def _add_detect(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/detect", summary="Detections in one image")
+    @app.post(
+        "/v1/detect", summary="Detections in one image", **described(Document, DetectRequest, FormFields)
+    )
     async def detect(request: Request) -> Response:
         service.refuse_more()  # before it is read
         document, _ = await service.answer(request, await read_request(request))
@@ -138,16 +142,18 @@ def _add_detect(app: FastAPI, service: Service) -> None:
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", summary="The same in the shape of OpenAI's chat completions")
+    @app.post(
+        "/v1/chat/completions",
+        summary="The same in the shape of OpenAI's chat completions",
+        **described(Completion, ChatRequest, fault=Fault),
+    )
     async def chat(request: Request) -> Response:
         service.refuse_more()
-        asked, streamed = openai.read_chat(await request.body())
+        asked, streamed = read_chat(await request.body())
         document, served = await service.answer(request, asked)
         if streamed:
-            return StreamingResponse(
-                iter([*openai.events(document, served.id)]), media_type="text/event-stream"
-            )
-        return _json(openai.completion(document, served.id))
+            return StreamingResponse(iter([*events(document, served.id)]), media_type="text/event-stream")
+        return _json(completion(document, served.id))
 
 
 def _add_page(app: FastAPI) -> None:
