@@ -32,6 +32,7 @@ from zoo.registry.manifest import (
     TrainedBy,
     thresholds_of,
 )
+from zoo.registry.mlflow_model import write_mlflow_model
 from zoo.registry.names import check_alias, check_name, logged_model_name
 from zoo.registry.store import (
     BUILTIN_FOLDER,
@@ -450,8 +451,7 @@ def register(
     """Makes a LoggedModel with the folder's files and a model version that points to it.
 
     The run shows it as its model after `step` optimizer steps; it shows the run's parameters, best scores and data set,
-    and its version. No flavour is written: a pyfunc would need code, and
-    MLflow's own way to bring it is a pickle.
+    and its version. MLflow's own tools load and serve it, see `zoo.registry.mlflow_model`.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
@@ -470,6 +470,9 @@ def register(
         model_type="detector",
     )
     client.log_model_artifacts(model.model_id, str(folder))
+    with tempfile.TemporaryDirectory() as beside:
+        write_mlflow_model(Path(beside), manifest, model.model_id, run_id)
+        client.log_model_artifacts(model.model_id, beside)
     client.finalize_logged_model(model.model_id, "READY")
     if run is not None:
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])

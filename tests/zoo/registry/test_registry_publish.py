@@ -168,7 +168,8 @@ def test_mlflow_holds_version_alias_and_logged_model_and_no_pickle(place, client
     assert version.source == model.artifact_location
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "mlruns"]
     files = [p for p in (tmp_path / "mlruns" / "artifacts").rglob("*") if p.is_file()]
-    assert {p.suffix for p in files} <= {".safetensors", ".yaml"}
+    assert {p.suffix for p in files} <= {".safetensors", ".yaml", ".json", ".txt", ""}
+    assert [p.name for p in files if not p.suffix] == ["MLmodel", "MLmodel"]
     assert not any(zipfile.is_zipfile(p) for p in files)
 
 
