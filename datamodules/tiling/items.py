@@ -19,6 +19,7 @@ from zoo.contract.tiles import Tile, Tiles
 
 WHOLE = -1  # in the place of the number of a tile
 _EMPTY, _WHOLE = 1, 2  # what is drawn
+MANY = 64  # tiles of an image from which their cost is told
 
 
 class Item(NamedTuple):
@@ -164,6 +165,21 @@ class TileItems:
             f"of {c.objects} objects {c.whole} are whole in some tile, {c.trimmed} only trimmed, {nowhere} in none: "
             "these are learned from whole images alone"
         )
+        if not c.cut:
+            yield (
+                f"no image is larger than a tile of {self.tiles.size[0]}x{self.tiles.size[1]}, so that nothing is cut; "
+                "take smaller tiles, or none"
+            )
+        elif c.tiles > MANY * c.images:
+            yield (
+                f"that is {c.tiles / c.images:,.0f} tiles for each image, and each costs as much as an image, in "
+                "training and whenever the model predicts; larger tiles cost less"
+            )
+        if c.objects and c.whole < c.objects / 2:
+            yield (
+                f"{c.objects - c.whole} of {c.objects} objects are larger than what neighbouring tiles share, and "
+                "cut in every tile; take larger tiles, or a larger --tile-overlap"
+            )
 
 
 _COMPLETE = 1 - 1e-9  # share of an object from which it is whole

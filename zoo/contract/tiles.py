@@ -91,6 +91,11 @@ class Tiles:
         tiles = self.cut(height, width)
         return [whole(height, width), *tiles] if len(tiles) > 1 else [whole(height, width)]
 
+    def num_views(self, height: int, width: int) -> int:
+        """`len(views(height, width))`."""
+        down, across = self.counts(height, width)
+        return down * across + 1 if down * across > 1 else 1
+
     def tile(self, height: int, width: int, number: int) -> Tile:
         """`cut(height, width)[number]`."""
         down, across = self.counts(height, width)

@@ -14,13 +14,12 @@ from datamodules.base import DetectionDataModule
 from datamodules.custom import CustomDataModule
 from datamodules.shards.reader import place_of
 from zoo.contract.preprocess import InputContract
-from zoo.contract.tiles import Tiles
 from zoo.detector import Detector, GivenTiles
 from zoo.evaluation.coco_ap import format_score
 from zoo.evaluation.coco_evaluator import protocol
 from zoo.evaluation.scores import interval_in, or_nan
 from zoo.runs import mask_data, recipes
-from zoo.runs.console import Console, Silent, quoted
+from zoo.runs.console import Console, Silent, counted, quoted
 from zoo.runs.input_sizes import input_sizes
 from zoo.runs.lightning import quiet
 from zoo.runs.report import score_split
@@ -127,7 +126,7 @@ def evaluation(
     cut = subject.data.input.tiles
     if cut is not None:
         document["tiles"] = {"size": list(cut.size), "overlap": cut.overlap}
-    say_tiles(cut, console)
+    say_tiles(subject.data, split, console)
     if decoder_layers is None:
         document[split] = score_split(split, subject.trainer, subject.module, subject.data, console)
     else:
@@ -137,10 +136,17 @@ def evaluation(
     return document
 
 
-def say_tiles(tiles: Tiles | None, console: Console) -> None:
-    """How images are cut, if they are."""
-    if tiles is not None:
-        console.say(f"tiles       {tiles}, and the whole image; scores are of whole images")
+def say_tiles(data: DetectionDataModule, split: str, console: Console) -> None:
+    """How images are cut, if they are, and how many views that makes."""
+    tiles, index = data.input.tiles, data.read().splits.get(split, ())
+    if tiles is None or not len(index):
+        return
+    views = sum(tiles.num_views(*index.size(row)) for row in range(len(index)))
+    uncut = " (no image is larger than a tile)" if views == len(index) else ""
+    console.say(
+        f"tiles       {tiles}, and the whole image: {views:,} views of {counted(len(index), 'image')}{uncut}; scores "
+        "are of whole images"
+    )
 
 
 def from_model(

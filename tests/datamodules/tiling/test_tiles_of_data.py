@@ -15,6 +15,7 @@ from tiny_sets import module
 
 from datamodules.custom import CustomDataModule
 from datamodules.loading.pictures import TilePictures
+from datamodules.tiling import items
 from datamodules.tiling.items import WHOLE, TileItems, tile_shares
 from datamodules.tiling.rules import TileSampling
 from datamodules.transforms.targets import unit_boxes
@@ -318,3 +319,17 @@ def test_the_lines_for_the_user_give_the_counts(root):
     assert first.startswith("tiles 32x40, overlap 0.25: 3 of 5 images are larger")
     assert "whole" in second
     assert third.startswith("of 7 objects ")
+
+
+@pytest.mark.parametrize(("size", "overlap", "told"), [
+    ((300, 300), 0.2, ["no image is larger than a tile of 300x300, so that nothing is cut"]),
+    ((16, 16), 0.75, ["tiles for each image, and each costs as much as an image"]),
+    ((16, 16), 0.0, ["4 of 7 objects are larger than what neighbouring tiles share, and cut in every tile"]),
+])  # fmt: skip
+def test_sizes_that_make_no_sense_are_told_with_the_number(root, size, overlap, told, monkeypatch):
+    monkeypatch.setattr(items, "MANY", 40)
+    contract = InputContract(resize="stretch", size=(32, 40), tiles=Tiles(size=size, overlap=overlap))
+    _, _, _, *more = tiled(root, input=contract).tile_items.lines()
+    assert len(more) == len(told), more
+    for line, words in zip(more, told, strict=True):
+        assert words in line

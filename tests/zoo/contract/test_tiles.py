@@ -24,6 +24,7 @@ def test_tiles_cover_the_image_and_share_at_least_the_overlap(size, side, overla
     cut = tiles.cut(*size)
     assert len(cut) == np.prod(tiles.counts(*size)) == len(set(cut))
     assert [tiles.tile(*size, n) for n in range(len(cut))] == cut
+    assert tiles.num_views(*size) == len(tiles.views(*size))
     shown = np.zeros(size, dtype=bool)
     for tile in cut:
         assert tile.size == (min(side[0], size[0]), min(side[1], size[1]))

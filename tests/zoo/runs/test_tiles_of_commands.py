@@ -19,6 +19,7 @@ from zoo.contract.tiles import Tiles
 from zoo.detector import Detector
 from zoo.runs import report, subject
 from zoo.runs.evaluate import folder_data
+from zoo.runs.predict import predict
 
 SIDE = 64
 LABELS = LabelMap.contiguous(["red", "green", "blue"], [1, 2, 3])
@@ -83,7 +84,8 @@ def test_the_command_says_that_it_cuts_and_the_document_too(root, detector, tmp_
     command = ["validate", "blobs", "--data", str(root), "--output", str(out)]
     assert run_command([*command, "--tiles", "64x64"]) == 0
     assert (
-        "tiles       64x64, overlap 0.2, and the whole image; scores are of whole" in capsys.readouterr().out
+        "tiles       64x64, overlap 0.2, and the whole image: 25 views of 4 images; scores are of whole"
+        in capsys.readouterr().out
     )
     assert json.loads((out / "metrics.json").read_text())["tiles"] == {"size": [64, 64], "overlap": 0.2}
     assert run_command([*command, "--tiles", "x"]) == 2
@@ -91,6 +93,27 @@ def test_the_command_says_that_it_cuts_and_the_document_too(root, detector, tmp_
     assert "tiles" not in json.loads((out / "metrics.json").read_text())
     assert run_command(["validate", "--config", "rt_detr/tiny", "--ckpt-path", "x", "--tiles", "64"]) == 2
     assert "--data.input.tiles" in capsys.readouterr().err
+
+
+def test_very_many_tiles_are_told_before_they_are_looked_at(detector, tmp_path, capsys):
+    painted(
+        (90, 100),
+        [],
+    ).save(tmp_path / "a.png")
+    predict(lambda: detector, [str(tmp_path / "a.png")], None, tmp_path / "out", zoo.Console(), tiles=16)
+    assert "tiles       16x16, overlap 0.2: 64 of an" not in capsys.readouterr().out
+    predict(
+        lambda: detector,
+        [str(tmp_path / "a.png")],
+        None,
+        tmp_path / "out",
+        zoo.Console(),
+        tiles=16,
+        tile_overlap=0.5,
+    )
+    assert (
+        "tiles       16x16, overlap 0.5: 132 of an image of 90x100, each as costly" in capsys.readouterr().out
+    )
 
 
 def test_the_page_is_of_whole_images_that_were_cut(root, detector, tmp_path, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def of_model(
         subject.name,
         "use larger images, or a model with fewer queries",
     )
-    say_tiles(subject.data.input.tiles, console)
+    say_tiles(subject.data, split, console)
     scores = score_split(split, subject.trainer, subject.module, subject.data, console)
     return given_of(
         subject.name, split, str(data), subject.module.val_ap.evaluation(), subject.data,
