@@ -13,6 +13,7 @@ from zoo.evaluation.coco_ap import Evaluation
 from zoo.evaluation.coco_evaluator import Floats, Integers
 
 IOU = 0.5  # of a right detection
+MOSTLY_WRONG = 0.2  # precision below which a best threshold needs a word
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class OperatingPoint:
         return (
             f"best F1 {self.f1:.3f} at threshold {self.threshold:.3f}: precision {self.precision:.3f}, recall "
             f"{self.recall:.3f} at IoU {IOU}"
+        )
+
+    def warning(self, objects: int, images: int) -> str | None:
+        """One line where most of what is shown is wrong, with how much that is; `objects` of `images` are there."""
+        if self.precision >= MOSTLY_WRONG:
+            return None
+        shown = self.recall * objects / max(self.precision, 1e-9) / max(images, 1)
+        return (
+            f"at this threshold {shown:,.0f} boxes an image are shown, and {self.precision:.0%} of them are right: no "
+            "threshold is better, for the model knows too little yet; a higher --threshold shows fewer"
         )
 
 

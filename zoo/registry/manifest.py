@@ -198,13 +198,16 @@ class MeasuredScores(_Block, kw_only=True, frozen=True):
 class Thresholds(_Block, kw_only=True, frozen=True):
     """Scores from which detections are shown unless a person asks for others, chosen on images with known objects.
 
-    `classes` has those of classes with enough objects to choose by; of the others `all` holds.
+    `classes` has those of classes with enough objects to choose by; of the others `all` holds. `precision` and `recall`
+    are those of all classes at `all`, on the images that it was chosen on.
     """
 
     chosen_for: Words  # e.g. `best F1`
     split: Words  # of the data that they were chosen on
     iou: Fraction = 0.5  # of a right detection
     all: Fraction
+    precision: Fraction | msgspec.UnsetType = msgspec.UNSET
+    recall: Fraction | msgspec.UnsetType = msgspec.UNSET
     classes: dict[str, Fraction] = {}
 
 

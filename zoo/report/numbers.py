@@ -85,6 +85,8 @@ def for_manifest(chosen: Mapping[str, Any], split: str) -> dict[str, Any] | None
         "split": split,
         "iou": chosen["iou"],
         "all": chosen["chosen"]["threshold"],
+        "precision": round(chosen["chosen"]["precision"], 4),
+        "recall": round(chosen["chosen"]["recall"], 4),
         "classes": {name: point["threshold"] for name, point in chosen["classes"].items()},
     }
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from datamodules.images.files import SUFFIXES, list_images
+from datamodules.tiling.items import MANY
 from zoo.contract.segments import Segment
+from zoo.contract.tiles import Tiles
 from zoo.detector import Detector, GivenTiles, Prediction
 from zoo.pictures.painting import seen_rgb
-from zoo.prediction.image_input import read_input
+from zoo.prediction.image_input import read_input, size_of
 from zoo.registry.manifest import Thresholds
 from zoo.runs.console import Console, counted
 from zoo.runs.geo import GeoFile
@@ -91,6 +94,7 @@ def predict(
             unreadable.append(str(error))
             console.say(f"left out    {error}")
             continue
+        say_many(detector.tiles_of(tiles, tile_overlap), image, console)
         prediction = detector.predict(
             given.content if isinstance(image, Tensor) else image,
             threshold,
@@ -138,10 +142,24 @@ def predict(
 def threshold_line(chosen: Thresholds) -> str:
     """From which score detections are shown, and why."""
     own = f", its own for {len(chosen.classes)} of the classes" if chosen.classes else ""
+    right = ""
+    if isinstance(chosen.precision, float) and isinstance(chosen.recall, float):
+        right = f" ({chosen.precision:.0%} of what is shown there is right, {chosen.recall:.0%} of the objects found)"
     return (
-        f"threshold   {chosen.all:.3f}{own}: the {chosen.chosen_for} on {chosen.split}, kept with the model; "
+        f"threshold   {chosen.all:.3f}{own}: the {chosen.chosen_for} on {chosen.split}{right}, kept with the model; "
         "--threshold N takes its place"
     )
+
+
+def say_many(tiles: Tiles | None, image: Image.Image | Tensor, console: Console) -> None:
+    """Before it takes its time, that an image is cut into very many tiles."""
+    size = size_of(image)
+    views = 1 if tiles is None else tiles.num_views(*size)
+    if views - 1 > MANY:
+        console.say(
+            f"tiles       {tiles}: {views - 1:,} of an image of {size[0]}x{size[1]}, each as costly as an image; "
+            "larger ones: --tiles N"
+        )
 
 
 def say(given: GivenImage, prediction: Prediction, painted: Path, console: Console) -> None:

@@ -114,7 +114,9 @@ def score_split(
         console.say(f"\n{name}: {evaluation.num_images} images, 95 % interval by bootstrap over images")
         console.say(score_table(evaluation, data.label_map, interval))
         if point is not None:
-            console.say(f"\n{point.line()}")
+            objects = sum(int(m.objects.sum()) for m in evaluation.matches.values())
+            warned = point.warning(objects, evaluation.num_images)
+            console.say("\n".join(["", point.line(), *([] if warned is None else [warned])]))
         for line in mask_table(masks):
             console.say(line)
         console.say()

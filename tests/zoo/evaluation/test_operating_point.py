@@ -5,7 +5,7 @@ import pytest
 from evaluated import BOX, FAR, annotated, filled, found, hard_images, matched_by_pycocotools, one_image
 from pycocotools.coco import COCO
 
-from zoo.evaluation.operating_point import best_f1
+from zoo.evaluation.operating_point import OperatingPoint, best_f1
 
 
 def of(*images):
@@ -64,3 +64,11 @@ def test_nothing_right_gives_none():
     assert of(one_image(1, [], [annotated(0, BOX)])) is None
     assert of(one_image(1, [found(0, FAR, 0.9)], [annotated(0, BOX)])) is None
     assert of(one_image(1, [found(0, FAR, 0.9)], [])) is None
+
+
+def test_a_best_threshold_that_shows_mostly_what_is_wrong_is_told_with_the_number():
+    assert OperatingPoint(0.3, 0.2, 0.5, 0.28).warning(100, 10) is None
+    told = OperatingPoint(0.02, 0.04, 0.8, 0.08).warning(100, 10)
+    assert told is not None
+    assert told.startswith("at this threshold 200 boxes an image are shown, and 4% of them are right")
+    assert OperatingPoint(0.02, 0.0, 0.0, 0.0).warning(0, 0) is not None

@@ -61,6 +61,10 @@ def test_predict_says_where_the_threshold_is_from(monkeypatch, tmp_path, capsys)
     found = predict(lambda: model, [str(tmp_path / "a.png")], None, tmp_path / "out", Console())
     line = "threshold   0.400, its own for 1 of the classes: the best F1 on val, kept with the model; --threshold N"
     assert line in capsys.readouterr().out
+    hardly = detector(monkeypatch, thresholds=CHOSEN | {"all": 0.02, "precision": 0.031, "recall": 1.0})
+    predict(lambda: hardly, [str(tmp_path / "a.png")], None, tmp_path / "out", Console())
+    line = "the best F1 on val (3% of what is shown there is right, 100% of the objects found), kept with the model"
+    assert line in capsys.readouterr().out
     assert found["threshold"] == 0.4
     assert [d["label"] for d in found["predictions"][0]["detections"]] == ["disc", "square"]
     predict(lambda: model, [str(tmp_path / "a.png")], 0.3, tmp_path / "out", Console())
@@ -71,6 +75,7 @@ def test_predict_says_where_the_threshold_is_from(monkeypatch, tmp_path, capsys)
     ("change", "message"),
     [
         ({"all": 1.5}, "thresholds.all"),
+        ({"precision": 1.5}, "thresholds.precision"),
         ({"classes": {"cow": 0.5}}, "'cow', which is no class"),
         ({"classes": {"disc": -1}}, "thresholds.classes"),
         ({"other": 1}, "other"),
@@ -88,6 +93,11 @@ def test_they_are_published_and_read_again(tmp_path, caplog):
     )
     manifest = parse_manifest((published.folder / "manifest.yaml").read_text())
     assert (manifest.thresholds.all, manifest.thresholds.classes) == (0.4, {"square": 0.2})
+    assert "precision" not in manifest.to_dict()["thresholds"], "as it was written before it was known"
+    more = CHOSEN | {"precision": 0.5, "recall": 1.0}
+    published = publish(tmp_path / "best.ckpt", "rt_detr_tiny.more", registry=tmp_path / "r", thresholds=more)
+    manifest = parse_manifest((published.folder / "manifest.yaml").read_text())
+    assert (manifest.thresholds.precision, manifest.thresholds.recall) == (0.5, 1.0)
     bare = publish(tmp_path / "best.ckpt", "rt_detr_tiny.bare", registry=tmp_path / "r")
     assert "thresholds" not in (bare.folder / "manifest.yaml").read_text()
     with pytest.raises(ValueError, match="thresholds"):
