@@ -108,7 +108,8 @@ def judged(
     measured = (
         ("a logit differs", found["raw"]["logits"], limits.logits),
         ("a box differs, as a share of the image,", found["raw"]["boxes"], limits.boxes),
-        ("a mask's logit differs", found["masks"], limits.logits),
+        ("a mask's logit differs", found["masks"], limits.masks),
+        ("pixels of masks are lost, as a share,", found.get("masks_lost") or 0.0, limits.pixels),
         ("a pixel of a resized image differs, in grey levels,", found.get("pixels") or 0.0, LARGEST_SHADE),
         ("the score of a detection differs", detections["score"], limits.score),
     )
@@ -180,6 +181,12 @@ def readable(document: dict[str, Any]) -> str:
             document["limits"]["unpaired"],
         ),
     ]
+    if document["masks_lost"] is not None:
+        of_masks, limits = document["masks"], document["limits"]
+        rows += [
+            ("of a mask's logit", f"{of_masks:.2e}", limits["masks"]),
+            ("share of the pixels of masks that is lost", f"{document['masks_lost']:.2e}", limits["pixels"]),
+        ]
     if document["pixels"] is not None:
         told = f"{document['pixels']:.3f}"
         if document["images_of_another_size"]:

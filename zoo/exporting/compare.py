@@ -20,6 +20,7 @@ from zoo.exporting.differences import (
     DetectionDifference,
     RawDifference,
     detection_difference,
+    masks_lost,
     raw_difference,
 )
 from zoo.exporting.graph import DetectionGraph, recorded
@@ -43,6 +44,7 @@ class Comparison:
     tied: int = 0  # images, see `Limits.tied`
     detections: list[DetectionDifference] = field(default_factory=list)
     masks: float = 0.0  # largest difference of a mask's logit
+    masks_lost: list[float] | None = None  # of each batch, where there are masks, see `masks_lost`
     pixels: float | None = (
         None  # largest difference of a pixel in grey levels, where the file brings its own resize
     )
@@ -63,6 +65,7 @@ class Comparison:
                 "images_with_other_queries": self.tied,
             },
             "masks": self.masks,
+            "masks_lost": None if self.masks_lost is None else statistics.fmean(self.masks_lost),
             "pixels": self.pixels,
             "images_of_another_size": self.other_sizes,
             "segments": SegmentDifference(*map(sum, zip(*self.segments, strict=True)))._asdict()
@@ -117,6 +120,7 @@ def fact_differences(source: Detector, facts: ExportedFacts, contract: Any) -> l
     return found
 
 
+@torch.no_grad()
 def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: Limits) -> Comparison:
     """Runs both on batches of uint8 images, as the data path gives them."""
     found, session = Comparison(), session_of(file)
@@ -138,7 +142,9 @@ def compare(source: Detector, file: Detector, batches: Iterable[Batch], limits: 
             raw_difference((logits[0][n], logits[1][n]), (boxes[0][n], boxes[1][n]), limits.logits)
             for n in range(len(batch))
         ]
-        found.masks = max(found.masks, mask_difference(mine, theirs))
+        if mine.masks is not None and theirs.masks is not None:
+            found.masks = max(found.masks, mask_difference(mine, theirs))
+            found.masks_lost = [*(found.masks_lost or []), masks_lost(mine, theirs)]
         if source.module.panoptic is not None and theirs.masks is not None:
             found.segments.append(segment_difference(source.module, mine, theirs, batch))
         differences = [detection_difference(*pair) for pair in pairs]
@@ -177,9 +183,7 @@ def tied(raw: RawDifference, detections: DetectionDifference, limits: Limits) ->
 
 
 def mask_difference(source: Predictions, file: Predictions) -> float:
-    """Largest difference of a mask's logit over all queries; 0 without masks."""
-    if source.masks is None or file.masks is None:
-        return 0.0
+    """Largest difference of a mask's logit over all queries; both have masks."""
     apart = (source.masks_of_all() - file.masks_of_all()).abs().max()
     return math.inf if apart.isnan() else float(apart)
 

@@ -16,7 +16,7 @@ from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
 from zoo.runtimes.facts import DETECTIONS, RAW, DType, ExportedFacts, Precision, Source, TensorFacts
 
-LIBRARIES = ("detr-zoo", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+LIBRARIES = ("detr-zoo", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
 _HOLDS = {
     "images": "RGB levels 0 to 255, resized as `input` says; smaller images of a batch have zeros at the bottom and "
     "right. Normalisation is in the graph",

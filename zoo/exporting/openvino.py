@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.runtimes.facts import KEY
 from zoo.runtimes.needed import needed
-from zoo.runtimes.onnx import Arrays
-from zoo.runtimes.openvino import GRAPH_FILE, signal_stack_kept
+from zoo.runtimes.openvino import GRAPH_FILE
 from zoo.storage.durable import written
 
 
@@ -32,28 +27,6 @@ def converted(graph: Path) -> Any:
     entries = onnx.load(graph, load_external_data=False).metadata_props
     model.set_rt_info(next(entry.value for entry in entries if entry.key == KEY), [KEY])
     return model
-
-
-def quantised(model: Any, exact: Collection[str], images: Sequence[Arrays]) -> Any:
-    """openvino.Model in 8 bits.
-
-    Args:
-        model: openvino.Model of an export.
-        exact: names of nodes that stay in float32.
-        images: inputs of the graph on which the ranges of values are learned.
-    """
-    nncf = needed("nncf", "export to OpenVINO in int8")
-    entry = model.get_rt_info([KEY]).astype(str)
-    nncf.set_log_level(logging.ERROR)
-    there = {operation.get_friendly_name() for operation in model.get_ordered_ops()}
-    ignored = nncf.IgnoredScope(names=sorted(there & set(exact)), validate=False)
-    with signal_stack_kept(), contextlib.redirect_stdout(io.StringIO()):  # its bars
-        made: Any = nncf.quantize(
-            model, nncf.Dataset([dict(inputs) for inputs in images]), model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(images), ignored_scope=ignored,
-        )  # fmt: skip
-    made.set_rt_info(entry, [KEY])
-    return made
 
 
 def save(model: Any, folder: Path, half: bool) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.exporting.openvino import converted, quantised
+from zoo.exporting.openvino import converted
 from zoo.exporting.openvino import save as save_openvino
 from zoo.exporting.reduced import QUANTISED, parts_of, reduced
 from zoo.exporting.search import Certify, fewest_kept
@@ -34,19 +34,16 @@ def save(
         precision: of the file.
         exact: names of nodes that stay in float32.
         images: on which int8 learns the ranges of its values.
-        ranges: file that keeps these ranges from one call to the next, where the form lets it.
+        ranges: file that keeps these ranges from one call to the next.
     """
     path = folder / FILES["onnx"]
-    if to == "onnx" and precision != "fp32":
+    if learns(to, precision):
         graph = reduced(graph, precision, exact, images, ranges)
     with written(path):
         path.write_bytes(graph.SerializeToString())
     if to == "onnx":
         return path
-    model = converted(path)
-    if precision == "int8":
-        model = quantised(model, exact, images)
-    saved = save_openvino(model, folder, half=precision == "fp16")
+    saved = save_openvino(converted(path), folder, half=precision == "fp16")
     path.unlink()
     return saved
 

@@ -117,6 +117,7 @@ def detections_lost(source: Detector, batches: Sequence[Batch]) -> Callable[[Pat
     """
     of_source = [source.module.predictions(batch) for batch in batches]
 
+    @torch.no_grad()
     def lost(path: Path) -> float:
         file, agreement, masks = Detector.from_exported(path), Agreement(), 0.0
         for batch, mine in zip(batches, of_source, strict=True):

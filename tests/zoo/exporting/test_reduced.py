@@ -14,9 +14,11 @@ import zoo
 from zoo.cli.main import run_command
 from zoo.contract.batch import Detections, Predictions
 from zoo.exporting import certificate
-from zoo.exporting.certificate import readable
+from zoo.exporting.certificate import judged, readable
+from zoo.exporting.compare import Comparison
 from zoo.exporting.differences import Agreement, masks_lost
 from zoo.exporting.half import coordinates, halved
+from zoo.exporting.limits import LIMITS
 from zoo.exporting.reduced import parts_of, reduced
 from zoo.exporting.saving import facts_of_graph, measured, save
 from zoo.exporting.search import fewest_kept
@@ -79,13 +81,22 @@ def test_a_file_in_16_bits_is_near(images, lost, tmp_path):
 
 
 def test_openvino_keeps_the_parts_that_it_is_told_to_keep(images, lost, tmp_path):
-    path = save(graphs()[1], "openvino", tmp_path, "int8", exact_but("encoder"), images)
-    assert {file.name for file in tmp_path.iterdir()} == {"model.xml", "model.bin"}
-    text = path.read_text()
-    assert "FakeQuantize" in text or 'element_type="i8"' in text
+    ranges = tmp_path / "ranges.json"
+    sizes = {}
+    for part in ("encoder", "decoder"):
+        (tmp_path / part).mkdir()
+        path = save(graphs()[1], "openvino", tmp_path / part, "int8", exact_but(part), images, ranges)
+        assert {file.name for file in path.parent.iterdir()} == {"model.xml", "model.bin"}
+        assert ranges.is_file()
+        assert "FakeQuantize" in path.read_text()
+        sizes[part] = path.with_suffix(".bin").stat().st_size
     (tmp_path / "full").mkdir()
     full = save(graphs()[1], "openvino", tmp_path / "full", "fp32")
     assert lost(full) < 1e-5 < lost(path) < 1
+    whole = full.with_suffix(".bin").stat().st_size
+    assert sizes["encoder"] < whole
+    assert sizes["decoder"] < whole
+    assert sizes["encoder"] != sizes["decoder"]
     (tmp_path / "half").mkdir()
     half = save(graphs()[1], "openvino", tmp_path / "half", "fp16")
     assert half.with_suffix(".bin").stat().st_size < 0.7 * full.with_suffix(".bin").stat().st_size
@@ -215,6 +226,19 @@ def test_masks_that_are_lost_count_by_the_score_of_their_query():
     assert masks_lost(predictions(masks), predictions(first)) > 0.4
     assert 0 < masks_lost(predictions(masks), predictions(second)) < 0.02
     assert masks_lost(Predictions(logits, torch.zeros(1, 2, 4)), predictions(masks)) == 0
+
+
+def test_masks_in_16_bits_are_judged_by_their_pixels():
+    found = Comparison(images=1, masks=1.31, masks_lost=[0.002, 0.004]).to_dict()
+    assert found["masks_lost"] == pytest.approx(0.003)
+    assert judged(found, [], None, LIMITS["fp16"], exact=False) == []
+    assert "a mask's logit differs by 1.31" in judged(found, [], None, LIMITS["fp32"], exact=True)[0]
+    found["masks_lost"] = 0.03
+    assert (
+        "pixels of masks are lost, as a share, by 0.03" in judged(found, [], None, LIMITS["fp16"], False)[0]
+    )
+    assert judged(found, [], None, LIMITS["int8"], exact=False) == []
+    assert Comparison().to_dict()["masks_lost"] is None
 
 
 def test_the_certificate_of_8_bits_is_judged_by_ap(tmp_path):
