@@ -31,6 +31,9 @@ _HOLDS = {
 }  # fmt: skip
 
 
+_LEVELS = "levels 0 to 255 of each channel, made of its values as `input.scale` says"
+
+
 def facts_of(
     detector: Detector, model: Any, contract: InputContract, *, raw: bool, precision: Precision,
     decoder_layers: int | None,
@@ -50,7 +53,9 @@ def facts_of(
     masks = () if module.instances is None else ("masks",)
     there = {entry.name: entry for entry in (*model.graph.input, *model.graph.output)}
     inputs = [entry.name for entry in model.graph.input if not (raw and entry.name == "sizes")]
-    given, found = ({name: _tensor(there[name]) for name in part} for part in (inputs, (*names, *masks)))
+    given, found = (
+        {name: _tensor(there[name], contract) for name in part} for part in (inputs, (*names, *masks))
+    )
     return _facts(detector, contract, given, found, precision, decoder_layers)
 
 
@@ -130,10 +135,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _tensor(entry: Any) -> TensorFacts:
-    kind = entry.type.tensor_type
+def _tensor(entry: Any, contract: InputContract) -> TensorFacts:
+    kind, holds = entry.type.tensor_type, _HOLDS[entry.name]
+    if entry.name == "images" and not contract.is_rgb:
+        holds = holds.replace("RGB levels 0 to 255", _LEVELS)
     shape = [side.dim_value or side.dim_param or "any" for side in kind.shape.dim]
-    return TensorFacts(dtype=_DTYPES[kind.elem_type], shape=shape, holds=_HOLDS[entry.name])
+    return TensorFacts(dtype=_DTYPES[kind.elem_type], shape=shape, holds=holds)
 
 
 _DTYPES: dict[int, Any] = {1: "float32", 2: "uint8", 7: "int64", 9: "bool"}  # of onnx.TensorProto

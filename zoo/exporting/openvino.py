@@ -36,8 +36,15 @@ def save(model: Any, folder: Path, half: bool) -> Path:
         model: openvino.Model.
         folder: that exists.
         half: weights in 16 bits, which its own writer takes unless told otherwise.
+
+    Raises:
+        OSError: it cannot be written.
     """
     path = folder / GRAPH_FILE
+    openvino = needed("openvino", "export to OpenVINO")
     with written(path):
-        needed("openvino", "export to OpenVINO").save_model(model, path, compress_to_fp16=half)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=half)
+        except RuntimeError as error:  # its streams do not say why
+            raise OSError(f"openvino cannot write {path} ({error}); is the disk full?") from error
     return path

@@ -12,13 +12,14 @@ from zoo.exporting.openvino import converted
 from zoo.exporting.openvino import save as save_openvino
 from zoo.exporting.reduced import QUANTISED, parts_of, reduced
 from zoo.exporting.search import Certify, fewest_kept
+from zoo.runtimes import onnx, openvino
 from zoo.runtimes.facts import KEY, ExportedFacts, Precision, parse_facts
-from zoo.runtimes.onnx import SUFFIX, Arrays
-from zoo.runtimes.openvino import GRAPH_FILE, files_of
+from zoo.runtimes.onnx import Arrays
+from zoo.runtimes.openvino import files_of
 from zoo.storage.durable import written
 
 Form = Literal["onnx", "openvino"]
-FILES = {"onnx": f"model{SUFFIX}", "openvino": GRAPH_FILE}
+FILES = {"onnx": onnx.GRAPH_FILE, "openvino": openvino.GRAPH_FILE}
 
 
 def save(

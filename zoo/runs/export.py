@@ -203,7 +203,9 @@ def check(
 def refuse_used(folder: Path) -> None:
     """Raises ValueError where an export would be written over something."""
     require_writable(folder, "--output")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --output names a folder")
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is not empty; give another --output")
 
 

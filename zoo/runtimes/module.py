@@ -115,20 +115,21 @@ class GraphDetections:
 
 
 def open_session(path: Path) -> Session:
-    """The session of an exported file, or of a folder of OpenVINO or transformers.
+    """The session of an exported file, or of the folder that holds it.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo.
     """
-    if path.suffix == onnx.SUFFIX:
+    if path.suffix == onnx.SUFFIX or (path / onnx.GRAPH_FILE).is_file():
         return OnnxSession(path)
     return TransformersSession(path) if (path / CONFIG_FILE).is_file() else OpenVinoSession(path)
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path names an exported file by its ending, or is a folder of OpenVINO or transformers."""
+    """Whether a path names an exported file by its ending, or is a folder that holds one."""
     named = path.suffix in (onnx.SUFFIX, openvino.SUFFIX)
-    return named or any((path / name).is_file() for name in (openvino.GRAPH_FILE, CONFIG_FILE))
+    files = (onnx.GRAPH_FILE, openvino.GRAPH_FILE, CONFIG_FILE)
+    return named or any((path / name).is_file() for name in files)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from zoo.runtimes.facts import KEY, ExportedFacts, parse_facts
 from zoo.runtimes.needed import needed
 
 SUFFIX = ".onnx"
+GRAPH_FILE = f"model{SUFFIX}"
 OPSETS = (20, 21)
 LARGEST = (1 << 31) - 1  # bytes of a protobuf
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -100,8 +101,8 @@ class OnnxSession:
     name = "onnxruntime"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        model, self.facts = read_graph(path)
+        self.path = path / GRAPH_FILE if path.is_dir() else path
+        model, self.facts = read_graph(self.path)
         self.session = self._opened(model)
         for what, told, found in (
             ("inputs", self.facts.inputs, self.session.get_inputs()),
@@ -109,7 +110,9 @@ class OnnxSession:
         ):
             there = {tensor.name: _dtype(tensor.type) for tensor in found}
             if there != {name: tensor.dtype for name, tensor in told.items()}:
-                raise ValueError(f"{path}: the graph's {what} are {there}, not those that its facts tell")
+                raise ValueError(
+                    f"{self.path}: the graph's {what} are {there}, not those that its facts tell"
+                )
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name for inputs by name.

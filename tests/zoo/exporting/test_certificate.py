@@ -203,6 +203,13 @@ def test_the_command_exports_checks_and_scores(images, tmp_path, monkeypatch, ca
 
     assert run_command(["export", str(model), "--output", str(folder)]) == 2
     assert "not empty" in capsys.readouterr().err
+    assert run_command(["export", str(model), "--output", str(model)]) == 2
+    assert "is a file; --output names a folder" in capsys.readouterr().err
+    assert zoo.load(folder).runtime == "onnxruntime"
+    assert run_command(["info", str(folder)]) == 0
+    assert "made of" in capsys.readouterr().out
+    assert run_command(["export", str(folder), "--output", str(tmp_path / "again")]) == 2
+    assert "export the model that it was made of" in capsys.readouterr().err
     assert run_command(["export", "--check", str(folder)]) == 2
     assert "which is not here" in capsys.readouterr().err
     assert run_command(["export", str(folder / "model.onnx"), "--output", str(tmp_path / "again")]) == 2

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,12 @@ def test_facts_come_back_from_their_text():
     assert not facts.raw
     assert [list(facts.inputs), list(facts.outputs)] == [["images", "sizes"], ["labels", "boxes", "scores"]]
     assert facts.inputs["images"].shape == ["batch", 3, 64, 64]
+    assert facts.inputs["images"].holds.startswith("RGB levels 0 to 255, resized")
+    deep = replace(CONTRACT, scale=((0.0, 4095.0),))
+    told = facts_of(detector(), graphs()[0], deep, raw=False, precision="fp32", decoder_layers=None)
+    assert told.inputs["images"].holds.startswith(
+        "levels 0 to 255 of each channel, made of its values as `input"
+    )
 
 
 def test_a_file_has_the_thresholds_of_its_source(tmp_path):

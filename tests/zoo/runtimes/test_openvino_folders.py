@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from exported_case import CONTRACT, LABELS, certified, data, detector, written
+from exported_case import CONTRACT, LABELS, certified, checkpoint, data, detector, graphs, written
 from PIL import Image
 
 import zoo
@@ -56,6 +56,23 @@ def test_a_folder_passes_and_one_changed_weight_is_red(folder, tmp_path):
     found = certified(detector(), changed / "model.xml", CONTRACT, None, zoo.Silent())
     assert not found["passed"]
     assert found["first_difference"]
+
+
+def test_a_full_disk_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setattr("zoo.runs.export.exported", lambda *_, **__: graphs())
+
+    def full(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    model, out = checkpoint(tmp_path / "tiny.ckpt"), tmp_path / "f" / "out"
+    assert run_command(["export", str(model), "--to", "openvino", "--output", str(out)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "model.xml" in error
+    assert error.endswith("is the disk full?")
+    assert "\n" not in error
+    assert list(out.parent.iterdir()) == []
 
 
 ALONE = """

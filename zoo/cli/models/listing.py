@@ -92,7 +92,8 @@ def results_table() -> str:
 
 def info(name: str, registry: Path | None, console: Console) -> None:
     """All facts of one model, or of an exported file."""
-    if Path(name).suffix in (".onnx", ".xml") or (Path(name) / "model.xml").is_file():
+    inside = ("model.onnx", "model.xml", "config.json")
+    if Path(name).suffix in (".onnx", ".xml") or any((Path(name) / file).is_file() for file in inside):
         document = facts_of_file(Path(name))
         console.result(document)
         if not console.as_json:
