@@ -27,13 +27,19 @@ def is_panoptic(place: str) -> bool:
     return not is_address(place) and Path(place).is_dir() and detect(Path(place)) == "coco_panoptic"
 
 
-def panoptic_splits(folder: Path) -> dict[str, str]:
+def panoptic_splits(folder: Path, needs_train: bool = True) -> dict[str, str]:
     """`train_split` and `eval_split` of a panoptic folder, by the names of its files.
+
+    Args:
+        folder: that holds panoptic_*.json.
+        needs_train: else the split to evaluate on stands for one that is not there.
 
     Raises:
         ValueError: there is no split to train or evaluate on; names those that are there.
     """
     files = panoptic_file.annotation_files(folder)
+    if not needs_train and "val" in files:
+        files = {"train": files["val"], **files}
     absent = [role for role in ("train", "val") if role not in files]
     if absent:
         raise ValueError(
@@ -44,17 +50,19 @@ def panoptic_splits(folder: Path) -> dict[str, str]:
     return {"train_split": names["train"], "eval_split": names["val"]}
 
 
-def data_block(place: str, common: dict[str, Any]) -> dict[str, Any]:
+def data_block(place: str, common: dict[str, Any], needs_train: bool = True) -> dict[str, Any]:
     """The `data:` block of a place: panoptic, or any other format with the outlines of its objects.
 
     Args:
         place: absolute folder, or address of shards.
         common: arguments that both data modules share.
+        needs_train: whether a folder without images to train on is refused.
     """
     if not is_panoptic(place):
-        return {"class_path": OUTLINES, "init_args": {"root": place, **common, "masks": True}}
+        lenient = {} if needs_train else {"needs_train": False}
+        return {"class_path": OUTLINES, "init_args": {"root": place, **common, "masks": True, **lenient}}
     shared = {k: v for k, v in common.items() if k != "val_fraction"}
-    splits = panoptic_splits(Path(place))
+    splits = panoptic_splits(Path(place), needs_train)
     arguments = {"root": place, "labels": "contiguous", "ap_objects": "panoptic", **splits, **shared}
     return {"class_path": PANOPTIC, "init_args": arguments}
 
@@ -104,7 +112,7 @@ def evaluation_data(place: str, common: dict[str, Any], labels: LabelMap | None)
         common: arguments that both data modules share.
         labels: of the model: whether its head has the ids of the categories, or their positions.
     """
-    block = data_block(place, common)
+    block = data_block(place, common, needs_train=False)
     arguments = block["init_args"]
     if block["class_path"] == PANOPTIC:
         if labels is not None and labels.head_indices == labels.source_ids:

@@ -5,8 +5,10 @@ Here for panoptic_case, beside which it lies.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from panoptic_case import SMALL, panoptic_folder
 from PIL import Image
 
 from zoo.cli.main import run_command
+from zoo.contract.preprocess import InputContract
 from zoo.registry.store import LocalRegistry
-from zoo.runs import recipes
+from zoo.runs import mask_data, recipes
 from zoo.runs.finetune import Choices, complete_recipe, fit_to_data, read_data, starting_point
 from zoo.runs.subject import with_data
 
@@ -167,6 +170,24 @@ def test_finetune_takes_outlines_and_learns_instances(tmp_path, capsys):
     assert document["registered"] == "detr_mine.masks:1"
     assert document["val"]["segm"]["AP"] is not None
     assert "panoptic" not in document["val"]
+
+
+def test_masks_are_evaluated_on_a_folder_without_images_to_train_on(tmp_path):
+    contract = InputContract(resize="shortest", size=(64, 64))
+    common = {
+        "input": contract, "train_transform": "none", "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "seed": 0
+    }  # fmt: skip
+    outlines, segments = instance_folder(tmp_path / "i"), panoptic_folder(tmp_path / "p")
+    for root in (outlines, segments):
+        for path in root.rglob("*train*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        data = mask_data.evaluation_data(str(root), common, None)
+        data.setup("validate")
+        (batch,) = itertools.islice(data.val_dataloader(), 1)
+        assert len(data.read().splits["val"]) == 4
+        assert (batch.panoptic is None) == (root == outlines)
+    with pytest.raises(ValueError, match="none for train"):
+        mask_data.panoptic_splits(segments)
 
 
 def test_finetune_refuses_boxes_without_outlines_and_says_what_to_do(tmp_path, capsys):
