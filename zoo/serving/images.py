@@ -36,7 +36,7 @@ class Images:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        decoders = max(2, min(8, os.cpu_count() or 1))
+        decoders = max(2, min(4, os.cpu_count() or 1))
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch")
         self._free = asyncio.Semaphore(decoders)
