@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import threading
@@ -147,8 +148,7 @@ def bound(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise ValueError(
-            f"cannot listen at {host}, port {port}: {error.strerror}; try --port 0 for a free one"
-        ) from error
+        hint = "; --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+        raise ValueError(f"cannot listen at {host}, port {port}: {error.strerror}{hint}") from error
     listener.setblocking(False)
     return listener

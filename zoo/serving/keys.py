@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import ipaddress
 import os
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def read_keys(file: Path | None) -> Keys:
                 f"without blanks; {_MAKE_ONE}"
             )
     return Keys(keys)
+
+
+def refuse_open(host: str, keys: Keys) -> None:
+    """Raises ValueError for an address beyond this machine without keys."""
+    if keys or host == "localhost":
+        return
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    raise ValueError(
+        f"--host {host} would let everybody in: without keys only this machine is served (127.0.0.1); give --keys FILE "
+        f"or set {VARIABLE} ({_MAKE_ONE})"
+    )
 
 
 def _digest(key: bytes) -> bytes:

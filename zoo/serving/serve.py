@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from zoo.runs.subject import load
 from zoo.runs.threads import chosen
 from zoo.serving.app import create_app, guarded
 from zoo.serving.connections import Server, bound
-from zoo.serving.keys import VARIABLE, Keys, read_keys
+from zoo.serving.keys import Keys, read_keys, refuse_open
 from zoo.serving.limits import Limits
 from zoo.serving.metrics import Metrics
 from zoo.serving.served import Served, id_of, place_of
@@ -35,7 +35,7 @@ def serve(
     console: Console,
     host: str = "127.0.0.1",
     port: int = 8000,
-    keys: Path | None = None,
+    keys: Keys | None = None,
     origins: Sequence[str] = (),
     devices: Sequence[str] = ("auto",),
     workers: int = 1,
@@ -49,7 +49,7 @@ def serve(
         console: for the operator.
         host: to listen at; without keys only this machine.
         port: 0 for a free one.
-        keys: file of those that are let in; None: of $ZOO_API_KEYS.
+        keys: of those that are let in; None: those of $ZOO_API_KEYS.
         origins: of pages that may ask, for CORS.
         devices: `cpu`, `cuda:0`, ...; `auto` is the first GPU, or else the CPU.
         workers: copies of each model on each device.
@@ -57,14 +57,17 @@ def serve(
 
     Raises:
         ValueError, OSError: a model that is not there, two of one id, an address that cannot be listened at, or
-            another one than this machine without keys.
+            another one than this machine without keys; no device or origin.
     """
-    known = read_keys(keys)
+    known = read_keys(None) if keys is None else keys
     refuse_open(host, known)
     ids = [id_of(name) for name in names]
     twice = sorted({id_ for id_ in ids if ids.count(id_) > 1})
     if twice:
         raise ValueError(f"two models are called {twice[0]!r}; tell them apart: zoo serve a={names[0]} b=...")
+    check_origins(origins)
+    for device in devices:
+        check_device(device)
     with contextlib.closing(bound(host, port)) as listener, chosen(console) as threads:
         places = [str(pick) for pick in devices for _ in range(workers)]
         torch.set_num_threads(max(1, threads // len(places)))
@@ -101,17 +104,22 @@ def run(app: object, service: Service, listener: socket.socket, console: Console
     return 0
 
 
-def refuse_open(host: str, keys: Keys) -> None:
-    """Raises ValueError for an address beyond this machine without keys."""
-    if keys or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise ValueError(
-        f"--host {host} would let everybody in: without keys only this machine is served (127.0.0.1); give --keys FILE "
-        f"or set {VARIABLE} (make a key with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))')"
-    )
+def check_origins(origins: Sequence[str]) -> None:
+    """Raises ValueError for what no browser sends as an origin."""
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s?#]+", origin):
+            raise ValueError(
+                f"--cors {origin}: an origin is a scheme and host, as https://example.org, or * for all"
+            )
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError for a device that is not here."""
+    try:
+        torch.empty(0, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"--device {name}: {reason}; cpu, or auto, is always there") from error
 
 
 def copies_of(place: str, devices: Sequence[str], registry: Path | None) -> list[Detector]:

@@ -7,9 +7,9 @@ import requests
 from served_case import png, running, tiny_detector
 
 from zoo.runs.console import Silent
-from zoo.serving.keys import Keys, read_keys
+from zoo.serving.keys import Keys, read_keys, refuse_open
 from zoo.serving.limits import Limits
-from zoo.serving.serve import refuse_open, serve
+from zoo.serving.serve import serve
 
 KEY, OTHER = "k" * 32, "o" * 32
 

@@ -74,7 +74,11 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(f"zoo serve needs {error.name}: pip install 'detr-zoo[serve]'") from error
+    from zoo.serving.keys import read_keys, refuse_open
     from zoo.serving.limits import Limits
+
+    known = read_keys(keys)
+    refuse_open(host, known)  # before a model is loaded
     from zoo.serving.serve import serve as run
 
     limits = Limits(
@@ -87,6 +91,6 @@ def serve(
     )
     devices = [name.strip() for name in device.split(",")]
     return run(
-        names, limits, console=Console(), host=host, port=port, keys=keys, origins=cors or (), devices=devices,
+        names, limits, console=Console(), host=host, port=port, keys=known, origins=cors or (), devices=devices,
         workers=workers, registry=registry,
     )  # fmt: skip
