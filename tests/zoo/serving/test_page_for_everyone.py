@@ -90,7 +90,7 @@ def walk(page, key="Tab"):
 
 def test_a_keyboard_reaches_everything_in_order_and_shows_where_it_is(visit):
     visit.upload(photo(400, 300))
-    visit.page.fill("#threshold", "0.4")  # brings the way back to the model's own
+    visit.page.fill("#threshold", "0.05")  # brings the way back to the model's own, and a second disc
     visit.page.locator(".chip", has_text="disc").click()
     visit.page.evaluate("document.activeElement.blur(); getSelection().removeAllRanges()")
     visit.page.locator("h1").click()
@@ -98,9 +98,16 @@ def test_a_keyboard_reaches_everything_in_order_and_shows_where_it_is(visit):
     names = [name for name, _ in stops]
     assert names[:4] == ["model", "file", "url", "BUTTON"]
     assert names[4:6] == ["threshold", "own"]
-    assert names[6:9] == ["all-classes", "disc", ODD]
-    assert names[9].startswith("disc")  # one stop of the table
-    assert names[10:] == ["copy", "PRE", "SUMMARY"]
+    assert names[6:10] == ["all-classes", "disc", ODD, "no"]
+    assert names[10].split() == [
+        "disc",
+        "0.900",
+        "20,",
+        "30,",
+        "80,",
+        "180",
+    ]  # one stop of the table's two rows
+    assert names[11:] == ["copy", "PRE", "SUMMARY"]
     assert all(seen for _, seen in stops), stops
 
 

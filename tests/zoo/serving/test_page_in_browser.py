@@ -1,11 +1,14 @@
 """The page in a browser: what is drawn is what the server found, where it found it."""
 
+import base64
 import contextlib
 import itertools
 import json
 import shutil
+import struct
 import subprocess
 import urllib.parse
+import zlib
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from page_case import (
 from pycocotools import mask as coco_mask
 from served_case import tiny_detector
 
+from zoo.contract.segments import png_of_ids
 from zoo.pictures.painting import class_colour, dark, light, shade
 from zoo.serving import images
 
@@ -295,7 +299,7 @@ def test_masks_are_decoded_as_pycocotools_does(visit):
     sizes, masks, given = [(1, 1), (7, 5), (40, 60), (200, 150)], [], []
     for (height, width), density in itertools.product(sizes, (0, 0.03, 0.5, 1)):
         mask = generator.random((height, width)) < density
-        mask[: height // 2, : width // 3] = True
+        mask[height // 3 : height // 2 + 1, width // 3 :] = True
         masks.append(mask)
         counts = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
         given.append({"size": [height, width], "counts": counts.decode()})
@@ -308,6 +312,50 @@ def test_masks_are_decoded_as_pycocotools_does(visit):
     )
     for mask, owners in zip(masks, decoded, strict=True):
         assert owners == "".join(map(str, mask.T.astype(int).ravel()))
+
+
+def png_by_hand(samples):
+    """A PNG of [h, w, 3] whose lines have its five filters in turn (specification, section 9)."""
+    height, width = samples.shape[:2]
+    around = np.zeros((height + 1, width + 1, 3), int)
+    around[1:, 1:] = samples
+    left, above, corner = around[1:, :-1], around[:-1, 1:], around[:-1, :-1]
+    guess = left + above - corner
+    a, b, c = (np.abs(guess - one) for one in (left, above, corner))
+    paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, above, corner))
+    predicted = [np.zeros_like(left), left, above, (left + above) // 2, paeth]
+    lines = (
+        bytes([y % 5]) + (samples[y] - predicted[y % 5][y]).astype(np.uint8).tobytes() for y in range(height)
+    )
+    data = zlib.compress(b"".join(lines))
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", data[:50]),
+        (b"IDAT", data[50:]),
+    ]
+    packed = (
+        struct.pack(">I", len(part)) + name + part + bytes(4) for name, part in [*chunks, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_ids_of_segments_are_read_as_they_were_written(visit):
+    generator = np.random.default_rng(0)
+    maps = [
+        generator.integers(0, high, size) for high, size in [(256**3, (40, 61)), (5, (7, 1)), (300, (1, 90))]
+    ]
+    pngs = [png_of_ids(ids) for ids in maps]
+    maps.append(generator.integers(0, 256**3, (33, 20)))
+    pngs.append(png_by_hand(np.stack([maps[-1] >> shift & 255 for shift in (0, 8, 16)], axis=-1)))
+    read = visit.page.evaluate(
+        """async (given) => {
+          const { idsOf } = await import("/page/masks.js")
+          return Promise.all(given.map(async ([png, width, height]) => [...await idsOf(png, { width, height })]))
+        }""",
+        [[base64.b64encode(png).decode(), *ids.shape[::-1]] for ids, png in zip(maps, pngs, strict=True)],
+    )
+    for ids, found in zip(maps, read, strict=True):
+        assert found == ids.T.ravel().tolist()
 
 
 def test_a_large_mask_is_sampled_where_its_pixels_are(visit):
@@ -421,13 +469,14 @@ def test_an_answer_that_comes_late_is_not_shown_for_another_image(visit):
     give("second.png", (200, 200))
     visit.page.wait_for_timeout(200)
     assert [len(held), visit.page.get_attribute("#stage", "aria-busy")] == [2, "true"]
-    held[1].continue_()
+    answer = held[1].fetch()
+    held[1].fulfill(response=answer)
     visit.page.locator("#rows tr").first.wait_for()
     with contextlib.suppress(Exception):  # the page has given it up
-        held[0].continue_()
-    visit.page.wait_for_timeout(300)
+        held[0].fulfill(response=answer)
+    visit.page.wait_for_timeout(500)
     assert visit.page.get_attribute("#image", "alt") == "The image second.png"
-    assert visit.page.get_attribute("#boxes", "viewBox") == "0 0 200 200"
+    assert "second.png" in visit.page.inner_text("#curl-line")
 
 
 def test_an_image_is_pasted_or_dropped(visit):

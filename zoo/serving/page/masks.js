@@ -1,5 +1,6 @@
 // Masks and segments as one map of owners: each pixel belongs to one item, or to none.
 import { light } from "./colours.js"
+import { readPng } from "./png.js"
 
 const LONGEST = 1600 // pixels of the map's longer side; a larger image is sampled
 // opacity of 255 inside and at the outline
@@ -60,18 +61,13 @@ export function ownersByMasks(items, grid) {
 
 /** The ids of a panoptic PNG on the grid: red + 256 green + 65536 blue. */
 export async function idsOf(base64, grid) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))
-  const plain = { colorSpaceConversion: "none", premultiplyAlpha: "none" } // ids are numbers, not colours
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), plain)
-  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true })
-  context.drawImage(bitmap, 0, 0)
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height)
+  const { width, height, samples } = await readPng(Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)))
   const ids = new Int32Array(grid.width * grid.height)
   for (let x = 0; x < grid.width; x++) {
-    const column = Math.floor(((x + 0.5) * bitmap.width) / grid.width)
+    const column = Math.floor(((x + 0.5) * width) / grid.width)
     for (let y = 0; y < grid.height; y++) {
-      const at = 4 * (Math.floor(((y + 0.5) * bitmap.height) / grid.height) * bitmap.width + column)
-      ids[x * grid.height + y] = data[at] + 256 * data[at + 1] + 65536 * data[at + 2]
+      const at = 3 * (Math.floor(((y + 0.5) * height) / grid.height) * width + column)
+      ids[x * grid.height + y] = samples[at] + 256 * samples[at + 1] + 65536 * samples[at + 2]
     }
   }
   return ids
