@@ -109,7 +109,7 @@ class Balance:
             ]
         name = dict(zip(source_ids, names, strict=True))
         told = ", ".join(
-            f"{name.get(r.source_id, r.source_id)} x {r.factor:.2f} ({r.images} images)"
+            f"{name.get(r.source_id, r.source_id)} x {r.factor:.2f} ({r.images} image{'' if r.images == 1 else 's'})"
             for r in self.rare[:8]
         )
         more = f" and {len(self.rare) - 8} more classes" if len(self.rare) > 8 else ""

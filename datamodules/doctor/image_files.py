@@ -20,6 +20,7 @@ _SMALL = 8  # pixels: below this a side holds less than one cell of the finest f
 _DARK = 32  # levels of 255
 _FEW_LEVELS = 16
 _LOST = 1e-3  # share of values
+_ONE_CHANNEL = ", and for a network of one channel"
 INPUT_SCALE = "input_scale"  # kind of the note that says what a model's input has to say
 _LONG = 10.0  # longer over shorter side
 _SUFFIXES = {
@@ -170,8 +171,13 @@ def _scales(probes: list[Probe]) -> Iterator[Fault]:
             way = f"--data.input.channels {channels} {scale}"
         else:
             what = f"more than 8 bits: {number}, values up to {high:g}; to read all by one scale: "
-            way = f"{scale}, and for a network of one channel --data.input.channels 1"
+            way = f"{scale}{_ONE_CHANNEL} --data.input.channels 1"
         yield Fault("note", INPUT_SCALE, ".", None, f"{what}{way}")
+
+
+def options_of(fault: Fault) -> str:
+    """The options that a note `INPUT_SCALE` gives, for a line to copy."""
+    return fault.message.rpartition(": ")[2].partition(_ONE_CHANNEL)[0]
 
 
 def depth_faults(splits: Mapping[str, AnnotationIndex], probes: Mapping[str, SplitProbes]) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from datamodules.images.files import SUFFIXES, walk
+from datamodules.images.files import ARRAYS, SUFFIXES, walk
 from datamodules.reading.text import as_utf8, encoding_of
 from zoo.storage.opening import open_file
 
@@ -130,7 +130,8 @@ def folders(root: Path, names: Collection[str]) -> list[Path]:
 
 def image_folders(root: Path) -> list[Path]:
     """Folders in `root` and a few levels below that have image files in them."""
-    return _walked(root).with_images
+    walked = _walked(root)
+    return walked.with_images or list(dict.fromkeys(file.parent for file in walked.files[ARRAYS]))
 
 
 def of_kind(root: Path, suffix: Literal[".json", ".xml"], kind: str) -> list[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.images.files import SUFFIXES, ImageFolder
+from datamodules.images.files import ARRAYS, SUFFIXES, ImageFolder
 from datamodules.index.source import split_of
 from datamodules.reading import kinds as sniff
 
@@ -120,7 +120,8 @@ class ImagePlaces:
     def _candidates(self) -> list[Path]:
         """Folders with images, and those above them, for a file name may begin with a folder."""
         found: dict[Path, None] = {}
-        for folder in sniff.image_folders(self._root):
+        arrays = (file.parent for file in sniff.files(self._root, ARRAYS))
+        for folder in dict.fromkeys([*sniff.image_folders(self._root), *arrays]):
             found[folder] = None
             for above in folder.parents:
                 if above == self._root or self._root not in above.parents:
@@ -179,7 +180,7 @@ class ImagePlaces:
         return sum(self._holds(folder, name) for name in sample)
 
     def _holds(self, folder: Path, name: str) -> bool:
-        if os.path.splitext(name)[1].lower() in SUFFIXES:
+        if os.path.splitext(name)[1].lower() in (*SUFFIXES, ARRAYS):
             return bool(name) and "\0" not in name and os.path.isfile(f"{folder}/{name.lstrip('/')}")
         return name in self._stems_of(folder)
 

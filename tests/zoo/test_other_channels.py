@@ -262,11 +262,46 @@ def test_a_check_recommends_channels_and_scale(root):
     assert "--data.input.channels 5 --data.input.scale '[[" in told
 
 
-def test_the_command_after_a_check_says_that_it_takes_the_options_of_the_note(root, capsys):
+def test_the_command_after_a_check_has_the_options(root, capsys):
     from zoo.cli.main import run_command
 
     assert run_command(["data", "check", str(root)]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("with the options of the note input_scale")
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last.startswith("next: zoo finetune MODEL --data ")
+    assert last.endswith(" --data.input.channels 5 --data.input.scale '[[0, 3999]]'")
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_set_whose_images_are_all_arrays_is_found(tmp_path, form):
+    for split in ("train", "val"):
+        folder = tmp_path / "images" / split
+        folder.mkdir(parents=True)
+        for number in range(2):
+            np.save(folder / f"{number}.npy", values(5, number))
+        images = [{"id": n, "file_name": f"{n}.npy", "width": 48, "height": 40} for n in range(2)]
+        boxes = [
+            {"id": n + 1, "image_id": n, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+            for n in range(2)
+        ]
+        labels = tmp_path / ("annotations" if form == "coco" else f"labels/{split}")
+        labels.mkdir(parents=True, exist_ok=True)
+        if form == "coco":
+            content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "field"}]}
+            (labels / f"instances_{split}.json").write_text(json.dumps(content))
+        for number in range(2 * (form == "yolo")):
+            (labels / f"{number}.txt").write_text("0 0.3 0.3 0.4 0.4\n")
+    data = CustomDataModule(
+        root=tmp_path,
+        input=BANDS,
+        train_transform="none",
+        batch_size=2,
+        eval_batch_size=2,
+        num_workers=0,
+        seed=0,
+    )
+    data.setup("fit")
+    assert {name: len(index) for name, index in data.read().splits.items()} == {"train": 2, "val": 2}
+    assert next(iter(data.val_dataloader())).images.shape == (2, 5, 64, 64)
 
 
 def test_bands_for_a_network_of_rgb_name_the_way_out(root):

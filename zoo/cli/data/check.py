@@ -150,7 +150,7 @@ def fault_lines(faults: Sequence[Fault]) -> list[str]:
 def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path | None) -> list[str]:
     """How many faults there are, and the command that comes next."""
     from datamodules.doctor import NO_TRAIN, TOO_FEW
-    from datamodules.doctor.image_files import INPUT_SCALE
+    from datamodules.doctor.image_files import INPUT_SCALE, options_of
     from datamodules.shards.reader import is_address
 
     counts = {severity: sum(f.severity == severity for f in found.faults) for severity in _SHOWN}
@@ -186,6 +186,9 @@ def next_steps(folder: str, found: Examination, fixed: Path | None, report: Path
     else:
         tiles = found.tiles
         lines.append(f"next: zoo finetune MODEL --data {place}{'' if tiles is None else f' {tiles.option}'}")
-        if any(f.kind == INPUT_SCALE for f in found.faults):
-            lines[-1] += f", with the options of the note {INPUT_SCALE}"
+        scales = [f for f in found.faults if f.kind == INPUT_SCALE]
+        if len(scales) == 1:
+            lines[-1] += f" {options_of(scales[0])}"
+        elif scales:  # of several kinds of images, of which a network takes one
+            lines[-1] += f", with the options of one of the notes {INPUT_SCALE}"
     return lines
