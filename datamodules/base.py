@@ -211,7 +211,11 @@ class DetectionDataModule(LightningDataModule, ABC):
             raise ValueError(
                 f"the data set has {len(errors)} error{'' if len(errors) == 1 else 's'}:\n{shown}{more}\n"
                 "Correct them (`zoo data check` lists all, and with --fix CLEAN it writes a copy without them), or "
-                "train without them: --data.skip_broken true"
+                + (
+                    "train without them: --data.skip_broken true"
+                    if stage == "fit"
+                    else "score a model without them: --skip-broken of zoo validate, test, evaluate and compare"
+                )
             )
         kinds = Counter(f.kind for f in data.faults if f.severity != "note")
         if kinds and not self._faults_logged:

@@ -88,6 +88,9 @@ TileSide = Annotated[
 TileOverlap = Annotated[
     float | None, typer.Option("--tile-overlap", help="Share of a tile's side; default 0.2.")
 ]
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out images and objects that are at fault.")
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -345,6 +348,7 @@ def validate(
     ] = None,
     tiles: TileSide = None,
     tile_overlap: TileOverlap = None,
+    skip_broken: SkipBroken = False,
     output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
@@ -352,7 +356,8 @@ def validate(
     """AP of a model on the val split, with its interval."""
     model, console = model or ckpt_path, Console(as_json)
     _score(
-        "val", model, config, context.obj, data, decoder_layers, output, registry, console, tiles, tile_overlap
+        "val", model, config, context.obj, data, decoder_layers, output, registry, console, tiles, tile_overlap,
+        skip_broken,
     )  # fmt: skip
 
 
@@ -365,19 +370,22 @@ def score_test_split(
     data: DataInstead = None,
     tiles: TileSide = None,
     tile_overlap: TileOverlap = None,
+    skip_broken: SkipBroken = False,
     output: MetricsFolder = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """AP of a model on the test split, with its interval."""
     model, console = model or ckpt_path, Console(as_json)
-    _score("test", model, config, context.obj, data, None, output, registry, console, tiles, tile_overlap)
+    _score(
+        "test", model, config, context.obj, data, None, output, registry, console, tiles, tile_overlap, skip_broken
+    )  # fmt: skip
 
 
 def _score(
     split: Literal["val", "test"], model: str | None, config: list[str] | None, overrides: dict[str, Any],
     data: str | None, decoder_layers: str | None, output: Path | None, registry: Path | None, console: Console,
-    tiles: str | None, tile_overlap: float | None,
+    tiles: str | None, tile_overlap: float | None, skip_broken: bool,
 ) -> None:  # fmt: skip
     from zoo.runs.evaluate import evaluation
     from zoo.runs.report import write_metrics
@@ -388,6 +396,7 @@ def _score(
         document = evaluation(
             split, model=model, recipe=config, overrides=overrides, data=data, decoder_layers=decoder_layers,
             registry=registry, console=console, tiles=tiles, tile_overlap=tile_overlap,
+            skip_broken=skip_broken,
         )  # fmt: skip
     if output is None:
         output = scores_folder([model or "recipe"], split)
@@ -413,6 +422,7 @@ def evaluate(
     ] = None,
     tiles: TileSide = None,
     tile_overlap: TileOverlap = None,
+    skip_broken: SkipBroken = False,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the page; default mlruns/scores/MODEL.SPLIT.")
     ] = None,
@@ -429,7 +439,8 @@ def evaluate(
     with chosen(console):
         numbers = evaluate_with_report(
             model, data, split=split, predictions=predictions, precision=precision_at,  # type: ignore[arg-type]
-            tiles=tiles, tile_overlap=tile_overlap, output=output, registry=registry, console=console,
+            tiles=tiles, tile_overlap=tile_overlap, skip_broken=skip_broken, output=output, registry=registry,
+            console=console,
         )  # fmt: skip
     console.result(numbers)
 
@@ -442,6 +453,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="Likewise.")],
     data: Annotated[str, typer.Option("--data", help="Folder or address.")],
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
+    skip_broken: SkipBroken = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Folder of the page; default mlruns/scores/FIRST.and.SECOND.SPLIT."),
@@ -455,7 +467,10 @@ def compare(
 
     console = Console(as_json)
     with chosen(console):
-        found = run(first, second, data, split=split, output=output, registry=registry, console=console)  # type: ignore[arg-type]
+        found = run(
+            first, second, data, split=split, skip_broken=skip_broken, output=output,  # type: ignore[arg-type]
+            registry=registry, console=console,
+        )  # fmt: skip
     console.result(found)
 
 

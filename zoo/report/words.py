@@ -174,10 +174,10 @@ def _leaks(numbers: Mapping[str, Any]) -> str | None:
     if found is None or found["AP"] is None or ap is None:
         return None
     are = "is" if found["leaked_images"] == 1 else "are"
-    return (
-        f"{found['leaked_images']} of {numbers['images']} images {are} in another split too: without that AP is "
-        f"{found['AP']:.3f} instead of {ap:.3f}."
-    )
+    known = f"{found['leaked_images']} of {numbers['images']} images {are} in another split too: without that AP is"
+    if f"{found['AP']:.3f}" == f"{ap:.3f}":
+        return f"{known} the same."
+    return f"{known} {found['AP']:.3f} instead of {ap:.3f}."
 
 
 def _unlearned(numbers: Mapping[str, Any]) -> str | None:

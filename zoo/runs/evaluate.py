@@ -42,6 +42,7 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     tiles: GivenTiles | None = None,
     tile_overlap: float | None = None,
+    skip_broken: bool = False,
     registry: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def evaluate(
         overrides: dotted keys of the recipe and their values.
         tiles: as of `Detector.predict`: images are cut, and scored whole.
         tile_overlap: likewise.
+        skip_broken: images and objects at fault are left out; else they are errors.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: prints the table; None: on stdout.
 
@@ -71,6 +73,7 @@ def evaluate(
     document = evaluation(
         split, model=model, recipe=recipe, overrides=overrides, data=data, decoder_layers=None,
         registry=registry, console=console or Console(), tiles=tiles, tile_overlap=tile_overlap,
+        skip_broken=skip_broken,
     )  # fmt: skip
     scores: dict[str, Any] = document[split]
     return scores
@@ -88,6 +91,7 @@ def evaluation(
     console: Console,
     tiles: GivenTiles | None = None,
     tile_overlap: float | None = None,
+    skip_broken: bool = False,
 ) -> dict[str, Any]:
     """The content of metrics.json: the scores, and the model, data and protocol they belong to.
 
@@ -102,11 +106,12 @@ def evaluation(
             raise ValueError(
                 "--tiles with a recipe: give them as its key, --data.input.tiles '{size: [640, 640]}'"
             )
-        subject = from_recipe(recipe, overrides, model, data, registry)
+        left_out = {"data.skip_broken": True} if skip_broken else {}
+        subject = from_recipe(recipe, {**(overrides or {}), **left_out}, model, data, registry)
     elif model:
         if overrides:
             raise ValueError("dotted overrides change a recipe; give one with --config")
-        subject = from_model(model, data, registry, tiles, tile_overlap)
+        subject = from_model(model, data, registry, tiles, tile_overlap, skip_broken)
     else:
         action = "validate" if split == "val" else "test"
         raise ValueError(
@@ -138,8 +143,8 @@ def evaluation(
 
 def say_tiles(data: DetectionDataModule, split: str, console: Console) -> None:
     """How images are cut, if they are, and how many views that makes."""
-    tiles, index = data.input.tiles, data.read().splits.get(split, ())
-    if tiles is None or not len(index):
+    tiles, index = data.input.tiles, data.read().splits.get(split)
+    if tiles is None or index is None or not len(index):
         return
     views = sum(tiles.num_views(*index.size(row)) for row in range(len(index)))
     uncut = " (no image is larger than a tile)" if views == len(index) else ""
@@ -151,7 +156,7 @@ def say_tiles(data: DetectionDataModule, split: str, console: Console) -> None:
 
 def from_model(
     model: str | Path | Detector, folder: Path | str | None, registry: str | Path | None,
-    tiles: GivenTiles | None = None, tile_overlap: float | None = None,
+    tiles: GivenTiles | None = None, tile_overlap: float | None = None, skip_broken: bool = False,
 ) -> Subject:  # fmt: skip
     """A trained model on a folder of images, prepared as the model's input contract says."""
     if folder is None:
@@ -159,7 +164,7 @@ def from_model(
         raise ValueError(f"on which images? zoo validate {quoted(name)} --data FOLDER")
     detector = model if isinstance(model, Detector) else load(model, registry)
     contract = detector.input.with_tiles(detector.tiles_of(tiles, tile_overlap))
-    data = folder_data(folder, contract, detector.module)
+    data = folder_data(folder, contract, detector.module, skip_broken)
     return Subject(detector.name, detector.module, data, silent_trainer())
 
 
@@ -169,7 +174,9 @@ def silent_trainer(accelerator: str = "auto") -> Trainer:
                    enable_checkpointing=False, use_distributed_sampler=False, devices=1)  # fmt: skip
 
 
-def folder_data(folder: Path | str, contract: InputContract, module: DetectionModule) -> DetectionDataModule:
+def folder_data(
+    folder: Path | str, contract: InputContract, module: DetectionModule, skip_broken: bool = False
+) -> DetectionDataModule:
     """A folder to evaluate on, which needs no train split. Masks are evaluated one image at a time."""
     common: dict[str, Any] = {
         "input": contract,
@@ -177,6 +184,7 @@ def folder_data(folder: Path | str, contract: InputContract, module: DetectionMo
         "batch_size": 1,
         "num_workers": 0,
         "seed": 0,
+        "skip_broken": skip_broken,
     }
     if module.instances is None:
         return CustomDataModule(

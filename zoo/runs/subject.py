@@ -129,6 +129,6 @@ def with_data(recipe: recipes.Recipe, folder: Path | str) -> recipes.Recipe:
     if changed["data"]["class_path"] == mask_data.PANOPTIC and mask_data.is_panoptic(place):
         arguments |= {"root": place, **mask_data.panoptic_splits(Path(place))}
         return changed
-    keep = {k: arguments[k] for k in mask_data.KEPT}
+    keep = {k: arguments[k] for k in (*mask_data.KEPT, "skip_broken") if k in arguments}
     changed["data"] = {"class_path": mask_data.OUTLINES, "init_args": {"root": place, **keep}}
     return changed

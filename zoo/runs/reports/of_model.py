@@ -34,6 +34,7 @@ def evaluate_with_report(
     precision: float | None = None,
     tiles: GivenTiles | None = None,
     tile_overlap: float | None = None,
+    skip_broken: bool = False,
     output: Path | None = None,
     registry: str | Path | None = None,
     console: Console | None = None,
@@ -48,6 +49,7 @@ def evaluate_with_report(
         precision: wanted of the thresholds; None: the best F1.
         tiles: as of `Detector.predict`: images are cut, and scored whole.
         tile_overlap: likewise.
+        skip_broken: images and objects at fault are left out; else they are errors.
         output: folder of report.html and report.json; None: mlruns/scores/MODEL.SPLIT.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: prints scores and the reasons; None: on stdout.
@@ -70,12 +72,13 @@ def evaluate_with_report(
             raise ValueError(
                 "--tiles says how a model looks at images; --predictions are made already: leave it out"
             )
-        given = of_predictions(predictions, data, split, precision, console)
+        given = of_predictions(predictions, data, split, precision, console, skip_broken=skip_broken)
     else:
         assert model is not None
         given = of_model(
-            model, data, split, precision, registry, console, tiles=tiles, tile_overlap=tile_overlap
-        )
+            model, data, split, precision, registry, console, tiles=tiles, tile_overlap=tile_overlap,
+            skip_broken=skip_broken,
+        )  # fmt: skip
     if output is None:
         output = scores_folder([given.model], split)
     written = write_report(given, output)
@@ -107,11 +110,11 @@ def refuse_split(split: str) -> None:
 def of_model(
     model: str | Path | Detector, data: str | Path, split: Split, precision: float | None,
     registry: str | Path | None, console: Console, look: bool = True, tiles: GivenTiles | None = None,
-    tile_overlap: float | None = None,
+    tile_overlap: float | None = None, skip_broken: bool = False,
 ) -> Given:  # fmt: skip
     """Runs the model over the split."""
     quiet()
-    subject = from_model(model, data, registry, tiles, tile_overlap)
+    subject = from_model(model, data, registry, tiles, tile_overlap, skip_broken)
     refuse_other_labels(subject)
     refuse_other_split(subject.data, split)
     limits = subject.module.limits_of(subject.module.init_args)
@@ -130,12 +133,13 @@ def of_model(
 
 
 def of_predictions(
-    file: Path, data: str | Path, split: Split, precision: float | None, console: Console, look: bool = True
-) -> Given:
+    file: Path, data: str | Path, split: Split, precision: float | None, console: Console, look: bool = True,
+    skip_broken: bool = False,
+) -> Given:  # fmt: skip
     """Scores a COCO results file on the annotations of the split; no image is read but those of the page."""
     module = CustomDataModule(
         root=str(data), input=InputContract(resize="stretch", size=(640, 640)), train_transform="none",
-        batch_size=1, eval_batch_size=1, num_workers=0, seed=0, needs_train=False,
+        batch_size=1, eval_batch_size=1, num_workers=0, seed=0, needs_train=False, skip_broken=skip_broken,
     )  # fmt: skip
     module.setup("validate")
     refuse_other_split(module, split)

@@ -19,6 +19,7 @@ def compare(
     data: str | Path,
     *,
     split: Split = "val",
+    skip_broken: bool = False,
     output: Path | None = None,
     registry: str | Path | None = None,
     console: Console | None = None,
@@ -30,6 +31,7 @@ def compare(
         second: likewise; differences are its scores less those of the first.
         data: folder or address.
         split: `val` or `test`.
+        skip_broken: images and objects at fault are left out; else they are errors.
         output: folder of compare.html and compare.json; None: mlruns/scores/FIRST.and.SECOND.SPLIT.
         registry: folder; ZOO_REGISTRY or ./mlruns/registry by default.
         console: prints the verdict; None: on stdout.
@@ -42,7 +44,7 @@ def compare(
     """
     console = console or Console()
     refuse_split(split)
-    ours, theirs = (_side(name, data, split, registry, console) for name in (first, second))
+    ours, theirs = (_side(name, data, split, registry, console, skip_broken) for name in (first, second))
     if output is None:
         output = scores_folder([ours.model, theirs.model], split)
     written = write_comparison(ours, theirs, output)
@@ -53,8 +55,15 @@ def compare(
     return written.numbers
 
 
-def _side(name: str, data: str | Path, split: Split, registry: str | Path | None, console: Console) -> Given:
+def _side(
+    name: str,
+    data: str | Path,
+    split: Split,
+    registry: str | Path | None,
+    console: Console,
+    skip_broken: bool,
+) -> Given:
     console.say(f"evaluating  {name}")
     if name.endswith(".json"):
-        return of_predictions(Path(name), data, split, None, Silent(), look=False)
-    return of_model(name, data, split, None, registry, Silent(), look=False)
+        return of_predictions(Path(name), data, split, None, Silent(), look=False, skip_broken=skip_broken)
+    return of_model(name, data, split, None, registry, Silent(), look=False, skip_broken=skip_broken)
