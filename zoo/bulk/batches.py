@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
@@ -15,7 +16,10 @@ from zoo.bulk.images import Images, LeftOut
 from zoo.contract.preprocess import InputContract
 from zoo.detector import Detector, Prediction, ReadyImage
 from zoo.prediction.image_input import size_of
+from zoo.registry.weights import weights_digest
 from zoo.runs.prediction_files import results_of
+from zoo.runtimes.module import files_of
+from zoo.storage.durable import sha256_of
 
 
 @dataclass(frozen=True)
@@ -153,3 +157,10 @@ def _of_alike(
             alone |= _of_alike(detector, [one], wanted)
         return alone
     return {number: one for (number, _), one in zip(alike, found, strict=True)}
+
+
+def weights_of(detector: Detector) -> str:
+    """Digest of the weights, or of an exported file."""
+    if detector.runtime == "pytorch":
+        return weights_digest(detector.module.network.state_dict())
+    return "+".join(sha256_of(file) for file in files_of(Path(detector.name)))

@@ -7,31 +7,30 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from datamodules.images.decodable import usable_cores
 from datamodules.progress import image_bar, watched
 from zoo.bulk import results
-from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches
+from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches, weights_of
 from zoo.bulk.images import Images, open_images
 from zoo.bulk.journal import Journal, Line
 from zoo.detector import Detector, GivenTiles
-from zoo.registry.weights import weights_digest
 from zoo.runs import threads
 from zoo.runs.console import Console, counted, quoted
 from zoo.runs.predict import threshold_line
 from zoo.runs.prediction_files import categories_of
 from zoo.runs.signals import Interrupted
-from zoo.runtimes.module import files_of
-from zoo.storage.durable import sha256_of, write_atomically
+from zoo.storage.durable import write_atomically
 
 ON_A_GPU = (
     16  # images computed together; a CPU is about as fast with one, which is computed as `zoo predict` does
 )
 _SAID_EVERY = 30.0  # seconds, where nobody watches a bar
 _LEFT_OUT_SAID = 5
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,16 @@ class Setting:
 
     Attributes:
         batch_size: images together; None for `ON_A_GPU` there and 1 elsewhere. One begun job keeps its own.
-        workers: processes that read images; None for as many as there are cores, at most 8.
+        workers: processes that read images; None for as many as there are cores, at most 8. With Ray: actors, None for
+            one a core or GPU of the cluster.
         device: of torch; `auto` for a GPU if there is one.
+        engine: `local`, or `ray`.
     """
 
     batch_size: int | None = None
     workers: int | None = None
     device: str = "auto"
+    engine: Engine = "local"
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,16 @@ def predict_data(
         raise ValueError(f"{data} has no image")
     detector = load()
     detector.input = detector.input.with_tiles(detector.tiles_of(tiles, tile_overlap))
-    wanted = Wanted(threshold, _class_names(classes, detector), most)
+    wanted = Wanted(threshold, class_names(classes, detector), most)
     panoptic = detector.module.panoptic is not None
     if panoptic and (output.suffix == results.PARQUET or wanted.classes or most):
         raise ValueError(
             f"{detector.name} gives panoptic segments, one for every pixel: COCO's panoptic form alone, so --output "
             "results.json, without --classes and --max-detections"
         )
-    device = _device(setting.device, detector)
+    if setting.engine not in get_args(Engine):
+        raise ValueError(f"--engine {setting.engine!r:.40}; it is {' or '.join(get_args(Engine))}")
+    device = device_for(setting.device, detector)
     detector.to(device)
     identity = _identity(detector, images, wanted)
     if finished := _finished(output, identity):
@@ -183,6 +187,11 @@ def _run(job: Job, journal: Journal, console: Console) -> None:
 
 def _found(job: Job, todo: list[int]) -> Iterator[tuple[int, Found]]:
     if not todo:
+        return
+    if job.setting.engine == "ray":
+        from zoo.bulk.on_ray import found_on_ray
+
+        yield from found_on_ray(job, todo)
         return
     numbers = NumbersOfBatches(todo, job.batch_size, len(job.images))
     assert job.setting.workers is not None
@@ -242,7 +251,7 @@ def _identity(detector: Detector, images: Images, wanted: Wanted) -> Line:
     labels = detector.label_map.to_dict()
     return {
         "model": detector.name,
-        "weights": _weights_of(detector),
+        "weights": weights_of(detector),
         "input": detector.input.to_dict(),
         "threshold": detector.default_threshold if wanted.threshold is None else wanted.threshold,
         "class_thresholds": _own_thresholds(detector, wanted),
@@ -261,12 +270,6 @@ def _own_thresholds(detector: Detector, wanted: Wanted) -> dict[str, float]:
     if wanted.threshold is not None or detector.thresholds is None:
         return {}
     return dict(detector.thresholds.classes)
-
-
-def _weights_of(detector: Detector) -> str:
-    if detector.runtime == "pytorch":
-        return weights_digest(detector.module.network.state_dict())
-    return "+".join(sha256_of(file) for file in files_of(Path(detector.name)))
 
 
 _WORDS = {
@@ -341,11 +344,18 @@ def _settled(setting: Setting, begun: Line | None, device: str) -> Setting:
         size = before
     if size is None:
         size = 1 if device == "cpu" else ON_A_GPU
-    workers = min(8, usable_cores()) if setting.workers is None else setting.workers
-    return Setting(size, workers, device)
+    workers = setting.workers
+    if workers is None and setting.engine == "local":
+        workers = min(8, usable_cores())
+    return Setting(size, workers, device, setting.engine)
 
 
-def _device(given: str, detector: Detector) -> str:
+def device_for(given: str, detector: Detector) -> str:
+    """The device that a model is computed on.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     if detector.runtime != "pytorch":
         return "cpu"
     if given == "auto":
@@ -357,7 +367,12 @@ def _device(given: str, detector: Detector) -> str:
     return given
 
 
-def _class_names(given: str | None, detector: Detector) -> tuple[str, ...] | None:
+def class_names(given: str | None, detector: Detector) -> tuple[str, ...] | None:
+    """Names of classes, joined by commas.
+
+    Raises:
+        ValueError: the model has no such class.
+    """
     if given is None:
         return None
     names = detector.label_map.names
