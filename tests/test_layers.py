@@ -29,6 +29,7 @@ ZOO = (
     "zoo.report",
     "zoo.runs",
     "zoo.bulk",
+    "zoo.video",
     "zoo.serving",
     "zoo._moved",
     "zoo",  # the public surface
@@ -67,7 +68,7 @@ DATA = (
 )
 LAYER = {name: number for names in (ZOO, DATA) for number, name in enumerate(names)}
 OF_ZOO_FOR_DATA = ("zoo.contract", "zoo.storage")  # all that data know of zoo
-KNOW_DATA = ("zoo.report", "zoo.runs", "zoo.bulk", "zoo.cli")  # all of zoo that knows data
+KNOW_DATA = ("zoo.report", "zoo.runs", "zoo.bulk", "zoo.video", "zoo.cli")  # all of zoo that knows data
 FILES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "datamodules").rglob("*.py")])
 
 

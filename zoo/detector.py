@@ -152,13 +152,21 @@ class Prediction:
             None if self.masks is None else tuple(self.masks),
         )
 
-    def paint(self, image: ImageInput, *, allow_private: bool = False) -> Image.Image:
-        """The image that was predicted on, with its segments, else with its detections and their masks."""
+    def paint(
+        self, image: ImageInput, *, allow_private: bool = False, longest: int | None = None
+    ) -> Image.Image:
+        """The image that was predicted on, with its segments, else with its detections and their masks.
+
+        Args:
+            image: as of `Detector.predict`.
+            allow_private: likewise.
+            longest: longer side of the picture; None keeps the image's own, enlarged where too small to read on.
+        """
         rgb = read_rgb(image, allow_private)
         if self.panoptic is not None:
-            return paint_panoptic(rgb, self.panoptic, self.label_map)
+            return paint_panoptic(rgb, self.panoptic, self.label_map, longest)
         lowest = min([self.threshold, *self.class_thresholds.values()])
-        return paint_detections(rgb, self.to_detections(), self.label_map, lowest)
+        return paint_detections(rgb, self.to_detections(), self.label_map, lowest, longest)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows; its text where there is no file to read the image from."""

@@ -480,7 +480,9 @@ def predict(
     items: Annotated[
         list[str],
         typer.Argument(
-            help="MODEL, then images: files, folders, http(s) URLs or data URIs.", metavar="MODEL IMAGE..."
+            help="MODEL, then images: files, folders, http(s) URLs or data URIs; or a video: a file, rtsp:// or the "
+            "number of a camera.",
+            metavar="MODEL IMAGE...",
         ),
     ],
     config: Configs = None,
@@ -530,10 +532,11 @@ def predict(
         typer.Option("--format", help="Of --data: auto, coco, yolo, ...; images: without annotations."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Of --data: only these, joined by commas.")
+        str | None, typer.Option("--classes", help="Of --data and videos: only these, joined by commas.")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option("--max-detections", min=1, help="Of --data: the best so many an image.")
+        int | None,
+        typer.Option("--max-detections", min=1, help="Of --data and videos: the best so many an image."),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -541,11 +544,24 @@ def predict(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=0, max=1024, help="Of --data: processes that read images."),
+        typer.Option(
+            "--workers",
+            min=0,
+            max=1024,
+            help="Of --data: processes that read images; actors of Ray that detect.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Of --data: local, or ray, on all machines of a cluster.")
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="Of --data: cpu, cuda, cuda:1; default: a GPU if there is one."),
+        typer.Option(
+            "--device", help="Of --data and videos: cpu, cuda, cuda:1; default: a GPU if there is one."
+        ),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="Of a video: look at each Nth frame.")
     ] = None,
     registry: Registry = None,
     as_json: Json = False,
@@ -553,6 +569,7 @@ def predict(
     """Detect objects, as in: zoo predict my_model photo.jpg. Exit code 1 if an image could not be read."""
     from zoo.runs.subject import detector_of_recipe, load
     from zoo.runs.threads import chosen
+    from zoo.video.frames import is_video
 
     model, sources = (ckpt_path, items) if ckpt_path else (items[0], items[1:])
     if context.obj and not config:
@@ -565,26 +582,46 @@ def predict(
 
     console = Console(as_json)
     of_data = {
-        "split": split, "format": data_format, "classes": classes, "max-detections": max_detections,
-        "batch-size": batch_size, "workers": workers, "device": device,
+        "split": split, "format": data_format, "batch-size": batch_size, "workers": workers, "engine": engine,
     }  # fmt: skip
+    of_both = {"classes": classes, "max-detections": max_detections, "device": device}
+    videos = [source for source in sources if is_video(source)]
+    if every is not None and not videos:
+        raise ValueError("--every belongs to a video, and there is none; leave it out")
     if data is not None:
         from zoo.bulk.job import Setting, predict_data
 
         if sources:
             raise ValueError(f"{sources[0][:200]}: give images or --data, not both")
+        if engine == "ray" and config:
+            raise ValueError("--engine ray loads the model by its name in every actor, so not by --config")
         found = predict_data(
             detector, model, data, output or Path("results.json"), console, split=split,
             format=data_format or "auto", threshold=threshold, tiles=tiles, tile_overlap=tile_overlap,
             classes=classes, most=max_detections,
-            setting=Setting(batch_size, workers, device or "auto"), registry=registry,
+            setting=Setting(batch_size, workers, device or "auto", engine or "local"),  # type: ignore[arg-type]
+            registry=registry,
         )  # fmt: skip
     else:
         from zoo.runs.predict import predict as run
 
-        given = next((name for name, value in of_data.items() if value is not None), None)
+        needing = of_data if videos else of_data | of_both
+        given = next((name for name, value in needing.items() if value is not None), None)
         if given is not None:
             raise ValueError(f"--{given} belongs to --data DIR, and there is none; leave it out")
+        if videos:
+            from zoo.video.predict import predict_video
+
+            if len(sources) > 1:
+                raise ValueError(f"{videos[0][:200]} is a video: give one at a time, and no images with it")
+            with chosen(console):
+                found = predict_video(
+                    detector, videos[0], output or Path("mlruns", "predictions"), console, every=every or 1,
+                    threshold=threshold, tiles=tiles, tile_overlap=tile_overlap, classes=classes,
+                    most=max_detections, device=device or "auto",
+                )  # fmt: skip
+            console.result(found)
+            return 1 if found["unreadable"] else 0
         with chosen(console):
             found = run(
                 detector,
