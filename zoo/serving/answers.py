@@ -35,11 +35,8 @@ def document_of(prediction: Prediction, options: Options, version: dict[str, Any
         options: `classes` and `max_detections` leave detections out; of segments only `classes` does.
         version: id, version and hash of the model.
     """
-    found = prediction.to_dict()
     wanted = None if options.classes is None else set(options.classes)
-    if wanted is not None:
-        found["detections"] = [one for one in found["detections"] if one["label"] in wanted]
-    found["detections"] = found["detections"][: options.max_detections]
+    found = prediction.only(wanted, options.max_detections).to_dict()
     if prediction.panoptic is not None:
         png, _ = prediction.panoptic.to_coco(prediction.label_map, 1, "")
         segments = found["panoptic"]["segments"]

@@ -64,6 +64,25 @@ def test_a_full_queue_is_429_with_retry_after_and_the_others_are_answered(monkey
         assert answer_of(server.port, with_image())[0] == 200
 
 
+def test_requests_that_are_read_at_the_same_time_do_not_pass_the_limit_together(monkeypatch):
+    detector = tiny_detector()
+    busy = Busy(detector, monkeypatch)
+    with running({"tiny": [detector]}, Limits(queue=1, linger_seconds=0.05)) as server:
+        whole = with_image()
+        both = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+        for connection in both:  # each head is read, and finds the queue empty
+            connection.sendall(whole[:-1])
+        time.sleep(0.3)
+        both[0].sendall(whole[-1:])
+        until(lambda: server.service.inside == 1)
+        both[1].sendall(whole[-1:])
+        assert both[1].recv(100).startswith(b"HTTP/1.1 429 ")
+        busy.gate.set()
+        assert both[0].recv(100).startswith(b"HTTP/1.1 200 ")
+        for connection in both:
+            connection.close()
+
+
 def test_the_work_of_a_client_that_has_gone_is_dropped(monkeypatch):
     detector = tiny_detector()
     busy = Busy(detector, monkeypatch)
