@@ -380,8 +380,18 @@ def test_the_curl_line_gives_what_is_shown(visit, tmp_path):
     content = photo(200, 100)
     odd = visit.page.locator(".chip", has_text="odd")
     changes = [lambda: None, lambda: visit.page.fill("#threshold", "0.4"), odd.click, lambda: None]
-    names = ["photo.png", 'it\'s; a "b",c.png', "-", " $(touch x) `y` .png"]
-    for name, change in zip(names, changes, strict=True):
+    names = [
+        "photo.png",
+        "it's.png",
+        "-",
+        " $(touch x) `y` ",
+        "a;b.png",
+        "c,d.png",
+        'e".png',
+        "f\\g.png",
+        '"h".png',
+    ]
+    for name, change in zip(names, itertools.cycle(changes), strict=False):
         (tmp_path / name).write_bytes(content)
         visit.upload(content, name)
         change()
@@ -461,22 +471,21 @@ def test_a_server_that_is_down_at_first_is_asked_again(visit):
 def test_an_answer_that_comes_late_is_not_shown_for_another_image(visit):
     held = []
     visit.page.route("**/v1/detect", lambda route: held.append(route))
-    give = lambda name, size: visit.page.set_input_files(  # noqa: E731
-        "#file", {"name": name, "mimeType": "image/png", "buffer": photo(*size)}
-    )
-    give("first.png", (400, 200))
-    visit.page.wait_for_timeout(200)
-    give("second.png", (200, 200))
-    visit.page.wait_for_timeout(200)
-    assert [len(held), visit.page.get_attribute("#stage", "aria-busy")] == [2, "true"]
+    for number, size in enumerate([(400, 200), (200, 200)], 1):
+        image = {"name": f"{number}.png", "mimeType": "image/png", "buffer": photo(*size)}
+        with visit.page.expect_request("**/v1/detect"):
+            visit.page.set_input_files("#file", image)
+    while len(held) < 2:  # the handler is told after the request
+        visit.page.wait_for_timeout(10)
+    assert visit.page.get_attribute("#stage", "aria-busy") == "true"
     answer = held[1].fetch()
     held[1].fulfill(response=answer)
     visit.page.locator("#rows tr").first.wait_for()
     with contextlib.suppress(Exception):  # the page has given it up
         held[0].fulfill(response=answer)
     visit.page.wait_for_timeout(500)
-    assert visit.page.get_attribute("#image", "alt") == "The image second.png"
-    assert "second.png" in visit.page.inner_text("#curl-line")
+    assert visit.page.get_attribute("#image", "alt") == "The image 2.png"
+    assert "2.png" in visit.page.inner_text("#curl-line")
 
 
 def test_an_image_is_pasted_or_dropped(visit):
