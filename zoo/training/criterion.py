@@ -169,7 +169,7 @@ class LabelTerm:
         qualities = matches.split(matches.overlaps[0].detach())
         losses = {}
         for matched, quality in zip(matches.sets, qualities, strict=True):
-            logits = logits_to_learn(matched, matches.targets).flatten(1, 2)
+            logits = logits_to_learn(matched, matches.targets)
             index = matched.matched_logits(matches.targets)
             losses[matched.outputs.name] = self.loss(logits, index, quality) / matched.normalizer
         return losses

@@ -44,24 +44,29 @@ def localisation(logits: Tensor, bins: Bins) -> Tensor:
     return result
 
 
-def distillation(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tensor:
-    """T^2 KL(teacher || student) of both at temperature T, row by row; the teacher gets no gradient.
+def distillation(corners: Tensor, temperature: float = 5.0) -> Tensor:
+    """T^2 KL(last layer || layer) of both at temperature T, row by row.
 
-    ([L, ..., bins], [..., bins]) to [L, ...].
+    The last layer teaches: its own value is 0, and it gets no gradient. [L, B, ..., bins] to [L, B, ...].
     """
-    target = (teacher.detach() / temperature).softmax(-1)
-    entropy = torch.special.entr(target).sum(-1)
-    gradient = torch.empty_like(student, memory_format=torch.contiguous_format, requires_grad=False)
+    x = corners.detach()
+    log_target = (x[-1] / temperature).log_softmax(-1)
+    target = log_target.exp()
+    entropy = -(log_target * target).sum(-1)
+    gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
     value = gradient.new_empty(gradient.shape[:-1])
-    whole = (student.detach(), gradient, value)
-    # a layer at a time on the CPU, where new memory of all costs more than the arithmetic
-    for logits, into, sums in zip(*whole, strict=True) if student.device.type == "cpu" else [whole]:
-        x = (logits / temperature).log_softmax(-1)
-        torch.sum(x * target, -1, out=sums)
-        torch.exp(x, out=into).sub_(target).mul_(temperature)
-    value.add_(entropy).mul_(-(temperature**2))
-    result: Tensor = _ValueAndGradient.apply(student, value, gradient)
-    return result
+    gradient[-1], value[-1] = 0, 0
+    parts = [(x[:-1], target, gradient[:-1], value[:-1])]
+    if x.device.type == "cpu":  # an image at a time, which stays in the cache
+        layers = zip(x[:-1], gradient, value, strict=False)
+        parts = [part for layer, *to in layers for part in zip(layer, target, *to, strict=True)]
+    for logits, wanted, into, sums in parts:
+        log_p = (logits / temperature).log_softmax(-1)
+        torch.sum(log_p * wanted, -1, out=sums)
+        torch.exp(log_p, out=into).sub_(wanted)
+    value[:-1].add_(entropy).mul_(-temperature)
+    result: Tensor = _ValueAndGradient.apply(corners, value, gradient)
+    return temperature * result
 
 
 class LocalisationTerm:
@@ -135,13 +140,12 @@ def _parts(matched: MatchedSet, quality: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the sides of pairs, and of other queries, [L - 1] each."""
     predictions, layers = matched.outputs.predictions, matched.num_layers
     corners = predictions.extras[CORNERS].unflatten(-1, (4, -1))  # [L, B, Q, 4, bins]
-    students, teacher = corners.split([layers - 1, 1])
-    each = distillation(students, teacher[0]).sum(-1).flatten(1, 2)
+    each = distillation(corners).sum(-1).flatten(1, 2)
     places = matched.rows[: len(quality) // layers]
-    best = predictions.logits[-1].detach().sigmoid().amax(-1).flatten()
+    best = predictions.logits[-1].detach().amax(-1).sigmoid().flatten()
     weights = best.index_fill(0, places, 0.0)
-    of_pairs = each[:, places] * quality.view(layers, len(places))[:-1]
-    return of_pairs.sum(1), each @ weights
+    of_pairs = each[:, places] * quality.view(layers, len(places))
+    return of_pairs.sum(1)[:-1], (each @ weights)[:-1]
 
 
 def _sides(matched: MatchedSet, step: Step) -> tuple[float | Tensor, float | Tensor]:

@@ -52,7 +52,7 @@ class BinaryCrossEntropy:
 
     def __call__(self, logits: Tensor, matched: Tensor, quality: Tensor) -> Tensor:
         """See `LabelLoss`; `quality` has no influence."""
-        target = torch.zeros_like(logits)
+        target = torch.zeros_like(logits, memory_format=torch.contiguous_format)
         target.view(-1)[matched] = 1
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
 

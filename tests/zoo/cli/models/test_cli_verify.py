@@ -163,8 +163,8 @@ def not_rooted(sides, step):
     return torch.as_tensor(float(sides))
 
 
-def at_temperature_one(student, teacher, temperature=5.0):
-    return distillation_at(student, teacher, 1.0)
+def at_temperature_one(corners, temperature=5.0):
+    return distillation_at(corners, 1.0)
 
 
 # and of its decoder
