@@ -284,4 +284,4 @@ def _areas(data: Collected) -> list[float]:
         return [float(w * h) for _, _, w, h, _ in data.detections.tolist()]
     from pycocotools import mask as coco_mask
 
-    return [float(area) for area in coco_mask.area(masks)] if masks else []
+    return [float(coco_mask.area(mask)) for mask in masks]  # of more than 255 at once it fails with numpy 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from evaluated import LABELS, filled, hard_images, one_image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -19,7 +20,7 @@ from zoo.evaluation.coco_ap import (
     score_table,
     small_set_note,
 )
-from zoo.evaluation.coco_evaluator import protocol
+from zoo.evaluation.coco_evaluator import Collected, MaskCodes, protocol
 
 
 def reference(truth, results):
@@ -79,6 +80,22 @@ def test_area_of_the_segmentation_decides_the_size():
     scores = filled([one_image(1, [[0, 0, 0, 40, 40, 0.9]], [[0, *box, 700, 0]])]).compute()
     assert scores["APs"] == pytest.approx(1)
     assert math.isnan(scores["APm"])
+
+
+def test_both_backends_score_more_masks_than_a_byte_counts():
+    """pycocotools' areas of 256 masks at once overflow with numpy 2."""
+    mask = np.zeros((20, 20, 1), np.uint8, order="F")
+    mask[5:15, 5:15] = 1
+    code = coco_mask.encode(mask)[0]["counts"]
+    rows = np.arange(300)
+    boxes = np.tile([5.0, 5, 10, 10, 0.5], (300, 1))
+    data = Collected(
+        np.stack([rows, rows * 0 + 20, rows * 0 + 20], axis=1), boxes, rows * 0, rows,
+        np.hstack([boxes[:, :4], np.full((300, 1), 100.0)]), np.zeros((300, 2), np.int64), rows,
+        MaskCodes([code] * 300, [code] * 300),
+    )  # fmt: skip
+    for backend in ("hotcoco", "pycocotools"):
+        assert Evaluation(data, backend).scores["AP"] == 1
 
 
 def test_nothing_to_score_is_nan():
