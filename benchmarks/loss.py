@@ -441,12 +441,14 @@ def measure(contest: Contest, rounds: int) -> dict[str, object]:
         pair = [(contest.ours, mine), (contest.theirs, other)]
         for run, times in pair if index % 2 else reversed(pair):
             times.append(timed(run))
+    ratios = [b / a for a, b in zip(mine, other, strict=True)]
     return {
         "family": contest.family,
         "size": contest.size,
         "ours_ms": round(statistics.median(mine), 1),
         "transformers_ms": round(statistics.median(other), 1),
-        "ratio_transformers": round(statistics.median(b / a for a, b in zip(mine, other, strict=True)), 1),
+        "ratio_transformers": round(statistics.median(ratios), 1),
+        "ratios": [round(ratio, 1) for ratio in ratios],
         "transfers": transfers(contest.ours, contest.on_host),
         "transfers_transformers": transfers(contest.theirs, contest.on_host),
         "loss_difference": value,
@@ -473,7 +475,7 @@ def main() -> None:
     for row in rows:
         print(f"\n{row['family']}: {row['size']}, forward + backward, median of {options.rounds}, CPU time")
         print(f"  ours {row['ours_ms']} ms   transformers {row['transformers_ms']} ms   ", end="")
-        print(f"{row['ratio_transformers']}x less")
+        print(f"{row['ratio_transformers']}x less, {min(row['ratios'])} to {max(row['ratios'])}")
         print(
             f"  device-to-host transfers: ours {row['transfers']}, transformers {row['transfers_transformers']}"
         )

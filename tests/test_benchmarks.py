@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[1]
-ALWAYS = {"family", "size", "ours_ms", "transformers_ms", "ratio_transformers", "transfers"}
+ALWAYS = {"family", "size", "ours_ms", "transformers_ms", "ratio_transformers", "ratios", "transfers"}
 
 
 def output(script: str, *arguments: str) -> str:
