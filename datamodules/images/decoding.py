@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from simplejpeg import decode_jpeg
 from torch import Tensor
 
 from datamodules.images.files import ORIENTATION, UNREADABLE, in_frame
@@ -15,11 +16,6 @@ from datamodules.index.image_store import Folder, ImageStore, StoreError
 from zoo.contract.bands import Values, may_be_bands, read_bands, to_levels
 from zoo.contract.pixels import declared_bits, open_image, to_rgb
 from zoo.contract.preprocess import InputContract, image_to_tensor
-
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # torchvision 0.29 announces the end of its decoders; PIL gives the same pixels
-    decode_jpeg = None
 
 _NO_RGB = (
     "its values are no 8-bit RGB: train with --data.input.channels and --data.input.scale, as the note of `zoo data "
@@ -46,14 +42,14 @@ def decode(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -
 def decode_tensor(store: ImageStore, name: str, image_id: int, size: tuple[int, int]) -> Tensor:
     """The pixels of `decode`, and its errors, as a [3, h, w] uint8 view on HWC memory.
 
-    An ordinary JPEG goes through torchvision's decoder, which is quicker and gives the same pixels;
-    everything else, and whatever that decoder refuses, through PIL.
+    An ordinary JPEG goes through simplejpeg, which is quicker and gives the same pixels; everything else, and whatever
+    that decoder warns of, through PIL.
     """
     data = _bytes(store, name, image_id)
-    if decode_jpeg is not None and _is_ordinary_jpeg(data, size):
+    if _is_ordinary_jpeg(data, size):
         try:
-            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError:
+            return torch.from_numpy(decode_jpeg(data, "RGB")).permute(2, 0, 1)
+        except ValueError:
             pass  # damaged: PIL can still read it, or its error says what is wrong
     return image_to_tensor(_decoded(data, store.where(name), image_id, size))
 
