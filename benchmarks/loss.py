@@ -86,12 +86,14 @@ class CountTransfers(TorchFunctionMode):
 
 
 class Numbers:
-    """Random predictions and objects of one seed."""
+    """Random predictions and objects of one seed; images have `most` objects at most, or `objects` each."""
 
-    def __init__(self, batch: int, classes: int, most: int) -> None:
+    def __init__(self, batch: int, classes: int, most: int, objects: int | None = None) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self.classes = classes
         self.counts = [most, *torch.randint(1, most, (batch - 1,), generator=self.generator).tolist()]
+        if objects is not None:
+            self.counts = [objects] * batch
         self.leaves: dict[str, Tensor] = {}
         self.labels = torch.randint(classes, (sum(self.counts),), generator=self.generator)
         self.objects = self._random_boxes(sum(self.counts))
@@ -136,9 +138,10 @@ def decoder_contest(
     criterion: SetCriterion,
     theirs: Any,
     config: Any,
+    objects: int | None = None,
 ) -> Contest:
     """A contest over the decoder's layers alone; `width` of the logits, labels are below `config.num_labels`."""
-    numbers = Numbers(batch, config.num_labels, most=14)
+    numbers = Numbers(batch, config.num_labels, most=14, objects=objects)
     logits = numbers.logits("logits", layers, batch, queries, width)
     boxes = numbers.boxes("boxes", layers, batch, queries)
     targets, dicts = numbers.targets, numbers.dicts
@@ -167,7 +170,9 @@ def detr(batch: int = 4, queries: int = 100, classes: int = 91, layers: int = 6)
     )
 
 
-def deformable_detr(batch: int = 4, queries: int = 300, classes: int = 91, layers: int = 6) -> Contest:
+def deformable_detr(
+    batch: int = 4, queries: int = 300, classes: int = 91, layers: int = 6, objects: int | None = None
+) -> Contest:
     """Deformable DETR: focal loss. transformers fixes the weight of its class loss at 1, so ours is 1 here."""
     criterion = SetCriterion(
         HungarianMatcher(MatchCosts(label=2, l1=5, giou=2), focal_cost),
@@ -185,6 +190,7 @@ def deformable_detr(batch: int = 4, queries: int = 300, classes: int = 91, layer
         criterion,
         DeformableDetrForObjectDetectionLoss,
         config,
+        objects,
     )
 
 

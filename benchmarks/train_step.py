@@ -148,10 +148,10 @@ def random_batch(
 
 
 def our_step(
-    module: DetectionModule, batch: Batch, precision: Precision = nullcontext
+    module: DetectionModule, batch: Batch, precision: Precision = nullcontext, fused: bool = True
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """(whole step, forward + loss + backward); forward and loss in the precision."""
-    optimizer = module.schedule.optimizer(module.network)
+    optimizer = module.schedule.optimizer(module.network, fused)
     parameters = [p for p in module.network.parameters() if p.requires_grad]
     module.train()
 

@@ -64,6 +64,20 @@ def test_loss(capsys, monkeypatch):
         assert row["gradient_difference"] < 1e-4
 
 
+def test_loss_growth(capsys, monkeypatch, tmp_path):
+    found = rows_here("loss_growth.py", capsys, monkeypatch, "--rounds", "1")
+    assert len(found) == 10
+    for row in found:
+        assert 0 < row["low"] <= row["ratio"] <= row["high"]
+        assert row["ours_mb"] > 0
+        assert row["transformers_mb"] > 0
+    written, picture = tmp_path / "rows.json", tmp_path / "growth.svg"
+    written.write_text(json.dumps({"rows": found}))
+    monkeypatch.setattr(sys, "argv", ["loss_growth.py", "--plot", str(written), str(picture)])
+    runpy.run_path(str(ROOT / "benchmarks" / "loss_growth.py"), run_name="__main__")
+    assert "svg" in picture.read_text()
+
+
 def test_data_check():
     found = rows("data_check.py", "--rounds", "1")
     assert found[0]["way"] == "PIL loop"
@@ -195,6 +209,14 @@ def test_train_step(family):
     assert_schema(row)
     ours, theirs = row["trained_parameters"]
     assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "own"), [("detr", []), ("dfine", ["attention", "moving average"])])
+def test_step_parts(family, own):
+    found = rows("step_parts.py", "--rounds", "1", "--side", "64", "--families", family)
+    assert [row["part"] for row in found] == ["all on", "optimizer", "oneDNN", "frozen norm", *own, "loss"]
+    assert all(row["ratio"] > 0 for row in found)
 
 
 def test_data_padding(capsys, monkeypatch):
