@@ -5,84 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
+from typing import Any, get_args
 
 from datamodules.images.decodable import usable_cores
 from datamodules.progress import image_bar, watched
 from zoo.bulk import results
-from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches, weights_of
-from zoo.bulk.images import Images, open_images
+from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches
+from zoo.bulk.identity import begun_before, finished, identity_of, journal_file
+from zoo.bulk.images import open_images
 from zoo.bulk.journal import Journal, Line
+from zoo.bulk.plan import Engine, Job, Setting, class_names, device_for, settled
 from zoo.detector import Detector, GivenTiles
 from zoo.runs import threads
-from zoo.runs.console import Console, counted, quoted
+from zoo.runs.console import Console, counted
 from zoo.runs.predict import threshold_line
 from zoo.runs.prediction_files import categories_of
 from zoo.runs.signals import Interrupted
 from zoo.storage.durable import write_atomically
 
-ON_A_GPU = (
-    16  # images computed together; a CPU is about as fast with one, which is computed as `zoo predict` does
-)
 _SAID_EVERY = 30.0  # seconds, where nobody watches a bar
 _LEFT_OUT_SAID = 5
-Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a job is computed.
-
-    Attributes:
-        batch_size: images together; None for `ON_A_GPU` there and 1 elsewhere. One begun job keeps its own.
-        workers: processes that read images; None for as many as there are cores, at most 8. With Ray: actors, None for
-            one a core or GPU of the cluster.
-        device: of torch; `auto` for a GPU if there is one.
-        engine: `local`, or `ray`.
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    device: str = "auto"
-    engine: Engine = "local"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job that is ready to run.
-
-    Attributes:
-        detector: on its device.
-        model: how the user named it, by which workers elsewhere load it.
-        images: to detect in.
-        wanted: what is kept.
-        setting: with a batch size and a number of workers.
-        output: file.
-        registry: of the model.
-    """
-
-    detector: Detector
-    model: str
-    images: Images
-    wanted: Wanted
-    setting: Setting
-    output: Path
-    registry: Path | None
-
-    @property
-    def batch_size(self) -> int:
-        """Images together."""
-        assert self.setting.batch_size is not None
-        return self.setting.batch_size
-
-    @property
-    def batches(self) -> int:
-        """How many there are."""
-        return -(-len(self.images) // self.batch_size)
 
 
 def predict_data(
@@ -148,16 +91,14 @@ def predict_data(
         raise ValueError(f"--engine {setting.engine!r:.40}; it is {' or '.join(get_args(Engine))}")
     device = device_for(setting.device, detector)
     detector.to(device)
-    identity = _identity(detector, images, wanted)
-    if finished := _finished(output, identity):
-        console.say(
-            f"{output} is finished: {counted(finished['num_images'], 'image')}; nothing is done again"
-        )
-        return {key: value for key, value in finished.items() if key != "job"}
+    identity = identity_of(detector, images, wanted)
+    if done := finished(output, identity):
+        console.say(f"{output} is finished: {counted(done['num_images'], 'image')}; nothing is done again")
+        return {key: value for key, value in done.items() if key != "job"}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with Journal(_journal_file(output)) as journal:
-        begun = _begun(journal, identity, output)
-        setting = _settled(setting, begun, device)
+    with Journal(journal_file(output)) as journal:
+        begun = begun_before(journal, identity, output)
+        setting = settled(setting, begun, device)
         job = Job(detector, model, images, wanted, setting, output, registry)
         if begun is None:
             journal.begin({"identity": identity, "batch_size": job.batch_size, "threads": usable_cores()})
@@ -243,163 +184,11 @@ def _progress(kept: int, total: int, console: Console) -> Iterator[Callable[[int
         console.say(f"detected    {counted(done - kept, 'image')} in {seconds:.1f} s, {rate}")
 
 
-# ---------------------------------------------------------------------- which job it is
-
-
-def _identity(detector: Detector, images: Images, wanted: Wanted) -> Line:
-    """What the results depend on; plain values as JSON gives them back."""
-    labels = detector.label_map.to_dict()
-    return {
-        "model": detector.name,
-        "weights": weights_of(detector),
-        "input": detector.input.to_dict(),
-        "threshold": detector.default_threshold if wanted.threshold is None else wanted.threshold,
-        "class_thresholds": _own_thresholds(detector, wanted),
-        "classes": None if wanted.classes is None else list(wanted.classes),
-        "max_detections": wanted.most,
-        "label_map": labels,
-        "data": images.place,
-        "split": images.split,
-        "format": images.format,
-        "images": len(images),
-        "data_sha256": images.digest(),
-    }
-
-
-def _own_thresholds(detector: Detector, wanted: Wanted) -> dict[str, float]:
-    if wanted.threshold is not None or detector.thresholds is None:
-        return {}
-    return dict(detector.thresholds.classes)
-
-
-_WORDS = {
-    "model": "another model",
-    "weights": "another model",
-    "data": "other images",
-    "split": "another split",
-    "format": "other images",
-    "images": "other images",
-    "data_sha256": "other images",
-}
-
-
-def _difference(before: Any, now: Line) -> str:
-    """How a job differs from the one that an output belongs to; empty if it does not."""
-    if not isinstance(before, dict):
-        return "something else"
-    key = next((key for key in now if before.get(key) != now[key]), None)
-    if key is None:
-        return ""
-    if key in ("model", "data", "split", "threshold", "max_detections", "classes"):
-        return f"{_WORDS.get(key, f'another {key}')}: {str(before.get(key))[:80]}, not {str(now[key])[:80]}"
-    return _WORDS.get(key, f"another {key}")
-
-
-def _finished(output: Path, identity: Line) -> Line | None:
-    """What the finished job came to, if this one is finished.
-
-    Raises:
-        FileExistsError: the output is of another job.
-    """
-    if not output.exists() or _journal_file(output).exists():
-        return None
-    file = results.images_file(output)
-    info = results.info_of(file) if file.is_file() else None
-    difference = _difference(None if info is None else info.get("job"), identity)
-    if difference:
-        raise FileExistsError(
-            f"{output} is there already, of {difference}; give another --output, or remove it to begin anew: "
-            f"rm {quoted(output)}"
-        )
-    return info
-
-
-def _begun(journal: Journal, identity: Line, output: Path) -> Line | None:
-    """What the journal says of this job; None if it begins.
-
-    Raises:
-        FileExistsError: the journal is of another job.
-    """
-    if journal.job is None:
-        return None
-    begun: Line = journal.job["job"]
-    difference = _difference(begun.get("identity"), identity)
-    if difference:
-        raise FileExistsError(
-            f"{journal.path} is an unfinished job of {difference}; give another --output, or remove it to begin anew: "
-            f"rm {quoted(journal.path)}"
-        )
-    return begun
-
-
-def _settled(setting: Setting, begun: Line | None, device: str) -> Setting:
-    size = setting.batch_size
-    if begun is not None:
-        before = int(begun["batch_size"])
-        if size not in (None, before):
-            raise ValueError(
-                f"--batch-size {size}: the job was begun with {before}, and results may differ in their last digits; "
-                f"leave it out, or give another --output"
-            )
-        size = before
-    if size is None:
-        size = 1 if device == "cpu" else ON_A_GPU
-    workers = setting.workers
-    if workers is None and setting.engine == "local":
-        workers = min(8, usable_cores())
-    return Setting(size, workers, device, setting.engine)
-
-
-def device_for(given: str, detector: Detector) -> str:
-    """The device that a model is computed on.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if detector.runtime != "pytorch":
-        return "cpu"
-    if given == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=given)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {given[:40]}: {str(error).splitlines()[0][:200]}") from error
-    return given
-
-
-def class_names(given: str | None, detector: Detector) -> tuple[str, ...] | None:
-    """Names of classes, joined by commas.
-
-    Raises:
-        ValueError: the model has no such class.
-    """
-    if given is None:
-        return None
-    names = detector.label_map.names
-    if given in names:  # a name may have a comma in it
-        return (given,)
-    chosen = tuple(name.strip() for name in given.split(","))
-    unknown = [name for name in chosen if name not in names]
-    if unknown:
-        shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
-        raise ValueError(
-            f"--classes: {detector.name} has no class {unknown[0]!r}; it has {shown}; join names by commas"
-        )
-    return chosen
-
-
 def _check_output(output: Path) -> None:
     if output.suffix not in (results.JSON, results.PARQUET) or output.is_dir():
         raise ValueError(
             f"--output {str(output)[:200]}: with --data it is a file, results{results.JSON} or results{results.PARQUET}"
         )
-
-
-def _journal_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.unfinished")
-
-
-# ---------------------------------------------------------------------- the end
 
 
 def _write(job: Job, journal: Journal, identity: Line) -> Line:

@@ -8,16 +8,14 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from zoo.bulk.batches import Found, ReadImages, Wanted, found_in, weights_of
 from zoo.bulk.images import open_images
+from zoo.bulk.plan import Job
 from zoo.runs.subject import load
-
-if TYPE_CHECKING:
-    from zoo.bulk.job import Job
 
 _IMAGES_OF_A_BLOCK = 64  # what is lost at most when an actor dies, and when this process does
 _MOST_BLOCKS = 10_000

@@ -589,7 +589,8 @@ def predict(
     if every is not None and not videos:
         raise ValueError("--every belongs to a video, and there is none; leave it out")
     if data is not None:
-        from zoo.bulk.job import Setting, predict_data
+        from zoo.bulk.job import predict_data
+        from zoo.bulk.plan import Setting
 
         if sources:
             raise ValueError(f"{sources[0][:200]}: give images or --data, not both")

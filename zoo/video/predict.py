@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.progress import image_bar, watched
 from zoo.bulk.batches import Wanted
-from zoo.bulk.job import class_names, device_for
+from zoo.bulk.plan import class_names, device_for
 from zoo.detector import Detector, GivenTiles, Prediction
 from zoo.runs.console import Console, counted
 from zoo.runs.predict import PREDICTIONS_FILE, threshold_line

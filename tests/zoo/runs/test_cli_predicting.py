@@ -140,6 +140,9 @@ class FakeDetector:
         )
         self.thresholds, self.default_threshold = None, 0.3
 
+    def tiles_of(self, tiles, tile_overlap):
+        return None
+
     def predict(self, image, threshold, tiles=None, tile_overlap=None):
         from zoo.detector import Prediction
 
