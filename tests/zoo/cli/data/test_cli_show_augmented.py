@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from datamodules.shapes import generate_shapes
 from zoo.cli.main import run_command
 from zoo.runs import show_augmented as shown
+from zoo.runs.recipes import read
 
 LIST = "- torchvision.transforms.v2.RandomAffine: {degrees: 30}\n- train_transform\n- distort\n"
 
@@ -88,7 +90,14 @@ def test_keys_of_the_recipe_are_taken_and_tiles_are_named_by_their_images(root, 
         pictures.append(Image.open(tmp_path / "a.png").size)
     assert pictures[0] != pictures[1]
     assert {Path(file).name for file in told["images"]} <= {"00000.png", "00001.png"}, "tiles of two images"
-    assert len(told["images"]) == 3
+    items = shown._data(
+        read("rt_detr/tiny"), root, None, None, {"data.input.tiles": {"size": [32, 32]}}
+    ).tile_items
+    numbers = sorted(np.random.default_rng(0).permutation(len(items))[:9].tolist())
+    more = shown.show_augmented(
+        root, config="rt_detr/tiny", overrides={"data.input.tiles": {"size": [32, 32]}}, count=9, epochs=1
+    )
+    assert [Path(file).name for file in more.files] == [f"{items.item(0, n).row:05d}.png" for n in numbers]
     assert run_command([*command, "--data.nothing", "1"]) == 2
     assert "nothing" in capsys.readouterr().err
     assert run_command(["data", "show", str(root), "--data.min_box_side", "4"]) == 2
