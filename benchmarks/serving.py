@@ -18,11 +18,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,58 @@ class Load:
     box: float = 0.0
 
 
+@dataclass(frozen=True)
+class Door:
+    """Where a server takes images, how they are written, and where its answer has the detections."""
+
+    path: str
+    body: Callable[[str, float], dict[str, Any]]
+    detections: Callable[[Any], list[Any]]
+
+
+OURS = Door(
+    "/v1/detect",
+    lambda image, threshold: {"image": image, "threshold": threshold},
+    lambda found: found["detections"],
+)
+MLFLOW = Door(
+    "/invocations",
+    lambda image, threshold: {
+        "dataframe_split": {"columns": ["image"], "data": [[image]]},
+        "params": {"threshold": threshold},
+    },
+    lambda found: found["predictions"][0]["detections"],
+)
+
+
+@contextlib.contextmanager
+def mlflow_serving(model: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as process:
+        try:
+            while True:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5),
+                ):
+                    break
+                if process.poll() is not None:
+                    raise SystemExit("mlflow models serve did not start")
+                time.sleep(0.5)
+            yield process, port
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def serving(model: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [sys.executable, "-m", "zoo", "serve", f"served={model}", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         port = 0
         for line in process.stdout:
@@ -91,14 +141,20 @@ def difference(found: list[Any], expected: list[Any], threshold: float) -> tuple
 
 
 def client(
-    port: int, bodies: list[bytes], expected: list[Any], numbers: Iterator[int], threshold: float, load: Load
+    port: int,
+    door: Door,
+    bodies: list[bytes],
+    expected: list[Any],
+    numbers: Iterator[int],
+    threshold: float,
+    load: Load,
 ) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     for number in numbers:
         which = number % len(bodies)
         begun = time.perf_counter()
         try:
-            connection.request("POST", "/v1/detect", bodies[which], {"Content-Type": "application/json"})
+            connection.request("POST", door.path, bodies[which], {"Content-Type": "application/json"})
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -109,7 +165,7 @@ def client(
         if answer.status != 200:
             load.lost.append(f"{answer.status} {content[:100]!r}")
             continue
-        apart = difference(json.loads(content)["detections"], expected[which], threshold)
+        apart = difference(door.detections(json.loads(content)), expected[which], threshold)
         if apart is None:
             load.wrong.append(f"image {which}: {content[:200]!r}")
         else:
@@ -131,37 +187,55 @@ class Shared:
             return next(self._rest)
 
 
-def resident(pid: int) -> float:
+def of_group(leader: int) -> list[str]:
+    """/proc folders of a process and those that it has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[2]) == leader:
+                found.append(str(stat.parent))
+    return found
+
+
+def resident(folders: list[str]) -> float:
     """MB in memory."""
-    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024  # type: ignore[index]
+    texts = [Path(folder, "status").read_text() for folder in folders]
+    return sum(int(found[1]) for text in texts if (found := re.search(r"VmRSS:\s+(\d+)", text))) / 1024
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(folders: list[str]) -> float:
+    fields = [Path(folder, "stat").read_text().rpartition(")")[2].split() for folder in folders]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(
-    arguments: argparse.Namespace, clients: int, batch: int, bodies: list[bytes], expected: list[Any]
+    arguments: argparse.Namespace, clients: int, batch: int | None, images: list[str], expected: list[Any]
 ) -> dict[str, Any]:
-    with serving(arguments.model, "--batch-size", str(batch), "--queue", str(2 * clients)) as (process, port):
+    """Of `zoo serve` with this size of a batch, or without one of MLflow's server."""
+    door = OURS if batch else MLFLOW
+    bodies = [json.dumps(door.body(image, arguments.threshold)).encode() for image in images]
+    options = ["--batch-size", str(batch), "--queue", str(2 * clients)]
+    server = serving(arguments.model, *options) if batch else mlflow_serving(arguments.mlflow)
+    with server as (process, port):
         load, shared = Load(), Shared(arguments.requests)
-        given = (port, bodies, expected, shared, arguments.threshold, load)
+        given = (port, door, bodies, expected, shared, arguments.threshold, load)
         threads = [threading.Thread(target=client, args=given) for _ in range(clients)]
-        spent, begun = cpu_seconds(process.pid), time.perf_counter()
+        folders = of_group(process.pid)
+        spent, begun = cpu_seconds(folders), time.perf_counter()
         for thread in threads:
             thread.start()
         memory: list[tuple[int, float]] = []
         while any(thread.is_alive() for thread in threads):
-            memory.append((len(load.seconds), resident(process.pid)))
+            memory.append((len(load.seconds), resident(folders)))
             time.sleep(0.2)
         wall = time.perf_counter() - begun
-        spent = cpu_seconds(process.pid) - spent
+        spent = cpu_seconds(folders) - spent
     later = [mb for done, mb in memory if done >= min(WARM, arguments.requests // 5)]
     for fault in (*load.lost[:3], *load.wrong[:3]):
         print(fault, file=sys.stderr)
     p50, p99 = (1000 * float(np.percentile(load.seconds, q)) for q in (50, 99))
     return {
+        "server": "zoo serve" if batch else "mlflow models serve",
         "clients": clients, "batch": batch, "requests": arguments.requests, "lost": len(load.lost),
         "wrong": len(load.wrong), "p50_ms": p50, "p99_ms": p99, "per_second": len(load.seconds) / wall,
         "cpu_ms": 1000 * spent / arguments.requests, "score": load.score, "box": load.box,
@@ -196,9 +270,8 @@ def hostile(model: str) -> None:
                 body = (found.get("detail") or found["error"]["message"]).encode()
             rows.append((case.name, status or "closed", body.decode("utf-8", "replace").replace("|", "\\|")))
         alive = answer_of(port, with_image())[0]
-        print(
-            f"{len(rows)} requests; then a good one got {alive}, with {resident(process.pid):.0f} MB in memory\n"
-        )
+        memory = resident(of_group(process.pid))
+    print(f"{len(rows)} requests; then a good one got {alive}, with {memory:.0f} MB in memory\n")
     print("| request | status | answer |\n| --- | --- | --- |")
     for name, status, words in rows:
         print(f"| {name[:60].replace('|', '/')} | {status} | {words[:160]} |")
@@ -216,6 +289,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--threshold", type=float, default=0.05)
     parser.add_argument("--loop", type=int, default=0, help="images of a plain loop")
+    parser.add_argument(
+        "--mlflow", help="also `mlflow models serve` of the same weights: models:/NAME@champion"
+    )
     parser.add_argument("--hostile", action="store_true")
     arguments = parser.parse_args()
     if arguments.hostile:
@@ -224,13 +300,8 @@ def main() -> None:
     detector = zoo.load(arguments.model)
     images = list_images(arguments.images)[: arguments.most_images]
     expected = [detector.predict(image, arguments.threshold).to_dict()["detections"] for image in images]
-    bodies = [
-        json.dumps(
-            {"image": base64.b64encode(i.read_bytes()).decode(), "threshold": arguments.threshold}
-        ).encode()
-        for i in images
-    ]
-    size, found = np.mean([*map(len, bodies)]), sum(map(len, expected))
+    texts = [base64.b64encode(image.read_bytes()).decode() for image in images]
+    size, found = np.mean([*map(len, texts)]), sum(map(len, expected))
     threads = torch.get_num_threads()
     print(
         f"{len(images)} images, {found} detections, {size:.0f} bytes a request, {threads} threads",
@@ -238,9 +309,10 @@ def main() -> None:
     )
     if arguments.loop:
         print(json.dumps(of_loop(detector, images, arguments.threshold, arguments.loop)), flush=True)
+    batches = [int(size) for size in arguments.batch_sizes.split(",") if size]
     for clients in map(int, arguments.clients.split(",")):
-        for batch in map(int, arguments.batch_sizes.split(",")):
-            print(json.dumps(measured(arguments, clients, batch, bodies, expected)), flush=True)
+        for batch in [*batches, *([None] if arguments.mlflow else [])]:
+            print(json.dumps(measured(arguments, clients, batch, texts, expected)), flush=True)
 
 
 if __name__ == "__main__":

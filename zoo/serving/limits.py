@@ -45,7 +45,7 @@ class Limits:
     decode_seconds: float = 20.0
     answer_seconds: float = 120.0
     write_seconds: float = 30.0
-    end_seconds: float = 60.0
+    end_seconds: float = 25.0  # Kubernetes kills after 30
     linger_seconds: float = 1.0
     scans: int = 200
 

@@ -146,5 +146,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
                 raise ClientGone
             leaving = asyncio.ensure_future(request.receive())  # an empty end of the body
     finally:
-        working.cancel()
         leaving.cancel()
+        if not working.cancel() and not working.cancelled():
+            working.exception()  # it has been raised above, or nobody waits for it
