@@ -16,7 +16,8 @@ from zoo.registry.hugging_face.families import FAMILIES, Family, OtherNetworkErr
 from zoo.registry.hugging_face.folder import EXTRA, HOLE
 from zoo.registry.hugging_face.keys import inverted
 from zoo.registry.hugging_face.processors import processor_of
-from zoo.runtimes.transformers import CARD_FILE
+from zoo.runtimes.transformers import CARD_FILE, WEIGHTS_FILE
+from zoo.storage.durable import written
 
 
 def export_transformers(detector: Detector, folder: Path) -> None:
@@ -28,6 +29,7 @@ def export_transformers(detector: Detector, folder: Path) -> None:
 
     Raises:
         OtherNetworkError: transformers has no such network; names what it lacks.
+        OSError: the disk is full or read-only.
     """
     transformers = library()
     family, architecture = class_of(detector)
@@ -39,7 +41,8 @@ def export_transformers(detector: Detector, folder: Path) -> None:
         ours = detector.module.evaluation_network.state_dict()
         state = inverted(model.state_dict(), module.from_published, ours, _behind(detector))
         model.load_state_dict(state, strict=True)
-        model.save_pretrained(folder, max_shard_size="50GB")
+        with written(folder / WEIGHTS_FILE):
+            model.save_pretrained(folder, max_shard_size="50GB")
         settings = processor_of(detector.input)
         getattr(transformers, family.processor)(**settings).save_pretrained(folder)
     (folder / CARD_FILE).write_text(card_of(detector, architecture), encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from exported_case import certified, data
 from hub_models import saved, variants
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_families import small_arguments
 from transformers import AutoImageProcessor, AutoModelForImageSegmentation, AutoModelForObjectDetection
@@ -241,6 +242,18 @@ def test_a_folder_is_scored_beside_its_source_and_by_the_evaluator(detector_of, 
     assert "was made of rt_detr_v2, which is not here" in capsys.readouterr().err
     found = certified(detector, tmp_path / "f", detector.input, images, zoo.Silent())
     assert any(failure.startswith("AP is") for failure in found["failures"])
+
+
+def test_a_full_disk_names_the_file(detector_of, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    detector = detector_of("rt_detr_v2")
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as told:
+        export(detector, "transformers", tmp_path / "out", console=zoo.Silent())
+    assert told.value.filename.endswith("model.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 REFUSED = {
