@@ -14,6 +14,9 @@ from tiny_families import first_of_each_class
 from zoo.cli.main import run_command
 from zoo.detector import Detector
 
+KEYS = first_of_each_class()
+REFINING = [key for key in KEYS if not key.startswith(("detr/", "deformable_detr/"))]
+RAW, LAYERS = ("--raw", "--image-size"), ("--decoder-layers",)
 SIZES = {"stretch": "96x64", "shortest": "96x160"}  # others than the contracts have
 
 
@@ -45,12 +48,13 @@ def move_edges(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--raw", "--image-size"), ("--decoder-layers",)], ids=" ".join)
-@pytest.mark.parametrize("key", first_of_each_class())
+@pytest.mark.parametrize(
+    ("key", "options"), [(key, RAW) for key in KEYS] + [(key, LAYERS) for key in REFINING]
+)
 def test_options_give_a_file_that_is_certified_scored_and_shown(key, options, made, tmp_path, capsys):
     def run(*arguments):
         capsys.readouterr()
-        assert run_command([*arguments, "--json"]) == 0, capsys.readouterr()
+        assert run_command([*arguments, "--json"]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out)
 
     torch.set_num_threads(1)
@@ -81,3 +85,11 @@ def test_options_give_a_file_that_is_certified_scored_and_shown(key, options, ma
     shown = run("predict", file, picture, "--threshold", "0.06", "--output", str(tmp_path / "shown"))
     assert shown["predictions"][0]["detections"]
     assert run("export", model, "--check", str(tmp_path / "out"), "--data", images)["passed"]
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in REFINING])
+def test_networks_that_cannot_leave_out_layers_say_so(key, made, tmp_path, capsys):
+    model, _, _ = made(key)
+    assert run_command(["export", model, "--decoder-layers", "1", "--output", str(tmp_path / "out")]) == 2
+    assert "does not evaluate with fewer decoder layers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
