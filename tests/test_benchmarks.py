@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from registry_case import tiny_checkpoint
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[1]
@@ -317,3 +318,17 @@ def test_report(capsys, monkeypatch):
         "numbers", "numbers again, and page", "difference of two",
     ]  # fmt: skip
     assert lines[-1].endswith("s CPU in all")
+
+
+@pytest.mark.slow
+def test_serving(tmp_path):
+    tiny_checkpoint(tmp_path / "model.ckpt")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for number, values in enumerate(pixels):
+        Image.fromarray(values).save(tmp_path / "images" / f"{number}.png")
+    asked = ["--images", str(tmp_path / "images"), "--requests", "20", "--threshold", "0", "--loop", "3"]
+    lines = output("serving.py", str(tmp_path / "model.ckpt"), *asked, "--clients", "2", "--batch-sizes", "2")
+    loop, row = map(json.loads, lines.splitlines())
+    assert loop["requests"] == 3
+    assert (row["requests"], row["lost"], row["wrong"]) == (20, 0, 0)

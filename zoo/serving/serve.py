@@ -142,6 +142,7 @@ def say_start(service: Service, listener: socket.socket, keys: Keys, console: Co
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}"
+    here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     for served in service.models.values():
         card = served.card
         console.say(
@@ -154,5 +155,5 @@ def say_start(service: Service, listener: socket.socket, keys: Keys, console: Co
         f"whoever has one of {counted(len(keys), 'key')}" if keys else "this machine alone: there are no keys"
     )
     console.say(f"for         {who}")
-    console.say(f"try         curl{key} -F file=@photo.jpg{model} {address}/v1/detect")
+    console.say(f"try         curl{key} -F file=@photo.jpg{model} {here}/v1/detect")
     console.say(f"serving     {address} (Ctrl-C ends)")
