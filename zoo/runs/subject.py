@@ -59,7 +59,7 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
         ConnectionError: a built-in model that cannot be fetched.
     """
     path = Path(model).expanduser()
-    if not _is_written_as_path(model):
+    if not is_written_as_path(model):
         try:
             find(str(model), registry)
         except (UnknownModelError, ValueError):
@@ -80,7 +80,8 @@ def load(model: str | Path, registry: str | Path | None = None) -> Detector:
     return Detector.from_checkpoint(path, thresholds)
 
 
-def _is_written_as_path(model: str | Path) -> bool:
+def is_written_as_path(model: str | Path) -> bool:
+    """Whether a model is meant to be a file or folder, and is not looked for in the registry."""
     if isinstance(model, Path) or os.sep in model or "/" in model or model.startswith((".", "~")):
         return True
     return Path(model).suffix in (".ckpt", ".pth", ".pt", ".safetensors", ".onnx", ".xml")

@@ -13,6 +13,7 @@ import msgspec
 from zoo.detector import Detector
 from zoo.registry.manifest import Manifest
 from zoo.registry.weights import weights_digest
+from zoo.runs.subject import is_written_as_path
 from zoo.runtimes.module import ExportedNetwork
 from zoo.serving.batcher import Batcher
 
@@ -53,8 +54,7 @@ def id_of(given: str) -> str:
     name, equals, place = given.partition("=")
     if equals and name and os.sep not in name and place:
         return name
-    plain = os.sep not in given and not os.path.exists(given)
-    return given if plain else Path(os.path.abspath(given)).stem
+    return Path(os.path.abspath(given)).stem if is_written_as_path(given) else given
 
 
 def place_of(given: str) -> str:

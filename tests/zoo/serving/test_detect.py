@@ -265,12 +265,14 @@ def test_the_card_tells_what_is_known_of_a_model(server):
     ("given", "id_", "place"),
     [
         ("birds", "birds", "birds"), ("birds@champion", "birds@champion", "birds@champion"),
-        ("birds:2", "birds:2", "birds:2"),
+        ("birds:2", "birds:2", "birds:2"), ("birds.v2", "birds.v2", "birds.v2"), ("birds.ckpt", "birds", "birds.ckpt"),
         ("exports/birds.onnx", "birds", "exports/birds.onnx"), ("a=exports/model.onnx", "a", "exports/model.onnx"),
         ("a=birds@b", "a", "birds@b"), ("./birds/", "birds", "./birds/"), ("./a=b/c.onnx", "c", "./a=b/c.onnx"),
     ],
 )  # fmt: skip
-def test_a_model_is_called_by_its_name_and_never_by_a_path(given, id_, place):
+def test_a_model_is_called_by_its_name_and_never_by_a_path(given, id_, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds.v2").mkdir()  # what lies here is not meant
     assert id_of(given) == id_
     assert place_of(given) == place
 
