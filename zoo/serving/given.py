@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -137,8 +138,8 @@ def shown_fault(text: str) -> str:
 async def _of_form(request: Request) -> Asked:
     try:
         form = await request.form(max_files=1, max_fields=MOST_CLASSES, max_part_size=64 * 1024)
-    except (MultiPartException, HTTPException) as error:
-        reason = getattr(error, "message", None) or getattr(error, "detail", "")
+    except (MultiPartException, HTTPException, FormParserError) as error:
+        reason = getattr(error, "message", None) or getattr(error, "detail", error)
         raise Problem(400, "form", f"the form cannot be read: {shown(reason)}") from None
     try:
         items = form.multi_items()
