@@ -232,9 +232,14 @@ def test_in_a_crowd_names_without_room_are_left_out_and_shown_when_marked(visit)
     for number in (9, 40):
         visit.page.locator("#rows tr").nth(number).focus()
         assert [seen.count(), seen.first.get_attribute("data-number")] == [1, str(number)]
-    visit.page.locator("#rows tr:focus").blur()
-    assert seen.count() == first
+        visit.page.locator("#rows tr:focus").blur()
+        assert seen.count() == first
+        assert_apart(visit)
+    visit.page.set_viewport_size({"width": 400, "height": 700})  # names are placed anew
+    visit.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert 2 < seen.count() < first
     assert_apart(visit)
+    visit.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_colours_are_those_of_the_pictures_that_zoo_predict_paints(visit):
