@@ -531,8 +531,8 @@ def test_the_card_has_published_and_measured_scores_with_their_interval(browser,
             row.locator("th, td").all_inner_texts() for row in visit.ready().page.locator(".scores tr").all()
         ]
     assert [" ".join(cell.split()) for cell in rows[0]] == [
-        "Score, %",
+        "Score",
         "Published COCO val2017",
         "Measured COCO val",
     ]
-    assert rows[1:] == [["AP", "23.8", "25.7 [24.1, 27.4]"], ["AP, small", "–", "–"]]
+    assert rows[1:] == [["AP", "0.238", "0.257 [0.241, 0.274]"], ["AP, small", "–", "–"]]

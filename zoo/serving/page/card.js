@@ -37,15 +37,15 @@ function inputWords(input) {
   return (input.resize === "stretch" ? `${second} × ${first} pixels` : `shorter side ${first}, longer at most ${second} pixels`) + channels + tiles
 }
 
-const percent = (value, unit) => (value < 0 ? "–" : (unit === "fraction" ? 100 * value : value).toFixed(1))
+const shown = (value, unit) => (value < 0 ? "–" : (unit === "percent" ? value / 100 : value).toFixed(3))
 
 function cell(scores, metric) {
   const value = scores?.[metric]
   if (value === undefined || value === null) return make("td", { class: "number soft" }, "–")
-  const td = make("td", { class: "number" }, percent(value, scores.unit))
+  const td = make("td", { class: "number" }, shown(value, scores.unit))
   const [low, high] = scores.interval?.[metric] ?? []
   if (low !== undefined && low !== null && high !== null) {
-    td.append(" ", make("small", { class: "soft" }, `[${percent(low, scores.unit)}, ${percent(high, scores.unit)}]`))
+    td.append(" ", make("small", { class: "soft" }, `[${shown(low, scores.unit)}, ${shown(high, scores.unit)}]`))
   }
   return td
 }
@@ -53,7 +53,7 @@ function cell(scores, metric) {
 function scores({ published, measured }) {
   const columns = [["Published", published], ...[measured ?? []].flat().map((one) => ["Measured", one])].filter(([, one]) => one)
   if (!columns.length) return make("p", { class: "soft" }, "No score is published or measured for these weights.")
-  const head = make("tr", {}, make("th", { scope: "col" }, "Score, %"))
+  const head = make("tr", {}, make("th", { scope: "col" }, "Score"))
   for (const [name, one] of columns) {
     const where = [one.dataset, one.split].filter(Boolean).join(" ")
     head.append(make("th", { scope: "col", class: "number" }, name, make("br"), make("small", { class: "soft" }, where)))
