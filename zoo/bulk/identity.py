@@ -18,6 +18,12 @@ def journal_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.unfinished")
 
 
+def lowest_of(detector: Detector) -> float:
+    """The score from which a model shows what it finds; of a panoptic model that of its rule."""
+    rule = detector.module.panoptic
+    return detector.default_threshold if rule is None else rule.score_threshold
+
+
 def identity_of(detector: Detector, images: Images, wanted: Wanted) -> Line:
     """What the results depend on; plain values as JSON gives them back."""
     labels = detector.label_map.to_dict()
@@ -25,7 +31,7 @@ def identity_of(detector: Detector, images: Images, wanted: Wanted) -> Line:
         "model": detector.name,
         "weights": weights_of(detector),
         "input": detector.input.to_dict(),
-        "threshold": detector.default_threshold if wanted.threshold is None else wanted.threshold,
+        "threshold": lowest_of(detector) if wanted.threshold is None else wanted.threshold,
         "class_thresholds": _own_thresholds(detector, wanted),
         "classes": None if wanted.classes is None else list(wanted.classes),
         "max_detections": wanted.most,

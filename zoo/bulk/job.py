@@ -12,7 +12,7 @@ from datamodules.images.decodable import usable_cores
 from datamodules.progress import image_bar, watched
 from zoo.bulk import results
 from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches
-from zoo.bulk.identity import begun_before, finished, identity_of, journal_file
+from zoo.bulk.identity import begun_before, finished, identity_of, journal_file, lowest_of
 from zoo.bulk.images import open_images
 from zoo.bulk.journal import Journal, Line
 from zoo.bulk.plan import Engine, Job, Setting, class_names, device_for, settled
@@ -223,12 +223,13 @@ def _say_plan(job: Job, journal: Journal, console: Console) -> None:
     console.say(
         f"model       {detector.name}, on {job.setting.device}, {counted(job.batch_size, 'image')} at a time"
     )
-    if job.wanted.threshold is None and detector.thresholds is not None:
-        console.say(threshold_line(detector.thresholds))
-    elif job.wanted.threshold is None:
-        console.say(
-            f"threshold   {detector.default_threshold}; --threshold 0 keeps all, as an evaluation needs"
-        )
+    if job.wanted.threshold is None:
+        if detector.module.panoptic is not None:
+            console.say(f"threshold   {lowest_of(detector)}, of the model's panoptic rule")
+        elif detector.thresholds is not None:
+            console.say(threshold_line(detector.thresholds))
+        else:
+            console.say(f"threshold   {lowest_of(detector)}; --threshold 0 keeps all, as an evaluation needs")
     if images.classes is not None and set(images.classes.items()) != set(
         zip(detector.label_map.source_ids, detector.label_map.names, strict=True)
     ):
