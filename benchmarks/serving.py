@@ -294,6 +294,7 @@ def main() -> None:
     )
     parser.add_argument("--hostile", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     if arguments.hostile:
         hostile(arguments.model)
         return
