@@ -79,6 +79,19 @@ def test_loss_growth(capsys, monkeypatch, tmp_path):
     assert "svg" in picture.read_text()
 
 
+def test_loss_profile(capsys, monkeypatch):
+    given = ("--rounds", "2", "--families", "detr", "dfine")
+    found = rows_here("loss_profile.py", capsys, monkeypatch, *given)
+    for family in ("detr", "dfine"):
+        own = {row["operator"]: row for row in found if row["family"] == family}
+        assert own["aten::_log_softmax"]["calls"] >= 1
+        assert not own.keys() & {
+            "aten::log1p",
+            "aten::softplus",
+        }  # ten times as long in torch 2.14
+        assert all(row["ms"] >= 0 for row in own.values())
+
+
 def test_data_check():
     found = rows("data_check.py", "--rounds", "1")
     assert found[0]["way"] == "PIL loop"
