@@ -120,22 +120,24 @@ def test_an_ended_job_goes_on_and_gives_the_same_bytes(model, folder, tmp_path, 
     detect, seen = jobs.found_in, []
 
     def ending(detector, images, batch, wanted):
-        if len(seen) == 3:
+        if len(seen) in (3, 6):
+            seen.append(None)
             raise Ended
         seen.append(batch[0].number)
         return detect(detector, images, batch, wanted)
 
     monkeypatch.setattr(jobs, "found_in", ending)
     output = tmp_path / name
-    with pytest.raises(Ended):
-        predict(model, *options, output=output)
-    assert not output.exists()
-    with open(tmp_path / f"{name}.unfinished", "ab") as journal:
-        journal.write(torn)
+    for _ in range(2):
+        with pytest.raises(Ended):
+            predict(model, *options, output=output)
+        assert not output.exists()
+        with open(tmp_path / f"{name}.unfinished", "ab") as journal:
+            journal.write(torn)
     again = []
     monkeypatch.setattr(jobs, "found_in", lambda *a: again.append(a[2][0].number) or detect(*a))
     predict(model, *options, output=output, code=1)
-    assert (seen, again) == ([0, 1, 2], [3, 4, 5, 6, 7])
+    assert (seen, again) == ([0, 1, 2, None, 3, 4, None], [5, 6, 7])
     assert output.read_bytes() == whole.read_bytes()
     before = (tmp_path / "whole" / "r.images.json").read_text().replace("/whole/", "/")
     assert (tmp_path / "r.images.json").read_text() == before
