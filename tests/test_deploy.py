@@ -184,6 +184,9 @@ def test_the_image_serves_by_default(monkeypatch, tmp_path):
     words = subprocess.run(command, **told).stdout.split()
     called = []
     monkeypatch.setattr("zoo.serving.serve.serve", lambda *a, **options: called.append((a, options)) or 0)
+    monkeypatch.delenv("ZOO_API_KEYS", raising=False)
+    assert main.run_command(words) == 2  # nobody is let in without a key
+    monkeypatch.setenv("ZOO_API_KEYS", "0123456789abcdef0123")
     assert main.run_command(words) == 0
     (((names, _), options),) = called
     assert names == ["a@champion", "b:2"]

@@ -9,6 +9,7 @@ from exported_case import written
 from mask_case import LABELS, mask_checkpoint
 from PIL import Image
 from pycocotools.coco import COCO
+from registry_case import tiny_checkpoint
 
 from datamodules.formats.detect import read
 from datamodules.loading.datasets import EvaluationDataset
@@ -77,6 +78,7 @@ def test_a_panoptic_model_gives_cocos_panoptic_form(folder, tmp_path, capsys):
     assert "threshold   0.85, of the model's panoptic rule" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_a_model_too(folder, tmp_path):
     written(tmp_path / "x.onnx")
     predict(tmp_path / "x.onnx", folder, tmp_path / "r.json", "--threshold", "0")
@@ -109,12 +111,12 @@ def test_a_damaged_image_in_a_shard_is_left_out(tmp_path, capsys):
     second = content.index(b"\x89PNG", content.index(b"val/00001"))
     content[second + 60] ^= 255
     shard.write_bytes(content)
-    written(tmp_path / "x.onnx")
-    predict(tmp_path / "x.onnx", tmp_path / "shards", tmp_path / "r.json", "--threshold", "0", code=1)
+    tiny_checkpoint(tmp_path / "x.ckpt")
+    predict(tmp_path / "x.ckpt", tmp_path / "shards", tmp_path / "r.json", "--threshold", "0", code=1)
     facts = json.loads((tmp_path / "r.images.json").read_text())
     assert len(facts["images"]) == 2
     [left_out] = facts["info"]["unreadable"]
     assert "is damaged: image val/00001" in left_out["reason"]
     assert "left out    val/00001" in capsys.readouterr().out
     shard.unlink()  # that is no fault of an image
-    predict(tmp_path / "x.onnx", tmp_path / "shards", tmp_path / "s.json", code=2)
+    predict(tmp_path / "x.ckpt", tmp_path / "shards", tmp_path / "s.json", code=2)
