@@ -67,8 +67,8 @@ def form(*parts: tuple[str, bytes], end: str = f"--{BOUNDARY}--\r\n", content_ty
     return asked(body + end.encode(), content_type)
 
 
-def answer_of(port: int, request: bytes, seconds: float = 20.0) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body; status 0 where the connection ends without an answer."""
+def answer_of(port: int, request: bytes, seconds: float = 10.0) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body; status 0 where the connection ends without an answer, -1 where it stays."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         try:
             connection.sendall(request)
@@ -78,6 +78,8 @@ def answer_of(port: int, request: bytes, seconds: float = 20.0) -> tuple[int, di
         try:
             response.begin()
             return response.status, dict(response.headers), response.read()
+        except TimeoutError:
+            return -1, {}, b""
         except (http.client.HTTPException, OSError):
             return 0, {}, b""
 

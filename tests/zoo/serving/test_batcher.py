@@ -141,6 +141,21 @@ def test_a_lonely_image_does_not_wait_and_one_waits_for_another_that_is_coming()
     assert detector.batches == [["alone"], ["early", "late"]]
 
 
+def test_an_image_that_is_given_up_while_its_batch_waits_is_not_computed():
+    detector = Fake()
+
+    async def work(batcher):
+        with batcher.coming():
+            gone = batcher.submit(Picture("gone"), None)
+            await asyncio.sleep(0.05)
+            gone.cancel()
+            late = batcher.submit(Picture("late"), None)
+        return await late
+
+    assert run(work, [detector], wait=30.0) == "late None"
+    assert detector.batches == [["late"]]
+
+
 def test_a_batch_does_not_wait_longer_than_it_may():
     detector = Fake()
 
