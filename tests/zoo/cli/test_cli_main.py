@@ -61,7 +61,10 @@ def test_help_imports_nothing_that_takes_long():
     [
         (["finetne"], r"No such command 'finetne'.*finetune"),
         (["finetune", "rt_detr_tiny", "--data", "x", "--epohcs", "3"], r"--epohcs.*--epochs"),
-        (["list", "--a.b", "3"], r"--a.b: only finetune, fit, plan, validate, test, predict, manifest, data show take"),
+        (
+            ["list", "--a.b", "3"],
+            r"--a.b: only finetune, fit, plan, validate, test, predict, manifest, data show take",
+        ),
         (["info", "rt_detr_r5"], r"no model is called 'rt_detr_r5' \(did you mean 'rt_detr_r50'"),
         (["fit"], r"--config is missing.*rt_detr/r18_coco_72e"),
         (["fit", "--config", "rt_detr/r18"], r"no recipe 'rt_detr/r18'"),
