@@ -165,6 +165,15 @@ PATHS = [
             "/v1/models/..%2f..%2fetc", "/v1/models/%00", "/v1/models/%ff%fe", "/docs", "/v1/models/" + "a" * 9000,
         )
     ),
+    *(
+        Hostile(f"POST {path}", with_image().replace(b"/v1/detect", path.encode()), 422, "query")
+        for path in ("/v1/detect?threshold=0.8", "/v1/detect?threshold", "/v1/detect?a=1&a=2", "/v1/detect?%00=%ff")
+    ),
+    Hostile("POST /v1/chat/completions?model=a", asked(b"{}", path="/v1/chat/completions?model=a"), 422, "query"),
+    *(
+        Hostile(f"GET {path}", asked(path=path, method="GET", content_type=None), 422, "query")
+        for path in ("/v1/models?limit=1", "/v1/models/tiny?full")
+    ),
 ]  # fmt: skip
 BODIES = [
     *(

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from zoo.serving.description import Card, Cards, Completion, Document, Fault, describe, described
 from zoo.serving.door import GONE, App, Door, Recorder
-from zoo.serving.given import DetectRequest, FormFields, read_request
+from zoo.serving.given import DetectRequest, FormFields, read_request, refuse_query
 from zoo.serving.keys import Keys
 from zoo.serving.metrics import MEDIA_TYPE, Metrics
 from zoo.serving.openai import ChatRequest, completion, events, read_chat
@@ -34,6 +34,8 @@ PATHS = (
     "/v1/detect",
     "/v1/chat/completions",
 )
+
+_PLAIN = [Depends(refuse_query)]  # a query that is not read would be an option without effect
 
 
 def create_app(service: Service, metrics: Metrics) -> FastAPI:
@@ -122,18 +124,23 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="The models, and what is known of them", **described(Cards))
+    @app.get(
+        "/v1/models", summary="The models, and what is known of them", dependencies=_PLAIN, **described(Cards)
+    )
     async def models() -> Response:
         return _json({"object": "list", "data": [served.card for served in service.models.values()]})
 
-    @app.get("/v1/models/{model}", summary="One of the models", **described(Card))
+    @app.get("/v1/models/{model}", summary="One of the models", dependencies=_PLAIN, **described(Card))
     async def model_card(model: str) -> Response:
         return _json(service.named(model).card)
 
 
 def _add_detect(app: FastAPI, service: Service) -> None:
     @app.post(
-        "/v1/detect", summary="Detections in one image", **described(Document, DetectRequest, FormFields)
+        "/v1/detect",
+        summary="Detections in one image",
+        dependencies=_PLAIN,
+        **described(Document, DetectRequest, FormFields),
     )
     async def detect(request: Request) -> Response:
         service.refuse_more()  # before it is read
@@ -145,6 +152,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/chat/completions",
         summary="The same in the shape of OpenAI's chat completions",
+        dependencies=_PLAIN,
         **described(Completion, ChatRequest, fault=Fault),
     )
     async def chat(request: Request) -> Response:

@@ -59,6 +59,16 @@ class Asked(msgspec.Struct, frozen=True):
     options: Options
 
 
+async def refuse_query(request: Request) -> None:
+    """Raises Problem for a path with `?option=...`, of which nothing is read."""
+    names = [*dict.fromkeys(request.query_params)]
+    if names:
+        way = "options go into the form or JSON" if request.method == "POST" else "this path has no options"
+        raise Problem(
+            422, "query", f"the address has {shown(names[0])!r} after its `?`, which is not read; {way}"
+        )
+
+
 async def read_request(request: Request) -> Asked:
     """The image and options of a request to /v1/detect.
 

@@ -209,6 +209,23 @@ def test_classes_and_max_detections_leave_the_best_of_what_was_asked_for(server,
     assert [segment["label"] for segment in kept["segments"]] == ["cat"]
 
 
+def test_an_option_in_the_address_is_refused_and_not_left_without_effect(server):
+    asked = {"files": {"file": png()}, "data": {"model": "tiny"}}
+    answer = requests.post(f"{server.url}/v1/detect?threshold=0.8", **asked)
+    assert answer.status_code == 422
+    assert "'threshold' after its `?`" in answer.json()["detail"]
+    assert "go into the form or JSON" in answer.json()["detail"]
+    assert requests.post(f"{server.url}/v1/detect?", **asked).status_code == 200
+    for path in (
+        "/",
+        "/page/page.js",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+    ):  # read by browsers and probes
+        assert requests.get(f"{server.url}{path}?v=1").status_code == 200
+
+
 def test_a_model_must_be_named_where_there_are_several(server):
     answer = sent_as_json(server, png())
     assert answer.status_code == 422
