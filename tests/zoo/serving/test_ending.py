@@ -125,3 +125,27 @@ def test_kill_term_under_load_loses_nothing_and_ends_with_0(process):
     asked = sum(len(client.answers) for client in clients)
     assert rest.count("POST /v1/detect  200") == asked
     assert rest.splitlines()[-1].startswith("ended ")
+
+
+@pytest.mark.parametrize(
+    ("command", "ends"), [("serve", "exit of a library\n"), ("list", "exit of a library\ntaken apart\n")]
+)
+def test_a_server_that_has_ended_takes_no_library_apart(command, ends):
+    script = """
+import atexit, os, sys
+from zoo.cli import main
+class Library:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart\\n")
+library = Library()
+def run(arguments):
+    atexit.register(print, "exit of a library")
+    return 7
+main.run_command = run
+main.main(sys.argv[1:])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, command], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (7, ends, "")
