@@ -83,7 +83,11 @@ def finished(output: Path, identity: Line) -> Line | None:
         return None
     file = results.images_file(output)
     info = results.info_of(file) if file.is_file() else None
-    difference = _difference(None if info is None else info.get("job"), identity)
+    if info is None:
+        raise FileExistsError(
+            f"{output} is there already, and no {file.name} beside it says of which job; give another --output"
+        )
+    difference = _difference(info.get("job"), identity)
     if difference:
         raise FileExistsError(
             f"{output} is there already, of {difference}; give another --output, or remove it to begin anew: "

@@ -189,6 +189,10 @@ def _check_output(output: Path) -> None:
         raise ValueError(
             f"--output {str(output)[:200]}: with --data it is a file, results{results.JSON} or results{results.PARQUET}"
         )
+    if output.name.endswith(results.IMAGES):
+        raise ValueError(
+            f"--output {str(output)[:200]}: names on {results.IMAGES} are those of lists of images; give another"
+        )
 
 
 def _write(job: Job, journal: Journal, identity: Line) -> Line:

@@ -15,6 +15,7 @@ from zoo.bulk.journal import Line
 from zoo.storage.durable import write_atomically
 
 JSON, PARQUET = ".json", ".parquet"
+IMAGES = ".images.json"  # behind the name of the output
 _ROWS = 65536  # of a row group
 
 # numbers as results.json has them, so that both files say the same
@@ -35,8 +36,11 @@ SCHEMA = pa.schema([
 
 
 def images_file(output: Path) -> Path:
-    """results.images.json beside results.json: COCO's `images` and `categories`, and what the job was."""
-    return output.with_name(f"{output.stem}.images.json")
+    """results.json.images.json beside results.json: COCO's `images` and `categories`, and what the job was.
+
+    The whole name is kept: results.parquet may be another job's.
+    """
+    return output.with_name(output.name + IMAGES)
 
 
 def pictures_folder(output: Path) -> Path:
@@ -103,8 +107,8 @@ def info_of(path: Path) -> Line | None:
     with open(path, "rb") as file:
         first = file.readline()
     try:
-        info: Line = json.loads(first.rstrip()[:-1] + b"}")["info"]
-        return info
+        info = json.loads(first.rstrip()[:-1] + b"}")["info"]
+        return info if isinstance(info, dict) else None
     except (ValueError, KeyError, TypeError):
         return None
 

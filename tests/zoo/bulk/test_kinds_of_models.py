@@ -55,7 +55,7 @@ def test_masks_are_run_lengths_of_the_image(folder, tmp_path):
     assert len(rows) > 1
     assert [row["score"] for row in rows] == alone.scores
     assert [row["segmentation"] for row in rows] == alone.masks
-    found = COCO(str(tmp_path / "r.images.json")).loadRes(str(tmp_path / "r.json"))
+    found = COCO(str(tmp_path / "r.json.images.json")).loadRes(str(tmp_path / "r.json"))
     assert found.annToMask(found.loadAnns(found.getAnnIds(imgIds=[2]))[0]).shape == (50, 70)
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_image_in_a_shard_is_left_out(tmp_path, capsys):
     shard.write_bytes(content)
     tiny_checkpoint(tmp_path / "x.ckpt")
     predict(tmp_path / "x.ckpt", tmp_path / "shards", tmp_path / "r.json", "--threshold", "0", code=1)
-    facts = json.loads((tmp_path / "r.images.json").read_text())
+    facts = json.loads((tmp_path / "r.json.images.json").read_text())
     assert len(facts["images"]) == 2
     [left_out] = facts["info"]["unreadable"]
     assert "is damaged: image val/00001" in left_out["reason"]

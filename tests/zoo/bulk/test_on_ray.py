@@ -79,7 +79,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_nothing_is_twice(place, expec
     said = running.communicate(timeout=300)[0]
     assert (running.returncode, killed) == (1, 1), said  # 1 is for the damaged image
     assert (place / "killed.json").read_bytes() == expected
-    assert len(json.loads((place / "killed.images.json").read_text())["info"]["unreadable"]) == 1
+    assert len(json.loads((place / "killed.json.images.json").read_text())["info"]["unreadable"]) == 1
 
 
 def test_a_driver_that_is_killed_goes_on_without_ray(place, expected):

@@ -66,7 +66,7 @@ def rows_of(model, path, image_id):
 
 def test_the_detections_are_those_of_each_image_alone(model, folder, tmp_path, capsys):
     output = predict(model, "--data", folder, "--threshold", "0", output=tmp_path / "r.json", code=1)
-    facts = json.loads((tmp_path / "r.images.json").read_text())
+    facts = json.loads((tmp_path / "r.json.images.json").read_text())
     assert len(facts["images"]) == 7
     alone = [row for i in facts["images"] for row in rows_of(model, folder / i["file_name"], i["id"])]
     assert json.loads(output.read_text()) == alone
@@ -77,7 +77,7 @@ def test_the_detections_are_those_of_each_image_alone(model, folder, tmp_path, c
     said = capsys.readouterr().out
     assert f"left out    {BROKEN}: " in said
     assert "images/s" in said
-    loaded = COCO(str(tmp_path / "r.images.json")).loadRes(str(output))
+    loaded = COCO(str(tmp_path / "r.json.images.json")).loadRes(str(output))
     assert {c["name"] for c in loaded.loadCats(loaded.getCatIds())} == {"disc", "square", "no"}
     assert not (tmp_path / "r.json.unfinished").exists()
 
@@ -103,6 +103,31 @@ def test_parquet_says_the_same(model, folder, tmp_path):
     assert boxes == [r["bbox"] for r in rows]
     assert {(r["file_name"], r["width"], r["height"]) for r in table} >= {('b "q" ü.png', 48, 64)}
     assert {(r["category_id"], r["label"]) for r in table} <= {(7, "disc"), (3, "square"), (12, "no")}
+
+
+def test_outputs_that_differ_in_their_ending_alone_keep_their_own_lists(model, folder, tmp_path, capsys):
+    first = ("--data", folder, "--threshold", "0")
+    output = predict(model, *first, output=tmp_path / "a.json", code=1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    predict(model, "--data", folder, "--threshold", "0.8", output=tmp_path / "a.parquet", code=1)
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(tmp_path.iterdir())) == 2 * len(before) == 4
+    capsys.readouterr()
+    predict(model, *first, output=output, code=1)
+    assert f"{output} is finished" in capsys.readouterr().out
+
+
+def test_no_result_takes_the_place_of_a_list_and_none_without_its_list_is_to_be_removed(
+    model, folder, tmp_path, capsys
+):
+    predict(model, "--data", folder, output=tmp_path / "a.json.images.json", code=2)
+    assert "give another" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine.json").write_text("[]")
+    predict(model, "--data", folder, output=tmp_path / "mine.json", code=2)
+    error = capsys.readouterr().err
+    assert "no mine.json.images.json beside it says of which job; give another --output" in error
+    assert "rm " not in error
 
 
 class Ended(BaseException):
@@ -139,8 +164,8 @@ def test_an_ended_job_goes_on_and_gives_the_same_bytes(model, folder, tmp_path, 
     predict(model, *options, output=output, code=1)
     assert (seen, again) == ([0, 1, 2, None, 3, 4, None], [5, 6, 7])
     assert output.read_bytes() == whole.read_bytes()
-    before = (tmp_path / "whole" / "r.images.json").read_text().replace("/whole/", "/")
-    assert (tmp_path / "r.images.json").read_text() == before
+    before = (tmp_path / "whole" / f"{name}.images.json").read_text().replace("/whole/", "/")
+    assert (tmp_path / f"{name}.images.json").read_text() == before
     again.clear()
     predict(model, *options, output=output, code=1)  # it is finished
     assert again == []
@@ -249,14 +274,14 @@ def test_a_data_set_keeps_its_ids_and_shards_give_the_same(model, shapes, tmp_pa
     assert "category_id are the model's" in said
     [annotations] = shapes.rglob("*val*.json")
     of_file = {i["id"]: i["file_name"] for i in json.loads(annotations.read_text())["images"]}
-    facts = json.loads((tmp_path / "r.images.json").read_text())["images"]
+    facts = json.loads((tmp_path / "r.json.images.json").read_text())["images"]
     assert len(facts) == 4
     assert {i["id"]: i["file_name"].rsplit("/")[-1] for i in facts} == of_file
     assert run_command(["data", "shard", str(shapes), "--output", str(tmp_path / "shards")]) == 0
     packed = predict(model, "--data", tmp_path / "shards", "--threshold", "0", output=tmp_path / "s.json")
     assert json.loads(packed.read_text()) == rows
     train = predict(model, "--data", shapes, "--split", "train", output=tmp_path / "t.json")
-    assert len(json.loads(train.with_name("t.images.json").read_text())["images"]) == 3
+    assert len(json.loads(train.with_name("t.json.images.json").read_text())["images"]) == 3
     predict(model, "--data", shapes, "--split", "night", output=tmp_path / "n.json", code=2)
     assert "has train, val; choose by --split" in capsys.readouterr().err
 
