@@ -126,7 +126,7 @@ def test_a_name_near_to_none_gets_the_list_alone(capsys):
     assert capsys.readouterr().err.startswith("error: no recipe 'qqqqqqq': neither a file nor one of ")
 
 
-@pytest.mark.parametrize(("text", "reason"), [("a: [", "x.yaml:2: not plain YAML"), ("- 1", "holds list")])
+@pytest.mark.parametrize(("text", "reason"), [("a: [", "x.yaml:2: not plain YAML"), ("- 1", "holds a list")])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, reason):
     file = tmp_path / "x.yaml"
     file.write_text(text)
