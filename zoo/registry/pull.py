@@ -154,7 +154,7 @@ class _Fetcher:
     progress: ByteMeter | None
     attempts: int
 
-    def first(self, options: Sequence[Option], advice: str = "") -> Fetched:
+    def first(self, options: Sequence[Option], advice: str) -> Fetched:
         """The file of the first address that works.
 
         Raises:
@@ -181,10 +181,7 @@ class _Fetcher:
             raise DownloadError(advice)
         text = "; ".join(reasons)
         if wrong:
-            raise WrongFileError(f"{text.rstrip('.')}. {advice}" if advice else text)
-        advice = (
-            advice or "Without network, fetch the file on another machine and give its path with --source"
-        )
+            raise WrongFileError(f"{text.rstrip('.')}. {advice}")
         raise DownloadError(
             f"{text}. {advice}; a download that was cut goes on where it ended when you run this again."
         )
@@ -204,7 +201,11 @@ def _mend(
         expected = Expected(entry.size, entry.sha256)
         with resumable(downloads, manifest.name) as place:
             file = place / entry.path
-            fetcher.first([Option(a, file, expected) for a in _addresses(sources, entry.path)])
+            advice = (
+                f"Without network, fetch {entry.path} on another machine, and name the folder that it is in: "
+                f"`zoo pull {manifest.name}:{manifest.version} --source FOLDER/`"
+            )
+            fetcher.first([Option(a, file, expected) for a in _addresses(sources, entry.path)], advice)
             os.replace(file, folder / entry.path)
     verify_folder(folder, manifest)
 
@@ -238,9 +239,13 @@ def _pull_manifest(address: str, store: LocalRegistry, fetcher: _Fetcher) -> Pul
             return Pulled(here, folder, "local", False)
         # outside the version's folder, so that a cut download is resumed by the next call
         with resumable(downloads, manifest.name) as place:
+            advice = (
+                f"Without network, fetch {MANIFEST_FILE} and the files that it lists into one folder on another "
+                f"machine, and `zoo pull file:///FOLDER/{MANIFEST_FILE}`"
+            )
             for entry in manifest.files:
                 target, expected = place / entry.path, Expected(entry.size, entry.sha256)
-                fetcher.first([Option(a, target, expected) for a in _addresses(sources, entry.path)])
+                fetcher.first([Option(a, target, expected) for a in _addresses(sources, entry.path)], advice)
 
             def make(folder: Path) -> Manifest:
                 for entry in manifest.files:
@@ -279,7 +284,7 @@ def _convert(
 ) -> Manifest:  # fmt: skip
     origin = manifest.origin
     options = _options(origin, sources, place, pinned)
-    fetched = fetcher.first(options, _advice(origin, sources))
+    fetched = fetcher.first(options, _advice(manifest, sources))
     download = fetched.option.target
     try:
         with staged(folder.parent) as staging:
@@ -371,18 +376,16 @@ def published_hash(origin: Origin) -> str | None:
     return match[1] if match else None
 
 
-def _advice(origin: Origin, sources: Sequence[str]) -> str:
-    """What a user can do by hand."""
+def _advice(manifest: Manifest, sources: Sequence[str]) -> str:
+    """What a user can do by hand, whichever command it was that needs the file."""
+    file, give = manifest.origin.file, f"give its path: `zoo pull {manifest.name} --source FILE`"
     drive = [source for source in sources if urllib.parse.urlsplit(source).hostname == GOOGLE_DRIVE]
     if drive and len(drive) == len(sources):
         return (
-            f"Google Drive gives no file to a program: fetch {origin.file} from {drive[0]} in a browser and give its "
-            "path with --source FILE"
+            f"Google Drive gives no file to a program: fetch {file} from {drive[0]} in a browser and {give}"
         )
     page = f" from {drive[0]} in a browser (Google Drive gives no file to a program)" if drive else ""
-    return (
-        f"Without network, fetch {origin.file}{page} on another machine and give its path with --source FILE"
-    )
+    return f"Without network, fetch {file}{page} on another machine and {give}"
 
 
 def _log_trust(name: str, fetched: Fetched) -> None:

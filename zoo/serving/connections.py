@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from zoo.serving.door import App
+from zoo.serving.keys import NO_NAME
 from zoo.serving.limits import Limits
 
 _LARGEST_HEAD = 32 * 1024
@@ -147,6 +148,8 @@ def bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, number)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+    except UnicodeError as error:  # of a label that is too long for a name
+        raise ValueError(f"cannot listen at {host}, port {port}: {NO_NAME}") from error
     except OSError as error:
         hint = "; --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
         raise ValueError(f"cannot listen at {host}, port {port}: {error.strerror}{hint}") from error

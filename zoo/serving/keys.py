@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import ipaddress
 import os
+import shlex
+import socket
 from pathlib import Path
 
 VARIABLE = "ZOO_API_KEYS"
+NO_NAME = "no machine of this name is known"
 SHORTEST = 16  # characters: what cannot be guessed over a network
 _MAKE_ONE = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
@@ -64,16 +66,25 @@ def read_keys(file: Path | None) -> Keys:
 
 
 def refuse_open(host: str, keys: Keys) -> None:
-    """Raises ValueError for an address beyond this machine without keys."""
+    """Raises ValueError for an address beyond this machine without keys, or a name that is nobody's."""
     if keys or host == "localhost":
         return
-    with contextlib.suppress(ValueError):
+    try:
         if ipaddress.ip_address(host).is_loopback:
             return
+    except ValueError:
+        _refuse_unknown(host)
     raise ValueError(
         f"--host {host} would let everybody in: without keys only this machine is served (127.0.0.1); give --keys FILE "
         f"or set {VARIABLE} ({_MAKE_ONE})"
     )
+
+
+def _refuse_unknown(host: str) -> None:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:  # UnicodeError of a label that is too long for a name
+        raise ValueError(f"--host {shlex.quote(host)}: cannot listen there: {NO_NAME}") from error
 
 
 def _digest(key: bytes) -> bytes:

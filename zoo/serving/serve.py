@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -62,9 +63,7 @@ def serve(
     known = read_keys(None) if keys is None else keys
     refuse_open(host, known)
     ids = [id_of(name) for name in names]
-    twice = sorted({id_ for id_ in ids if ids.count(id_) > 1})
-    if twice:
-        raise ValueError(f"two models are called {twice[0]!r}; tell them apart: zoo serve a={names[0]} b=...")
+    _refuse_same(ids, names)
     check_origins(origins)
     for device in devices:
         check_device(device)
@@ -81,6 +80,15 @@ def serve(
         say_start(service, listener, known, console)
         app = guarded(create_app(service, metrics), known, service, metrics, origins, console.say)
         return run(app, service, listener, console)
+
+
+def _refuse_same(ids: Sequence[str], names: Sequence[str]) -> None:
+    twice = [name for id_, name in zip(ids, names, strict=True) if ids.count(id_) > 1]
+    if twice:
+        first, second = (shlex.quote(place_of(name)) for name in twice[:2])
+        raise ValueError(
+            f"two models are called {id_of(twice[0])!r}; tell them apart: zoo serve a={first} b={second}"
+        )
 
 
 def run(app: object, service: Service, listener: socket.socket, console: Console) -> int:

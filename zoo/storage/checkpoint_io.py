@@ -23,6 +23,7 @@ from zoo.storage.durable import sweep_temporaries, write_atomically
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _TENSOR_TYPES = (torch.Tensor, torch.nn.Parameter)
 _FOLDER = 0x10  # of an entry's attributes in a zip archive
+_BEGINS = (b"PK", b"\x80")  # of a zip archive; of a pickle of protocol 2 and later, torch reads no earlier
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)
 
 
@@ -94,7 +95,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cp
             "it was made."
         ) from error
     except Exception as error:  # a malformed stream makes the unpickler raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = isinstance(error, (RuntimeError, EOFError)) and str(error)  # a KeyError's words are a number
+        reason = told.splitlines()[0] if told else "its pickle breaks off or is malformed"
         raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dictionary")
@@ -102,9 +104,16 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any | None = "cp
 
 
 def refuse_damage(path: Path) -> None:
-    """Raises ValueError if a file is empty, or another than torch wrote; torch writes checksums and reads none."""
+    """Raises ValueError if a file is empty, of another kind, or changed; torch writes checksums and reads none."""
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is damaged: it is empty")
+    with path.open("rb") as file:
+        begin = file.read(12)
+    if not begin.startswith(_BEGINS):
+        raise ValueError(
+            f"{path} is damaged or no checkpoint: torch.save writes a ZIP archive or pickle, but this begins with "
+            f"{begin!r}"
+        )
     try:
         if not zipfile.is_zipfile(path):
             return  # torch's format before 1.6; or it is cut, which torch says

@@ -296,7 +296,11 @@ def test_google_drive_says_what_to_download_and_a_path_goes_on(publish, server, 
     manifest = publish(TWO_STAGE)
     assert run_command(["pull", TWO_STAGE]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    for part in (manifest.origin.file, "https://drive.google.com/file/d/15I03A7", "--source FILE"):
+    for part in (
+        manifest.origin.file,
+        "https://drive.google.com/file/d/15I03A7",
+        f"`zoo pull {manifest.name} --source FILE`",
+    ):
         assert part in error
     assert [p for p, _ in server.requests] == [
         hugging_face_path(manifest, f) for f in ("model.safetensors", "pytorch_model.bin")
@@ -312,8 +316,8 @@ def test_a_model_that_google_drive_alone_has_is_fetched_by_hand(capsys):
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert error == (
         "error: Google Drive gives no file to a program: fetch deim_r18vd_120e_coco.pth from "
-        "https://drive.google.com/file/d/153_JKff6EpFgiLKaqkJsoDcLal_0ux_F/view in a browser and give its path with "
-        "--source FILE"
+        "https://drive.google.com/file/d/153_JKff6EpFgiLKaqkJsoDcLal_0ux_F/view in a browser and give its path: "
+        "`zoo pull rt_detrv2_r18.deim_coco_120e --source FILE`"
     )
 
 
@@ -392,7 +396,7 @@ def test_no_network_names_the_file_and_the_way_without(publish, server, name):
     server.__init__()
     server.__enter__()
     assert manifest.origin.file in str(caught.value)
-    assert "--source FILE" in str(caught.value)
+    assert f"give its path: `zoo pull {name} --source FILE`" in str(caught.value)
 
 
 def test_a_damaged_cache_is_mended_from_the_source_of_the_first_pull(publish, server):

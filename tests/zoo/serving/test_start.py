@@ -26,10 +26,14 @@ def refused(capsys):
         (["--cors", "example.org"], "an origin is a scheme and host"),
         (["--cors", "https://example.org/page"], "an origin is a scheme and host"),
         (["--host", "0.0.0.0"], "give --keys FILE or set ZOO_API_KEYS"),
+        (["--host", "nohost.invalid"], "--host nohost.invalid: cannot listen there: no machine of"),
+        (["--host", "a" * 70 + ".example"], "cannot listen there: no machine of this name is known"),
         (["--keys", "/nowhere/keys"], "/nowhere/keys: No such file"),
         (["--port", "0"], "no model is called 'tiny'"),
         (["a=./nothing.onnx", "--port", "0"], "no model is called 'tiny'"),
-        (["tiny"], "two models are called 'tiny'"),
+        (["tiny"], "two models are called 'tiny'; tell them apart: zoo serve a=tiny b=tiny"),
+        (["a=X", "a=Y Z"], "two models are called 'a'; tell them apart: zoo serve a=X b='Y Z'"),
+        (["./x/tiny.ckpt"], "tell them apart: zoo serve a=tiny b=./x/tiny.ckpt"),
     ],
 )
 def test_it_is_refused_in_one_line(refused, tmp_path, monkeypatch, arguments, said):

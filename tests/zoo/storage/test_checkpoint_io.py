@@ -79,6 +79,24 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"ee\n", b"<html>", b"PK\3\4", b"\x80\x02}q\x00.", b"\x80\x02ee"]
+)
+def test_a_file_of_another_kind_is_told_in_words_and_not_in_numbers_of_the_unpickler(tmp_path, content):
+    (tmp_path / "t.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged or") as told:
+        read_checkpoint(tmp_path / "t.txt")
+    reason = str(told.value).rpartition("checkpoint: ")[2]
+    if content[:1] in (b"P", b"\x80"):
+        assert (
+            "ZIP archive" in reason
+            or "magic number" in reason
+            or reason == "its pickle breaks off or is malformed"
+        )
+    else:
+        assert reason == f"torch.save writes a ZIP archive or pickle, but this begins with {content!r}"
+
+
 def test_damage_and_absence_are_clear_errors(tmp_path):
     AtomicCheckpointIO().save_checkpoint(plain(), tmp_path / "x.ckpt")
     raw = (tmp_path / "x.ckpt").read_bytes()
