@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from zoo.serving.problems import Problem, shown
+from zoo.serving.problems import A_FILE, Problem, shown
+from zoo.serving.value_words import fault_in_words
 
 JSON, FORM = "application/json", "multipart/form-data"
 DEEPEST = 32  # objects and lists in each other; ours has 1, OpenAI's 5
@@ -136,13 +137,14 @@ def converted(values: Any, kind: type[Any]) -> Any:
     """
     try:
         return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise Problem(422, "value", f"{shown_fault(str(error))}") from None
-
-
-def shown_fault(text: str) -> str:
-    """A message of msgspec, without its signs for the top of a document."""
-    return text.replace("`$.", "`").replace(" - at `$`", "")[:300]
+    except RecursionError:
+        raise Problem(422, "value", "objects and lists lie too deep in each other") from None
+    except msgspec.ValidationError as error:
+        fields = (("file",) if kind is FormFields else ()) + kind.__struct_fields__
+        words = fault_in_words(str(error), fields)
+        if kind is DetectRequest and isinstance(values, dict) and "file" in values:
+            words += f"; {A_FILE}"
+        raise Problem(422, "value", words) from None
 
 
 async def _of_form(request: Request) -> Asked:

@@ -19,7 +19,7 @@ from zoo.contract.bands import may_be_bands, size_of
 from zoo.contract.pixels import TooManyPixels, open_image
 from zoo.detector import Detector, ReadyImage
 from zoo.serving.limits import MB, Limits
-from zoo.serving.problems import Problem
+from zoo.serving.problems import A_FILE, Problem
 from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
 
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ def _decoded_text(image: str, scheme: str) -> bytes:
         raise Problem(
             422,
             "image-base64",
-            "image is no valid base64, nor a data URI (data:image/jpeg;base64,...) or address",
+            f"image is no valid base64, nor a data URI (data:image/jpeg;base64,...) or address; {A_FILE}",
         ) from None
 
 
@@ -159,7 +159,7 @@ def _ready(content: bytes, detector: Detector, limits: Limits) -> ReadyImage:
 def _check_header(content: bytes, detector: Detector, limits: Limits) -> None:
     """Refuses by what a file says of itself, before memory or time is spent on it."""
     if not content:
-        raise Problem(422, "image", "the image is empty: it has 0 bytes")
+        raise Problem(422, "image", "the image is empty: it has 0 bytes, as a folder that is sent for a file")
     height, width = _size(content, detector)
     if height * width > limits.max_pixels:
         raise Problem(

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PATHS = "/v1/chat/"
+A_FILE = "a file is sent as a form to /v1/detect: curl -F file=@photo.jpg"
 _LONGEST = 400  # characters of a client's own words in an answer
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

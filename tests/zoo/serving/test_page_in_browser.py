@@ -428,7 +428,7 @@ def test_a_key_is_asked_for_used_and_not_written_down(browser):
 def test_an_image_that_cannot_be_used_is_told_in_words(visit):
     for content, words in {
         b"no image": "The file is no image that is read; JPEG, PNG",
-        b"": "The image is empty: it has 0 bytes.",
+        b"": "The image is empty: it has 0 bytes, as a folder",
         photo(400, 300)[:300]: "The file is damaged",
         photo(4000, 2000): "The image has 4000x2000 pixels; at most 5000000 are read.",
     }.items():
