@@ -442,6 +442,30 @@ def test_an_image_that_cannot_be_used_is_told_in_words(visit):
     assert visit.boxes() == 3
 
 
+def test_after_a_failure_nobody_hears_that_it_is_still_being_detected(visit):
+    visit.upload(photo(200, 100))
+    visit.page.locator("#live", has_text="objects of").wait_for(state="attached")
+    visit.upload(b"no image")
+    visit.page.locator("#live:empty").wait_for(state="attached", timeout=5000)
+
+
+def test_arrays_are_offered_where_the_model_reads_more_than_rgb(visit):
+    def answer(route):
+        cards = route.fetch().json()
+        cards["data"][1]["input"]["channels"] = 4
+        cards["data"][2]["input"]["scale"] = [[0, 4000]] * 3
+        route.fulfill(json=cards)
+
+    visit.page.route("**/v1/models", answer)
+    visit.page.reload()
+    visit.ready()
+    offered = {}
+    for model in ("panoptic", "tiny", "known"):
+        visit.choose(model)
+        offered[model] = ".npy" in visit.page.get_attribute("#file", "accept")
+    assert offered == {"panoptic": True, "tiny": True, "known": False}
+
+
 def test_after_a_failure_the_same_can_be_tried_again(visit):
     busy = {"status": 429, "headers": {"Retry-After": "7"}, "body": '{"detail": "9 requests wait"}'}
     for failing, title, words in [

@@ -5,6 +5,7 @@ import * as picture from "./picture.js"
 import { forget, take } from "./results.js"
 import { Problem, detect, hasKey, models, useKey } from "./server.js"
 
+const PICTURES = find("file").accept
 let known = [] // the server's models
 let model = null
 let image = null // {file, name, isPasted} or {url}
@@ -28,6 +29,7 @@ function choose(id) {
   model = known.find((one) => one.id === id)
   document.title = `${model.id} · detr-zoo`
   find("model-facts").textContent = `${counted(model.label_map.length, "class")} · ${model.runtime}`
+  find("file").accept = model.input?.channels || model.input?.scale ? `${PICTURES},.npy` : PICTURES // arrays only where more than RGB is read
   showCard(model)
   if (image) run(image)
 }
@@ -51,6 +53,7 @@ async function run(given, withPicture = given.url !== undefined) {
   } catch (error) {
     if (running !== mine) return
     busy(false)
+    speak("") // the problem is an alert, which is spoken at once
     find("results").hidden = true
     report(error, () => run(given))
   }
