@@ -11,7 +11,7 @@ from typing import Any
 from zoo.serving.keys import Keys
 from zoo.serving.limits import MB, Limits
 from zoo.serving.metrics import Metrics
-from zoo.serving.problems import Problem, server_fault
+from zoo.serving.problems import KIND, Problem, server_fault
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,8 +69,8 @@ class Recorder:
             self._metrics.seconds.labels(name).observe(seconds)
             client = (scope.get("client") or ("-",))[0]
             self._say(
-                f"{time.strftime('%H:%M:%S')}  {client}  {scope['method'][:10]} {path[:80]}  {status or GONE}  "
-                f"{1000 * seconds:.0f} ms"
+                f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {client}  {scope['method'][:10]} {path[:80]}  "
+                f"{status or GONE}  {1000 * seconds:.0f} ms{'  ' * (KIND in scope)}{scope.get(KIND, '')}"
             )
 
 

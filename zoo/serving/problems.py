@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+KIND = "zoo.problem"
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PATHS = "/v1/chat/"
 A_FILE = "a file is sent as a form to /v1/detect: curl -F file=@photo.jpg"
@@ -54,7 +56,20 @@ class Problem(Exception):
         openai = path.startswith(OPENAI_PATHS)
         document = self.to_openai() if openai else self.to_dict()
         media_type = "application/json" if openai else MEDIA_TYPE
-        return Response(msgspec.json.encode(document), self.status, self.headers, media_type)
+        return _Answer(msgspec.json.encode(document), self.status, self.headers, media_type, kind=self.kind)
+
+
+class _Answer(Response):
+    """Leaves the problem's kind in the scope, where the server's log finds it."""
+
+    def __init__(self, *arguments: Any, kind: str) -> None:
+        super().__init__(*arguments)
+        self._kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        scope[KIND] = self._kind
+        await super().__call__(scope, receive, send)
 
 
 def server_fault() -> Problem:

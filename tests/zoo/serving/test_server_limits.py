@@ -1,16 +1,19 @@
 """A full queue, a client that leaves, work that takes too long: each has its answer, and nothing is left behind."""
 
+import re
 import socket
 import threading
 import time
 
 import pytest
 import requests
-from hostile_requests import PNG, answer_of, asked, with_image
+from hostile_requests import PNG, answer_of, as_json, asked, chat, with_image
 from served_case import running, tiny_detector
 
 from zoo.serving import images
 from zoo.serving.limits import Limits
+
+DATE = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}"
 
 
 class Busy:
@@ -44,6 +47,24 @@ def in_background(port, number=1):
     for thread in threads:
         thread.start()
     return threads, found
+
+
+def test_the_log_tells_when_and_which_kind_of_problem_and_no_word_of_the_client():
+    sent = [
+        with_image(threshold="secret"), asked(path="/v1/detect?secret=1"), as_json(image="secret.jpg"),
+        chat({"type": "text", "text": "secret"}), asked(path="/v1/models", method="GET").replace(b"localhost", b"a.b"),
+        asked(path="/secret", method="GET"), asked(path="/v1/models"), asked(length=1 << 40), with_image(),
+    ]  # fmt: skip
+    kinds = ["value", "query", "image-base64", "image", "host", "path", "method", "body-bytes", ""]
+    with running({"tiny": [tiny_detector()]}, Limits(linger_seconds=0.05)) as server:
+        for request in sent:
+            answer_of(server.port, request)
+        until(lambda: len(server.lines) == len(sent))
+    for line, kind in zip(server.lines, kinds, strict=True):
+        assert re.fullmatch(
+            rf"{DATE}  127\.0\.0\.1  [A-Z]+ /\S+  \d{{3}}  \d+ ms{'  ' * bool(kind)}{kind}", line
+        )
+    assert "secret" not in "".join(server.lines).replace("GET /secret", "")
 
 
 def test_a_full_queue_is_429_with_retry_after_and_the_others_are_answered(monkeypatch):
