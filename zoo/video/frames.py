@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.runs.console import counted
 from zoo.storage.image_fetch import scheme_of
+from zoo.video.length import Length
 
 SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"}
@@ -81,6 +83,7 @@ class Video:
         has_audio: whether it has sound, which is not read.
         problem: why the last iteration ended before the end of the video; empty if it did not.
         damaged: packets that could not be decoded, and were left out.
+        corrupt: frames that the decoder gave with parts missing.
     """
 
     source: str
@@ -89,7 +92,11 @@ class Video:
     has_audio: bool = False
     problem: str = ""
     damaged: int = 0
+    corrupt: int = 0
     _container: Any = field(default=None, repr=False)
+    _length: Any = field(default=None, repr=False)
+    _frames: int = 0
+    _pause: Fraction = Fraction(0)  # the longest between two frames
 
     def __enter__(self) -> Video:
         """Opens it.
@@ -124,6 +131,7 @@ class Video:
         self.rate = stream.average_rate or stream.guessed_rate or _USUAL_RATE
         self.number = stream.frames
         self.has_audio = bool(self._container.streams.audio)
+        self._length = Length(self._container, stream, self.rate)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -139,13 +147,28 @@ class Video:
             time = Fraction(number) / self.rate if time is None else time - first
             if time <= last:  # a clock that stands still or goes back, as of some cameras
                 time = last + 1 / self.rate
-            last = time
+            self._pause = max(self._pause, time - last if number else Fraction(0))
+            self._frames, last = number + 1, time
             pixels = frame.to_ndarray(format="rgb24")
             yield Frame(number, time, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)))
 
+    def faults(self) -> list[str]:
+        """After the last frame, what was wrong with the file; empty if all that it says was read."""
+        found = []
+        if self.problem:
+            found.append(f"it breaks off after frame {self._frames - 1}: {self.problem}")
+        elif missing := self._length.missing(self._frames, self._pause):
+            found.append(f"{missing}: it is cut or damaged")
+        if self.damaged:
+            found.append(f"{counted(self.damaged, 'packet')} could not be decoded")
+        if self.corrupt:
+            found.append(f"{counted(self.corrupt, 'frame')} decoded with parts missing")
+        return found
+
     def _decoded(self) -> Iterator[Any]:
         av = needed()
-        packets = self._container.demux(video=0)
+        video = self._container.streams.video[0].index
+        packets = self._container.demux()
         while True:
             try:
                 packet = next(packets)
@@ -154,7 +177,12 @@ class Video:
             except (av.FFmpegError, OSError) as error:
                 self.problem = reason(error)
                 return
+            self._length.read(packet)
+            if packet.stream.index != video:
+                continue
             try:
-                yield from packet.decode()
+                for frame in packet.decode():
+                    self.corrupt += frame.is_corrupt
+                    yield frame
             except av.FFmpegError:
                 self.damaged += 1

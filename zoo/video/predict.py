@@ -60,7 +60,7 @@ def predict_video(
         device: of torch.
 
     Returns:
-        the counts and files, as in predictions.json; `unreadable` says why a video broke off.
+        the counts and files, as in predictions.json; `unreadable` says what of a video could not be read.
 
     Raises:
         ValueError, OSError: the video cannot be opened or has no frame, or a file cannot be written.
@@ -86,11 +86,7 @@ def predict_video(
         raise ValueError(
             f"{source[:200]} has no frame that can be decoded: {video.problem or 'it is damaged'}"
         )
-    problems = (
-        [f"{source[:200]} breaks off after frame {seen.frames - 1}: {video.problem}"] if video.problem else []
-    )
-    if video.damaged:
-        problems.append(f"{counted(video.damaged, 'packet')} of {source[:200]} could not be decoded")
+    problems = [f"{source[:200]}: {fault}" for fault in video.faults()]
     for problem in problems:
         console.say(f"damaged     {problem}")
     result = {

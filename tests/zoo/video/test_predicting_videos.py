@@ -164,7 +164,7 @@ def test_a_video_that_breaks_off_is_told(model, video, tmp_path, capsys):
     (tmp_path / "hole.ts").write_bytes(content)
     with Video(str(tmp_path / "hole.ts")) as opened:
         number = sum(1 for _ in opened)
-        told = opened.problem or opened.damaged
+        told = opened.faults()
     predict(model, tmp_path / "hole.ts", output=tmp_path / "out", code=1 if told else 0)
     assert number > 40
     assert len(lines_of(tmp_path / "out" / "hole.jsonl")) == number
