@@ -39,6 +39,7 @@ def rows_here(
 ) -> list[dict]:
     """In this process, which has imported torch and transformers."""
     monkeypatch.setattr(sys, "argv", [script, "--tiny", "--json", *arguments])
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as for a script
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
     return json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
 

@@ -137,8 +137,9 @@ def exported_for_bench(detector: Detector, layers: int | None, runtimes: Sequenc
         if "onnxruntime" in runtimes:
             files.append(Detector.from_exported(path))
         if "openvino" in runtimes:
-            openvino.save(openvino.converted(path), path.parent, half=False)
-            files.append(Detector.from_exported(path.parent))
+            files.append(
+                Detector.from_exported(openvino.save(openvino.converted(path), path.parent, half=False))
+            )
     return files
 
 

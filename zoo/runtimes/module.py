@@ -114,12 +114,18 @@ class GraphDetections:
         return [Detections(*image) for image in zip(scores, labels, boxes, strict=True)]
 
 
+_IN_FOLDERS = (onnx.GRAPH_FILE, openvino.GRAPH_FILE, CONFIG_FILE)
+
+
 def open_session(path: Path) -> Session:
     """The session of an exported file, or of the folder that holds it.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo.
+        FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo; a folder holds several.
     """
+    several = [name for name in _IN_FOLDERS if (path / name).is_file()]
+    if len(several) > 1:
+        raise ValueError(f"{path} holds {' and '.join(several)}; give the whole path of one of them")
     if path.suffix == onnx.SUFFIX or (path / onnx.GRAPH_FILE).is_file():
         return OnnxSession(path)
     return TransformersSession(path) if (path / CONFIG_FILE).is_file() else OpenVinoSession(path)
@@ -128,8 +134,7 @@ def open_session(path: Path) -> Session:
 def is_exported(path: Path) -> bool:
     """Whether a path names an exported file by its ending, or is a folder that holds one."""
     named = path.suffix in (onnx.SUFFIX, openvino.SUFFIX)
-    files = (onnx.GRAPH_FILE, openvino.GRAPH_FILE, CONFIG_FILE)
-    return named or any((path / name).is_file() for name in files)
+    return named or any((path / name).is_file() for name in _IN_FOLDERS)
 
 
 def files_of(path: Path) -> list[Path]:

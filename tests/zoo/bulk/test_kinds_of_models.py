@@ -22,6 +22,12 @@ from zoo.contract.segments import ids_of_png
 from zoo.runs.subject import load
 
 
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_here(monkeypatch):
+    """Sums of other numbers of threads differ in their last digits."""
+    monkeypatch.setenv("ZOO_THREADS", str(torch.get_num_threads()))
+
+
 @pytest.fixture
 def folder(tmp_path):
     root = tmp_path / "images"

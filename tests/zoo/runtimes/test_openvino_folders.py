@@ -39,6 +39,14 @@ def test_a_folder_finds_what_its_source_finds(folder):
         np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-2)
 
 
+def test_a_folder_of_two_exports_is_told_to_be_so(folder, tmp_path):
+    both = shutil.copytree(folder, tmp_path / "both")
+    written(both / "model.onnx")
+    with pytest.raises(ValueError, match=r"holds model\.onnx and model\.xml; give the whole path"):
+        zoo.load(both)
+    assert zoo.load(both / "model.xml").runtime == "openvino"
+
+
 def test_a_folder_passes_and_one_changed_weight_is_red(folder, tmp_path):
     images = data(tmp_path / "data")
     found = certified(detector(), folder / "model.xml", CONTRACT, images, zoo.Silent())
