@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from zoo.serving.description import Card, Cards, Completion, Document, Fault, describe, described
 from zoo.serving.door import GONE, App, Door, Recorder
@@ -118,7 +118,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
             return JSONResponse({"status": "ready"})
         raise Problem(503, "not-ready", "the server is about to end", {"Retry-After": "5"})
 
-    @app.get("/metrics", summary="Metrics for Prometheus")
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=MEDIA_TYPE)
 

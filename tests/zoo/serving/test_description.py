@@ -68,6 +68,7 @@ def test_each_path_is_described_with_schemas_that_are_there(document):
     assert named <= {*document["components"]["schemas"]}
     bodies = document["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
     assert {*bodies} == {"application/json", "multipart/form-data"}
+    assert {*document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]} == {"text/plain"}
 
 
 def test_the_fields_of_a_request_are_described_with_their_limits(document):
