@@ -21,7 +21,7 @@ from zoo.runs import catalogue, mask_data, recipes
 from zoo.runs.init_from import read_weights
 from zoo.runs.lightning import ZooCLI
 from zoo.runs.run_folder import document_of
-from zoo.runtimes.module import is_exported
+from zoo.runtimes.naming import is_exported
 from zoo.training.module import DetectionModule
 from zoo.training.transfer import load_weights
 

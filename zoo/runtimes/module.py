@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Detections, Outputs, Predictions
-from zoo.registry.hugging_face.folder import CONFIG_FILE
 from zoo.registry.manifest import ModelBlock
 from zoo.runtimes import onnx, openvino, transformers
 from zoo.runtimes.facts import DETECTIONS, ExportedFacts
+from zoo.runtimes.naming import CONFIG_FILE, exports_in
 from zoo.runtimes.onnx import Arrays, OnnxSession
 from zoo.runtimes.openvino import OpenVinoSession
 from zoo.runtimes.transformers import TransformersSession
@@ -114,27 +114,18 @@ class GraphDetections:
         return [Detections(*image) for image in zip(scores, labels, boxes, strict=True)]
 
 
-_IN_FOLDERS = (onnx.GRAPH_FILE, openvino.GRAPH_FILE, CONFIG_FILE)
-
-
 def open_session(path: Path) -> Session:
     """The session of an exported file, or of the folder that holds it.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or no export of the zoo; a folder holds several.
     """
-    several = [name for name in _IN_FOLDERS if (path / name).is_file()]
+    several = exports_in(path)
     if len(several) > 1:
         raise ValueError(f"{path} holds {' and '.join(several)}; give the whole path of one of them")
     if path.suffix == onnx.SUFFIX or (path / onnx.GRAPH_FILE).is_file():
         return OnnxSession(path)
     return TransformersSession(path) if (path / CONFIG_FILE).is_file() else OpenVinoSession(path)
-
-
-def is_exported(path: Path) -> bool:
-    """Whether a path names an exported file by its ending, or is a folder that holds one."""
-    named = path.suffix in (onnx.SUFFIX, openvino.SUFFIX)
-    return named or any((path / name).is_file() for name in _IN_FOLDERS)
 
 
 def files_of(path: Path) -> list[Path]:

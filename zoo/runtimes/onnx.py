@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from zoo.runtimes.facts import KEY, ExportedFacts, parse_facts
+from zoo.runtimes.naming import ONNX_GRAPH, ONNX_SUFFIX
 from zoo.runtimes.needed import needed
 
-SUFFIX = ".onnx"
-GRAPH_FILE = f"model{SUFFIX}"
+SUFFIX, GRAPH_FILE = ONNX_SUFFIX, ONNX_GRAPH
 OPSETS = (20, 21)
 LARGEST = (1 << 31) - 1  # bytes of a protobuf
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from zoo.runtimes.facts import KEY, parse_facts
+from zoo.runtimes.naming import OPENVINO_GRAPH, OPENVINO_SUFFIX
 from zoo.runtimes.needed import needed
 from zoo.runtimes.onnx import Arrays
 
-SUFFIX = ".xml"
-GRAPH_FILE = f"model{SUFFIX}"
+SUFFIX, GRAPH_FILE = OPENVINO_SUFFIX, OPENVINO_GRAPH
 LARGEST_GRAPH = 64 << 20  # bytes; the largest network of the zoo has 2 MB
 # OpenVINO computes in bfloat16 on processors that have it, which moves boxes by pixels
 EXACT = "f32"

@@ -15,6 +15,7 @@ from zoo.registry.manifest import METRICS_OF_MASKS
 from zoo.registry.terms import ModelTerms
 from zoo.runs import catalogue, recipes
 from zoo.runs.console import Console
+from zoo.runtimes.naming import is_exported
 
 WIDTH = 110
 SCORES = (
@@ -92,8 +93,7 @@ def results_table() -> str:
 
 def info(name: str, registry: Path | None, console: Console) -> None:
     """All facts of one model, or of an exported file."""
-    inside = ("model.onnx", "model.xml", "config.json")
-    if Path(name).suffix in (".onnx", ".xml") or any((Path(name) / file).is_file() for file in inside):
+    if is_exported(Path(name)):
         document = facts_of_file(Path(name))
         console.result(document)
         if not console.as_json:
