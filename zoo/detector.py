@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -89,8 +90,12 @@ class Prediction:
             masks=None if self.masks is None else [self.masks[row] for row in kept],
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a prediction file, with the label map that the ids belong to."""
+    def to_dict(self, *, with_png: bool = False) -> dict[str, Any]:
+        """Plain values for a prediction file, with the label map that the ids belong to.
+
+        Args:
+            with_png: also the id map of segments: a PNG in base64, for whoever gets no file beside it.
+        """
         rows = zip(self.labels, self.source_ids, self.scores, self.boxes_xyxy, strict=True)
         detections: list[dict[str, Any]] = [
             {"label": label, "source_id": source_id, "score": score, "box_xyxy": list(box)}
@@ -98,7 +103,7 @@ class Prediction:
         ]
         for detection, mask in zip(detections, self.masks or (), strict=False):
             detection["mask"] = mask
-        document = {
+        document: dict[str, Any] = {
             "model": self.model,
             "height": self.size[0],
             "width": self.size[1],
@@ -113,6 +118,9 @@ class Prediction:
             document["class_thresholds"] = dict(self.class_thresholds)
         if self.panoptic is not None:
             document["panoptic"] = {"threshold": self.panoptic_threshold, "segments": self._segments()}
+            if with_png:
+                png, _ = self.panoptic.to_coco(self.label_map, 1, "")
+                document["panoptic"]["png"] = base64.b64encode(png).decode("ascii")
         return document
 
     def _segments(self) -> list[dict[str, Any]]:
@@ -375,7 +383,11 @@ class Detector:
         lowest = self.default_threshold if threshold is None else threshold
         if isinstance(lowest, bool) or not isinstance(lowest, Real) or not 0 <= lowest <= 1:
             raise ValueError(f"threshold is {threshold!r}; scores are numbers between 0 and 1")
-        return lowest, {} if threshold is not None or self.thresholds is None else self.thresholds.classes
+        return lowest, self.own_thresholds(threshold)
+
+    def own_thresholds(self, threshold: float | None) -> Mapping[str, float]:
+        """Of classes that have their own, by names; a threshold that is given holds for all."""
+        return {} if threshold is not None or self.thresholds is None else self.thresholds.classes
 
     def _resized(self, rgb: Image.Image | Tensor) -> ReadyImage:
         return ReadyImage(self.input.resize_image(rgb), size_of(rgb))

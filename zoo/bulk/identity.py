@@ -32,7 +32,7 @@ def identity_of(detector: Detector, images: Images, wanted: Wanted) -> Line:
         "weights": weights_of(detector),
         "input": detector.input.to_dict(),
         "threshold": lowest_of(detector) if wanted.threshold is None else wanted.threshold,
-        "class_thresholds": _own_thresholds(detector, wanted),
+        "class_thresholds": dict(detector.own_thresholds(wanted.threshold)),
         "classes": None if wanted.classes is None else list(wanted.classes),
         "max_detections": wanted.most,
         "label_map": labels,
@@ -42,12 +42,6 @@ def identity_of(detector: Detector, images: Images, wanted: Wanted) -> Line:
         "images": len(images),
         "data_sha256": images.digest(),
     }
-
-
-def _own_thresholds(detector: Detector, wanted: Wanted) -> dict[str, float]:
-    if wanted.threshold is not None or detector.thresholds is None:
-        return {}
-    return dict(detector.thresholds.classes)
 
 
 _WORDS = {

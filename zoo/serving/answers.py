@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 from collections.abc import Collection
 from typing import Any
@@ -36,11 +35,8 @@ def document_of(prediction: Prediction, options: Options, version: dict[str, Any
         version: id, version and hash of the model.
     """
     wanted = None if options.classes is None else set(options.classes)
-    found = prediction.only(wanted, options.max_detections).to_dict()
-    if prediction.panoptic is not None:
-        png, _ = prediction.panoptic.to_coco(prediction.label_map, 1, "")
+    found = prediction.only(wanted, options.max_detections).to_dict(with_png=True)
+    if "panoptic" in found and wanted is not None:
         segments = found["panoptic"]["segments"]
-        if wanted is not None:
-            found["panoptic"]["segments"] = [one for one in segments if one["label"] in wanted]
-        found["panoptic"]["png"] = base64.b64encode(png).decode("ascii")
+        found["panoptic"]["segments"] = [one for one in segments if one["label"] in wanted]
     return found | version

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import io
 import os
@@ -20,7 +18,7 @@ from zoo.contract.pixels import TooManyPixels, open_image
 from zoo.detector import Detector, ReadyImage
 from zoo.serving.limits import MB, Limits
 from zoo.serving.problems import A_FILE, Problem
-from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
+from zoo.storage.image_fetch import decode_text, fetch, scheme_of
 
 _T = TypeVar("_T")
 _FETCHERS = 8
@@ -64,7 +62,7 @@ class Images:
                 "image-address",
                 f"{scheme}: addresses are not fetched; an image is http, https, data or base64",
             )
-        return await self.in_thread(lambda: self._not_too_large(_decoded_text(image, scheme)))
+        return await self.in_thread(lambda: self._not_too_large(_decoded_text(image)))
 
     async def ready(self, content: bytes, detector: Detector) -> ReadyImage:
         """The image, decoded and resized.
@@ -134,12 +132,10 @@ class Images:
         return Problem(413, "image-bytes", f"the image is larger than {self._limits.max_bytes / MB:g} MB")
 
 
-def _decoded_text(image: str, scheme: str) -> bytes:
+def _decoded_text(image: str) -> bytes:
     try:
-        if scheme == "data":
-            return decode_data_uri(image)
-        return base64.b64decode(image, validate=True)
-    except (binascii.Error, ValueError):
+        return decode_text(image)
+    except ValueError:
         raise Problem(
             422,
             "image-base64",

@@ -5,8 +5,6 @@ mlflow.pyfunc.load_model("models:/NAME@champion").predict(DataFrame({"image": [A
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from zoo.registry.manifest import MANIFEST_FILE, read_manifest
 from zoo.registry.mlflow_model import COLUMN
 from zoo.registry.pull import Pulled
 from zoo.registry.store import verify_folder
-from zoo.storage.image_fetch import decode_data_uri, fetch, scheme_of
+from zoo.storage.image_fetch import decode_text, fetch, scheme_of
 
 
 class PyfuncDetector:
@@ -51,11 +49,7 @@ class PyfuncDetector:
             prediction = self.detector.predict(_bytes_of(image), threshold).only(most=most)
         except (ValueError, OSError) as error:
             return {"error": str(error)[:500]}
-        document = prediction.to_dict()
-        if prediction.panoptic is not None:
-            png, _ = prediction.panoptic.to_coco(prediction.label_map, 1, "")
-            document["panoptic"]["png"] = base64.b64encode(png).decode("ascii")
-        return document
+        return prediction.to_dict(with_png=True)
 
 
 def _load_pyfunc(path: str) -> PyfuncDetector:
@@ -90,12 +84,4 @@ def _bytes_of(image: Any) -> bytes:
         return image
     if not isinstance(image, str):
         raise ValueError(f"an image is text or bytes, not {type(image).__name__}")
-    scheme = scheme_of(image)
-    if scheme in ("http", "https"):
-        return fetch(image)
-    if scheme == "data":
-        return decode_data_uri(image)
-    try:
-        return base64.b64decode(image, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("an image is an http(s) address, a data URI or base64, and this is none") from error
+    return fetch(image) if scheme_of(image) in ("http", "https") else decode_text(image)

@@ -51,6 +51,20 @@ def decode_data_uri(uri: str) -> bytes:
         raise ValueError(f"the data URI {uri[:40]!r}... is not valid base64: {error}") from error
 
 
+def decode_text(image: str) -> bytes:
+    """The bytes of a data URI, or of an image in base64.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if scheme_of(image) == "data":
+        return decode_data_uri(image)
+    try:
+        return base64.b64decode(image, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("an image is an http(s) address, a data URI or base64, and this is none") from error
+
+
 def fetch(
     address: str, *, private: bool = False, most_bytes: int | None = None, seconds: float | None = None
 ) -> bytes:
