@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, get_args
 
 from datamodules.images.decodable import usable_cores
-from datamodules.progress import image_bar, watched
 from zoo.bulk import results
 from zoo.bulk.batches import Found, NumbersOfBatches, Wanted, found_in, read_batches
 from zoo.bulk.identity import begun_before, finished, identity_of, journal_file, lowest_of
 from zoo.bulk.images import open_images
 from zoo.bulk.journal import Journal, Line
-from zoo.bulk.plan import Engine, Job, Setting, class_names, device_for, settled
+from zoo.bulk.plan import Engine, Job, Setting, class_names, settled
 from zoo.detector import Detector, GivenTiles
 from zoo.runs import threads
 from zoo.runs.console import Console, counted
+from zoo.runs.devices import device_for
 from zoo.runs.predict import threshold_line
 from zoo.runs.prediction_files import categories_of
+from zoo.runs.progress import progress
 from zoo.runs.signals import Interrupted
 from zoo.storage.durable import write_atomically
 
-_SAID_EVERY = 30.0  # seconds, where nobody watches a bar
 _LEFT_OUT_SAID = 5
 
 
@@ -158,22 +158,15 @@ def _interrupted(job: Job, journal: Journal) -> Iterator[None]:
 
 @contextmanager
 def _progress(kept: int, total: int, console: Console) -> Iterator[Callable[[int], None]]:
-    """A bar where somebody watches, else a line now and then; images a second in the end."""
-    begun = said = time.monotonic()
-    done = kept
+    """How far it is, and images a second in the end."""
+    begun, done = time.monotonic(), kept
 
-    with image_bar("detecting") as meter:
+    with progress("detecting", "images", console, kept) as meter:
 
         def advance(number: int) -> None:
-            nonlocal done, said
+            nonlocal done
             done += number
             meter(done, total)
-            now = time.monotonic()
-            if now - said > _SAID_EVERY and not watched():
-                said = now
-                console.say(
-                    f"progress    {done} of {total} images, {(done - kept) / (now - begun):.1f} images/s"
-                )
 
         if kept:
             meter(kept, total)

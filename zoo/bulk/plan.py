@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from datamodules.images.decodable import usable_cores
 from zoo.bulk.batches import Wanted
 from zoo.bulk.images import Images
@@ -93,23 +91,6 @@ def settled(setting: Setting, begun: Line | None, device: str) -> Setting:
     if workers is None and setting.engine == "local":
         workers = min(8, usable_cores())
     return Setting(size, workers, device, setting.engine)
-
-
-def device_for(given: str, detector: Detector) -> str:
-    """The device that a model is computed on.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if detector.runtime != "pytorch":
-        return "cpu"
-    if given == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=given)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {given[:40]}: {str(error).splitlines()[0][:200]}") from error
-    return given
 
 
 def class_names(given: str | None, detector: Detector) -> tuple[str, ...] | None:

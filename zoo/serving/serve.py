@@ -16,6 +16,7 @@ import torch
 
 from zoo.detector import Detector
 from zoo.runs.console import Console, counted
+from zoo.runs.devices import check_device, device_for
 from zoo.runs.subject import load
 from zoo.runs.threads import chosen
 from zoo.serving.app import create_app, guarded
@@ -121,23 +122,12 @@ def check_origins(origins: Sequence[str]) -> None:
             )
 
 
-def check_device(name: str) -> None:
-    """Raises ValueError for a device that is not here."""
-    try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"--device {name}: {reason}; cpu, or auto, is always there") from error
-
-
 def copies_of(place: str, devices: Sequence[str], registry: Path | None) -> list[Detector]:
     """The detector once for each device, after a first image of black pixels, which takes longer than others."""
     copies = []
     for device in devices:
         detector = load(place, registry)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() and detector.runtime == "pytorch" else "cpu"
-        detector.to(torch.device(device))
+        detector.to(device_for(device, detector))
         height, width = detector.input.size
         channels = detector.input.channels
         detector.predict(torch.zeros(channels, height, width, dtype=torch.uint8))

@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.progress import image_bar, watched
 from zoo.bulk.batches import Wanted
-from zoo.bulk.plan import class_names, device_for
+from zoo.bulk.plan import class_names
 from zoo.detector import Detector, GivenTiles, Prediction
 from zoo.runs.console import Console, counted
+from zoo.runs.devices import device_for
 from zoo.runs.predict import PREDICTIONS_FILE, threshold_line
+from zoo.runs.progress import progress
 from zoo.runs.signals import Interrupted
 from zoo.storage.durable import write_json, written
 from zoo.storage.image_fetch import scheme_of
 from zoo.video.frames import Frame, Video, is_camera
 from zoo.video.writing import VideoWriter
-
-_SAID_EVERY = 30.0  # seconds, where nobody watches a bar
 
 
 def predict_video(
@@ -140,18 +139,11 @@ class _Seen:
 
 
 def _follow(video: Video, seen: _Seen, writer: VideoWriter, console: Console) -> None:
-    begun = said = time.monotonic()
-    with image_bar("frames") as meter:
+    begun = time.monotonic()
+    with progress("frames", "frames", console) as meter:
         for frame in video:
             writer.add(np.asarray(seen.painted(frame)), frame.time)
-            meter(seen.frames, max(video.number, seen.frames))
-            now = time.monotonic()
-            if now - said > _SAID_EVERY and not watched():
-                said = now
-                of_all = f" of {video.number}" if video.number else ""
-                console.say(
-                    f"progress    {seen.frames}{of_all} frames, {seen.frames / (now - begun):.1f} frames/s"
-                )
+            meter(seen.frames, video.number)
     seconds = max(time.monotonic() - begun, 1e-9)
     if seen.frames:
         console.say(
