@@ -17,11 +17,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from zoo.runs.timing import processor_name
+from zoo.tracking.lineage import installed
 
 HERE = Path(__file__).parent
 LIBRARIES = (
@@ -146,17 +147,6 @@ def verdict(now: Row, kept: Row | None) -> str:
     return "NO, more" if now["ratio"] > kept["high"] else "yes"
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that are installed."""
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def kept_file(folder: Path, quick: bool) -> Path:
     """The results of this release of torch: of 2.14.1 torch-2.14.json."""
     release = ".".join(version("torch").split(".")[:2])
@@ -177,9 +167,8 @@ def main() -> int:
     machine = f"{processor_name()}, {os.cpu_count()} cores"
     file = kept_file(options.results, options.quick)
     kept = json.loads(file.read_text()) if file.is_file() else {"rows": {}}
-    print(
-        f"{machine}, load average {os.getloadavg()[0]:.0f}; {', '.join(f'{n} {v}' for n, v in versions().items())}"
-    )
+    versions = ", ".join(f"{name} {found}" for name, found in installed(LIBRARIES).items())
+    print(f"{machine}, load average {os.getloadavg()[0]:.0f}; {versions}")
     comparable = kept.get("machine", machine) == machine
     if not comparable:
         print(f"{file.name} is of another machine ({kept['machine']}): nothing is compared")
@@ -197,7 +186,7 @@ def main() -> int:
             )
     if options.keep:
         rows = (kept["rows"] if comparable else {}) | found
-        document = {"machine": machine, "versions": versions(), "rows": dict(sorted(rows.items()))}
+        document = {"machine": machine, "versions": installed(LIBRARIES), "rows": dict(sorted(rows.items()))}
         options.results.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(document, indent=1) + "\n")
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from zoo.registry.manifest import DataBlock, InputBlock, LabelMapBlock, ModelBlo
 from zoo.registry.terms import NOT_STATED
 from zoo.registry.weights import weights_digest
 from zoo.runtimes.facts import DETECTIONS, RAW, DType, ExportedFacts, Precision, Source, TensorFacts
+from zoo.tracking.lineage import installed
 
 LIBRARIES = ("detr-zoo", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
 _HOLDS = {
@@ -126,13 +126,7 @@ def _facts(
 
 def versions() -> dict[str, str]:
     """Of Python and the libraries that have a part in an export; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed(LIBRARIES)}
 
 
 def _tensor(entry: Any, contract: InputContract) -> TensorFacts:

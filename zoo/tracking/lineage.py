@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +40,15 @@ def git_state(package: Path = _PACKAGE) -> GitState | None:
 def tool_versions() -> dict[str, str]:
     """Versions of the packages that compute, and of this one."""
     return {tool: metadata.version(tool) for tool in _TOOLS}
+
+
+def installed(libraries: Sequence[str]) -> dict[str, str]:
+    """Versions of those of the libraries that are installed."""
+    found = {}
+    for library in libraries:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
