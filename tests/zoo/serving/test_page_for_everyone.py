@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from page_case import ODD, Visit, chromium, page_server, photo
+from page_case import ODD, Visit, photo
 
 pytest.importorskip("fastapi")
 
@@ -39,29 +39,6 @@ UNNAMED = """[...document.querySelectorAll("button, input, select")]
   .filter((one) => !one.labels?.length && !one.innerText.trim()).length"""
 SMALL = """[...document.querySelectorAll("button:not(.link), select, .button, #url, .chip")]
   .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 24).map((one) => one.outerHTML)"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def server():
-    with page_server() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def window(browser, server):
-    with Visit(browser, server.url) as one:
-        yield one
-
-
-@pytest.fixture
-def visit(window):
-    return window.again().ready()
 
 
 def luminance(colour):

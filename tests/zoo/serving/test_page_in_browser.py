@@ -18,7 +18,6 @@ from page_case import (
     ODD,
     PAPER,
     Visit,
-    chromium,
     is_near,
     lines_of,
     page_server,
@@ -33,29 +32,6 @@ from zoo.pictures.painting import class_colour, dark, light, shade
 from zoo.serving import images
 
 pytest.importorskip("fastapi")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def server():
-    with page_server() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def window(browser, server):
-    with Visit(browser, server.url) as one:
-        yield one
-
-
-@pytest.fixture
-def visit(window):
-    return window.again().ready()
 
 
 def offsets(visit):
